@@ -1,0 +1,1 @@
+"""The accelerator: executes commands, in function and in time."""

@@ -1,0 +1,1 @@
+"""Who computes a layer: one file per backend, found by its name."""

@@ -1,0 +1,1 @@
+"""One file per design: a timing-and-traffic policy."""

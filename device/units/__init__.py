@@ -1,0 +1,1 @@
+"""Transaction-level models of the units; each file opens with its cycle contract."""

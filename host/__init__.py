@@ -1,0 +1,1 @@
+"""The PyTorch side: captures, quantizes and lowers a denoiser, streams it to a device, checks it."""

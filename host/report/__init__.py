@@ -1,0 +1,1 @@
+"""What a run shows its user: tables, plots, HTML."""

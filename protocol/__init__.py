@@ -1,0 +1,1 @@
+"""The contract between host and device: instruction set, messages, tensors. Imports nothing of ours."""

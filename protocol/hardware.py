@@ -1,0 +1,84 @@
+"""The one source of every hardware parameter of the lane and tile.
+
+SystemVerilog takes these as top-level parameters, C++ as a generated header, Python as `Geometry`. `Geometry.digest`
+travels in the handshake, so that a host, a device and a bitstream that disagree refuse each other.
+What this file does not hold: chips (how many tiles; memory; clocks), which are the device's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+LowRule = Literal["twos4", "mag4"]
+"""When a difference counts as low: `twos4` −8…7 (strict 4-bit reading), `mag4` |d| ≤ 15 (high nibble is zero)."""
+
+Mode = Literal["original", "temporal", "spatial"]
+MODES: tuple[Mode, ...] = ("original", "temporal", "spatial")
+
+SLOTS_PER_CYCLE = 4
+"""Four 4b×8b multipliers in a PE; two of them (even positions) have a shifter."""
+
+
+class GeometryError(ValueError):
+    """A lane or tile that cannot be built; the message names the parameter, its value and the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """One tile as it is built: every parameter the RTL is elaborated with."""
+
+    lanes: int
+    """R: lanes in the tile."""
+    columns: int
+    """C: PEs (output columns) of a lane."""
+    encode_width: int = 8
+    """E: elements a lane's encoder takes per cycle."""
+    k_max: int = 1024
+    """Longest row the tile takes at once; the device splits longer K."""
+    n_max: int = 512
+    """Most output columns whose weights a lane holds at once; a multiple of `columns`."""
+    low_rule: LowRule = "twos4"
+    weight_banks: int = 1
+    """1: weights load before the rows run. 2: the next pass's weights load meanwhile."""
+
+    def __post_init__(self) -> None:
+        limits = {
+            "lanes": (1, 64),
+            "columns": (1, 1024),
+            "encode_width": (2, 16),
+            "k_max": (8, 1024),
+            "n_max": (1, 4096),
+            "weight_banks": (1, 2),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                raise GeometryError(f"geometry: {name} = {value!r} is outside {low}…{high}")
+        if self.n_max % self.columns:
+            raise GeometryError(f"geometry: n_max = {self.n_max} is not a multiple of columns = {self.columns}")
+        if self.encode_width % 2:
+            raise GeometryError(f"geometry: encode_width = {self.encode_width} is not even")
+        if self.low_rule not in ("twos4", "mag4"):
+            raise GeometryError(f"geometry: low_rule = {self.low_rule!r} is neither 'twos4' nor 'mag4'")
+
+    @property
+    def multipliers(self) -> int:
+        """4b×8b multipliers in the tile."""
+        return self.lanes * self.columns * SLOTS_PER_CYCLE
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that two sides compare before they work together."""
+        text = ";".join(f"{f.name}={asdict(self)[f.name]}" for f in fields(self))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+GEOMETRIES: dict[str, Geometry] = {
+    "cosim": Geometry(lanes=1, columns=256, n_max=512),
+    "paper_lane": Geometry(lanes=1, columns=128, n_max=512),
+    "edge": Geometry(lanes=4, columns=64, n_max=512),
+    "tiny": Geometry(lanes=2, columns=8, encode_width=4, k_max=256, n_max=64),
+}
+"""Tiles that are built and tested; `cosim` is the fastest to simulate."""

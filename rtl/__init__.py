@@ -1,0 +1,1 @@
+"""The SystemVerilog sources, as package data."""
