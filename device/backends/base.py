@@ -1,0 +1,68 @@
+"""The seam between the device and whoever computes a layer.
+
+A backend multiplies one operand matrix by one weight matrix, from differences, and says what it met on the way. It knows
+nothing of layers, steps, quantization or time beyond its own lanes. `ditto conform BACKEND` checks one against all of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ditto_cosim.protocol.hardware import Geometry, Mode
+
+I8 = npt.NDArray[np.int8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Gemm:
+    """`groups` independent products: accumulators[g] = (current[g] − reference[g]) · weights[g]."""
+
+    name: str
+    """The layer it belongs to, for messages."""
+    current: I8
+    """[groups, rows, K]"""
+    reference: I8 | int
+    """What the encoder subtracts: [groups, rows, K], or one zero point for all."""
+    weights: I8
+    """[groups, K, N]"""
+    mode: Mode
+    """`original` bypasses classification: two slots per element. The other two differ in their reference alone."""
+    weights_key: Hashable = None
+    """Equal keys promise equal weights, so a backend may keep them loaded; None promises nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class GemmResult:
+    """What came out, and what the encoder saw."""
+
+    accumulators: I32
+    """[groups, rows, N], exact modulo 2³²"""
+    slots: I32
+    """[groups, rows]: 4-bit slots of each row"""
+    zero: int
+    low: int
+    full: int
+    """Elements by class over the whole product (original mode: all full)."""
+    cycles: int | None
+    """Measured cycles of the slowest lane, weight load included; None if this backend does not measure."""
+
+
+class Backend(Protocol):
+    """What a backend must offer. It raises `protocol.errors.BackendError` for what it refuses or fails at."""
+
+    name: str
+    geometry: Geometry
+    """The tile it computes with (or models)."""
+    measures: bool
+    """Whether `cycles` are counted by hardware or RTL."""
+
+    def gemm(self, job: Gemm) -> GemmResult: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,498 @@
+"""The instruction set, specified to the bit: every command the device executes.
+
+Each command has a form: operand and result types, attributes, a shape rule, and the exact arithmetic in words. Host and
+device each implement this text; neither implementation lives here (no kernels), and they share none.
+
+Arithmetic conventions, which hold for every command:
+  * f32 is IEEE-754 binary32, f64 binary64; `+ − × ÷ √` are each rounded once, half to even, in the order written;
+    products and sums are never contracted (no FMA). i32 wraps modulo 2³². `rint` rounds half to even.
+  * `f32(v)` is the nearest binary32. Constants are decimal texts of binary32 values unless marked f64.
+  * Reductions are over exact integers, so their order cannot matter.
+  * Zeros compare equal: the sign of a zero result is not specified and no comparison looks at it.
+  * A command that meets NaN or infinity where it quantizes or reduces is refused with its name (`NonFiniteError`).
+
+Shared functions, by name in the texts below:
+
+  exp32(x)   x ← min(max(x, −87), 88); n = rint(x × 1.44269504); r = (x − n × 0.693359375) − n × −2.12194440e-4
+             p = ((((1.98756915e-4 × r + 1.39819995e-3) × r + 8.33345205e-3) × r + 4.16657962e-2) × r + 1.66666657e-1) × r
+                 + 5.00000012e-1
+             exp32 = ((p × (r × r) + r) + 1) × 2ⁿ                                              all f32; error ≤ 2 ulp
+  sigmoid32(x) = 1 ÷ (1 + exp32(−x))
+  trig(x)    in f64: k = rint(x × 0.63661977236758134); r = (x − k × 1.57079632673412561417) − k × 6.07710050650619224932e-11;
+             z = r × r
+             s = ((((((1.58962301576546568e-10 × z − 2.50507477628578072e-8) × z + 2.75573136213857245e-6) × z
+                 − 1.98412698295895385e-4) × z + 8.33333333332211858e-3) × z − 1.66666666666666307e-1) × z) × r + r
+             c = (((((((−1.13585365213876817e-11 × z + 2.08757008419747316e-9) × z − 2.75573141792967388e-7) × z
+                 + 2.48015872888517045e-5) × z − 1.38888888888730564e-3) × z + 4.16666666666665929e-2) × z) − 0.5) × z + 1
+             sin by k mod 4 = 0,1,2,3: s, c, −s, −c; cos: c, −s, −c, s; then f32.              |x| ≤ 2²⁰; error ≤ 1 ulp
+  moments(v) of n values: a = max|v|; refuse if not finite; with a = m·2ᵉ, ½ ≤ m < 1 (e = 0 if a = 0):
+             q = rint(v × 2^(15−e)) (|q| ≤ 2¹⁵); S₁ = Σq, S₂ = Σq² exact integers; n ≤ 2²³;
+             in f64: μ = S₁ ÷ n; d = S₂ ÷ n − μ × μ; var = max(d, 0) × 2^(2e−30); mean = f32(μ × 2^(e−15))
+             rstd = f32(1 ÷ √(var + eps))                                                       relative error ≤ 2⁻¹⁴
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+DType = Literal["f32", "i8", "i32", "i64"]
+ITEM_BYTES: dict[DType, int] = {"f32": 4, "i8": 1, "i32": 4, "i64": 8}
+
+Attr = int | float | str | bool | tuple[int, ...] | tuple[float, ...]
+Attrs = Mapping[str, Attr]
+
+K_EXACT = 65_793
+"""Longest reduction whose int32 result cannot overflow: ⌊(2³¹ − 1) ÷ (255 × 128)⌋."""
+
+
+class IsaError(ValueError):
+    """A command that breaks its form; the message names command, operand, what was met and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Shape and type of one value."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * ITEM_BYTES[self.dtype]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+Infer = Callable[[Sequence[TensorSpec], Attrs], tuple[TensorSpec, ...]]
+Kind = Literal["layer", "vector", "move"]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One command of the instruction set."""
+
+    op: str
+    kind: Kind
+    operands: tuple[str, ...]
+    """`name:dtype`; a trailing `?` marks an optional last operand, `*` a repeated one."""
+    results: tuple[str, ...]
+    attrs: Mapping[str, str]
+    """Attribute name -> type, and what it means."""
+    semantics: str
+    infer: Infer
+    since: str = "1.0"
+
+
+PARAMS = TensorSpec((2,), "f32")
+"""`params` of a quantized tensor: (scale, zero point), both f32; it travels with the tensor through the program."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise IsaError(message)
+
+
+def broadcast_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """NumPy's rule: align right, 1 stretches."""
+    width = max(len(a), len(b))
+    left, right = (1,) * (width - len(a)) + a, (1,) * (width - len(b)) + b
+    _require(
+        all(x == y or 1 in (x, y) for x, y in zip(left, right, strict=True)),
+        f"shapes {a} and {b} do not broadcast",
+    )
+    return tuple(max(x, y) if 0 not in (x, y) else 0 for x, y in zip(left, right, strict=True))
+
+
+def ints(attrs: Attrs, name: str) -> tuple[int, ...]:
+    """An attribute that must be a sequence of integers."""
+    value = attrs.get(name)
+    _require(
+        isinstance(value, tuple) and all(isinstance(v, int) for v in value),
+        f"attribute {name} = {value!r} is not a sequence of integers",
+    )
+    return value  # type: ignore[return-value]  # checked in the line above
+
+
+def integer(attrs: Attrs, name: str) -> int:
+    value = attrs.get(name)
+    _require(isinstance(value, int) and not isinstance(value, bool), f"attribute {name} = {value!r} is not an integer")
+    return value  # type: ignore[return-value]  # checked in the line above
+
+
+def number(attrs: Attrs, name: str) -> float:
+    value = attrs.get(name)
+    _require(isinstance(value, int | float), f"attribute {name} = {value!r} is not a number")
+    return float(value)  # type: ignore[arg-type]  # checked in the line above
+
+
+def _pair(attrs: Attrs, name: str) -> tuple[int, int]:
+    value = ints(attrs, name)
+    _require(len(value) == 2, f"attribute {name} = {value} is not a pair")
+    return value[0], value[1]
+
+
+def _infer_conv2d(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    x, w = t[0], t[2]
+    _require(len(x.shape) == 4 and len(w.shape) == 4, f"conv2d takes 4-d operands, got {x} and {w}")
+    _require(x.shape[1] == w.shape[1], f"conv2d: {x.shape[1]} input channels, weights for {w.shape[1]}")
+    (sh, sw), (ph, pw) = _pair(a, "stride"), _pair(a, "padding")
+    _require(min(sh, sw) > 0 and min(ph, pw) >= 0, f"conv2d: stride {sh, sw} or padding {ph, pw} out of range")
+    ho, wo = (x.shape[2] + 2 * ph - w.shape[2]) // sh + 1, (x.shape[3] + 2 * pw - w.shape[3]) // sw + 1
+    _require(ho > 0 and wo > 0, f"conv2d: kernel {w.shape[2:]} does not fit into {x.shape[2:]}")
+    return (TensorSpec((x.shape[0], w.shape[0], ho, wo), "i32"),)
+
+
+def _infer_linear(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    x, w = t[0], t[2]
+    _require(len(w.shape) == 2 and len(x.shape) >= 1, f"linear takes x[…,K] and w[N,K], got {x} and {w}")
+    _require(x.shape[-1] == w.shape[1], f"linear: K is {x.shape[-1]} in x and {w.shape[1]} in w")
+    return (TensorSpec((*x.shape[:-1], w.shape[0]), "i32"),)
+
+
+def _infer_matmul(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    x, y = t[0], t[2]
+    _require(
+        len(x.shape) >= 3 and x.shape[:-2] == y.shape[:-2] and x.shape[-1] == y.shape[-2],
+        f"matmul takes a[…,M,K] and b[…,K,N] with equal batch axes, got {x} and {y}",
+    )
+    return (TensorSpec((*x.shape[:-1], y.shape[-1]), "i32"),)
+
+
+def _infer_quantize(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    return TensorSpec(t[0].shape, "i8"), PARAMS
+
+
+def _infer_dequantize(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    acc, scale = t[0], t[2]
+    axis = integer(a, "axis")
+    _require(-len(acc.shape) <= axis < len(acc.shape), f"dequantize: axis {axis} outside {acc}")
+    for other in t[2:]:
+        _require(other.shape == (acc.shape[axis],), f"dequantize: {other} for {acc.shape[axis]} channels ({scale})")
+    return (TensorSpec(acc.shape, "f32"),)
+
+
+def _same_f32(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    return (TensorSpec(t[0].shape, "f32"),)
+
+
+def _infer_dequantize_attention(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    _require(t[1].shape == t[0].shape[:-1], f"dequantize_attention: sums {t[1]} do not match {t[0]}")
+    return (TensorSpec(t[0].shape, "f32"),)
+
+
+def _infer_softmax(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    _require(len(t[0].shape) >= 1 and t[0].shape[-1] <= 2**24, f"softmax: last axis of {t[0]} is out of range")
+    return TensorSpec(t[0].shape, "i8"), TensorSpec(t[0].shape[:-1], "i32")
+
+
+def _infer_binary(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    return (TensorSpec(broadcast_shape(t[0].shape, t[1].shape), "f32"),)
+
+
+def _infer_group_norm(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    x, groups = t[0], integer(a, "groups")
+    _require(len(x.shape) >= 2 and groups > 0, f"group_norm: {x} with {groups} groups")
+    _require(x.shape[1] % groups == 0, f"group_norm: {x.shape[1]} channels do not divide into {groups} groups")
+    _require(number(a, "eps") > 0, "group_norm: eps must be positive")
+    for other in t[1:]:
+        _require(other.shape == (x.shape[1],), f"group_norm: {other} for {x.shape[1]} channels")
+    return (x,)
+
+
+def _infer_layer_norm(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    x = t[0]
+    _require(number(a, "eps") > 0, "layer_norm: eps must be positive")
+    for other in t[1:]:
+        _require(other.shape == x.shape[-1:], f"layer_norm: {other} for a last axis of {x.shape[-1]}")
+    return (x,)
+
+
+def _infer_reshape(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    shape = ints(a, "shape")
+    _require(math.prod(shape) == t[0].elements, f"reshape: {t[0]} does not have the elements of {shape}")
+    return (TensorSpec(shape, t[0].dtype),)
+
+
+def _infer_permute(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    order = ints(a, "order")
+    _require(sorted(order) == list(range(len(t[0].shape))), f"permute: {order} does not order the axes of {t[0]}")
+    return (TensorSpec(tuple(t[0].shape[i] for i in order), t[0].dtype),)
+
+
+def _infer_concat(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    axis, rank = integer(a, "axis"), len(t[0].shape)
+    _require(0 <= axis < rank, f"concat: axis {axis} outside {t[0]}")
+    for other in t[1:]:
+        same = other.dtype == t[0].dtype and len(other.shape) == rank
+        _require(
+            same and all(i == axis or other.shape[i] == t[0].shape[i] for i in range(rank)),
+            f"concat: {other} does not fit beside {t[0]} on axis {axis}",
+        )
+    shape = list(t[0].shape)
+    shape[axis] = sum(other.shape[axis] for other in t)
+    return (TensorSpec(tuple(shape), t[0].dtype),)
+
+
+def _infer_slice(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    axis, start, stop, step = (integer(a, name) for name in ("axis", "start", "stop", "step"))
+    _require(0 <= axis < len(t[0].shape), f"slice: axis {axis} outside {t[0]}")
+    _require(0 <= start < stop <= t[0].shape[axis] and step > 0, f"slice: {start}:{stop}:{step} outside {t[0]}")
+    shape = list(t[0].shape)
+    shape[axis] = -(-(stop - start) // step)
+    return (TensorSpec(tuple(shape), t[0].dtype),)
+
+
+def _infer_broadcast(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    shape = ints(a, "shape")
+    _require(broadcast_shape(t[0].shape, shape) == shape, f"broadcast: {t[0]} does not stretch to {shape}")
+    return (TensorSpec(shape, t[0].dtype),)
+
+
+def _infer_upsample(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    fh, fw = _pair(a, "factor")
+    _require(len(t[0].shape) == 4 and min(fh, fw) > 0, f"upsample_nearest: {t[0]} by {fh, fw}")
+    n, c, h, w = t[0].shape
+    return (TensorSpec((n, c, h * fh, w * fw), t[0].dtype),)
+
+
+def _infer_gather(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    _require(len(t[0].shape) >= 1, f"gather: {t[0]} is not a table")
+    return (TensorSpec((*t[1].shape, *t[0].shape[1:]), t[0].dtype),)
+
+
+_UNARY = {
+    "silu": "x ÷ (1 + exp32(−x))",
+    "sigmoid": "sigmoid32(x)",
+    "tanh": "2 × sigmoid32(2 × x) − 1",
+    "relu": "max(x, 0)",
+    "exp": "exp32(x)",
+    "sin": "sin of trig(x)",
+    "cos": "cos of trig(x)",
+    "gelu": (
+        "tanh = true: u = (x × x) × x; v = (x + 0.0447149985 × u) × 1.59576917; x ÷ (1 + exp32(−v)). "
+        "tanh = false: a = |x × 0.707106769|; t = 1 ÷ (1 + 0.327591091 × a); "
+        "p = ((((1.06140542 × t − 1.45315206) × t + 1.42141378) × t − 0.284496725) × t + 0.254829586) × t; "
+        "e = 1 − p × exp32(−(a × a)); e ← −e where x < 0; (0.5 × x) × (1 + e)"
+    ),
+}
+
+_FORMS: list[Form] = [
+    # --- layers: 8-bit operands, int32 accumulators; each owns a Defo entry and its temporal state -------------------
+    Form(
+        "conv2d",
+        "layer",
+        ("x:i8", "params:f32", "w:i8"),
+        ("acc:i32",),
+        {"stride": "pair", "padding": "pair"},
+        "acc[b,n,i,j] = Σ w[n,c,u,v] × (x̂[b,c,i·s+u,j·s'+v] − z), z = zero point of params; x̂ is x padded with z. "
+        "Its rows, in order: (b, i, j); a row's K elements, in order: (u, v, c).",
+        _infer_conv2d,
+    ),
+    Form(
+        "linear",
+        "layer",
+        ("x:i8", "params:f32", "w:i8"),
+        ("acc:i32",),
+        {},
+        "acc[…,n] = Σₖ w[n,k] × (x[…,k] − z), z = zero point of params. Rows: the leading axes of x, flattened.",
+        _infer_linear,
+    ),
+    Form(
+        "matmul",
+        "layer",
+        ("a:i8", "params_a:f32", "b:i8", "params_b:f32"),
+        ("acc:i32",),
+        {"static_b": "bool: b comes from inputs that do not change between steps, so it is treated as weights"},
+        "acc[…,m,n] = Σₖ a[…,m,k] × b[…,k,n]; both operands symmetric (zero point 0).",
+        _infer_matmul,
+    ),
+    # --- between the number systems ---------------------------------------------------------------------------------
+    Form(
+        "quantize",
+        "vector",
+        ("x:f32",),
+        ("q:i8", "params:f32"),
+        {
+            "policy": "static | clustered | dynamic",
+            "scales": "floats: one per cluster (one for static; for dynamic the initial one, used if all x are 0)",
+            "zero_points": "ints in −128…127, one per cluster (dynamic: 0)",
+            "bounds": "ints: cluster i starts at step bounds[i]; bounds[0] = 0",
+            "symmetric": "bool: clamp to −127…127 instead of −128…127",
+            "hysteresis": "float ≥ 1, dynamic only",
+        },
+        "r = f32(1 ÷ scale); q = clamp(rint(x × r) + z); params = (scale, z). Refuses NaN and infinity. dynamic: "
+        "target = max|x| ÷ 127; the scale of the previous step is kept while target ≤ scale ≤ target × hysteresis, "
+        "otherwise scale ← target (first step of a run: target; target = 0 keeps the old scale).",
+        _infer_quantize,
+    ),
+    Form(
+        "dequantize",
+        "vector",
+        ("acc:i32", "params:f32", "w_scale:f32", "bias:f32?"),
+        ("y:f32",),
+        {"axis": "int: the channel axis of acc"},
+        "m[n] = scale × w_scale[n]; y = f32(acc) × m[n], then + bias[n] if given.",
+        _infer_dequantize,
+    ),
+    Form(
+        "dequantize_matmul",
+        "vector",
+        ("acc:i32", "params_a:f32", "params_b:f32"),
+        ("y:f32",),
+        {"factor": "float"},
+        "y = f32(acc) × ((scale_a × scale_b) × f32(factor))",
+        _same_f32,
+    ),
+    Form(
+        "softmax",
+        "vector",
+        ("x:f32",),
+        ("p:i8", "sums:i32"),
+        {},
+        "over the last axis: p = rint(127 × exp32(x − max x)); sums = Σ p. Refuses NaN and +infinity.",
+        _infer_softmax,
+    ),
+    Form(
+        "dequantize_attention",
+        "vector",
+        ("acc:i32", "sums:i32", "params_b:f32"),
+        ("y:f32",),
+        {},
+        "y = (f32(acc) × scale_b) ÷ f32(sums)",
+        _infer_dequantize_attention,
+    ),
+    # --- element by element -----------------------------------------------------------------------------------------
+    *(
+        Form(op, "vector", ("a:f32", "b:f32"), ("y:f32",), {}, f"y = a {sign} b, broadcast", _infer_binary)
+        for op, sign in (("add", "+"), ("sub", "−"), ("mul", "×"), ("div", "÷"))
+    ),
+    *(
+        Form(
+            op,
+            "vector",
+            ("x:f32",),
+            ("y:f32",),
+            {"tanh": "bool: the tanh approximation"} if op == "gelu" else {},
+            text,
+            _same_f32,
+        )
+        for op, text in _UNARY.items()
+    ),
+    Form("cast", "vector", ("x:i64",), ("y:f32",), {}, "y = f32(x)", _same_f32),
+    # --- normalisation ----------------------------------------------------------------------------------------------
+    Form(
+        "group_norm",
+        "vector",
+        ("x:f32", "gamma:f32?", "beta:f32?"),
+        ("y:f32",),
+        {"groups": "int", "eps": "float (f64 in the arithmetic)"},
+        "per batch and group of C/groups channels, moments over all its values; y = ((x − mean) × rstd) × gamma + beta",
+        _infer_group_norm,
+    ),
+    Form(
+        "layer_norm",
+        "vector",
+        ("x:f32", "gamma:f32?", "beta:f32?"),
+        ("y:f32",),
+        {"eps": "float (f64 in the arithmetic)"},
+        "moments over the last axis; y = (x − mean) × rstd, then × gamma + beta if given",
+        _infer_layer_norm,
+    ),
+    # --- data movement: any type, no arithmetic ---------------------------------------------------------------------
+    Form("reshape", "move", ("x:any",), ("y:any",), {"shape": "ints"}, "row-major order is kept", _infer_reshape),
+    Form("permute", "move", ("x:any",), ("y:any",), {"order": "ints"}, "y axis i is x axis order[i]", _infer_permute),
+    Form("concat", "move", ("x:any*",), ("y:any",), {"axis": "int"}, "operands one after another", _infer_concat),
+    Form(
+        "slice",
+        "move",
+        ("x:any",),
+        ("y:any",),
+        {"axis": "int", "start": "int", "stop": "int", "step": "int"},
+        "x[start:stop:step] on one axis",
+        _infer_slice,
+    ),
+    Form("broadcast", "move", ("x:any",), ("y:any",), {"shape": "ints"}, "axes of 1 stretched", _infer_broadcast),
+    Form(
+        "upsample_nearest",
+        "move",
+        ("x:any",),
+        ("y:any",),
+        {"factor": "pair"},
+        "y[…,i,j] = x[…,i÷fh,j÷fw]",
+        _infer_upsample,
+    ),
+    Form(
+        "gather",
+        "move",
+        ("table:any", "index:i64"),
+        ("y:any",),
+        {},
+        "y[i…] = table[index[i…]]; an index outside the table is refused",
+        _infer_gather,
+    ),
+]
+
+ISA: dict[str, Form] = {form.op: form for form in _FORMS}
+LAYER_OPS = frozenset(form.op for form in _FORMS if form.kind == "layer")
+
+
+def check_operands(form: Form, operands: Sequence[TensorSpec]) -> None:
+    """Count and types of a command's operands against its form."""
+    declared = form.operands
+    least = sum(not d.endswith("?") for d in declared)
+    repeated = declared[-1].endswith("*")
+    _require(
+        least <= len(operands) and (repeated or len(operands) <= len(declared)),
+        f"{form.op} takes operands {', '.join(declared)}; got {len(operands)}",
+    )
+    for i, spec in enumerate(operands):
+        name, _, dtype = declared[min(i, len(declared) - 1)].rstrip("?*").partition(":")
+        _require(dtype in ("any", spec.dtype), f"{form.op}: operand {name} must be {dtype}, got {spec}")
+        if name.startswith("params"):
+            _require(spec == PARAMS, f"{form.op}: operand {name} must be {PARAMS}, got {spec}")
+
+
+def check_attrs(form: Form, attrs: Attrs) -> None:
+    """Exactly the declared attributes, each present."""
+    missing, unknown = form.attrs.keys() - attrs.keys(), attrs.keys() - form.attrs.keys()
+    _require(not missing, f"{form.op}: attribute {', '.join(sorted(missing))} is missing")
+    _require(not unknown, f"{form.op}: attribute {', '.join(sorted(unknown))} is unknown")
+
+
+def _check_quantize(attrs: Attrs) -> None:
+    scales, points, bounds = attrs["scales"], attrs["zero_points"], attrs["bounds"]
+    _require(attrs["policy"] in ("static", "clustered", "dynamic"), f"quantize: policy {attrs['policy']!r} is unknown")
+    _require(
+        isinstance(scales, tuple) and isinstance(points, tuple) and isinstance(bounds, tuple),
+        "quantize: scales, zero_points and bounds are sequences",
+    )
+    assert isinstance(scales, tuple) and isinstance(points, tuple) and isinstance(bounds, tuple)
+    _require(0 < len(scales) == len(points) == len(bounds), "quantize: one scale, zero point and bound per cluster")
+    _require(all(math.isfinite(s) and s > 0 for s in scales), f"quantize: scales {scales} must be positive and finite")
+    _require(all(isinstance(z, int) and -128 <= z <= 127 for z in points), f"quantize: zero points {points} outside i8")
+    _require(bounds[0] == 0 and list(bounds) == sorted(set(bounds)), f"quantize: bounds {bounds} must rise from 0")
+    _require(number(attrs, "hysteresis") >= 1, "quantize: hysteresis must be at least 1")
+    if attrs["policy"] != "clustered":
+        _require(len(scales) == 1, f"quantize: policy {attrs['policy']} takes one scale, got {len(scales)}")
+    if attrs["symmetric"] or attrs["policy"] == "dynamic":
+        _require(not any(points), f"quantize: a symmetric tensor has zero point 0, got {points}")
+
+
+def infer(op: str, operands: Sequence[TensorSpec], attrs: Attrs) -> tuple[TensorSpec, ...]:
+    """Result types of one command, or an `IsaError` that says what is wrong with it."""
+    form = ISA.get(op)
+    if form is None:
+        raise IsaError(f"unknown command {op!r}; known: {', '.join(sorted(ISA))}")
+    check_operands(form, operands)
+    check_attrs(form, attrs)
+    if op == "quantize":
+        _check_quantize(attrs)
+    return form.infer(operands, attrs)

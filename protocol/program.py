@@ -1,0 +1,191 @@
+"""A denoiser as a program: values in single-assignment form and the commands that make them.
+
+Pure data and its validation; how it is made is the host's business, how it is executed the device's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ditto_cosim.protocol import isa
+from ditto_cosim.protocol.isa import Attrs, IsaError, TensorSpec
+
+MAX_COMMANDS = 65_536
+MAX_VALUES = 262_144
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One instruction: reads values, defines new ones."""
+
+    op: str
+    name: str
+    """Where it comes from in the denoiser: `down_blocks.0.resnets.0.conv1`, unique within the program."""
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
+    attrs: Attrs = field(default_factory=dict)
+
+    @property
+    def is_layer(self) -> bool:
+        return self.op in isa.LAYER_OPS
+
+
+@dataclass(frozen=True)
+class Program:
+    """Commands over numbered values. `inputs` are written every step, `constants` once per run."""
+
+    values: tuple[TensorSpec, ...]
+    inputs: Mapping[str, int]
+    """Name -> value, in the order of the denoiser's own arguments."""
+    static_inputs: frozenset[str]
+    """Inputs that stay the same for a whole run, such as a text embedding."""
+    constants: Mapping[str, int]
+    outputs: Mapping[str, int]
+    commands: tuple[Command, ...]
+    skip_difference: frozenset[str] = frozenset()
+    """Layers whose input difference is at hand already (no non-linear function before them): Defo's static analysis."""
+    skip_summation: frozenset[str] = frozenset()
+    """Layers whose result only feeds differences (no non-linear function behind them)."""
+
+    @cached_property
+    def layers(self) -> tuple[Command, ...]:
+        return tuple(c for c in self.commands if c.is_layer)
+
+    @cached_property
+    def last_use(self) -> dict[int, int]:
+        """Value -> index of the last command that reads it; constants, inputs and outputs are not listed."""
+        kept = {*self.inputs.values(), *self.constants.values(), *self.outputs.values()}
+        uses = {v: i for i, c in enumerate(self.commands) for v in (*c.results, *c.operands)}
+        return {v: i for v, i in uses.items() if v not in kept}
+
+    def specs(self, values: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(self.values[v] for v in values)
+
+    def validate(self) -> None:
+        """Every rule a device relies on; raises `IsaError` naming the command."""
+        if len(self.commands) > MAX_COMMANDS or len(self.values) > MAX_VALUES:
+            raise IsaError(f"program: {len(self.commands)} commands, {len(self.values)} values exceed the limits")
+        defined: set[int] = set()
+        names: set[str] = set()
+        for group in (self.inputs, self.constants):
+            for name, value in group.items():
+                self._define(defined, value, name)
+        for index, command in enumerate(self.commands):
+            where = f"command {index} ({command.op} {command.name!r})"
+            if command.name in names:
+                raise IsaError(f"{where}: its name is not unique")
+            names.add(command.name)
+            for value in command.operands:
+                if value not in defined:
+                    raise IsaError(f"{where}: reads value {value} before it is defined")
+            try:
+                results = isa.infer(command.op, self.specs(command.operands), command.attrs)
+            except IsaError as error:
+                raise IsaError(f"{where}: {error}") from None
+            if len(results) != len(command.results):
+                raise IsaError(f"{where}: has {len(command.results)} results, expected {len(results)}")
+            for value, spec in zip(command.results, results, strict=True):
+                self._define(defined, value, where)
+                if self.values[value] != spec:
+                    raise IsaError(f"{where}: value {value} is declared {self.values[value]}, the command makes {spec}")
+        for name, value in self.outputs.items():
+            if value not in defined:
+                raise IsaError(f"program: output {name!r} is value {value}, which nothing defines")
+        if unknown := self.static_inputs - self.inputs.keys():
+            raise IsaError(f"program: static inputs {sorted(unknown)} are not inputs")
+
+    def _define(self, defined: set[int], value: int, where: str) -> None:
+        if not 0 <= value < len(self.values):
+            raise IsaError(f"{where}: value {value} is outside the program's {len(self.values)} values")
+        if value in defined:
+            raise IsaError(f"{where}: value {value} is defined twice")
+        defined.add(value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, for MessagePack and JSON."""
+        return {
+            "values": [[list(v.shape), v.dtype] for v in self.values],
+            "inputs": dict(self.inputs),
+            "static_inputs": sorted(self.static_inputs),
+            "constants": dict(self.constants),
+            "outputs": dict(self.outputs),
+            "commands": [
+                [c.op, c.name, list(c.operands), list(c.results), {k: _plain(v) for k, v in c.attrs.items()}]
+                for c in self.commands
+            ],
+            "skip_difference": sorted(self.skip_difference),
+            "skip_summation": sorted(self.skip_summation),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Program:
+        """The inverse of `to_dict`, for data of unknown origin: anything malformed is an `IsaError`."""
+        try:
+            program = cls(
+                values=tuple(TensorSpec(_shape(shape), _dtype(dtype)) for shape, dtype in data["values"]),
+                inputs=_names(data["inputs"]),
+                static_inputs=frozenset(data["static_inputs"]),
+                constants=_names(data["constants"]),
+                outputs=_names(data["outputs"]),
+                commands=tuple(_command(*c) for c in data["commands"]),
+                skip_difference=frozenset(data["skip_difference"]),
+                skip_summation=frozenset(data["skip_summation"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise IsaError(f"program: malformed ({type(error).__name__}: {error})") from None
+        program.validate()
+        return program
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the program (its weights not included)."""
+        import msgpack
+
+        return hashlib.sha256(msgpack.packb(self.to_dict())).hexdigest()[:16]
+
+    def __iter__(self) -> Iterator[Command]:
+        return iter(self.commands)
+
+
+def _plain(value: isa.Attr) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _attr(value: Any) -> isa.Attr:
+    if isinstance(value, list | tuple):
+        if not all(isinstance(v, int | float) for v in value):
+            raise IsaError(f"program: attribute {value!r} is not a sequence of numbers")
+        return tuple(value)
+    if not isinstance(value, int | float | str | bool):
+        raise IsaError(f"program: attribute {value!r} has no type of the instruction set")
+    return value
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    if len(shape) > 8 or not all(type(d) is int and 0 < d < 2**31 for d in shape):
+        raise IsaError(f"program: shape {shape!r} is not up to eight positive integers")
+    return tuple(shape)
+
+
+def _dtype(dtype: Any) -> isa.DType:
+    if dtype not in isa.ITEM_BYTES:
+        raise IsaError(f"program: dtype {dtype!r} is none of {', '.join(isa.ITEM_BYTES)}")
+    return dtype  # type: ignore[no-any-return]  # checked in the line above
+
+
+def _names(mapping: Any) -> dict[str, int]:
+    if not all(isinstance(k, str) and type(v) is int for k, v in mapping.items()):
+        raise IsaError("program: names map strings to value numbers")
+    return dict(mapping)
+
+
+def _command(op: Any, name: Any, operands: Any, results: Any, attrs: Any) -> Command:
+    if not isinstance(op, str) or not isinstance(name, str):
+        raise IsaError(f"program: command {op!r} {name!r} is not named by strings")
+    if not all(type(v) is int for v in (*operands, *results)):
+        raise IsaError(f"program: command {name!r} does not name its values by numbers")
+    return Command(op, name, tuple(operands), tuple(results), {str(k): _attr(v) for k, v in attrs.items()})
