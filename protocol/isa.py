@@ -10,6 +10,7 @@ Arithmetic conventions, which hold for every command:
   * Reductions are over exact integers, so their order cannot matter.
   * Zeros compare equal: the sign of a zero result is not specified and no comparison looks at it.
   * A command that meets NaN or infinity where it quantizes or reduces is refused with its name (`NonFiniteError`).
+  * Attributes that are floats are used as f32(attribute), except eps (f64).
 
 Shared functions, by name in the texts below:
 
@@ -24,9 +25,9 @@ Shared functions, by name in the texts below:
                  − 1.98412698295895385e-4) × z + 8.33333333332211858e-3) × z − 1.66666666666666307e-1) × z) × r + r
              c = (((((((−1.13585365213876817e-11 × z + 2.08757008419747316e-9) × z − 2.75573141792967388e-7) × z
                  + 2.48015872888517045e-5) × z − 1.38888888888730564e-3) × z + 4.16666666666665929e-2) × z) − 0.5) × z + 1
-             sin by k mod 4 = 0,1,2,3: s, c, −s, −c; cos: c, −s, −c, s; then f32.              |x| ≤ 2²⁰; error ≤ 1 ulp
+             sin by k mod 4 = 0,1,2,3: s, c, −s, −c; cos: c, −s, −c, s; then f32.              error ≤ 1 ulp; |x| > 2²⁰ is refused
   moments(v) of n values: a = max|v|; refuse if not finite; with a = m·2ᵉ, ½ ≤ m < 1 (e = 0 if a = 0):
-             q = rint(v × 2^(15−e)) (|q| ≤ 2¹⁵); S₁ = Σq, S₂ = Σq² exact integers; n ≤ 2²³;
+             q = rint of the exact product v × 2^(15−e) (|q| ≤ 2¹⁵); S₁ = Σq, S₂ = Σq² exact integers; n ≤ 2²³;
              in f64: μ = S₁ ÷ n; d = S₂ ÷ n − μ × μ; var = max(d, 0) × 2^(2e−30); mean = f32(μ × 2^(e−15))
              rstd = f32(1 ÷ √(var + eps))                                                       relative error ≤ 2⁻¹⁴
 """
@@ -48,8 +49,16 @@ K_EXACT = 65_793
 """Longest reduction whose int32 result cannot overflow: ⌊(2³¹ − 1) ÷ (255 × 128)⌋."""
 
 
+N_MOMENTS = 2**23
+"""Most values one mean and variance are taken over; Σq² stays below 2⁵³."""
+
+
 class IsaError(ValueError):
     """A command that breaks its form; the message names command, operand, what was met and what was expected."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A value a command must refuse: NaN, infinity, or outside its range. The message names command and value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +211,7 @@ def _infer_group_norm(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ..
     _require(len(x.shape) >= 2 and groups > 0, f"group_norm: {x} with {groups} groups")
     _require(x.shape[1] % groups == 0, f"group_norm: {x.shape[1]} channels do not divide into {groups} groups")
     _require(number(a, "eps") > 0, "group_norm: eps must be positive")
+    _require(x.elements // (x.shape[0] * groups) <= N_MOMENTS, f"group_norm: groups of {x} exceed {N_MOMENTS} values")
     for other in t[1:]:
         _require(other.shape == (x.shape[1],), f"group_norm: {other} for {x.shape[1]} channels")
     return (x,)
@@ -210,6 +220,7 @@ def _infer_group_norm(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ..
 def _infer_layer_norm(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     x = t[0]
     _require(number(a, "eps") > 0, "layer_norm: eps must be positive")
+    _require(len(x.shape) >= 1 and x.shape[-1] <= N_MOMENTS, f"layer_norm: last axis of {x} is out of range")
     for other in t[1:]:
         _require(other.shape == x.shape[-1:], f"layer_norm: {other} for a last axis of {x.shape[-1]}")
     return (x,)
@@ -329,8 +340,8 @@ _FORMS: list[Form] = [
             "hysteresis": "float ≥ 1, dynamic only",
         },
         "r = f32(1 ÷ scale); q = clamp(rint(x × r) + z); params = (scale, z). Refuses NaN and infinity. dynamic: "
-        "target = max|x| ÷ 127; the scale of the previous step is kept while target ≤ scale ≤ target × hysteresis, "
-        "otherwise scale ← target (first step of a run: target; target = 0 keeps the old scale).",
+        "target = max|x| ÷ 127; the scale of the previous step is kept while target ≤ scale ≤ target × hysteresis or while "
+        "target < 1e-30, otherwise scale ← target. First step of a run: target, or scales[0] if target < 1e-30.",
         _infer_quantize,
     ),
     Form(
@@ -357,7 +368,7 @@ _FORMS: list[Form] = [
         ("x:f32",),
         ("p:i8", "sums:i32"),
         {},
-        "over the last axis: p = rint(127 × exp32(x − max x)); sums = Σ p. Refuses NaN and +infinity.",
+        "over the last axis: p = rint(127 × exp32(x − max x)); sums = Σ p. Refuses NaN, +infinity and a row of −infinity.",
         _infer_softmax,
     ),
     Form(
@@ -394,7 +405,7 @@ _FORMS: list[Form] = [
         ("x:f32", "gamma:f32?", "beta:f32?"),
         ("y:f32",),
         {"groups": "int", "eps": "float (f64 in the arithmetic)"},
-        "per batch and group of C/groups channels, moments over all its values; y = ((x − mean) × rstd) × gamma + beta",
+        "per batch and group of C/groups channels, moments over all its values; y = (x − mean) × rstd, then × gamma and + beta if given",
         _infer_group_norm,
     ),
     Form(
@@ -403,7 +414,7 @@ _FORMS: list[Form] = [
         ("x:f32", "gamma:f32?", "beta:f32?"),
         ("y:f32",),
         {"eps": "float (f64 in the arithmetic)"},
-        "moments over the last axis; y = (x − mean) × rstd, then × gamma + beta if given",
+        "moments over the last axis; y = (x − mean) × rstd, then × gamma and + beta if given",
         _infer_layer_norm,
     ),
     # --- data movement: any type, no arithmetic ---------------------------------------------------------------------
@@ -476,7 +487,7 @@ def _check_quantize(attrs: Attrs) -> None:
     )
     assert isinstance(scales, tuple) and isinstance(points, tuple) and isinstance(bounds, tuple)
     _require(0 < len(scales) == len(points) == len(bounds), "quantize: one scale, zero point and bound per cluster")
-    _require(all(math.isfinite(s) and s > 0 for s in scales), f"quantize: scales {scales} must be positive and finite")
+    _require(all(1e-30 <= s <= 1e30 for s in scales), f"quantize: scales {scales} must lie in 1e-30…1e30")
     _require(all(isinstance(z, int) and -128 <= z <= 127 for z in points), f"quantize: zero points {points} outside i8")
     _require(bounds[0] == 0 and list(bounds) == sorted(set(bounds)), f"quantize: bounds {bounds} must rise from 0")
     _require(number(attrs, "hysteresis") >= 1, "quantize: hysteresis must be at least 1")
