@@ -1,0 +1,54 @@
+"""Which versions work together, and the hash of everything both sides must agree on before they do.
+
+The rule: a change that an older peer would misread raises the major number, and peers of different major numbers refuse
+each other. A field added with a default raises the minor number; older peers ignore fields that they do not know.
+The parameter hash covers what a version number cannot: the tiles, the instruction set, and the package that carries them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib import metadata
+
+from ditto_cosim.protocol import hardware, isa
+from ditto_cosim.protocol.errors import ParametersError, VersionError
+
+PROTOCOL_VERSION = "1.0"
+
+
+@cache
+def package_version() -> str:
+    try:
+        return metadata.version("ditto-cosim")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+@cache
+def parameters_digest() -> str:
+    """Sixteen hex digits over package version, tiles and instruction set."""
+    text = [package_version(), str(hardware.SLOTS_PER_CYCLE), *hardware.MODES]
+    text += [f"{name}:{geometry.digest}" for name, geometry in sorted(hardware.GEOMETRIES.items())]
+    for form in isa.ISA.values():
+        text += [form.op, form.kind, *form.operands, *form.results, *form.attrs, form.semantics]
+    return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
+
+
+def check_peer(peer: str, protocol: str, package: str, parameters: str) -> None:
+    """Refuse a peer that would misunderstand us; the message names both sides."""
+    ours = f"this side: protocol {PROTOCOL_VERSION}, package {package_version()}, parameters {parameters_digest()}"
+    theirs = f"the {peer}: protocol {protocol}, package {package}, parameters {parameters}"
+    if _major(protocol) != _major(PROTOCOL_VERSION):
+        raise VersionError(
+            f"protocol versions do not go together ({theirs}; {ours}). Install the same ditto-cosim on both sides."
+        )
+    if parameters != parameters_digest():
+        raise ParametersError(
+            f"hardware parameters or instruction sets differ ({theirs}; {ours}). "
+            "Install the same ditto-cosim on both sides and rebuild what was made with the other one."
+        )
+
+
+def _major(version: str) -> str:
+    return version.partition(".")[0]
