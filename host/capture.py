@@ -1,0 +1,141 @@
+"""nn.Module -> one flat graph of tensor operations, by torch.export.
+
+Captures a denoiser at fixed shapes, with scaled-dot-product attention taken apart into its two matrix products and a
+softmax, and nothing else decomposed. Works on `meta` too, so published sizes cost no memory. What this file does not do:
+decide what the operations mean to the accelerator (`lower.py`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export.graph_signature import InputKind
+
+STATIC_INPUTS = frozenset({"encoder_hidden_states", "class_labels", "encoder_attention_mask", "attention_mask"})
+"""Arguments that diffusers' pipelines keep constant during one generation."""
+
+
+class CaptureError(ValueError):
+    """The denoiser cannot be captured; the message says where and what to do."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A denoiser as a graph: parameters by name, inputs in order, one output."""
+
+    module: torch.fx.GraphModule
+    inputs: tuple[str, ...]
+    """Names of the varying and static inputs, in the order in which the graph takes them."""
+    placeholders: Mapping[str, str]
+    """Graph placeholder -> input name."""
+    parameters: Mapping[str, torch.Tensor]
+    """Graph placeholder -> parameter, buffer or constant."""
+    parameter_names: Mapping[str, str]
+    """Graph placeholder -> the name that the denoiser gives it."""
+    example: Mapping[str, torch.Tensor]
+    static_inputs: frozenset[str]
+
+    def interpreter_args(self, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Arguments for the graph module in placeholder order."""
+        found: list[torch.Tensor] = []
+        for node in self.module.graph.find_nodes(op="placeholder"):
+            if node.name in self.parameters:
+                found.append(self.parameters[node.name])
+            else:
+                found.append(inputs[self.placeholders[node.name]])
+        return found
+
+
+class _Denoiser(nn.Module):
+    """Gives every denoiser one call: named tensors in, one tensor out."""
+
+    def __init__(self, inner: nn.Module, names: Sequence[str], extra: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.names = tuple(names)
+        self.extra = dict(extra)
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        out = self.inner(**dict(zip(self.names, tensors, strict=True)), **self.extra)
+        out = getattr(out, "sample", out)
+        return out[0] if isinstance(out, tuple | list) else out
+
+
+def _attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(-1) @ v
+
+
+def capture(
+    denoiser: nn.Module,
+    example: Mapping[str, torch.Tensor],
+    *,
+    extra: Mapping[str, Any] | None = None,
+    static_inputs: frozenset[str] = STATIC_INPUTS,
+) -> Captured:
+    """Capture `denoiser(**example, **extra)`; `extra` holds arguments that are no tensors."""
+    names = tuple(example)
+    module = _Denoiser(denoiser, names, extra or {}).eval()
+    for name, tensor in example.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise CaptureError(f"input {name!r} is a {type(tensor).__name__}, expected a tensor (pass it in `extra`)")
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # export warns about its own internals; nothing a user could act on
+            exported = torch.export.export(module, tuple(example.values()), strict=False)
+            exported = exported.run_decompositions(
+                {torch.ops.aten.scaled_dot_product_attention.default: _attention}
+            )
+    except Exception as error:  # export raises many types; all mean the same to a user
+        raise CaptureError(
+            f"torch.export refused {type(denoiser).__name__} with inputs "
+            f"{ {n: tuple(t.shape) for n, t in example.items()} }: {type(error).__name__}: {error}"
+        ) from error
+
+    signature = exported.graph_signature
+    tensors: dict[str, torch.Tensor] = {}
+    parameter_names: dict[str, str] = {}
+    placeholders: dict[str, str] = {}
+    user = iter(names)
+    for spec in signature.input_specs:
+        name = spec.arg.name
+        if spec.kind is InputKind.USER_INPUT:
+            placeholders[name] = next(user)
+        else:
+            target = spec.target or name
+            held = exported.state_dict.get(target, exported.constants.get(target))
+            if not isinstance(held, torch.Tensor):
+                raise CaptureError(f"{type(denoiser).__name__}: {target} is not a tensor")
+            tensors[name] = held.detach()
+            parameter_names[name] = target.removeprefix("inner.")
+    outputs = [s for s in signature.output_specs if s.kind.name == "USER_OUTPUT"]
+    if len(outputs) != 1 or len(signature.output_specs) != 1:
+        raise CaptureError(
+            f"{type(denoiser).__name__} returns {len(outputs)} tensors and changes "
+            f"{len(signature.output_specs) - len(outputs)} buffers; expected one tensor and no change"
+        )
+    return Captured(
+        module=exported.graph_module,
+        inputs=names,
+        placeholders=placeholders,
+        parameters=tensors,
+        parameter_names=parameter_names,
+        example=dict(example),
+        static_inputs=static_inputs & set(names),
+    )
