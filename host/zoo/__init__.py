@@ -1,0 +1,139 @@
+"""The zoo: models that ship with weights, and the paper's seven workloads as configurations.
+
+Does: list the models, build any denoiser (on `meta` too), and load those with weights into unmodified
+diffusers pipelines. torch and diffusers are imported when a model is asked for, not before.
+Does not: train (`train.py`), fetch data (`data.py`) or weights: what ships is in this folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ZooError", "ZooModel", "build_denoiser", "example_inputs", "load_pipeline", "models"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class ZooError(LookupError):
+    """A model that the zoo does not have, or cannot give in the way asked for."""
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """One entry of the zoo."""
+
+    name: str
+    family: str
+    """unet, unet-conditional, dit or latte: which diffusers class the denoiser is."""
+    description: str
+    weights: Path | None
+    """A diffusers folder, or None for a configuration without weights."""
+    steps: int
+    sampler: str
+    image_size: int
+    channels: int
+    """Colour channels of the finished image."""
+    pipeline: str | None
+    """The diffusers pipeline that runs it, for models with weights."""
+    dataset: str
+    licence: str
+
+    @property
+    def class_conditional(self) -> bool:
+        """Whether the pipeline takes class labels."""
+        return self.family == "dit"
+
+
+def _shipped() -> tuple[ZooModel, ...]:
+    return (
+        ZooModel(
+            name="fashion-ddpm",
+            family="unet",
+            description="unconditional UNet on Fashion-MNIST pixels, 1.86 M parameters",
+            weights=WEIGHTS / "fashion-ddpm",
+            steps=50,
+            sampler="DDIM",
+            image_size=28,
+            channels=1,
+            pipeline="DDIMPipeline",
+            dataset="fashion-mnist",
+            licence="Apache-2.0",
+        ),
+    )
+
+
+def models() -> dict[str, ZooModel]:
+    """Every model by name: those with weights first, then the paper's workloads in its order."""
+    from .workloads import workloads
+
+    configurations = (
+        ZooModel(
+            name=workload.name,
+            family=workload.family,
+            description=workload.description,
+            weights=None,
+            steps=workload.steps,
+            sampler=workload.sampler,
+            image_size=workload.image_size,
+            channels=3,
+            pipeline=None,
+            dataset=workload.dataset,
+            licence="Apache-2.0",
+        )
+        for workload in workloads().values()
+    )
+    return {model.name: model for model in (*_shipped(), *configurations)}
+
+
+def build_denoiser(name: str, device: str = "cpu") -> torch.nn.Module:
+    """The denoiser of any model with fresh parameters on `device`; `load_pipeline` gives the trained ones."""
+    from . import paper, shipped
+
+    if _find(name).weights is None:
+        return paper.build(name, device)
+    return shipped.build(name, device)
+
+
+def example_inputs(name: str, device: str = "cpu", batch: int = 1) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of one denoiser call, with the model's own shapes."""
+    from . import paper, shipped
+
+    if _find(name).weights is None:
+        return paper.example_inputs(name, device, batch)
+    return shipped.example_inputs(name, device, batch)
+
+
+def load_pipeline(name: str) -> Any:
+    """The diffusers pipeline of a model with weights, in fp32, DDIM scheduler, progress bar off."""
+    import diffusers
+    import torch
+
+    model = _find(name)
+    if model.weights is None or model.pipeline is None:
+        with_weights = ", ".join(other.name for other in models().values() if other.weights is not None)
+        raise ZooError(
+            f"{name} is a configuration without weights; build_denoiser({name!r}) gives it with fresh "
+            f"parameters, and the models with weights are {with_weights}"
+        )
+    if not (model.weights / "model_index.json").is_file():
+        raise ZooError(f"the weights of {name} are missing from {model.weights}; reinstall ditto-cosim")
+    options: dict[str, Any] = {"dtype": torch.float32, "low_cpu_mem_usage": False}
+    if model.pipeline == "DiTPipeline":
+        from .pixels import PixelVAE
+
+        options["vae"] = PixelVAE()
+    pipeline = getattr(diffusers, model.pipeline).from_pretrained(model.weights, **options)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _find(name: str) -> ZooModel:
+    try:
+        return models()[name]
+    except KeyError:
+        raise ZooError(f"the zoo has no model {name!r}; it has {', '.join(models())}") from None

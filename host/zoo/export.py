@@ -1,0 +1,129 @@
+"""Turns a training checkpoint into a shipping model: `python -m ditto_cosim.host.zoo.export NAME --run RUN`.
+
+Does: write the averaged weights as fp16 safetensors in diffusers' own folder layout, training.json with what
+the run measured, and the model card README.md.
+Does not: train, or measure quality; figures of quality come from a JSON file given with --quality.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import WEIGHTS, shipped
+from .train import recipes, tie_embedders
+
+_CARD = """# {name}
+
+{title}
+Weights are the exponential moving average in fp16. Load with `{loader}`,
+or from this folder with diffusers' own `from_pretrained`{extra}.
+
+| | |
+|---|---|
+| denoiser | {denoiser}, {parameters:.2f} M parameters |
+| data | {dataset} (training split), fetched by `ditto data {dataset}` |
+| noise schedule | linear, 1000 training steps, noise prediction; sample with DDIM, 50 steps |
+| training | {steps} steps of batch {batch}, AdamW, bfloat16 autocast, {device}, {minutes:.1f} min |
+| training loss | {loss:.4f} (mean squared error of the noise, mean of the last {loss_steps} steps) |
+| quality | {quality} |
+| licence | Apache-2.0 |
+
+Commands:
+
+    python -m ditto_cosim.host.zoo.train {name} {budget} --seed {seed} --out RUN
+    python -m ditto_cosim.host.zoo.export {name} --run RUN
+"""
+
+
+def averaged_denoiser(name: str, checkpoint: dict[str, Any]) -> torch.nn.Module:
+    """The denoiser with the checkpoint's averaged weights, every parameter its own."""
+    trained = recipes()[name].build()
+    if recipes()[name].class_conditional:
+        tie_embedders(trained)
+    missing = set(dict(trained.named_parameters())) ^ set(checkpoint["ema"])
+    if missing:
+        raise ValueError(f"the checkpoint is not one of {name}: parameters differ, e.g. {sorted(missing)[0]}")
+    with torch.no_grad():
+        for parameter_name, parameter in trained.named_parameters():
+            parameter.copy_(checkpoint["ema"][parameter_name])
+    untied = recipes()[name].build()
+    untied.load_state_dict(trained.state_dict())
+    return untied.eval()
+
+
+def write_folder(name: str, denoiser: Any, out: Path) -> None:
+    """The diffusers folder: fp16 weights, configurations, model_index.json."""
+    from diffusers import DDIMPipeline, DiTPipeline
+
+    scheduler = shipped.noise_schedule()
+    denoiser = denoiser.half()
+    if not recipes()[name].class_conditional:
+        DDIMPipeline(denoiser, scheduler).save_pretrained(out)
+        return
+    from .pixels import PixelVAE
+
+    DiTPipeline(denoiser, PixelVAE(), scheduler).save_pretrained(out)
+
+
+def write_card(name: str, denoiser: torch.nn.Module, facts: dict[str, Any], quality: str, out: Path) -> None:
+    """README.md from what was measured."""
+    recipe = recipes()[name]
+    card = _CARD.format(
+        name=name,
+        title=(recipe.build.__doc__ or name).splitlines()[0],
+        loader=f"ditto_cosim.host.zoo.load_pipeline({name!r})",
+        extra=", given `vae=ditto_cosim.host.zoo.pixels.PixelVAE()`" if recipe.class_conditional else "",
+        denoiser=type(denoiser).__name__,
+        parameters=sum(p.numel() for p in denoiser.parameters()) / 1e6,
+        dataset=recipe.dataset,
+        batch=recipe.batch,
+        quality=quality,
+        **facts,
+    )
+    (out / "README.md").write_text(card)
+
+
+def export(name: str, run: Path, out: Path, quality: str) -> None:
+    """Export the checkpoint of `run` to the folder `out`."""
+    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")
+    denoiser = averaged_denoiser(name, checkpoint)
+    history = checkpoint["history"]
+    last = history[-5:]
+    facts = {
+        "steps": checkpoint["step"],
+        "minutes": checkpoint["elapsed_s"] / 60,
+        "budget": checkpoint["budget"],
+        "loss": sum(loss for _, loss in last) / len(last),
+        "loss_steps": 100 * len(last),
+        "seed": checkpoint["seed"],
+        "device": checkpoint["device"],
+    }
+    write_folder(name, denoiser, out)
+    write_card(name, denoiser, facts, quality, out)
+    sums = {
+        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in out.rglob("*.safetensors")
+    }
+    record = {"model": name, **facts, "sha256": sums, "loss_history": history}
+    (out / "training.json").write_text(json.dumps(record) + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ditto_cosim.host.zoo.export")
+    parser.add_argument("model", choices=sorted(recipes()))
+    parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
+    parser.add_argument("--out", type=Path, help="default: the zoo's own folder for the model")
+    parser.add_argument("--quality", default="not measured yet", help="one line for the model card")
+    chosen = parser.parse_args(argv)
+    export(chosen.model, chosen.run, chosen.out or WEIGHTS / chosen.model, chosen.quality)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
