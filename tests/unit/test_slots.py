@@ -1,0 +1,75 @@
+"""Slot counts against counting one element at a time."""
+
+import numpy as np
+import pytest
+from ditto_cosim.device.units.slots import (
+    Windows,
+    classify_rows,
+    count_rows,
+    count_windows,
+    count_windows_spatial,
+)
+from ditto_cosim.protocol.record import split_k
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def count_one(d: int, rule: str) -> tuple[int, int, int]:
+    if d == 0:
+        return 1, 0, 0
+    low = -8 <= d <= 7 if rule == "twos4" else abs(d) <= 15
+    return (0, 1, 0) if low else (0, 0, 1)
+
+
+@given(st.integers(1, 40), st.sampled_from(["twos4", "mag4"]), st.integers(0, 2**32))
+def test_slots_rows_match_counting_by_hand(k, rule, seed):
+    rng = np.random.default_rng(seed)
+    a = rng.integers(-128, 128, (5, k), np.int8)
+    b = rng.choice([a, rng.integers(-128, 128, (5, k), np.int8), np.clip(a + 9, -128, 127).astype(np.int8)])
+    expected = np.zeros((3, 5), int)
+    for r in range(5):
+        for x, y in zip(a[r], b[r], strict=True):
+            expected[:, r] += count_one(int(x) - int(y), rule)
+    np.testing.assert_array_equal(classify_rows(a, b, rule), expected)
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 20),
+    st.sampled_from([(1, 1), (3, 3), (2, 3)]),
+    st.sampled_from([1, 2]),
+    st.integers(3, 64),
+    st.sampled_from(["twos4", "mag4"]),
+    st.integers(0, 2**32),
+)
+def test_slots_windows_match_unrolled_rows(batch, channels, kernel, stride, k_max, rule, seed):
+    rng = np.random.default_rng(seed)
+    h, w = 6, 7
+    current = rng.integers(-20, 20, (batch, h, w, channels), np.int8)
+    previous = rng.integers(-20, 20, (batch, h, w, channels), np.int8)
+    out = ((h - kernel[0]) // stride + 1, (w - kernel[1]) // stride + 1)
+    windows = Windows(kernel, (stride, stride), out)
+    rows, before = windows.unroll(current), windows.unroll(previous)
+    splits = split_k(rows.shape[1], k_max)
+    for got, expected in [
+        (count_windows(current, previous, windows, splits, rule), count_rows(rows, before, splits, rule)),
+        (
+            count_windows_spatial(current, 3, windows, splits, rule),
+            count_rows(rows, spatial_reference(rows, batch, 3), splits, rule),
+        ),
+    ]:
+        np.testing.assert_array_equal(got.slots, expected.slots)
+        assert (got.zero, got.low, got.full) == (expected.zero, expected.low, expected.full)
+
+
+def spatial_reference(rows, images, zero_point):
+    shaped = rows.reshape(images, -1, rows.shape[1])
+    first = np.full_like(shaped[:, :1], zero_point)
+    return np.concatenate([first, shaped[:, :-1]], 1).reshape(rows.shape)
+
+
+@pytest.mark.parametrize("k", [8, 2040, 2048, 4608])
+def test_slots_count_long_rows_without_overflow(k):
+    a, b = np.full((2, k), 127, np.int8), np.full((2, k), -128, np.int8)
+    np.testing.assert_array_equal(classify_rows(a, b, "mag4"), [[0, 0], [0, 0], [k, k]])
