@@ -1,0 +1,232 @@
+"""Compute: rows and column blocks scheduled on tiles and lanes, and what that takes.
+
+Contract
+    A layer's works run one after another. A work's groups, rows and column blocks (C columns each) are cut over a grid
+    of tiles (`schedule`); a tile takes its assignments one after another. An assignment is one group, a range of rows
+    and at most `n_max` columns; row r of it goes to lane r mod R. Per assignment and chunk of K (`split_k`) the tile
+        loads weights     chunk × blocks cycles (two banks: hidden behind the previous chunk's rows, except the first)
+        runs its rows     the slowest lane of the recurrence in `lane_cycles`
+    and the layer takes as long as its slowest tile.
+    lane_cycles: enc[r] = max(enc[r−1], done[r−2]) + encode;  done[r] = max(done[r−1], enc[r]) + blocks × max(1, ⌈s/4⌉),
+    plus FILL + DRAIN; encode = ⌈chunk ÷ E⌉ + ENCODE_OVERHEAD.
+
+    The aggregate form (`paper` timing) knows no lanes: slots × N ÷ multipliers, rounded up.
+
+What it does not do: DRAM, the vector unit, modes: `device/pricing.py` puts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from ditto_cosim.protocol.hardware import SLOTS_PER_CYCLE, Geometry
+from ditto_cosim.protocol.record import Work, chunks_of, split_k
+
+I64 = npt.NDArray[np.int64]
+
+ENCODE_OVERHEAD = 1
+FILL = 4
+DRAIN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one tile takes at a time: [rows] × [columns] of one group, all of K."""
+
+    tile: int
+    group: int
+    rows: slice
+    columns: slice
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A work cut over `group_tiles × row_tiles × column_tiles` tiles; every share differs by at most one."""
+
+    tiles: int
+    geometry: Geometry
+    groups: int
+    rows: int
+    n: int
+    group_tiles: int
+    row_tiles: int
+    column_tiles: int
+
+    @property
+    def group_shares(self) -> tuple[int, ...]:
+        return chunks_of(self.groups, self.group_tiles)
+
+    @property
+    def row_shares(self) -> tuple[int, ...]:
+        return chunks_of(self.rows, self.row_tiles)
+
+    @property
+    def block_shares(self) -> tuple[int, ...]:
+        return chunks_of(-(-self.n // self.geometry.columns), self.column_tiles)
+
+    def passes(self, blocks: int) -> tuple[int, ...]:
+        """Column blocks of each assignment of a tile that has `blocks` of them."""
+        return chunks_of(blocks, -(-blocks * self.geometry.columns // self.geometry.n_max))
+
+    def __iter__(self) -> Iterator[Assignment]:
+        """All assignments, tile by tile, each tile's in the order it takes them."""
+        tile = 0
+        for groups in _ranges(self.group_shares):
+            for rows in _ranges(self.row_shares):
+                for blocks in _ranges(self.block_shares):
+                    for group in range(groups.start, groups.stop):
+                        for part in _ranges(self.passes(blocks.stop - blocks.start)):
+                            first = (blocks.start + part.start) * self.geometry.columns
+                            last = min((blocks.start + part.stop) * self.geometry.columns, self.n)
+                            yield Assignment(tile, group, rows, slice(first, last))
+                    tile += 1
+
+
+def _ranges(shares: tuple[int, ...]) -> Iterator[slice]:
+    at = 0
+    for share in shares:
+        yield slice(at, at + share)
+        at += share
+
+
+_TYPICAL_ROW = 0.25
+"""Cycles a column block spends on a row, per element of K, that the choice of the grid assumes (between original's 0.5
+and temporal's 0.15): the grid must not depend on data, or modes would not be comparable."""
+
+
+@lru_cache(maxsize=65_536)
+def schedule(geometry: Geometry, tiles: int, groups: int, rows: int, n: int) -> Schedule:
+    """The grid of tiles with the shortest expected time; of equals the one with the fewest tiles."""
+    blocks = -(-n // geometry.columns)
+    best: tuple[float, int, int, int, int] | None = None
+    for group_tiles in _divisions(groups, tiles):
+        for column_tiles in _divisions(blocks, tiles // group_tiles):
+            row_tiles = min(tiles // (group_tiles * column_tiles), -(-rows // geometry.lanes))
+            row_share = -(-(-(-rows // row_tiles)) // geometry.lanes)
+            row_tiles = -(-rows // (row_share * geometry.lanes))
+            block_share = -(-blocks // column_tiles)
+            passes = -(-block_share * geometry.columns // geometry.n_max)
+            run = row_share * max(block_share * _TYPICAL_ROW, passes / geometry.encode_width)
+            load = float(block_share)
+            time = (max(run, load) if geometry.weight_banks == 2 else run + load) * -(-groups // group_tiles)
+            key = (time, group_tiles * row_tiles * column_tiles, group_tiles, column_tiles, row_tiles)
+            best = key if best is None or key < best else best
+    assert best is not None, "one tile always serves"
+    return Schedule(tiles, geometry, groups, rows, n, best[2], best[4], best[3])
+
+
+def _divisions(count: int, most: int) -> list[int]:
+    """Numbers of parts ≤ `most` that give different largest shares."""
+    return sorted({-(-count // share) for share in range(1, count + 1) if -(-count // share) <= most})
+
+
+def lane_cycles(cycles: I64, encode: I64) -> I64:
+    """The lane's recurrence over the last axis of `cycles` (a row's cycles on the PEs; 0: no row).
+
+    `encode` broadcasts against the leading axes. Fill and drain are not included."""
+    rows = cycles.shape[-1]
+    encode = np.broadcast_to(encode, cycles.shape[:-1])
+    enc = np.zeros(cycles.shape[:-1], np.int64)
+    done, before = enc.copy(), enc.copy()
+    smallest = np.where(cycles > 0, cycles, np.iinfo(np.int64).max).min(axis=-1)
+    if bool(np.all(smallest >= encode)):
+        return np.where(cycles[..., 0] > 0, encode + cycles.sum(axis=-1), 0)
+    for r in range(rows):
+        work = cycles[..., r]
+        present = work > 0
+        enc = np.where(present, np.maximum(enc, before) + encode, enc)
+        before, done = done, np.where(present, np.maximum(done, enc) + work, done)
+    return done
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeCycles:
+    """Cycles of one work, one entry a step; the slowest tile's, so that they add up to `total`."""
+
+    total: I64
+    busy: I64
+    """PEs working."""
+    starved: I64
+    """PEs waiting for the encoder, fill and drain included."""
+    weight_load: I64
+    """PEs waiting for weights."""
+    encode: I64
+    """The encoders at work; overlaps the others."""
+    imbalance: I64
+    """How much longer the slowest tile took than the average tile of the chip."""
+
+
+def work_cycles(geometry: Geometry, tiles: int, work: Work, slots: I64 | None) -> ComputeCycles:
+    """Cycles of one work. `slots`: [steps, chunks, groups × rows]; None: two for every element, one step."""
+    plan = schedule(geometry, tiles, work.groups, work.rows, work.n)
+    chunk = np.array(split_k(work.k, geometry.k_max), np.int64)
+    if slots is None:
+        grid = np.broadcast_to(-(-2 * chunk // SLOTS_PER_CYCLE)[None, :, None], (1, len(chunk), 1))
+        rows = np.zeros((1, 1, 1, -(-max(plan.row_shares) // geometry.lanes)), np.intp)
+        share_groups = False
+    else:
+        quarter = np.maximum(1, -(-slots // SLOTS_PER_CYCLE))
+        grid = np.concatenate([quarter, np.zeros_like(quarter[..., :1])], axis=-1)
+        rows = _row_grid(plan)
+        share_groups = True
+    row_cycles = grid[:, :, rows]  # steps, chunks, groups, row tiles, lanes, rows of a lane
+    encode = (-(-chunk // geometry.encode_width) + ENCODE_OVERHEAD)[None, :, None, None, None]
+    totals, busies, loads, encodes = [], [], [], []
+    for blocks in plan.passes(max(plan.block_shares)):
+        lanes = lane_cycles(row_cycles * blocks, encode)
+        run = lanes.max(axis=-1) + FILL + DRAIN  # steps, chunks, groups, row tiles
+        slowest = lanes.argmax(axis=-1)[..., None]
+        busy = np.take_along_axis((row_cycles * blocks).sum(axis=-1), slowest, axis=-1)[..., 0]
+        load = (chunk * blocks)[None, :, None, None]
+        if geometry.weight_banks == 2:
+            hidden = np.concatenate([np.maximum(load[:, 1:] - run[:, :-1], 0), np.zeros_like(run[:, :1])], axis=1)
+            waited = hidden.sum(axis=1) + load[:, 0]
+        else:
+            waited = np.broadcast_to(load, run.shape).sum(axis=1)
+        totals.append(run.sum(axis=1) + waited)
+        busies.append(busy.sum(axis=1))
+        loads.append(waited)
+        encodes.append(((row_cycles > 0).sum(axis=-1).max(axis=-1) * encode[..., 0]).sum(axis=1))
+    by_group = [np.sum(part, axis=0) for part in (totals, busies, loads, encodes)]  # steps, groups, row tiles
+    shares = plan.group_shares
+    if share_groups:
+        starts = np.concatenate([[0], np.cumsum(shares)[:-1]])
+        by_tile = [np.add.reduceat(part, starts, axis=1).reshape(part.shape[0], -1) for part in by_group]
+    else:
+        by_tile = [part.reshape(part.shape[0], -1) * max(shares) for part in by_group]
+    slowest_tile = by_tile[0].argmax(axis=1)[:, None]
+    total, busy, load, encode_busy = (np.take_along_axis(part, slowest_tile, axis=1)[:, 0] for part in by_tile)
+    if share_groups:
+        used = by_tile[0].sum(axis=1) * plan.column_tiles
+    else:
+        used = total * plan.group_tiles * plan.row_tiles * plan.column_tiles
+    return ComputeCycles(total, busy, total - busy - load, load, encode_busy, total - used // tiles)
+
+
+@lru_cache(maxsize=4096)
+def _row_grid(plan: Schedule) -> npt.NDArray[np.intp]:
+    """[groups, row tiles, lanes, rows of a lane] -> index into groups × rows, −1 (the zero appended) where no row is."""
+    lanes, shares = plan.geometry.lanes, plan.row_shares
+    depth = -(-max(shares) // lanes)
+    grid = np.full((plan.row_tiles, depth * lanes), -1, np.intp)
+    for tile, rows in enumerate(_ranges(shares)):
+        grid[tile, : rows.stop - rows.start] = np.arange(rows.start, rows.stop)
+    one = grid.reshape(plan.row_tiles, depth, lanes).transpose(0, 2, 1)
+    groups = (np.arange(plan.groups) * plan.rows)[:, None, None, None]
+    return np.where(one[None] >= 0, one[None] + groups, -1)
+
+
+def resplit(slots: I64, k: int, chunks: tuple[int, ...]) -> I64:
+    """Slots of [steps, chunks, rows] counted with other chunk lengths, spread in proportion to the new ones."""
+    total = slots.sum(axis=1, keepdims=True)
+    edges = np.concatenate([[0], np.cumsum(chunks)])[None, :, None]
+    return np.diff(total * edges // k, axis=1)
+
+
+def aggregate_cycles(slots_times_n: I64, multipliers: int) -> I64:
+    """Throughput alone: every multiplier busy in every cycle."""
+    return -(-slots_times_n // multipliers)
