@@ -1,1 +1,47 @@
-"""Who computes a layer: one file per backend, found by its name."""
+"""Who computes a layer: one file per backend, found by its name.
+
+A name is a file here (`rtl`, `model`), an entry point of the group `ditto_cosim.backends`, or `module:Class`. The class is
+made with the chip it computes for and closes with the run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib import metadata
+from typing import cast
+
+from ditto_cosim.device.backends.base import Backend
+from ditto_cosim.device.chips import Chip
+from ditto_cosim.protocol.errors import BackendError
+
+ENTRY_POINTS = "ditto_cosim.backends"
+_BUILT_IN = {
+    "model": "ditto_cosim.device.backends.model:ModelBackend",
+    "rtl": "ditto_cosim.device.backends.rtl:RtlBackend",
+}
+
+BackendFactory = Callable[[Chip], Backend]
+
+
+def names() -> list[str]:
+    """Backends that can be asked for by a plain name."""
+    return sorted({*_BUILT_IN, *(e.name for e in metadata.entry_points(group=ENTRY_POINTS))})
+
+
+def find_backend(name: str) -> BackendFactory:
+    """The class behind a name, not made yet."""
+    target = _BUILT_IN.get(name) or next(
+        (e.value for e in metadata.entry_points(group=ENTRY_POINTS) if e.name == name), name
+    )
+    module, _, attribute = target.partition(":")
+    if not attribute:
+        raise BackendError(f"backend {name!r} is unknown; known: {', '.join(names())}, or give module:Class")
+    try:
+        return cast(BackendFactory, getattr(importlib.import_module(module), attribute))
+    except (ImportError, AttributeError) as error:
+        raise BackendError(f"backend {name!r} cannot be loaded from {target}: {error}") from error
+
+
+def make_backend(name: str, chip: Chip) -> Backend:
+    return find_backend(name)(chip)

@@ -6,12 +6,17 @@ W·(x − reference) = W·x − W·reference in integers modulo 2³², so no 9-b
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 
 from ditto_cosim.device.backends.base import I32, Gemm, GemmResult
+from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.units.slots import classify_rows
-from ditto_cosim.protocol.hardware import GEOMETRIES, Geometry
+
+# The operands are read-only views; nothing here writes to them.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 class ModelBackend:
@@ -20,8 +25,8 @@ class ModelBackend:
     name = "model"
     measures = False
 
-    def __init__(self, geometry: Geometry = GEOMETRIES["cosim"]) -> None:
-        self.geometry = geometry
+    def __init__(self, chip: Chip) -> None:
+        self.geometry = chip.geometry
 
     def gemm(self, job: Gemm) -> GemmResult:
         groups, rows, k = job.current.shape

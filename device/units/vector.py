@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.protocol.errors import NonFiniteError, ValueRangeError
+from ditto_cosim.protocol.errors import NonFiniteError, TensorError
 from ditto_cosim.protocol.isa import Attrs, integer, ints, number
 
 Array = npt.NDArray[Any]
@@ -140,7 +140,7 @@ def _trig(x: F32, quarter: int) -> F32:
     """sin (quarter 0) or cos (quarter 1)."""
     wide = x.astype(np.float64)
     if not np.all(np.abs(wide) <= 2.0**20):
-        raise ValueRangeError("sin/cos: the argument is beyond ±2^20 or not a number")
+        raise NonFiniteError("sin/cos: the argument is beyond ±2^20 or not a number")
     k = np.rint(wide * 0.63661977236758134)
     r = (wide - k * 1.57079632673412561417) - k * 6.07710050650619224932e-11
     z = r * r
@@ -211,10 +211,10 @@ def quantize(x: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) 
         target = max(high, -low) / f32(127)
         held = state.scale
         keep = held is not None and target <= held <= target * f32(number(attrs, "hysteresis"))
-        if target == 0:
-            keep = True
+        if target < f32(1e-30):
+            keep, target = True, f32(scales[0])
         if not keep or held is None:
-            held = target if target > 0 else f32(scales[0])
+            held = target
         state.scale = scale = held
         zero = 0
     else:
@@ -300,7 +300,7 @@ def layer_norm(x: F32, gamma: F32 | None, beta: F32 | None, eps: float, where: s
 
 def gather(table: Array, index: Array, where: str) -> Array:
     if index.size and not (0 <= int(index.min()) and int(index.max()) < len(table)):
-        raise ValueRangeError(f"{where}: index {int(index.min())}…{int(index.max())} outside a table of {len(table)}")
+        raise TensorError(f"{where}: index {int(index.min())}…{int(index.max())} outside a table of {len(table)}")
     return table[index]
 
 

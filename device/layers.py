@@ -1,0 +1,322 @@
+"""Layers: how each one's operands become rows and weights, in every mode, and the temporal state it keeps.
+
+Contract, for every mode the same accumulators:
+    original   Σ w·(x − z)
+    temporal   previous accumulators + Σ w·(x − previous x); attention: ΔA·B_prev, then (ΔBᵀ·Aᵀ)ᵀ on top
+    spatial    running sums, down the rows of an image or head, of Σ w·(row − row before); the first row subtracts z
+What this file does not do: choose the mode (`controller.py`), multiply (backends), take time (`pricing.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ditto_cosim.device.backends.base import I8, I32, Backend, Gemm, GemmResult
+from ditto_cosim.device.units.slots import Counted, Windows, count_rows, count_windows, count_windows_spatial
+from ditto_cosim.protocol.errors import BackendError
+from ditto_cosim.protocol.hardware import LowRule, Mode
+from ditto_cosim.protocol.isa import ints
+from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.record import SubOp, Work, split_k
+
+Array = npt.NDArray[Any]
+Works = dict[Mode, tuple[SubOp, ...]]
+
+
+class Layer(ABC):
+    """One layer of the program over the steps of a run."""
+
+    def __init__(self, command: Command, k_max: int, rule: LowRule) -> None:
+        self.command = command
+        self.k_max, self.rule = k_max, rule
+        self.params: tuple[Array, ...] = ()
+        self.previous_params: tuple[Array, ...] | None = None
+        self.previous: tuple[Array, ...] = ()
+        self.previous_accumulators: I32 | None = None
+        self.current: tuple[Array, ...] = ()
+        self.counted: dict[Mode, tuple[SubOp, ...]] = {}
+
+    # --- one step, in this order ----------------------------------------------------------------------------------------
+
+    def begin(self, operands: Sequence[Array]) -> bool:
+        """Takes the step's operands. True if a previous step exists but a changed scale, zero point or static operand
+        forbids differences to it."""
+        self.params = tuple(operands[i] for i in self._params_at)
+        self.current = self._arrange(operands)
+        return self.previous_params is not None and not self._comparable()
+
+    @property
+    def can_difference(self) -> bool:
+        return self.previous_params is not None and self._comparable()
+
+    def works(self) -> Works:
+        """What the encoder would meet in every mode that is possible in this step."""
+        modes: list[Mode] = ["original", "spatial"]
+        if self.can_difference:
+            modes.append("temporal")
+        self.counted = {mode: self._count(mode) for mode in modes}
+        return self.counted
+
+    def run(self, mode: Mode, backend: Backend) -> tuple[I32, int | None]:
+        """Accumulators in the shape the instruction set gives them, and measured cycles if the backend measures."""
+        results: list[GemmResult] = []
+        for job, counted in zip(self._jobs(mode), self.counted.get(mode) or self._count(mode), strict=True):
+            result = backend.gemm(job)
+            self._check(job, counted, result, backend.name)
+            results.append(result)
+        accumulators = self._combine(mode, results)
+        self.previous, self.previous_params, self.previous_accumulators = self.current, self.params, accumulators
+        self.current = ()
+        measured = [r.cycles for r in results]
+        return self._shape(accumulators), None if None in measured else sum(c for c in measured if c is not None)
+
+    @property
+    def state_bytes(self) -> int:
+        kept = self.previous_accumulators
+        return sum(a.nbytes for a in self.previous) + (0 if kept is None else kept.nbytes)
+
+    # --- what a kind of layer says ----------------------------------------------------------------------------------------
+
+    _params_at: tuple[int, ...] = (1,)
+
+    @abstractmethod
+    def _arrange(self, operands: Sequence[Array]) -> tuple[Array, ...]: ...
+
+    @abstractmethod
+    def _count(self, mode: Mode) -> tuple[SubOp, ...]: ...
+
+    @abstractmethod
+    def _jobs(self, mode: Mode) -> list[Gemm]: ...
+
+    @abstractmethod
+    def _shape(self, accumulators: I32) -> I32: ...
+
+    def _combine(self, mode: Mode, results: Sequence[GemmResult]) -> I32:
+        """[groups, rows, N], whatever the mode."""
+        accumulators = results[0].accumulators
+        if mode == "spatial":
+            images = self._images
+            chains = accumulators.reshape(images, -1, accumulators.shape[-1])
+            accumulators = np.cumsum(chains, 1, dtype=np.int32).reshape(accumulators.shape)
+        elif mode == "temporal":
+            assert self.previous_accumulators is not None
+            accumulators += self.previous_accumulators
+            if len(results) == 2:
+                accumulators += results[1].accumulators.transpose(0, 2, 1)
+        return accumulators
+
+    # --- shared -----------------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def _images(self) -> int:
+        """Spatial chains in one step's rows."""
+
+    def _comparable(self) -> bool:
+        assert self.previous_params is not None
+        return all(np.array_equal(a, b) for a, b in zip(self.params, self.previous_params, strict=True))
+
+    def _zero_point(self) -> int:
+        return int(self.params[0][1])
+
+    def _subop(self, work: Work, splits: tuple[int, ...], counted: Counted, mode: Mode) -> SubOp:
+        slots = None if mode == "original" else counted.slots
+        return SubOp(work, splits, slots, counted.zero, counted.low, counted.full)
+
+    def _check(self, job: Gemm, counted: SubOp, result: GemmResult, backend: str) -> None:
+        """Whether the backend met what its operands hold: a lost or invented slot stops the run."""
+        if job.mode == "original":
+            wrong = result.slots != 2 * counted.work.k
+        else:
+            assert counted.slots is not None
+            wrong = result.slots.reshape(-1) != counted.slots.sum(0, dtype=np.int32)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong.reshape(-1))[0])
+            raise BackendError(
+                f"layer {job.name!r} ({job.mode}): backend {backend!r} reports {result.slots.reshape(-1)[row]} slots in "
+                f"row {row}, its operands make {2 * counted.work.k if counted.slots is None else counted.slots[:, row].sum()}"
+            )
+
+
+def _before(rows: I8, images: int, zero_point: int) -> I8:
+    """Every row's predecessor within its image; the zero point before the first."""
+    chains = rows.reshape(images, -1, rows.shape[-1])
+    shifted = np.empty_like(chains)
+    shifted[:, 0] = zero_point
+    shifted[:, 1:] = chains[:, :-1]
+    return shifted.reshape(rows.shape)
+
+
+class _Weighted(Layer):
+    """Constant weights [K, N]; rows made from the operand by `_rows`."""
+
+    def __init__(self, command: Command, k_max: int, rule: LowRule, weights: I8) -> None:
+        super().__init__(command, k_max, rule)
+        self.weights = np.ascontiguousarray(weights)[None]
+        self.key = ("constant", command.operands[2])
+
+    def _rows(self, arranged: Array) -> I8:
+        raise NotImplementedError
+
+    def _jobs(self, mode: Mode) -> list[Gemm]:
+        rows = self._rows(self.current[0])
+        reference: I8 | int
+        if mode == "original":
+            reference = self._zero_point()
+        elif mode == "temporal":
+            reference = self._rows(self.previous[0])[None]
+        else:
+            reference = _before(rows, self._images, self._zero_point())[None]
+        return [Gemm(self.command.name, rows[None], reference, self.weights, mode, self.key)]
+
+
+class Linear(_Weighted):
+    """y = x·Wᵀ over the last axis; an image's rows are its tokens."""
+
+    def __init__(self, command: Command, k_max: int, rule: LowRule, weights: I8) -> None:
+        super().__init__(command, k_max, rule, weights.T)
+        self.lead: tuple[int, ...] = ()
+
+    def _arrange(self, operands: Sequence[Array]) -> tuple[Array, ...]:
+        self.lead = operands[0].shape[:-1]
+        return (np.ascontiguousarray(operands[0]).reshape(-1, operands[0].shape[-1]),)
+
+    def _rows(self, arranged: Array) -> I8:
+        return arranged
+
+    @property
+    def _images(self) -> int:
+        return self.lead[0] if self.lead else 1
+
+    def _count(self, mode: Mode) -> tuple[SubOp, ...]:
+        rows = self.current[0]
+        splits = split_k(rows.shape[1], self.k_max)
+        reference: I8 | int = self._zero_point()
+        if mode == "temporal":
+            reference = self.previous[0]
+        elif mode == "spatial":
+            reference = _before(rows, self._images, self._zero_point())
+        work = Work(1, len(rows), rows.shape[1], self.weights.shape[2])
+        return (self._subop(work, splits, count_rows(rows, reference, splits, self.rule), mode),)
+
+    def _shape(self, accumulators: I32) -> I32:
+        return accumulators.reshape(*self.lead, accumulators.shape[-1])
+
+
+class Conv2d(_Weighted):
+    """Rows are windows (b, i, j) of the padded picture, elements in the order (u, v, c)."""
+
+    def __init__(self, command: Command, k_max: int, rule: LowRule, weights: I8, out: tuple[int, ...]) -> None:
+        n, _, kh, kw = weights.shape
+        super().__init__(command, k_max, rule, weights.transpose(2, 3, 1, 0).reshape(-1, n))
+        stride, self.padding = ints(command.attrs, "stride"), ints(command.attrs, "padding")
+        self.windows = Windows((kh, kw), (stride[0], stride[1]), (out[2], out[3]))
+        self.batch = out[0]
+
+    def _arrange(self, operands: Sequence[Array]) -> tuple[Array, ...]:
+        x = operands[0].transpose(0, 2, 3, 1)
+        ph, pw = self.padding
+        if not (ph or pw):
+            return (np.ascontiguousarray(x),)
+        b, h, w, c = x.shape
+        padded = np.full((b, h + 2 * ph, w + 2 * pw, c), self._zero_point(), np.int8)
+        padded[:, ph : ph + h, pw : pw + w] = x
+        return (padded,)
+
+    def _rows(self, arranged: Array) -> I8:
+        return self.windows.unroll(arranged)
+
+    @property
+    def _images(self) -> int:
+        return self.batch
+
+    def _count(self, mode: Mode) -> tuple[SubOp, ...]:
+        picture = self.current[0]
+        _, k, n = self.weights.shape
+        splits = split_k(k, self.k_max)
+        if mode == "spatial":
+            counted = count_windows_spatial(picture, self._zero_point(), self.windows, splits, self.rule)
+        else:
+            reference = self.previous[0] if mode == "temporal" else np.int8(self._zero_point())
+            reference = np.broadcast_to(reference, picture.shape)
+            counted = count_windows(picture, reference, self.windows, splits, self.rule)
+        work = Work(1, self.batch * math.prod(self.windows.out), k, n)
+        return (self._subop(work, splits, counted, mode),)
+
+    def _shape(self, accumulators: I32) -> I32:
+        return accumulators.reshape(self.batch, *self.windows.out, -1).transpose(0, 3, 1, 2)
+
+
+class Matmul(Layer):
+    """a[…,M,K] · b[…,K,N]; a static b is weights and has no difference of its own."""
+
+    _params_at = (1, 3)
+
+    def __init__(self, command: Command, k_max: int, rule: LowRule) -> None:
+        super().__init__(command, k_max, rule)
+        self.static = bool(command.attrs["static_b"])
+        self.lead: tuple[int, ...] = ()
+
+    def _arrange(self, operands: Sequence[Array]) -> tuple[Array, ...]:
+        a, b = operands[0], operands[2]
+        self.lead = a.shape[:-2]
+        return (
+            np.ascontiguousarray(a).reshape(-1, *a.shape[-2:]),
+            np.ascontiguousarray(b.swapaxes(-1, -2)).reshape(-1, b.shape[-1], b.shape[-2]),
+        )
+
+    def _comparable(self) -> bool:
+        same = super()._comparable()
+        return same and not (self.static and not np.array_equal(self.current[1], self.previous[1]))
+
+    @property
+    def _images(self) -> int:
+        return math.prod(self.lead)
+
+    def _sides(self, mode: Mode) -> list[tuple[I8, I8 | int, I8]]:
+        """(rows, reference, weights) of each product."""
+        a, bt = self.current
+        if mode == "original":
+            return [(a, 0, bt.transpose(0, 2, 1))]
+        if mode == "spatial":
+            return [(a, _before(a, len(a), 0), bt.transpose(0, 2, 1))]
+        before_a, before_bt = self.previous
+        first = (a, before_a, before_bt.transpose(0, 2, 1))
+        return [first] if self.static else [first, (bt, before_bt, a.transpose(0, 2, 1))]
+
+    def _count(self, mode: Mode) -> tuple[SubOp, ...]:
+        found = []
+        for rows, reference, weights in self._sides(mode):
+            groups, m, k = rows.shape
+            splits = split_k(k, self.k_max)
+            flat = reference if isinstance(reference, int) else reference.reshape(-1, k)
+            counted = count_rows(rows.reshape(-1, k), flat, splits, self.rule)
+            found.append(self._subop(Work(groups, m, k, weights.shape[2]), splits, counted, mode))
+        return tuple(found)
+
+    def _jobs(self, mode: Mode) -> list[Gemm]:
+        return [
+            Gemm(self.command.name, rows, reference, np.ascontiguousarray(weights), mode)
+            for rows, reference, weights in self._sides(mode)
+        ]
+
+    def _shape(self, accumulators: I32) -> I32:
+        return accumulators.reshape(*self.lead, *accumulators.shape[-2:])
+
+
+def make_layer(
+    command: Command, program: Program, constants: Mapping[int, Array], k_max: int, rule: LowRule
+) -> Layer:
+    """The layer of a command; `constants` by value number."""
+    if command.op == "matmul":
+        return Matmul(command, k_max, rule)
+    weights = constants[command.operands[2]]
+    if command.op == "linear":
+        return Linear(command, k_max, rule, weights)
+    return Conv2d(command, k_max, rule, weights, program.values[command.results[0]].shape)

@@ -1,0 +1,190 @@
+"""The machine: executes a run's program, step by step, in function and in time.
+
+Values live here from the command that makes them to the last that reads them; layers keep their temporal state between
+steps. For every layer the order is: count what each mode would meet, choose the mode, compute in it, price it, tell the
+controller. What this file does not do: sessions and replies (`session.py`), the arithmetic itself (`layers.py`,
+`units/vector.py`), the cycles themselves (`pricing.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from ditto_cosim.device.backends import make_backend
+from ditto_cosim.device.chips import load_chip
+from ditto_cosim.device.controller import Controller
+from ditto_cosim.device.designs.base import load_design
+from ditto_cosim.device.layers import Layer, make_layer
+from ditto_cosim.device.pricing import LayerTime
+from ditto_cosim.device.session import StepResult
+from ditto_cosim.device.units import vector
+from ditto_cosim.protocol.errors import DittoError, RequestError, TensorError
+from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec
+from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.record import LayerRecord, StepRecord
+from ditto_cosim.protocol.tensors import NUMPY_TYPES
+
+Array = npt.NDArray[Any]
+SNAPSHOT_VERSION = 1
+
+
+class Machine:
+    """One run."""
+
+    def __init__(self, program: Program, constants: Mapping[str, Array], spec: RunSpec) -> None:
+        self.program = program
+        self.chip = load_chip(spec.chip)
+        self.design = load_design(spec.design)
+        self.backend = make_backend(spec.backend, self.chip)
+        self.geometry_digest = self.backend.geometry.digest
+        self.measures = self.backend.measures
+        self.controller = Controller(program, self.chip, self.design)
+        self.constants = {value: constants[name] for name, value in program.constants.items()}
+        geometry = self.chip.geometry
+        self.layers: dict[str, Layer] = {
+            c.name: make_layer(c, program, self.constants, geometry.k_max, geometry.low_rule) for c in program.layers
+        }
+        self.layer_index = {c.name: i for i, c in enumerate(program.layers)}
+        self.quantizers = {c.name: vector.QuantizeState() for c in program.commands if c.op == "quantize"}
+        self.dying: dict[int, list[int]] = {}
+        for value, index in program.last_use.items():
+            self.dying.setdefault(index, []).append(value)
+        self.totals: dict[str, int] = {"cycles": 0, "steps": 0}
+
+    # --- one step ---------------------------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        step: int,
+        inputs: Mapping[str, Array],
+        *,
+        observe: Observe,
+        timed: bool,
+        on_layer: Callable[[LayerReport], None],
+        on_value: Callable[[int, Array], None],
+    ) -> StepResult:
+        """Runs every command once. `timed = False` rebuilds temporal state and leaves clock and Defo alone."""
+        values = {**self.constants, **self._inputs(inputs)}
+        watched = None if observe == "all" else frozenset(() if observe == "none" else observe)
+        records: list[LayerRecord] = []
+        step_cycles = self.controller.pricer.prologue.total_cycles
+        for index, command in enumerate(self.program.commands):
+            try:
+                if command.is_layer:
+                    result, record, time = self._layer(step, command, values, timed)
+                    results: tuple[Array, ...] = (result,)
+                    if time is not None:
+                        records.append(record)
+                        step_cycles += time.total_cycles
+                        on_layer(self._report(step, command, record, time))
+                else:
+                    results = self._vector(step, command, values)
+            except DittoError:
+                raise
+            except (ArithmeticError, ValueError) as error:
+                raise RequestError(f"step {step}, {command.op} {command.name!r}: {error}") from error
+            for value, array in zip(command.results, results, strict=True):
+                values[value] = array
+                if watched is None or value in watched:
+                    on_value(value, array)
+            for value in self.dying.get(index, ()):
+                del values[value]
+        outputs = {name: np.ascontiguousarray(values[value]) for name, value in self.program.outputs.items()}
+        if not timed:
+            return StepResult(outputs)
+        self.totals["cycles"] += step_cycles
+        self.totals["steps"] += 1
+        return StepResult(outputs, StepRecord(step, tuple(records), step_cycles), dict(self.totals))
+
+    def _inputs(self, inputs: Mapping[str, Array]) -> dict[int, Array]:
+        if inputs.keys() != self.program.inputs.keys():
+            raise TensorError(f"inputs are {sorted(inputs)}, the program takes {sorted(self.program.inputs)}")
+        found = {}
+        for name, value in self.program.inputs.items():
+            spec, array = self.program.values[value], inputs[name]
+            if array.shape != spec.shape or array.dtype != NUMPY_TYPES[spec.dtype]:
+                raise TensorError(f"input {name!r} is {array.dtype}{list(array.shape)}, the program takes {spec}")
+            found[value] = array
+        return found
+
+    def _vector(self, step: int, command: Command, values: Mapping[int, Array]) -> tuple[Array, ...]:
+        operands = [values[v] for v in command.operands]
+        where = f"{command.op} {command.name!r}"
+        if command.op == "quantize":
+            return vector.quantize(operands[0], command.attrs, step, self.quantizers[command.name], where)
+        return vector.execute(command.op, operands, command.attrs, where)
+
+    def _layer(
+        self, step: int, command: Command, values: Mapping[int, Array], timed: bool
+    ) -> tuple[Array, LayerRecord, LayerTime | None]:
+        layer, index = self.layers[command.name], self.layer_index[command.name]
+        forced = layer.begin([values[v] for v in command.operands])
+        if not timed:
+            accumulators, _ = layer.run("original", self.backend)
+            return accumulators, LayerRecord(index, "original", forced, {}), None
+        draft = LayerRecord(index, self.design.base_mode, forced, layer.works())
+        mode = self.controller.mode_for(step, index, draft, forced)
+        keeps = self.controller.keeps_state(step, index, mode)
+        accumulators, measured = layer.run(mode, self.backend)
+        time = self.controller.pricer.price(index, draft, mode, measured, keeps)
+        self.controller.observe(step, index, time)
+        record = LayerRecord(index, mode, forced, draft.works, measured, time.total_cycles, time.traffic)
+        return accumulators, record, time
+
+    def _report(self, step: int, command: Command, record: LayerRecord, time: LayerTime) -> LayerReport:
+        ran = record.works[record.mode]
+        return LayerReport(
+            step=step,
+            layer=record.layer,
+            name=command.name,
+            op=command.op,
+            mode=record.mode,
+            forced_base=record.forced,
+            zero=sum(s.zero for s in ran),
+            low=sum(s.low for s in ran),
+            full=sum(s.full for s in ran),
+            slots=sum(s.slot_total for s in ran),
+            cycles=time.total_cycles,
+            unit_cycles=dict(time.unit_cycles),
+            stall_cycles=dict(time.stall_cycles),
+            traffic_bytes=dict(time.traffic_bytes),
+            measured=time.measured,
+        )
+
+    # --- what replay cannot rebuild ---------------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        scales = {name: float(q.scale) for name, q in self.quantizers.items() if q.scale is not None}
+        blob: bytes = msgpack.packb(
+            {
+                "version": SNAPSHOT_VERSION,
+                "controller": self.controller.snapshot(),
+                "scales": scales,
+                "totals": self.totals,
+            }
+        )
+        return blob
+
+    def restore(self, blob: bytes) -> None:
+        try:
+            data = msgpack.unpackb(blob)
+            if data["version"] != SNAPSHOT_VERSION:
+                raise RequestError(f"snapshot version {data['version']}, this device reads {SNAPSHOT_VERSION}")
+            self.controller.restore(data["controller"])
+            for name, scale in data["scales"].items():
+                self.quantizers[name].scale = np.float32(scale)
+            self.totals = {str(k): int(v) for k, v in data["totals"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RequestError(f"snapshot: not one of this program ({type(error).__name__}: {error})") from None
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(layer.state_bytes for layer in self.layers.values())
+
+    def close(self) -> None:
+        self.backend.close()
