@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def write_folder(name: str, denoiser: Any, out: Path) -> None:
     from .pixels import PixelVAE
 
     DiTPipeline(denoiser, PixelVAE(), scheduler).save_pretrained(out)
+    shutil.rmtree(out / "vae")  # nothing in it: whoever loads the folder passes PixelVAE
 
 
 def write_card(name: str, denoiser: torch.nn.Module, facts: dict[str, Any], quality: str, out: Path) -> None:
@@ -95,12 +97,13 @@ def export(name: str, run: Path, out: Path, quality: str) -> None:
     denoiser = averaged_denoiser(name, checkpoint)
     history = checkpoint["history"]
     last = history[-5:]
+    before_last = history[-6][0] if len(history) > 5 else 0
     facts = {
         "steps": checkpoint["step"],
         "minutes": checkpoint["elapsed_s"] / 60,
         "budget": checkpoint["budget"],
         "loss": sum(loss for _, loss in last) / len(last),
-        "loss_steps": 100 * len(last),
+        "loss_steps": last[-1][0] - before_last,
         "seed": checkpoint["seed"],
         "device": checkpoint["device"],
     }

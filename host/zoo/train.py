@@ -24,6 +24,7 @@ import torch
 from . import data, shipped
 
 CHECKPOINT_EVERY_S = 90.0
+LOG_EVERY_STEPS = 100
 LABEL_DROPOUT = 0.12
 
 
@@ -181,6 +182,12 @@ def train(name: str, out: Path, minutes: float | None, steps: int | None, seed: 
     started = last_saved = time.monotonic()
     recent: list[float] = []
 
+    def log() -> None:
+        line = {"step": step, "loss": round(sum(recent) / len(recent), 6), "elapsed_s": round(elapsed_s(), 1)}
+        history.append((step, line["loss"]))
+        recent.clear()
+        print(json.dumps(line), flush=True)
+
     def elapsed_s() -> float:
         return elapsed_before_s + time.monotonic() - started
 
@@ -215,17 +222,13 @@ def train(name: str, out: Path, minutes: float | None, steps: int | None, seed: 
         ema.update(model, step)
         step += 1
         recent.append(loss.item())
-        if step % 100 == 0:
-            mean = sum(recent) / len(recent)
-            recent.clear()
-            history.append((step, round(mean, 6)))
-            print(
-                json.dumps({"step": step, "loss": round(mean, 5), "elapsed_s": round(elapsed_s(), 1)}),
-                flush=True,
-            )
+        if step % LOG_EVERY_STEPS == 0:
+            log()
         if time.monotonic() - last_saved > CHECKPOINT_EVERY_S:
             checkpoint()
             last_saved = time.monotonic()
+    if recent:
+        log()
     checkpoint()
 
 
