@@ -8,7 +8,7 @@
     ├── RequestError            a well-formed request that cannot be served
     │   ├── TensorError         an input or constant of the wrong name, type or shape
     │   ├── QuotaError          more memory or runs than the device grants
-    │   ├── UnknownRunError     a run that the device does not hold (never opened, closed, freed after idling, device restarted)
+    │   ├── UnknownRunError     a run the device does not hold: closed, freed, or before its restart
     │   └── NonFiniteError      NaN or infinity where a command quantizes or reduces
     ├── BackendError            a backend refused a layer or failed in it
     │   └── WatchdogError       … made no progress; `state` holds what it was doing
@@ -18,7 +18,7 @@
         ├── DeviceLostError     the device does not answer any more, or its process ended
         └── SecurityError       an address or a key that the rules of the wire do not allow
 
-`isa.IsaError` and `hardware.GeometryError` belong to what they check; they cross the wire under their own names too.
+`isa.IsaError` and `hardware.GeometryError` belong to what they check; they cross the wire by name too.
 What this file does not do: decide who retries. The client does that.
 """
 
@@ -29,7 +29,7 @@ from ditto_cosim.protocol.isa import IsaError
 
 
 class DittoError(Exception):
-    """Root of the tree. `state` is free text for a person: a register dump, a list of limits, the end of a log."""
+    """Root of the tree. `state` is free text for a person: a register dump, the end of a log."""
 
     def __init__(self, message: str, *, state: str = "") -> None:
         super().__init__(message)
@@ -128,7 +128,7 @@ WIRE_ERRORS: dict[str, type[Exception]] = {
 
 
 def describe(error: BaseException) -> tuple[str, str, str]:
-    """An exception as (kind, message, state) for the wire; what has no kind becomes a DeviceError naming its type."""
+    """An exception as (kind, message, state); what has no kind becomes a DeviceError naming its type."""
     kind = type(error).__name__
     if WIRE_ERRORS.get(kind) is type(error):
         message = error.message if isinstance(error, DittoError) else str(error)

@@ -1,0 +1,96 @@
+"""The device as a process: `python -m ditto_cosim.device`, which is what `ditto device` runs too.
+
+Starts listening before anything heavy is imported; the machine is loaded when the first run starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from ditto_cosim.device.server import Server, exit_now, log_to_stderr, stop_on_signals
+from ditto_cosim.device.session import Machine
+from ditto_cosim.protocol import messages as m
+from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.tensors import Array
+
+DEFAULT_MACHINE = "ditto_cosim.device.machine:Machine"
+
+
+def load(path: str) -> Any:
+    """`module:Name`."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DittoError(f"cannot load {path!r} ({error}); expected an importable module:Name") from error
+
+
+def lazy_machine(path: str) -> Callable[[Program, Mapping[str, Array], m.RunSpec], Machine]:
+    def make(program: Program, constants: Mapping[str, Array], spec: m.RunSpec) -> Machine:
+        machine: Machine = load(path)(program, constants, spec)
+        return machine
+
+    return make
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog="ditto device", description="Emulate the accelerator for hosts that connect.")
+    limits = m.Limits()
+    result.add_argument("--bind", default="tcp://127.0.0.1:5590", help="address to listen on (ipc:// or tcp://)")
+    result.add_argument("--keys", type=Path, help="directory made by `ditto keys`; needed beyond this machine")
+    result.add_argument("--backend", default="model", help="backend of runs that name none")
+    result.add_argument("--design", default="ditto", help="design of runs that name none")
+    result.add_argument("--chip", default="paper_twin", help="chip of runs that name none")
+    result.add_argument("--idle-s", type=float, default=limits.idle_s, help="silence after which a host loses its runs")
+    result.add_argument("--runs", type=int, default=limits.runs, help="most runs at once")
+    result.add_argument("--run-bytes", type=int, default=limits.run_bytes, help="memory limit of one run")
+    result.add_argument("--store-bytes", type=int, default=limits.store_bytes, help="memory for constants, all runs")
+    result.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    result.add_argument("--parent-pid", type=int, help="exit when this process is not the parent any more")
+    result.add_argument("--machine", default=DEFAULT_MACHINE, help="module:Name of another execution core")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    log_to_stderr(options.log_level)
+    limits = msgspec.structs.replace(
+        m.Limits(),
+        idle_s=options.idle_s,
+        runs=options.runs,
+        run_bytes=options.run_bytes,
+        store_bytes=options.store_bytes,
+    )
+    server = Server(
+        lazy_machine(options.machine),
+        limits=limits,
+        defaults=m.RunSpec(backend=options.backend, chip=options.chip, design=options.design),
+        backends=backend_names(),
+        parent_pid=options.parent_pid,
+    )
+    try:
+        address = server.bind(options.bind, options.keys)
+    except DittoError as error:
+        print(f"ditto device: {error}", file=sys.stderr)
+        return 2
+    stop_on_signals(server)
+    print(f"ditto device listens on {address}", flush=True)
+    server.serve()
+    return 0
+
+
+def backend_names() -> list[str]:
+    from ditto_cosim.device import backends
+
+    return backends.names()
+
+
+if __name__ == "__main__":
+    exit_now(main())

@@ -1,0 +1,307 @@
+"""A device as its user sees it: open a run, step it, close it. A device that dies meanwhile is not the user's problem.
+
+    with connect("tcp://127.0.0.1:5590") as device:
+        run = device.open_run(program, constants, RunSpec(backend="rtl"))
+        result = run.step(0, inputs)
+        run.close()
+
+When the device is lost in the middle of a step, the run is opened again on whatever `Device.revive` finds (the same
+address, or a new process): constants, the snapshot of the last completed step, that step replayed untimed to rebuild
+temporal state and compared with what it gave the first time, then the interrupted step from its beginning. Callbacks
+see every layer and value once.
+What this file does not do: sockets and retries (link.py), processes (supervisor.py), torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import numpy as np
+from ditto_cosim.host.link import DEAD_S, Link
+from ditto_cosim.protocol import codec
+from ditto_cosim.protocol import messages as m
+from ditto_cosim.protocol.errors import DeviceError, DeviceLostError, DittoError, LinkError, UnknownRunError
+from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.record import StepRecord
+from ditto_cosim.protocol.tensors import (
+    Array,
+    Buffer,
+    array_bytes,
+    from_frame,
+    from_frames,
+    key_of,
+    to_frames,
+)
+
+log = logging.getLogger("ditto.host")
+
+T = TypeVar("T")
+OnLayer = Callable[[m.LayerReport], None]
+OnValue = Callable[[int, Array], None]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step gave."""
+
+    step: int
+    outputs: dict[str, Array]
+    """Read-only arrays."""
+    record: StepRecord | None
+    totals: dict[str, int]
+    snapshot: bytes
+
+
+class Device:
+    """A device reached over the wire; a context manager. Runs of one device may be used from several threads."""
+
+    def __init__(self, link: Link, *, revivals: int = 5) -> None:
+        self._link = link
+        self._revivals_left = revivals
+        self._lock = threading.Lock()
+
+    @property
+    def link(self) -> Link:
+        return self._link
+
+    @property
+    def welcome(self) -> m.Welcome:
+        welcome = self._link.welcome
+        assert welcome is not None
+        return welcome
+
+    def progress(self) -> dict[str, m.Progress]:
+        """Where the runs are, as of the last heartbeat."""
+        return dict(self._link.progress)
+
+    def open_run(self, program: Program, constants: Mapping[str, Array], spec: m.RunSpec | None = None) -> RemoteRun:
+        """Open a run; weights the device holds already are not sent again. The arrays must stay unchanged."""
+        return RemoteRun(self, program, constants, spec or m.RunSpec())
+
+    def revive(self, lost: Link, why: Exception) -> None:
+        """Make the device answer again after `lost` failed, or raise. Runs that come late find it done."""
+        with self._lock:
+            if self._link is not lost:
+                return
+            if isinstance(why, UnknownRunError) and not lost.failed:
+                return
+            while True:
+                if self._revivals_left <= 0:
+                    raise DeviceLostError(f"{why} It was lost too often; giving up.") from why
+                self._revivals_left -= 1
+                lost.close()
+                log.warning("device lost: %s; %d more attempts", why, self._revivals_left)
+                try:
+                    self._link = self._reconnect()
+                    return
+                except LinkError as error:
+                    why = error
+
+    def _reconnect(self) -> Link:
+        raise DeviceLostError("this device cannot be reached again")
+
+    def close(self) -> None:
+        self._link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Elsewhere(Device):
+    """A device that somebody else started."""
+
+    def __init__(self, address: str, keys: Path | None, timeout_s: float, dead_s: float) -> None:
+        self._address, self._keys, self._timeout_s, self._dead_s = address, keys, timeout_s, dead_s
+        super().__init__(self._reconnect())
+
+    def _reconnect(self) -> Link:
+        return Link(self._address, keys=self._keys, timeout_s=self._timeout_s, dead_s=self._dead_s)
+
+
+def connect(address: str, keys: Path | None = None, *, timeout_s: float = 30.0, dead_s: float = DEAD_S) -> Device:
+    """A device that listens at `address`; `keys` is a directory with this host's pair and the device's public key."""
+    return _Elsewhere(address, keys, timeout_s, dead_s)
+
+
+@dataclass(frozen=True)
+class _Completed:
+    """The last step that is done: what a new device needs to continue behind it."""
+
+    step: int
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+    snapshot: bytes
+
+
+class RemoteRun:
+    """One run on a device. One step at a time; several runs may step at once from several threads."""
+
+    def __init__(self, device: Device, program: Program, constants: Mapping[str, Array], spec: m.RunSpec) -> None:
+        self.program = program
+        self._device = device
+        self._spec = spec
+        self._constants = dict(constants)
+        self._keys = {name: key_of(name, array) for name, array in constants.items()}
+        self._last: _Completed | None = None
+        self._closed = False
+        self.recoveries = 0
+        """How often the device was lost and the run rebuilt."""
+        self._link = device.link
+        self._run = ""
+        self._seq = 0
+        self.started = self._surviving(self._open)
+
+    @property
+    def spec(self) -> m.RunSpec:
+        """The run's settings with the device's defaults filled in."""
+        return self.started.spec
+
+    def step(
+        self,
+        step: int,
+        inputs: Mapping[str, Array],
+        *,
+        observe: m.Observe = "none",
+        timed: bool = True,
+        on_layer: OnLayer | None = None,
+        on_value: OnValue | None = None,
+    ) -> StepResult:
+        """Run one step; blocks. Callbacks run in this thread, while the device computes."""
+        if self._closed:
+            raise DittoError("the run is closed; open another one")
+        kept = {name: np.array(array) for name, array in inputs.items()}
+        seen = _Seen(on_layer, on_value)
+        result = self._surviving(lambda: self._step(step, kept, observe, timed, seen))
+        self._last = _Completed(step, kept, result.outputs, result.snapshot)
+        return result
+
+    def close(self) -> None:
+        """Free the run on the device; a device that is gone has freed it already."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(LinkError, UnknownRunError):
+            self._link.request(m.CloseRun(run=self._run, seq=self._next()), [])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def _next(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def _open(self) -> m.Started:
+        self._link, self._run, self._seq = self._device.link, secrets.token_hex(8), 0
+        link, limits = self._link, self._link.limits
+        request = m.OpenRun(run=self._run, seq=0, spec=self._spec, constants=self._keys)
+        opened, _ = link.request(request, [codec.encode_program(self.program)])
+        assert isinstance(opened, m.Opened)
+        by_digest = {key.digest: array_bytes(self._constants[name]) for name, key in self._keys.items()}
+        uploads = []
+        for digest in opened.missing:
+            data = by_digest[digest]
+            for offset in range(0, max(data.nbytes, 1), limits.chunk_bytes):
+                piece: list[Buffer] = [data[offset : offset + limits.chunk_bytes]]
+                put = m.PutTensor(run=self._run, seq=self._next(), digest=digest, offset=offset)
+                uploads.append(link.begin(put, piece))
+                while uploads and uploads[0].complete:
+                    link.finish(uploads.pop(0))
+        for upload in uploads:
+            link.finish(upload)
+        started, _ = link.request(m.Start(run=self._run, seq=self._next(), done_below=self._seq), [])
+        assert isinstance(started, m.Started)
+        return started
+
+    def _step(self, step: int, inputs: Mapping[str, Array], observe: m.Observe, timed: bool, seen: _Seen) -> StepResult:
+        headers, frames = to_frames(inputs)
+        seq = self._next()
+        request = m.Step(
+            run=self._run, seq=seq, done_below=seq, step=step, inputs=headers, observe=observe, timed=timed
+        )
+        reply, payload = self._link.request(request, list(frames), seen.on_stream)
+        assert isinstance(reply, m.StepDone)
+        snapshot, tensors = bytes(payload[0]), payload[1:]
+        count = len(reply.outputs)
+        record = from_frames(reply.record, tensors[count:])
+        return StepResult(
+            step=reply.step,
+            outputs=from_frames(reply.outputs, tensors[:count]),
+            record=StepRecord.from_frames(record) if record else None,
+            totals=reply.totals,
+            snapshot=snapshot,
+        )
+
+    # --- recovery -----------------------------------------------------------------------------------------------------
+
+    def _surviving(self, work: Callable[[], T]) -> T:
+        lost: Exception | None = None
+        while True:
+            try:
+                if lost is not None:
+                    self._rebuild(lost)
+                    lost = None
+                return work()
+            except (DeviceLostError, UnknownRunError) as error:
+                if self._closed:
+                    raise
+                lost = error
+
+    def _rebuild(self, why: Exception) -> None:
+        began = time.monotonic()
+        self._device.revive(self._link, why)
+        self.recoveries += 1
+        self.started = self._open()
+        last = self._last
+        if last is not None:
+            frame: list[Buffer] = [last.snapshot]
+            self._link.request(m.Restore(run=self._run, seq=self._next()), frame)
+            again = self._step(last.step, last.inputs, "none", False, _Seen(None, None))
+            for name, array in again.outputs.items():
+                if not np.array_equal(array, last.outputs[name], equal_nan=array.dtype.kind == "f"):
+                    raise DeviceError(
+                        f"recovery: step {last.step} replayed on the restarted device gives another {name!r} than "
+                        "before, so the run cannot go on. The device or its backend is not deterministic."
+                    )
+        log.warning("run %s goes on after step %s (%.2f s)", self._run, last and last.step, time.monotonic() - began)
+
+
+class _Seen:
+    """Passes on what a step streams, each layer and value once, whatever is repeated after a recovery."""
+
+    def __init__(self, on_layer: OnLayer | None, on_value: OnValue | None) -> None:
+        self._on_layer, self._on_value = on_layer, on_value
+        self._layers: set[int] = set()
+        self._values: set[int] = set()
+
+    def on_stream(self, message: m.Stream, payload: Buffer | None) -> None:
+        if isinstance(message, m.Reports):
+            for report in message.reports:
+                if report.layer not in self._layers:
+                    self._layers.add(report.layer)
+                    if self._on_layer is not None:
+                        self._on_layer(report)
+        elif message.value not in self._values:
+            self._values.add(message.value)
+            if self._on_value is not None and payload is not None:
+                self._on_value(message.value, from_frame(message.tensor, payload))

@@ -1,0 +1,389 @@
+"""One connection to one device process: its socket, its thread, its windows.
+
+The thread owns the DEALER socket. It greets the device, beats (so that a busy user is not a dead host), receives, and
+asks again for what got lost. `request` is called from users' threads and blocks until the reply is complete, calling
+back for what the device streams meanwhile, in order, in the caller's thread.
+What this file does not do: reopen anything after the device is lost (client.py).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket as os_socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import zmq
+from ditto_cosim.protocol import codec, security
+from ditto_cosim.protocol import messages as m
+from ditto_cosim.protocol.errors import (
+    DeviceLostError,
+    DittoError,
+    LimitError,
+    ParametersError,
+    ProtocolError,
+    QuotaError,
+    SecurityError,
+    VersionError,
+    revive,
+)
+from ditto_cosim.protocol.tensors import Buffer
+from ditto_cosim.protocol.version import PROTOCOL_VERSION, check_peer, package_version, parameters_digest
+
+TICK_S = 0.1
+BEAT_S = 1.0
+DEAD_S = 15.0
+"""Silence after which the device is given up."""
+ASK_AGAIN_S = 0.5
+ASK_AGAIN_MOST_S = 4.0
+COPY_BELOW_BYTES = 1 << 16
+
+OnStream = Callable[[m.Stream, Buffer | None], None]
+Watch = Callable[[], str]
+"""Looks after the device's process: empty while it lives, otherwise how it ended."""
+
+
+class _Pending:
+    """A request under way."""
+
+    def __init__(self, request: m.Request, frames: codec.Frames) -> None:
+        self.key = (request.run, request.seq)
+        self.frames = frames
+        self.nbytes = sum(memoryview(f).nbytes for f in frames)
+        self.stream: dict[int, tuple[m.Stream, Buffer | None]] = {}
+        self.arrived = 0
+        """Stream messages 0 … arrived−1 have all come."""
+        self.used = 0
+        self.reply: m.Reply | None = None
+        self.payload: list[Buffer] = []
+        self.failure: Exception | None = None
+        self.heard_at = time.monotonic()
+        self.patience_s = ASK_AGAIN_S
+
+    @property
+    def complete(self) -> bool:
+        streamed = self.reply.streamed if isinstance(self.reply, m.StepDone) else 0
+        return self.reply is not None and self.arrived >= streamed
+
+
+class Link:
+    """See the file's header. Made connected; `close` ends it."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        keys: Path | None = None,
+        timeout_s: float = 30.0,
+        dead_s: float = DEAD_S,
+        stream_bytes: int = 64 << 20,
+        watch: Watch | None = None,
+    ) -> None:
+        security.check_address(address, keys)
+        self.address = address
+        self.limits = m.Limits()
+        self.welcome: m.Welcome | None = None
+        self.progress: dict[str, m.Progress] = {}
+        self._dead_s, self._stream_bytes, self._watch = dead_s, stream_bytes, watch
+        self._lock = threading.Condition()
+        self._pending: dict[tuple[str, int], _Pending] = {}
+        self._window_bytes = 0
+        self._failure: Exception | None = None
+        self._closing = False
+        self._outbox: deque[codec.Frames] = deque()
+        self._awake = False
+        self._heard_at = time.monotonic()
+
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        # ROUTERs refuse identities that begin with a zero byte.
+        self._socket.setsockopt(zmq.IDENTITY, b"H" + secrets.token_bytes(16))
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.setsockopt(zmq.LINGER, 200)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        if address.startswith("tcp://["):
+            self._socket.setsockopt(zmq.IPV6, 1)
+        try:
+            if keys is not None:
+                security.use_keys(self._socket, keys)
+            self._socket.connect(address)
+        except (DittoError, zmq.ZMQError) as error:
+            self._socket.close()
+            self._context.term()
+            if isinstance(error, zmq.ZMQError):
+                raise SecurityError(f"cannot connect to {address}: {error}") from None
+            raise
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._loop, name=f"link {address}", daemon=True)
+        self._thread.start()
+        self._greet(timeout_s, keys is not None)
+
+    # --- called from users' threads -----------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> str:
+        """Identity of the device process."""
+        return self.welcome.device if self.welcome else ""
+
+    def begin(self, request: m.Request, payload: list[Buffer]) -> _Pending:
+        """Send a request once the window has room for it. Its frames must stay unchanged until it is answered."""
+        frames = codec.encode(request, payload)
+        self._check_limits(request, frames)
+        pending = _Pending(request, frames)
+        with self._lock:
+            while self._pending and (
+                len(self._pending) >= self.limits.window_requests
+                or self._window_bytes + pending.nbytes > self.limits.window_bytes
+            ):
+                self._check_alive()
+                self._lock.wait(TICK_S)
+            self._check_alive()
+            self._pending[pending.key] = pending
+            self._window_bytes += pending.nbytes
+            pending.heard_at = time.monotonic()
+        self._post(frames)
+        return pending
+
+    def finish(self, pending: _Pending, on_stream: OnStream | None = None) -> tuple[m.Reply, list[Buffer]]:
+        """Wait for the reply; stream messages go to `on_stream` as they come. Raises what the device reports."""
+        try:
+            while True:
+                with self._lock:
+                    while pending.used not in pending.stream and not pending.complete and pending.failure is None:
+                        self._lock.wait(1.0)
+                    item = pending.stream.pop(pending.used, None)
+                    if item is None and pending.failure is not None:
+                        raise pending.failure
+                    if item is None:
+                        assert pending.reply is not None
+                        if isinstance(pending.reply, m.Error):
+                            raise revive(pending.reply.kind, pending.reply.message, pending.reply.state)
+                        return pending.reply, pending.payload
+                if on_stream is not None:
+                    on_stream(*item)
+                pending.used += 1
+                run, seq = pending.key
+                self._post(codec.encode(m.Ack(run=run, seq=seq, received=pending.used)))
+        finally:
+            with self._lock:
+                if self._pending.pop(pending.key, None) is not None:
+                    self._window_bytes -= pending.nbytes
+                self._lock.notify_all()
+
+    def request(
+        self, request: m.Request, payload: list[Buffer], on_stream: OnStream | None = None
+    ) -> tuple[m.Reply, list[Buffer]]:
+        return self.finish(self.begin(request, payload), on_stream)
+
+    def fail(self, error: Exception) -> None:
+        """Give the link up: everybody who waits gets this error."""
+        with self._lock:
+            self._failure = self._failure or error
+            for pending in self._pending.values():
+                if not pending.complete:
+                    pending.failure = pending.failure or self._failure
+            self._lock.notify_all()
+
+    @property
+    def failed(self) -> bool:
+        return self._failure is not None
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        self.fail(DeviceLostError(f"the link to {self.address} was closed"))
+        self._wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wake_fd, zmq.POLLIN)
+        tick_at = beat_at = 0.0
+        token = 0
+        try:
+            while not self._closing:
+                events = dict(poller.poll(int(TICK_S * 1000)))
+                if self._wake_fd in events:
+                    os.eventfd_read(self._wake_fd)
+                self._awake = False
+                self._send_outbox()
+                if self._socket in events:
+                    for _ in range(64):
+                        if not self._receive():
+                            break
+                now = time.monotonic()
+                if now >= tick_at:
+                    tick_at = now + TICK_S
+                    self._tick(now)
+                if now >= beat_at:
+                    beat_at = now + (BEAT_S if self.welcome else ASK_AGAIN_S)
+                    token += 1
+                    self._send(codec.encode(m.Ping(token=token)) if self.welcome else self._hello())
+        except Exception as error:
+            self.fail(DeviceLostError(f"the link to {self.address} broke: {type(error).__name__}: {error}"))
+        finally:
+            if self._closing and self.welcome and not isinstance(self._failure, ProtocolError):
+                self._send_outbox()
+                self._send(codec.encode(m.Bye()))
+            self._socket.close()
+            self._context.term()
+            with self._lock:
+                os.close(self._wake_fd)
+                self._wake_fd = -1
+
+    def _hello(self) -> codec.Frames:
+        return codec.encode(
+            m.Hello(
+                protocol=PROTOCOL_VERSION,
+                package=package_version(),
+                parameters=parameters_digest(),
+                host=f"{os_socket.gethostname()}:{os.getpid()}",
+                stream_bytes=self._stream_bytes,
+            )
+        )
+
+    def _wake(self) -> None:
+        if not self._awake:
+            with self._lock:
+                self._awake = True
+                if self._wake_fd >= 0:
+                    os.eventfd_write(self._wake_fd, 1)
+
+    def _post(self, frames: codec.Frames) -> None:
+        self._outbox.append(frames)
+        self._wake()
+
+    def _send_outbox(self) -> None:
+        while self._outbox:
+            self._send(self._outbox.popleft())
+
+    def _send(self, frames: codec.Frames) -> None:
+        for i, frame in enumerate(frames):
+            copy = memoryview(frame).nbytes < COPY_BELOW_BYTES
+            self._socket.send(frame, zmq.SNDMORE if i + 1 < len(frames) else 0, copy=copy)
+
+    def _receive(self) -> bool:
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        body: list[Buffer] = [f.buffer for f in frames]
+        self._heard_at = time.monotonic()
+        try:
+            message = codec.decode_device(body, self.limits)
+        except ProtocolError as error:
+            self.fail(ProtocolError(f"the device at {self.address} sent what this host cannot read: {error}"))
+            return True
+        with self._lock:
+            self._handle(message, body[1:])
+        return True
+
+    def _handle(self, message: m.DeviceMessage, payload: list[Buffer]) -> None:
+        match message:
+            case m.Welcome():
+                self._welcomed(message)
+            case m.Pong():
+                self._same_device(message.device)
+                self.progress = {p.run: p for p in message.progress}
+            case m.Reports() | m.Observed():
+                if pending := self._pending.get((message.run, message.seq)):
+                    self._streamed(pending, message, payload[0] if payload else None)
+            case m.Missing():
+                if (pending := self._pending.get((message.run, message.seq))) and pending.reply is None:
+                    self._outbox.append(pending.frames)
+            case m.Error() if not message.run:
+                self._refused(message)
+            case _:
+                pending = self._pending.get((message.run, message.seq))
+                if pending is not None and pending.reply is None:
+                    pending.reply, pending.payload = message, payload
+                    self._heard(pending)
+                    self._lock.notify_all()
+
+    def _welcomed(self, welcome: m.Welcome) -> None:
+        try:
+            check_peer("device", welcome.protocol, welcome.package, welcome.parameters)
+        except DittoError as error:
+            self.fail(error)
+            return
+        if self.welcome is None:
+            self.welcome, self.limits = welcome, welcome.limits
+            self._lock.notify_all()
+        self._same_device(welcome.device)
+
+    def _same_device(self, device: str) -> None:
+        if self.welcome is not None and device != self.welcome.device:
+            self.fail(DeviceLostError(f"the device at {self.address} was restarted; its runs are gone"))
+
+    def _refused(self, message: m.Error) -> None:
+        """An Error that answers no request: the handshake failed, or the device forgot us."""
+        error = revive(message.kind, message.message, message.state)
+        if self.welcome is None and isinstance(error, VersionError | ParametersError | QuotaError):
+            self.fail(error)
+        elif self.welcome is not None:
+            self._outbox.append(self._hello())
+
+    def _streamed(self, pending: _Pending, message: m.Stream, payload: Buffer | None) -> None:
+        if message.index >= pending.arrived and message.index not in pending.stream:
+            pending.stream[message.index] = (message, payload)
+            while pending.arrived in pending.stream:
+                pending.arrived += 1
+            self._lock.notify_all()
+        self._heard(pending)
+
+    def _heard(self, pending: _Pending) -> None:
+        pending.heard_at, pending.patience_s = time.monotonic(), ASK_AGAIN_S
+
+    def _tick(self, now: float) -> None:
+        if self._watch is not None and (ended := self._watch()):
+            self.fail(DeviceLostError(f"the device at {self.address} ended: {ended}"))
+        if self.welcome is not None and now - self._heard_at > self._dead_s:
+            self.fail(DeviceLostError(f"the device at {self.address} has been silent for {self._dead_s:g} s"))
+        with self._lock:
+            for pending in self._pending.values():
+                waiting = not pending.complete and pending.used == pending.arrived
+                if waiting and now - pending.heard_at > pending.patience_s:
+                    pending.heard_at = now
+                    pending.patience_s = min(2 * pending.patience_s, ASK_AGAIN_MOST_S)
+                    run, seq = pending.key
+                    self._outbox.append(codec.encode(m.Query(run=run, seq=seq, received=pending.arrived)))
+        self._send_outbox()
+
+    # --- checks -------------------------------------------------------------------------------------------------------
+
+    def _greet(self, timeout_s: float, with_keys: bool) -> None:
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            while self.welcome is None and self._failure is None and time.monotonic() < deadline:
+                self._lock.wait(TICK_S)
+            failure = self._failure
+            if failure is None and self.welcome is None:
+                hint = "its keys may not admit this host" if with_keys else "is `ditto device` running there?"
+                failure = DeviceLostError(f"no device answers at {self.address} within {timeout_s:g} s; {hint}")
+        if failure is not None:
+            self.close()
+            raise failure
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _check_limits(self, request: m.Request, frames: codec.Frames) -> None:
+        what, limits = type(request).__name__, self.limits
+        if len(frames) > limits.frames:
+            raise LimitError(f"{what} has {len(frames)} frames, the device takes {limits.frames}")
+        for frame, limit in zip(frames, [limits.header_bytes] + [limits.frame_bytes] * len(frames), strict=False):
+            if (size := memoryview(frame).nbytes) > limit:
+                raise LimitError(f"{what} has a frame of {size} bytes, the device takes {limit}")

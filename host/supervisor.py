@@ -1,0 +1,123 @@
+"""Starts a device of one's own, keeps it alive, and takes it down again. Nobody opens a second terminal.
+
+The device listens on an ipc socket in a private directory and writes its log to a file. It ends with the host: it is
+told to on a clean exit, and notices on its own when the host is killed.
+What this file does not do: talk to the device (client.py, link.py).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ditto_cosim.host.client import Device
+from ditto_cosim.host.link import DEAD_S, Link
+from ditto_cosim.protocol.errors import DeviceLostError, LinkError
+
+STOP_S = 5.0
+LOG_TAIL_BYTES = 2000
+
+
+class _Process:
+    """One device process."""
+
+    def __init__(self, options: Sequence[str], directory: Path, number: int, log_path: Path) -> None:
+        self.address = f"ipc://{directory / f'device-{number}'}"
+        self._log_path = log_path
+        command = [sys.executable, "-m", "ditto_cosim.device", "--bind", self.address]
+        command += ["--parent-pid", str(os.getpid()), *options]
+        with log_path.open("ab") as log:
+            self._log_start = log.tell()
+            # A session of its own: Ctrl-C is the host's to handle.
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def ended(self) -> str:
+        """Empty while it lives, otherwise how it ended, with the end of its log."""
+        code = self.process.poll()
+        if code is None:
+            return ""
+        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        with self._log_path.open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_start, log.tell() - LOG_TAIL_BYTES))
+            tail = log.read().decode(errors="replace").strip()
+        return f"{how}; log {self._log_path} ends with:\n{tail}" if tail else f"{how}; log {self._log_path} is empty"
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+
+
+class LocalDevice(Device):
+    """A device process of this host, restarted when it dies.
+
+    `options` go to `ditto device` (`["--backend", "rtl"]`); `run_directory` receives device.log.
+    """
+
+    def __init__(
+        self,
+        options: Sequence[str] = (),
+        *,
+        run_directory: Path | None = None,
+        restarts: int = 5,
+        start_s: float = 60.0,
+        dead_s: float = DEAD_S,
+    ) -> None:
+        self._options, self._start_s, self._dead_s = list(options), start_s, dead_s
+        self._directory = Path(tempfile.mkdtemp(prefix="ditto-"))
+        log_directory = run_directory or self._directory
+        log_directory.mkdir(parents=True, exist_ok=True)
+        self.log_path = log_directory / "device.log"
+        self._keeps_log = run_directory is not None
+        self._started = 0
+        self._process: _Process | None = None
+        atexit.register(self.close)
+        try:
+            super().__init__(self._reconnect(), revivals=restarts)
+        except BaseException:
+            self._take_down()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Process id of the device that is running now."""
+        assert self._process is not None
+        return self._process.process.pid
+
+    def _reconnect(self) -> Link:
+        if self._process is not None:
+            self._process.stop()
+        self._process = process = _Process(self._options, self._directory, self._started, self.log_path)
+        self._started += 1
+        try:
+            return Link(process.address, timeout_s=self._start_s, dead_s=self._dead_s, watch=process.ended)
+        except LinkError as error:
+            if ended := process.ended():
+                raise DeviceLostError(f"the device did not start: {ended}") from error
+            raise
+
+    def close(self) -> None:
+        super().close()
+        self._take_down()
+
+    def _take_down(self) -> None:
+        atexit.unregister(self.close)
+        if self._process is not None:
+            self._process.stop()
+        if self._keeps_log or self._process is None or self._process.process.returncode in (0, -15):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(self._directory)
