@@ -20,7 +20,7 @@ from ditto_cosim.protocol.isa import NonFiniteError, integer, ints
 from ditto_cosim.protocol.program import Command
 from torch import Tensor
 
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """Elements handled at a time by long element-wise sequences, so that their temporaries stay in the cache."""
 
 TRIG_LIMIT = float(2**20)
@@ -54,7 +54,11 @@ def _f64_mm(a: Tensor, b: Tensor) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a[M,K] · b[K,N] of int8, exact in int32."""
+    """a[M,K] · b[K,N] of int8, exact in int32.
+
+    `_int_mm` returns garbage where rows overlap or an axis of length 1 has a stray stride: strides made plain.
+    """
+    a, b = (m.contiguous().as_strided(m.shape, (m.shape[1], 1)) for m in (a, b))
     return torch._int_mm(a, b) if int_mm_is_exact() else _f64_mm(a, b)
 
 
@@ -95,15 +99,14 @@ def conv2d(x: Tensor, params: Tensor, weights: Weights, command: Command, kernel
 
 
 def linear(x: Tensor, params: Tensor, weights: Weights) -> Tensor:
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
-    return _rows_times(rows, params, weights).view(*x.shape[:-1], -1)
+    return _rows_times(x.reshape(-1, x.shape[-1]), params, weights).view(*x.shape[:-1], -1)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     left, right = a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:])
     acc = torch.empty(left.shape[0], left.shape[1], right.shape[2], dtype=torch.int32)
     for i in range(left.shape[0]):
-        acc[i] = product(left[i].contiguous(), right[i].contiguous())
+        acc[i] = product(left[i], right[i])
     return acc.view(*a.shape[:-1], b.shape[-1])
 
 
@@ -124,12 +127,12 @@ def blocked(function: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype 
 
 def power_of_two(exponent: Tensor) -> Tensor:
     """2ᵉ as f32, for integers −126 ≤ e ≤ 127."""
-    return exponent.to(torch.int32).add_(127).bitwise_left_shift_(23).view(torch.float32)
+    return (exponent.to(torch.int32) + 127).bitwise_left_shift_(23).view(torch.float32)
 
 
 def power_of_two_f64(exponent: Tensor) -> Tensor:
     """2ᵉ as f64, for integers −1022 ≤ e ≤ 1023."""
-    return exponent.to(torch.int64).add_(1023).bitwise_left_shift_(52).view(torch.float64)
+    return (exponent.to(torch.int64) + 1023).bitwise_left_shift_(52).view(torch.float64)
 
 
 _EXP = tuple(f32(c) for c in (1.39819995e-3, 8.33345205e-3, 4.16657962e-2, 1.66666657e-1))
@@ -193,7 +196,9 @@ def trig(x: Tensor, quarter_turns: int) -> Tensor:
 
 def moments(v: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
     """mean and rstd over `axes`, which are kept with length 1."""
-    largest = v.abs().amax(axes, keepdim=True)
+    largest = v.abs()
+    for axis in axes:
+        largest = largest.amax(axis, keepdim=True)
     if not bool(torch.isfinite(largest).all()):
         raise NonFiniteError("met NaN or infinity")
     e = torch.frexp(largest).exponent
@@ -203,10 +208,10 @@ def moments(v: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tenso
     else:  # 2^(15−e) exceeds binary32, its halves do not; what underflows between them rounds to 0 anyway
         half = shift >> 1
         q = (v * power_of_two(half)).mul_(power_of_two(shift - half))
-    whole = q.round_().to(torch.int32)
+    wide = q.round_().double()  # integers whose sums stay below 2⁵³: exact in f64, in any order
     count = math.prod(v.shape[a] for a in axes)
-    s1 = whole.sum(axes, keepdim=True, dtype=torch.int64).double()
-    s2 = whole.mul_(whole).sum(axes, keepdim=True, dtype=torch.int64).double()
+    s1 = wide.sum(axes, keepdim=True)
+    s2 = wide.mul_(wide).sum(axes, keepdim=True)
     mu = s1.div_(count)
     d = s2.div_(count).sub_(mu * mu)
     var = d.clamp_min_(0.0).mul_(power_of_two_f64(2 * e - 30))

@@ -1,0 +1,141 @@
+"""Golden equals the scalar instruction set bit for bit, command by command, on drawn operands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from ditto_cosim.host.golden import TORCH_DTYPES, Golden
+from ditto_cosim.protocol import isa
+from ditto_cosim.protocol.isa import NonFiniteError, TensorSpec
+from ditto_cosim.protocol.program import Command, Program
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from isa_cases import OPS, Case, T, make
+from isa_scalar import Refused, Value, execute
+
+
+class Drawn:
+    """A `Source` of hypothesis's choices."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self._data = data
+
+    def integer(self, low: int, high: int) -> int:
+        return self._data.draw(st.integers(low, high))
+
+    def choice(self, options: Sequence[T]) -> T:
+        return self._data.draw(st.sampled_from(options))
+
+    def floats(self, count: int, low: float, high: float) -> list[float]:
+        near = st.floats(max(low, -16.0), min(high, 16.0), width=32)
+        one = near | st.floats(low, high, width=32)
+        return self._data.draw(st.lists(one, min_size=count, max_size=count))
+
+
+def tensor(value: Value) -> torch.Tensor:
+    return torch.tensor(value.data, dtype=TORCH_DTYPES[value.dtype]).reshape(value.shape)
+
+
+def program_of(case: Case) -> Program:
+    """A program of this one command; its operands are inputs, except weights, which golden prepares once."""
+    specs = [TensorSpec(v.shape, v.dtype) for v in case.steps[0][1]]
+    results = isa.infer(case.op, specs, case.attrs)
+    count = len(specs)
+    constants = {"w": 2} if case.op in ("conv2d", "linear") else {}
+    return Program(
+        values=(*specs, *results),
+        inputs={f"x{i}": i for i in range(count) if i not in constants.values()},
+        static_inputs=frozenset(),
+        constants=constants,
+        outputs={f"y{i}": count + i for i in range(len(results))},
+        commands=(
+            Command(
+                case.op, "it", tuple(range(count)), tuple(range(count, count + len(results))), case.attrs
+            ),
+        ),
+    )
+
+
+def run(case: Case) -> list[tuple[torch.Tensor, ...]]:
+    program = program_of(case)
+    golden = Golden(program, {name: tensor(case.steps[0][1][v]) for name, v in program.constants.items()})
+    done = []
+    for step, operands in case.steps:
+        outputs = golden.step(step, {name: tensor(operands[v]) for name, v in program.inputs.items()})
+        done.append(tuple(outputs.values()))
+    return done
+
+
+def same(got: torch.Tensor, expected: Value) -> bool:
+    if tuple(got.shape) != expected.shape or got.dtype != TORCH_DTYPES[expected.dtype]:
+        return False
+    pairs = zip(got.flatten().tolist(), expected.data, strict=True)
+    return all(a == b or (a != a and b != b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("op", OPS)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(data=st.data())
+def test_golden_equals_the_scalar_instruction_set(op: str, data: st.DataObject) -> None:
+    case = make(op, Drawn(data))
+    previous = None
+    for (step, operands), got in zip(case.steps, run(case), strict=True):
+        expected = execute(case.op, operands, case.attrs, step, previous)
+        assert len(got) == len(expected)
+        for left, right in zip(got, expected, strict=True):
+            assert same(left, right), f"{case.op} {case.attrs}: golden {left.tolist()}, scalar {right.data}"
+        if op == "quantize":
+            previous = float(expected[1].data[0])
+
+
+def test_cases_cover_every_command() -> None:
+    assert set(OPS) == set(isa.ISA)
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs", "operands"),
+    [
+        ("softmax", {}, [[math.nan, 1.0]]),
+        ("softmax", {}, [[math.inf, 1.0]]),
+        ("softmax", {}, [[-math.inf, -math.inf]]),
+        ("sin", {}, [[2.0**20 + 1.0, 0.0]]),
+        ("cos", {}, [[math.nan, 0.0]]),
+        ("layer_norm", {"eps": 1e-5}, [[math.inf, 0.0]]),
+        ("group_norm", {"eps": 1e-5, "groups": 1}, [[[math.nan, 0.0]]]),
+        *(
+            (
+                "quantize",
+                {
+                    "policy": policy,
+                    "scales": (0.1,),
+                    "zero_points": (0,),
+                    "bounds": (0,),
+                    "symmetric": True,
+                    "hysteresis": 1.0,
+                },
+                [[bad, 1.0]],
+            )
+            for policy in ("static", "dynamic")
+            for bad in (math.nan, math.inf, -math.inf)
+        ),
+    ],
+)
+def test_golden_refuses_what_the_text_refuses(
+    op: str, attrs: dict[str, object], operands: list[object]
+) -> None:
+    arrays = [np.asarray(o, dtype=np.float32) for o in operands]
+    values = tuple(Value(a.shape, "f32", [float(v) for v in a.ravel()]) for a in arrays)
+    with pytest.raises(Refused):
+        execute(op, values, attrs)
+    with pytest.raises(NonFiniteError, match=f"step 0, command 0 \\({op} 'it'\\)"):
+        run(Case(op, attrs, ((0, values),)))
+
+
+def test_golden_refuses_an_index_outside_the_table() -> None:
+    table, index = Value((2,), "f32", [1.0, 2.0]), Value((1,), "i64", [2])
+    with pytest.raises(NonFiniteError, match="index 2"):
+        run(Case("gather", {}, ((0, (table, index)),)))
