@@ -1,0 +1,199 @@
+// Encoder: takes E elements of a row per cycle, subtracts the reference operand, classifies each difference as zero,
+// low or full, and packs the slots of the row densely, high nibbles on even positions.
+//
+//   d = current - reference, sign and magnitude, |d| <= 255
+//   original mode:  every element two slots
+//   otherwise:      zero -> no slot   low -> {lo}   full -> {hi, lo} at an even position, {lo, hi} at an odd one
+//
+// A full element therefore never needs a bubble to meet a shifter, and a row of s slots fills ceil(s/4) words.
+// Slots leave in groups of 2E (aligned, zero-padded at the end of the row) for the slot buffer.
+// Cycle behaviour: rtl/README.md. A row whose last beat is taken in cycle t ends (`row_end_o`) in cycle t + 3.
+// What it does not do: store a row (slot_buffer), know about columns, or choose the reference (the driver does).
+
+module encoder
+  import ditto_pkg::*;
+#(
+  parameter int unsigned EncodeWidth = 8,
+  parameter int unsigned KMax        = 1024,
+  parameter bit          Mag4        = 1'b0,  // low rule: 0 = twos4 (-8 ... 7), 1 = mag4 (|d| <= 15)
+  localparam int unsigned GroupSlots = 2 * EncodeWidth,
+  localparam int unsigned GroupWords = GroupSlots / SlotsPerWord,
+  localparam int unsigned GroupAddrWidth = $clog2(KMax / EncodeWidth)
+) (
+  input  logic clk_i,
+  input  logic rst_ni,
+
+  // Pass configuration, stable while rows are in flight
+  input  logic              original_i,
+  input  logic [KWidth-1:0] k_i,
+
+  // Operands: one beat of E elements; elements past K in the last beat are ignored
+  input  logic                     open_i,  // a row may be taken: rows remain and a slot bank is free
+  input  logic                     valid_i,
+  output logic                     ready_o,
+  input  logic [7:0] current_i   [EncodeWidth],
+  input  logic [7:0] reference_i [EncodeWidth],
+
+  // Slot groups of the row in flight
+  output logic                      group_valid_o,
+  output logic [GroupAddrWidth-1:0] group_addr_o,
+  output slot_word_t                group_o [GroupWords],
+
+  // End of row: one pulse, after the last group; the counts hold until the next one
+  output logic                  row_end_o,
+  output logic [CountWidth-1:0] row_slots_o,
+  output logic [KWidth-1:0]     row_full_o
+);
+
+  localparam int unsigned WindowSlots = 2 * GroupSlots;
+  localparam int unsigned PosWidth    = $clog2(WindowSlots);
+
+  ////////////////////////////////////////////////////
+  // Beats: a row is taken whole, then flushed      //
+  ////////////////////////////////////////////////////
+
+  logic              taking_q;
+  logic [KWidth-1:0] k_base_q;
+
+  assign ready_o = taking_q && open_i;
+
+  logic              beat_valid_q;
+  logic              beat_last_q;
+  logic [KWidth-1:0] beat_k_q;
+
+  always_ff @(posedge clk_i) begin : beats
+    if (!rst_ni) begin
+      taking_q     <= 1'b1;
+      k_base_q     <= '0;
+      beat_valid_q <= 1'b0;
+    end else begin
+      beat_valid_q <= valid_i && ready_o;
+      if (valid_i && ready_o) begin
+        beat_k_q <= k_base_q;
+        if (k_base_q + KWidth'(EncodeWidth) >= k_i) begin
+          beat_last_q <= 1'b1;
+          taking_q    <= 1'b0;
+          k_base_q    <= '0;
+        end else begin
+          beat_last_q <= 1'b0;
+          k_base_q    <= k_base_q + KWidth'(EncodeWidth);
+        end
+      end
+      if (row_end_o) taking_q <= 1'b1;
+    end
+  end
+
+  ////////////////////////////////////////////////////
+  // Stage 1: subtract and classify                 //
+  // Stage 2: append to the window, emit groups     //
+  ////////////////////////////////////////////////////
+
+  logic [7:0] magnitude [EncodeWidth];
+  logic [7:0] sign      [EncodeWidth];  // 0 or 1
+  logic [7:0] slots     [EncodeWidth];  // 0 zero, 1 low, 2 full
+
+  // The window holds the group being filled and what one beat can add past it; a row of s slots has filled
+  // `groups` groups and `fill` entries of the window: s = groups * 2E + fill.
+  logic [15:0]             window [WindowSlots];
+  logic [PosWidth-1:0]     fill;
+  logic [GroupAddrWidth:0] groups;
+  logic [KWidth-1:0]       full;
+  slot_word_t              group [GroupWords];
+  logic                    flush_q;
+
+  // Loops over elements are functions: their variables are then locals of the simulator's code, not members.
+  // Offset-binary operands: their order is the sign, the difference of the larger and the smaller the magnitude.
+  function automatic void classify();
+    automatic logic [KWidth-1:0] left = k_i - k_base_q;
+    automatic logic [7:0] present = left < KWidth'(EncodeWidth) ? left[7:0] : 8'(EncodeWidth);
+    for (int unsigned e = 0; e < EncodeWidth; e++) begin
+      automatic logic [7:0] a = current_i[e] ^ 8'h80;
+      automatic logic [7:0] b = reference_i[e] ^ 8'h80;
+      automatic logic [7:0] m = a < b ? b - a : a - b;
+      automatic logic [7:0] negative = a < b ? 8'd1 : 8'd0;
+      automatic logic [7:0] low_limit = Mag4 ? 8'd16 : 8'd8 + negative;
+      automatic logic [7:0] count = m >= low_limit || original_i ? 8'd2 : m != 8'd0 ? 8'd1 : 8'd0;
+      magnitude[e] = m;
+      sign[e]      = negative;
+      slots[e]     = 8'(e) < present ? count : 8'd0;
+    end
+  endfunction
+
+  // Each element writes two entries; those past its slots are overwritten by the next one or masked by the flush.
+  function automatic void append();
+    automatic logic [PosWidth-1:0] pos = fill;
+    automatic logic [KWidth-1:0]   full_sum = full;
+    for (int unsigned e = 0; e < EncodeWidth; e++) begin
+      automatic logic [SlotKWidth-1:0] k = beat_k_q[SlotKWidth-1:0] + SlotKWidth'(e);
+      automatic logic [15:0] lo = {k, magnitude[e][3:0], sign[e][0], 1'b0};
+      automatic logic [15:0] hi = {k, magnitude[e][7:4], sign[e][0], 1'b1};
+      automatic logic hi_first = slots[e][1] && !pos[0];
+      window[pos]                = hi_first ? hi : lo;
+      window[pos + PosWidth'(1)] = hi_first ? lo : hi;
+      pos      = pos + PosWidth'(slots[e]);
+      full_sum = full_sum + KWidth'(slots[e][1]);
+    end
+    fill = pos;
+    full = full_sum;
+  endfunction
+
+  function automatic void clear_rest();
+    for (int unsigned i = 0; i < GroupSlots; i++) begin
+      if (PosWidth'(i) >= fill) window[i] = '0;
+    end
+  endfunction
+
+  function automatic void form_group();
+    for (int unsigned w = 0; w < GroupWords; w++) begin
+      group[w] = {window[4*w+3], window[4*w+2], window[4*w+1], window[4*w]};
+    end
+  endfunction
+
+  function automatic void shift_window();
+    for (int unsigned i = 0; i < GroupSlots; i++) window[i] = window[i+GroupSlots];
+  endfunction
+
+  always_ff @(posedge clk_i) begin : stages
+    if (!rst_ni) begin
+      fill          = '0;
+      groups        = '0;
+      full          = '0;
+      flush_q       <= 1'b0;
+      group_valid_o <= 1'b0;
+      row_end_o     <= 1'b0;
+    end else begin
+      group_valid_o <= 1'b0;
+      row_end_o     <= flush_q;
+      flush_q       <= beat_valid_q && beat_last_q;
+
+      if (beat_valid_q) begin
+        append();
+        if (fill[PosWidth-1]) begin
+          form_group();
+          group_valid_o <= 1'b1;
+          group_addr_o  <= groups[GroupAddrWidth-1:0];
+          group_o       <= group;
+          shift_window();
+          fill[PosWidth-1] = 1'b0;
+          groups = groups + (GroupAddrWidth + 1)'(1);
+        end
+      end else if (flush_q) begin
+        // The rest of the row, zero-padded; an all-zero row leaves one null group.
+        clear_rest();
+        form_group();
+        group_valid_o <= fill != '0 || groups == '0;
+        group_addr_o  <= groups[GroupAddrWidth-1:0];
+        group_o       <= group;
+        row_slots_o   <= CountWidth'({groups, fill[PosWidth-2:0]});
+        row_full_o    <= full;
+        fill   = '0;
+        groups = '0;
+        full   = '0;
+      end
+
+      // Last in this process, so that stage 2 saw the beat before.
+      if (valid_i && ready_o) classify();
+    end
+  end
+
+endmodule

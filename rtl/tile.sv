@@ -1,0 +1,162 @@
+// Tile: R lanes with a common pass, one weight load for all, and row dispatch. Whole images run through this top.
+//
+// A pass is `rows_i` rows of `k_i` elements against the loaded weights. Row r belongs to lane r mod R; each lane has its
+// own operand stream and its own result stream, and a result is tagged with its row and column block.
+// Weights: with one bank they load while no pass runs; with two they load at any time into the bank the running pass
+// does not read, and `swap_i` at the start of a pass makes that bank the active one.
+// What it does not do: choose references, gather operands from memory, add partial sums of a split K.
+
+module tile
+  import ditto_pkg::*;
+#(
+  parameter int unsigned Lanes       = 1,
+  parameter int unsigned Columns     = 128,
+  parameter int unsigned EncodeWidth = 8,
+  parameter int unsigned KMax        = 1024,
+  parameter int unsigned NMax        = 512,
+  parameter int unsigned LowRule     = 0,  // 0 = twos4 (-8 ... 7), 1 = mag4 (|d| <= 15)
+  parameter int unsigned WeightBanks = 1,
+  localparam int unsigned Operands   = Lanes * EncodeWidth,
+  localparam int unsigned Results    = Lanes * Columns
+) (
+  input  logic clk_i,
+  input  logic rst_ni,
+
+  // Pass
+  input  logic                  start_i,   // taken when `busy_o` is low; cycle 0 is the next one
+  input  logic                  swap_i,    // two banks only: this pass reads the bank loaded last
+  input  logic [1:0]            mode_i,    // ditto_pkg::mode_e
+  input  logic [RowWidth-1:0]   rows_i,
+  input  logic [KWidth-1:0]     k_i,
+  input  logic [BlockWidth-1:0] blocks_i,  // column blocks of C columns
+  output logic                  busy_o,
+  output logic [CycleWidth-1:0] cycle_o,   // cycles since the pass began; stands still when it is over
+
+  // Weight load: one row of C weights per cycle, to every lane
+  input  logic                  weight_valid_i,
+  output logic                  weight_ready_o,
+  input  logic [BlockWidth-1:0] weight_block_i,
+  input  logic [KWidth-1:0]     weight_k_i,
+  input  logic [7:0]            weight_i [Columns],
+
+  // Operands, per lane
+  input  logic                     operand_valid_i [Lanes],
+  output logic                     operand_ready_o [Lanes],
+  input  logic [7:0]               current_i       [Operands],  // element e of lane l at [l*EncodeWidth+e]
+  input  logic [7:0]               reference_i     [Operands],
+
+  // Results, per lane: one column block of a row
+  output logic                  result_valid_o [Lanes],
+  input  logic                  result_ready_i [Lanes],
+  output logic [31:0]           result_o       [Results],  // column c of lane l at [l*Columns+c]
+  output logic [RowWidth-1:0]   result_row_o   [Lanes],
+  output logic [BlockWidth-1:0] result_block_o [Lanes],
+  output logic                  result_last_o  [Lanes],  // last block of the row: the report below is the row's
+  output logic [CycleWidth-1:0] enc_done_o     [Lanes],
+  output logic [CycleWidth-1:0] done_o         [Lanes],
+  output logic [KWidth-1:0]     zero_o         [Lanes],
+  output logic [KWidth-1:0]     low_o          [Lanes],
+  output logic [KWidth-1:0]     full_o         [Lanes],
+
+  // Counters of the pass, per lane: busy + starved + stalled = done of the lane's last row
+  output logic [CycleWidth-1:0] busy_cycles_o    [Lanes],
+  output logic [CycleWidth-1:0] starved_cycles_o [Lanes],
+  output logic [CycleWidth-1:0] stalled_cycles_o [Lanes]
+);
+
+  ////////////////////////////////////////////////////
+  // Pass                                           //
+  ////////////////////////////////////////////////////
+
+  logic                  busy_q;
+  logic                  bank_q;
+  mode_e                 mode_q;
+  logic [RowWidth-1:0]   rows_q;
+  logic [KWidth-1:0]     k_q;
+  logic [BlockWidth-1:0] last_block_q;
+  logic [CycleWidth-1:0] cycle_q;
+  logic                  start_q;
+  logic [Lanes-1:0]      idle;
+
+  assign busy_o  = busy_q || start_q;
+  assign cycle_o = cycle_q;
+
+  // One cycle between the request and the first cycle of the pass: lanes see the configuration before the start.
+  always_ff @(posedge clk_i) begin : pass
+    if (!rst_ni) begin
+      busy_q  <= 1'b0;
+      start_q <= 1'b0;
+      bank_q  <= 1'b0;
+      rows_q  <= '0;
+    end else begin
+      start_q <= start_i && !busy_o;
+      if (start_i && !busy_o) begin
+        bank_q       <= bank_q ^ (swap_i && (WeightBanks > 1));
+        mode_q       <= mode_e'(mode_i);
+        rows_q       <= rows_i;
+        k_q          <= k_i;
+        last_block_q <= blocks_i - BlockWidth'(1);
+      end
+      if (start_q) begin
+        busy_q  <= 1'b1;
+        cycle_q <= '0;
+      end else if (busy_q) begin
+        if (&idle) busy_q <= 1'b0;
+        else cycle_q <= cycle_q + CycleWidth'(1);
+      end
+    end
+  end
+
+  ////////////////////////////////////////////////////
+  // Weights                                        //
+  ////////////////////////////////////////////////////
+
+  logic load_bank;
+
+  assign weight_ready_o = WeightBanks > 1 ? !start_q : !busy_o;
+  assign load_bank = (WeightBanks > 1) && !bank_q;
+
+  ////////////////////////////////////////////////////
+  // Lanes                                          //
+  ////////////////////////////////////////////////////
+
+  // The only lane of a tile drives the result port itself: a slice of it would cost the simulator a copy every cycle.
+  if (Lanes == 1) begin : gen_single
+    lane #(
+      .Columns(Columns), .EncodeWidth(EncodeWidth), .KMax(KMax), .Blocks(NMax / Columns), .Mag4(LowRule == 1),
+      .WeightBanks(WeightBanks), .FirstRow(0), .RowStride(Lanes)
+    ) u_lane (
+      .clk_i, .rst_ni,
+      .start_i(start_q), .mode_i(mode_q), .rows_i(rows_q), .k_i(k_q), .last_block_i(last_block_q),
+      .active_bank_i(bank_q), .cycle_i(cycle_q), .idle_o(idle[0]),
+      .weight_valid_i(weight_valid_i && weight_ready_o), .weight_bank_i(load_bank),
+      .weight_block_i, .weight_k_i, .weight_i,
+      .operand_valid_i(operand_valid_i[0]), .operand_ready_o(operand_ready_o[0]),
+      .current_i, .reference_i,
+      .result_valid_o(result_valid_o[0]), .result_ready_i(result_ready_i[0]), .result_o,
+      .result_row_o(result_row_o[0]), .result_block_o(result_block_o[0]), .result_last_o(result_last_o[0]),
+      .enc_done_o(enc_done_o[0]), .done_o(done_o[0]), .zero_o(zero_o[0]), .low_o(low_o[0]), .full_o(full_o[0]),
+      .busy_o(busy_cycles_o[0]), .starved_o(starved_cycles_o[0]), .stalled_o(stalled_cycles_o[0])
+    );
+  end else begin : gen_many
+    for (genvar l = 0; l < Lanes; l++) begin : gen_lane
+      lane #(
+        .Columns(Columns), .EncodeWidth(EncodeWidth), .KMax(KMax), .Blocks(NMax / Columns), .Mag4(LowRule == 1),
+        .WeightBanks(WeightBanks), .FirstRow(l), .RowStride(Lanes)
+      ) u_lane (
+        .clk_i, .rst_ni,
+        .start_i(start_q), .mode_i(mode_q), .rows_i(rows_q), .k_i(k_q), .last_block_i(last_block_q),
+        .active_bank_i(bank_q), .cycle_i(cycle_q), .idle_o(idle[l]),
+        .weight_valid_i(weight_valid_i && weight_ready_o), .weight_bank_i(load_bank),
+        .weight_block_i, .weight_k_i, .weight_i,
+        .operand_valid_i(operand_valid_i[l]), .operand_ready_o(operand_ready_o[l]),
+        .current_i(current_i[l*EncodeWidth+:EncodeWidth]), .reference_i(reference_i[l*EncodeWidth+:EncodeWidth]),
+        .result_valid_o(result_valid_o[l]), .result_ready_i(result_ready_i[l]), .result_o(result_o[l*Columns+:Columns]),
+        .result_row_o(result_row_o[l]), .result_block_o(result_block_o[l]), .result_last_o(result_last_o[l]),
+        .enc_done_o(enc_done_o[l]), .done_o(done_o[l]), .zero_o(zero_o[l]), .low_o(low_o[l]), .full_o(full_o[l]),
+        .busy_o(busy_cycles_o[l]), .starved_o(starved_cycles_o[l]), .stalled_o(stalled_cycles_o[l])
+      );
+    end
+  end
+
+endmodule
