@@ -69,6 +69,15 @@ def cifar_ddpm_small() -> UNet2DModel:
     )
 
 
+def cifar_ddpm() -> UNet2DModel:
+    """32x32 colour UNet in the paper's own configuration of DDPM on CIFAR-10, 35.7 M parameters."""
+    from diffusers import UNet2DModel
+
+    from .workloads import workloads
+
+    return UNet2DModel(**workloads()["ddpm"].config)
+
+
 def noise_schedule() -> DDIMScheduler:
     """Linear betas over 1000 training steps, noise prediction; 50 DDIM steps are the advice."""
     from diffusers import DDIMScheduler
@@ -87,6 +96,7 @@ def noise_schedule() -> DDIMScheduler:
 _BUILDERS: dict[str, Callable[[], Any]] = {
     "fashion-ddpm": fashion_ddpm,
     "fashion-dit": fashion_dit,
+    "cifar-ddpm": cifar_ddpm,
     "cifar-ddpm-small": cifar_ddpm_small,
 }
 

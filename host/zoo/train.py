@@ -44,14 +44,12 @@ class Recipe:
 
 def recipes() -> dict[str, Recipe]:
     """Training recipes by model name."""
-    from . import paper
-
     return {
         "fashion-ddpm": Recipe(shipped.fashion_ddpm, "fashion-mnist"),
         "fashion-dit": Recipe(shipped.fashion_dit, "fashion-mnist", class_conditional=True),
         "cifar-ddpm-small": Recipe(shipped.cifar_ddpm_small, "cifar-10", horizontal_flips=True),
         "cifar-ddpm": Recipe(
-            lambda: paper.build("ddpm"),
+            shipped.cifar_ddpm,
             "cifar-10",
             batch=128,
             learning_rate=2e-4,
