@@ -1,4 +1,4 @@
-"""The int8 reference: executes a program by direct integer arithmetic and checks a device's values against it.
+"""The int8 reference: executes a program by direct integer arithmetic, checks a device's values against it.
 
 `Golden` runs the program; `Verifier` follows a device value by value and stops at the first difference. The
 arithmetic of each command is in `golden_ops.py`. Neither knows of modes, differences, cycles or the wire.
@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from ditto_cosim.host import golden_ops as ops
-from ditto_cosim.protocol.isa import DType, IsaError, NonFiniteError, TensorSpec, integer, ints, number
+from ditto_cosim.protocol.errors import NonFiniteError
+from ditto_cosim.protocol.isa import DType, IsaError, TensorSpec, integer, ints, number
 from ditto_cosim.protocol.program import Command, Program
 from torch import Tensor
 

@@ -16,7 +16,8 @@ from functools import cache
 
 import numpy as np
 import torch
-from ditto_cosim.protocol.isa import NonFiniteError, integer, ints
+from ditto_cosim.protocol.errors import NonFiniteError
+from ditto_cosim.protocol.isa import integer, ints
 from ditto_cosim.protocol.program import Command
 from torch import Tensor
 
@@ -56,7 +57,7 @@ def _f64_mm(a: Tensor, b: Tensor) -> Tensor:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a[M,K] · b[K,N] of int8, exact in int32.
 
-    `_int_mm` returns garbage where rows overlap or an axis of length 1 has a stray stride: strides made plain.
+    `_int_mm` returns garbage where rows overlap or an axis of length 1 has a stray stride: both made plain.
     """
     a, b = (m.contiguous().as_strided(m.shape, (m.shape[1], 1)) for m in (a, b))
     return torch._int_mm(a, b) if int_mm_is_exact() else _f64_mm(a, b)

@@ -9,7 +9,7 @@ Arithmetic conventions, which hold for every command:
   * `f32(v)` is the nearest binary32. Constants are decimal texts of binary32 values unless marked f64.
   * Reductions are over exact integers, so their order cannot matter.
   * Zeros compare equal: the sign of a zero result is not specified and no comparison looks at it.
-  * A command that meets NaN or infinity where it quantizes or reduces is refused with its name (`NonFiniteError`).
+  * A command that meets NaN or infinity where it quantizes or reduces is refused with its name (`errors.NonFiniteError`).
   * Attributes that are floats are used as f32(attribute), except eps (f64).
 
 Shared functions, by name in the texts below:
@@ -55,10 +55,6 @@ N_MOMENTS = 2**23
 
 class IsaError(ValueError):
     """A command that breaks its form; the message names command, operand, what was met and what was expected."""
-
-
-class NonFiniteError(ArithmeticError):
-    """A value a command must refuse: NaN, infinity, or outside its range. The message names command and value."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
     python tests/golden/make_isa_vectors.py
 
-Numbers of type f32 are hexadecimal floats. A case is one command over one or more steps, of which only a dynamic
-quantize keeps state. `refused` marks operands the command must refuse.
+Numbers of type f32 are hexadecimal floats. A case is one command over one or more steps, between which only a
+dynamic quantize keeps state. `refused` marks operands the command must refuse.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ import pytest
 import torch
 from ditto_cosim.host.golden import TORCH_DTYPES, Golden
 from ditto_cosim.protocol import isa
-from ditto_cosim.protocol.isa import NonFiniteError, TensorSpec
+from ditto_cosim.protocol.errors import NonFiniteError
+from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 
 HERE = Path(__file__).parent

@@ -10,11 +10,12 @@ import pytest
 import torch
 from ditto_cosim.host.golden import TORCH_DTYPES, Golden
 from ditto_cosim.protocol import isa
-from ditto_cosim.protocol.isa import NonFiniteError, TensorSpec
+from ditto_cosim.protocol.errors import NonFiniteError
+from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from isa_cases import OPS, Case, T, make
+from isa_cases import OPS, Case, Seeded, T, make
 from isa_scalar import Refused, Value, execute
 
 
@@ -139,3 +140,38 @@ def test_golden_refuses_an_index_outside_the_table() -> None:
     table, index = Value((2,), "f32", [1.0, 2.0]), Value((1,), "i64", [2])
     with pytest.raises(NonFiniteError, match="index 2"):
         run(Case("gather", {}, ((0, (table, index)),)))
+
+
+@pytest.mark.parametrize("op", ["silu", "sigmoid", "tanh", "relu", "exp", "sin", "cos", "gelu", "gelu_tanh"])
+def test_golden_equals_the_scalar_text_on_long_vectors(op: str) -> None:
+    """Long enough for the vector instructions of the host, which short operands never reach."""
+    limit = 1000.0 if op in ("sin", "cos") else 100.0
+    x = Value((3001,), "f32", Seeded(5).floats(3001, -limit, limit))
+    attrs = {"tanh": op == "gelu_tanh"} if op.startswith("gelu") else {}
+    case = Case(op.removesuffix("_tanh"), attrs, ((0, (x,)),))
+    assert same(run(case)[0][0], execute(case.op, (x,), attrs)[0])
+
+
+@pytest.mark.parametrize("policy", ["static", "dynamic"])
+def test_quantize_equals_the_scalar_text_on_long_vectors(policy: str) -> None:
+    attrs = {
+        "policy": policy,
+        "scales": (0.0625,),
+        "zero_points": (0,),
+        "bounds": (0,),
+        "symmetric": policy == "dynamic",
+        "hysteresis": 1.0,
+    }
+    x = Value((3001,), "f32", Seeded(6).floats(3001, -20.0, 20.0))
+    expected = execute("quantize", (x,), attrs)
+    got = run(Case("quantize", attrs, ((0, (x,)),)))[0]
+    assert all(same(left, right) for left, right in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("op", ["softmax", "layer_norm", "group_norm"])
+def test_reductions_equal_the_scalar_text_on_long_axes(op: str) -> None:
+    x = Value((2, 4, 500), "f32", Seeded(7).floats(4000, -30.0, 30.0))
+    attrs = {"softmax": {}, "layer_norm": {"eps": 1e-6}, "group_norm": {"eps": 1e-6, "groups": 2}}[op]
+    case = Case(op, attrs, ((0, (x,)),))
+    for got, expected in zip(run(case)[0], execute(op, (x,), attrs), strict=True):
+        assert same(got, expected)
