@@ -21,6 +21,21 @@ SLOTS_PER_CYCLE = 4
 """Four 4b×8b multipliers in a PE; two of them (even positions) have a shifter."""
 
 
+ENCODE_FLUSH_CYCLES = 3
+"""f: cycles between a row's last beat and the first cycle in which its slots can be replayed."""
+FILL_CYCLES = 0
+"""Cycles between the first of a pass and the first in which a beat can be taken."""
+DRAIN_CYCLES = 2
+"""Cycles between `done` of a pass's last row and the end of the pass: its last word is multiplied, its result taken."""
+SLOT_BANKS = 2
+"""Rows a lane holds encoded: one is filled while the other is replayed."""
+TILE_ABI_VERSION = 1
+"""Version of the C interface between the driver's shared library and `sim_harness`."""
+
+MODE_CODES: dict[Mode, int] = {"original": 0, "temporal": 1, "spatial": 2}
+LOW_RULE_CODES: dict[LowRule, int] = {"twos4": 0, "mag4": 1}
+
+
 class GeometryError(ValueError):
     """A lane or tile that cannot be built; the message names the parameter, its value and the limit."""
 
@@ -47,8 +62,8 @@ class Geometry:
         limits = {
             "lanes": (1, 64),
             "columns": (1, 1024),
-            "encode_width": (2, 16),
-            "k_max": (8, 1024),
+            "encode_width": (4, 16),
+            "k_max": (16, 1024),
             "n_max": (1, 4096),
             "weight_banks": (1, 2),
         }
@@ -58,10 +73,21 @@ class Geometry:
                 raise GeometryError(f"geometry: {name} = {value!r} is outside {low}…{high}")
         if self.n_max % self.columns:
             raise GeometryError(f"geometry: n_max = {self.n_max} is not a multiple of columns = {self.columns}")
-        if self.encode_width % 2:
-            raise GeometryError(f"geometry: encode_width = {self.encode_width} is not even")
+        for name in ("encode_width", "k_max"):
+            value = getattr(self, name)
+            if value & (value - 1):
+                raise GeometryError(f"geometry: {name} = {value} is not a power of two")
+        if self.k_max < 2 * self.encode_width:
+            raise GeometryError(
+                f"geometry: k_max = {self.k_max} is less than two beats of encode_width = {self.encode_width}"
+            )
         if self.low_rule not in ("twos4", "mag4"):
             raise GeometryError(f"geometry: low_rule = {self.low_rule!r} is neither 'twos4' nor 'mag4'")
+
+    @property
+    def blocks_max(self) -> int:
+        """Column blocks whose weights a lane holds at once."""
+        return self.n_max // self.columns
 
     @property
     def multipliers(self) -> int:

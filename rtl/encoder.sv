@@ -59,7 +59,7 @@ module encoder
 
   logic              beat_valid_q;
   logic              beat_last_q;
-  logic [KWidth-1:0] beat_k_q;
+  logic [SlotKWidth-1:0] beat_k_q;
 
   always_ff @(posedge clk_i) begin : beats
     if (!rst_ni) begin
@@ -69,7 +69,7 @@ module encoder
     end else begin
       beat_valid_q <= valid_i && ready_o;
       if (valid_i && ready_o) begin
-        beat_k_q <= k_base_q;
+        beat_k_q <= k_base_q[SlotKWidth-1:0];
         if (k_base_q + KWidth'(EncodeWidth) >= k_i) begin
           beat_last_q <= 1'b1;
           taking_q    <= 1'b0;
@@ -124,7 +124,7 @@ module encoder
     automatic logic [PosWidth-1:0] pos = fill;
     automatic logic [KWidth-1:0]   full_sum = full;
     for (int unsigned e = 0; e < EncodeWidth; e++) begin
-      automatic logic [SlotKWidth-1:0] k = beat_k_q[SlotKWidth-1:0] + SlotKWidth'(e);
+      automatic logic [SlotKWidth-1:0] k = beat_k_q + SlotKWidth'(e);
       automatic logic [15:0] lo = {k, magnitude[e][3:0], sign[e][0], 1'b0};
       automatic logic [15:0] hi = {k, magnitude[e][7:4], sign[e][0], 1'b1};
       automatic logic hi_first = slots[e][1] && !pos[0];

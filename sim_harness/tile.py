@@ -1,0 +1,364 @@
+"""One Verilated tile as an object: load weights, run rows, read cycles.
+
+A `Tile` owns one model and its clock; make one per thread. `run` releases the GIL while the RTL runs.
+Arguments are checked before anything runs, and errors name the argument, the value and the limit.
+What it does not do: split K beyond `k_max` or N beyond `n_max` (the device does), choose references, count energy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ditto_cosim.protocol.hardware import MODE_CODES, TILE_ABI_VERSION, Geometry, Mode
+
+from .build import BuildOptions, Built, build
+from .errors import HarnessError, TileBusyError, TileInputError, TileStuckError
+
+I8 = npt.NDArray[np.int8]
+I32 = npt.NDArray[np.int32]
+U8 = npt.NDArray[np.uint8]
+U16 = npt.NDArray[np.uint16]
+U32 = npt.NDArray[np.uint32]
+
+ROWS_MAX = 1 << 23
+
+
+class _Pass(ctypes.Structure):
+    """`DittoPass` of tile_driver.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "k", "n")),
+        *((name, ctypes.c_int64) for name in ("current_stride", "reference_stride", "accumulators_stride")),
+        ("pattern_cycles", ctypes.c_int64),
+        *((name, ctypes.c_int64) for name in ("next_k", "next_n", "next_stride")),
+        ("watchdog_idle_cycles", ctypes.c_uint64),
+        *((name, ctypes.c_void_p) for name in ("current", "reference", "accumulators", "enc_done", "done")),
+        *((name, ctypes.c_void_p) for name in ("zero", "low", "full", "counters", "offer", "accept")),
+        ("next_weights", ctypes.c_void_p),
+        ("cycles", ctypes.c_uint64),
+        ("next_cycles", ctypes.c_uint64),
+        ("mode", ctypes.c_int32),
+        ("record", ctypes.c_int32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Stalls:
+    """When the driver holds back: uint8 [lanes, cycles] each, repeated; 1 = go, 0 = wait.
+
+    An offered beat stays offered until it is taken."""
+
+    offer: U8
+    accept: U8
+
+
+@dataclass(frozen=True, slots=True)
+class PortTrace:
+    """What happened at a lane's handshakes: uint8 [lanes, cycles] each, cycle 0 is the pass's first."""
+
+    operand_valid: U8
+    operand_ready: U8
+    result_valid: U8
+    result_ready: U8
+
+
+@dataclass(frozen=True, slots=True)
+class TileRun:
+    """What a pass gave and what it took, in cycles of the tile's clock since the pass began."""
+
+    accumulators: I32
+    """[M, N]"""
+    enc_done: U32
+    """[M]: first cycle in which the row could be replayed."""
+    done: U32
+    """[M]: first cycle in which the row's slot bank was free again."""
+    zero: U16
+    low: U16
+    full: U16
+    """[M]: elements by class; in original mode every element counts as full."""
+    busy: U32
+    starved: U32
+    stalled: U32
+    """[lanes]: busy + starved + stalled = done of the lane's last row."""
+    cycles: int
+    """The whole pass, fill and drain included."""
+    next_weights_cycles: int
+    """Cycle by which `next_weights` were loaded; 0 without."""
+    ports: PortTrace | None
+    """Recorded handshakes, if asked for."""
+
+    @property
+    def slots(self) -> U16:
+        """[M]: slots of each row."""
+        return self.low + 2 * self.full
+
+
+def _library(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "ditto_abi": (ctypes.c_int32, []),
+        "ditto_open": (ctypes.c_void_p, [ctypes.c_char_p]),
+        "ditto_close": (None, [ctypes.c_void_p]),
+        "ditto_reset": (None, [ctypes.c_void_p]),
+        "ditto_load_weights": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3),
+        "ditto_run": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(_Pass)]),
+        "ditto_bare_eval": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_uint64]),
+        "ditto_trace": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64]),
+        "ditto_state": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]),
+        "ditto_write_coverage": (None, [ctypes.c_char_p]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    found = library.ditto_abi()
+    if found != TILE_ABI_VERSION:
+        raise HarnessError(f"tile: {path} speaks interface {found}, this harness {TILE_ABI_VERSION}; rebuild it")
+    return library
+
+
+def _check_matrix(name: str, value: object, dtype: type[np.generic], what: str) -> npt.NDArray[Any]:
+    if not isinstance(value, np.ndarray):
+        raise TileInputError(f"tile: {name} is a {type(value).__name__}, a numpy array {what} is expected")
+    if value.dtype != dtype:
+        raise TileInputError(f"tile: {name} has dtype {value.dtype}, {np.dtype(dtype)} is expected")
+    if value.ndim != 2:
+        raise TileInputError(f"tile: {name} has shape {value.shape}, {what} is expected")
+    if value.shape[1] > 1 and value.strides[1] != value.itemsize:
+        raise TileInputError(
+            f"tile: {name} has elements {value.strides[1]} bytes apart; rows may have any stride, but their elements "
+            "must be adjacent: use np.ascontiguousarray"
+        )
+    if value.strides[0] % value.itemsize:
+        raise TileInputError(f"tile: {name} has a row stride of {value.strides[0]} bytes, not a multiple of its items")
+    return value
+
+
+class Tile:
+    """One Verilated tile. Close it, or use it as a context manager, to finish a waveform."""
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        *,
+        options: BuildOptions | None = None,
+        watchdog_idle_cycles: int = 20_000,
+        trace: Path | None = None,
+    ) -> None:
+        options = options or BuildOptions(trace="none" if trace is None else trace_format(trace))
+        if trace is not None and options.trace != trace_format(trace):
+            raise TileInputError(f"tile: trace = {trace} needs a build with trace = {trace_format(trace)!r}")
+        if watchdog_idle_cycles < 1:
+            raise TileInputError(f"tile: watchdog_idle_cycles = {watchdog_idle_cycles} is not positive")
+        self.geometry = geometry
+        self.built: Built = build(geometry, options)
+        self._library = _library(self.built.library)
+        self._watchdog = watchdog_idle_cycles
+        self._lock = threading.Lock()
+        self._loaded: tuple[int, int] | None = None
+        self._handle = self._library.ditto_open(str(trace).encode() if trace is not None else None)
+
+    def load_weights(self, weights: I8) -> int:
+        """Loads int8 [K, N]; they stay until the next load. Returns the cycles that took."""
+        self._check_weights("weights", weights)
+        with self._exclusive():
+            k, n = weights.shape
+            cycles = self._library.ditto_load_weights(self._handle, weights.ctypes.data, weights.strides[0], k, n)
+            self._loaded = (k, n)
+            return int(cycles)
+
+    def run(
+        self,
+        current: I8,
+        reference: I8 | int,
+        mode: Mode,
+        *,
+        accumulators: I32 | None = None,
+        next_weights: I8 | None = None,
+        stalls: Stalls | None = None,
+        record: bool = False,
+    ) -> TileRun:
+        """Runs the rows of `current` [M, K] against the loaded weights.
+
+        `reference` is what the encoder subtracts: [M, K], or one int8 zero point. `accumulators` takes the result without
+        a copy. `next_weights` load meanwhile and replace the loaded ones after the pass (two weight banks)."""
+        current, rows = self._check_operands(current, reference, mode)
+        m, k = current.shape
+        assert self._loaded is not None
+        n = self._loaded[1]
+        if accumulators is None:
+            accumulators = np.empty((m, n), np.int32)
+        elif _check_matrix("accumulators", accumulators, np.int32, f"int32 [{m}, {n}]").shape != (m, n):
+            raise TileInputError(f"tile: accumulators has shape {accumulators.shape}, [{m}, {n}] is expected")
+        if next_weights is not None:
+            self._check_weights("next_weights", next_weights)
+            if self.geometry.weight_banks < 2:
+                raise TileInputError("tile: next_weights needs a geometry with weight_banks = 2, this one has 1")
+        if stalls is not None:
+            self._check_stalls(stalls)
+
+        enc_done, done = np.empty(m, np.uint32), np.empty(m, np.uint32)
+        zero, low, full = np.empty(m, np.uint16), np.empty(m, np.uint16), np.empty(m, np.uint16)
+        counters = np.empty((self.geometry.lanes, 3), np.uint32)
+        request = _Pass(
+            rows=m,
+            k=k,
+            n=n,
+            mode=MODE_CODES[mode],
+            current=current.ctypes.data,
+            current_stride=current.strides[0],
+            reference=rows.ctypes.data,
+            reference_stride=rows.strides[0] if len(rows) == m and not isinstance(reference, int) else 0,
+            accumulators=accumulators.ctypes.data,
+            accumulators_stride=accumulators.strides[0] // 4,
+            watchdog_idle_cycles=self._watchdog,
+            enc_done=enc_done.ctypes.data,
+            done=done.ctypes.data,
+            zero=zero.ctypes.data,
+            low=low.ctypes.data,
+            full=full.ctypes.data,
+            counters=counters.ctypes.data,
+            record=int(record),
+        )
+        if next_weights is not None:
+            request.next_weights = next_weights.ctypes.data
+            request.next_stride = next_weights.strides[0]
+            request.next_k, request.next_n = next_weights.shape
+        if stalls is not None:
+            request.pattern_cycles = stalls.offer.shape[1]
+            request.offer, request.accept = stalls.offer.ctypes.data, stalls.accept.ctypes.data
+        with self._exclusive():
+            status = self._library.ditto_run(self._handle, ctypes.byref(request))
+            if status:
+                state = self._state()
+                self._library.ditto_reset(self._handle)
+                self._loaded = None
+                raise TileStuckError(
+                    f"tile: no handshake for {self._watchdog} cycles in a pass of {m} rows, K = {k}, N = {n}, "
+                    f"mode {mode}; the tile was reset, load its weights again. Its state was:",
+                    state,
+                )
+            if next_weights is not None:
+                self._loaded = (next_weights.shape[0], next_weights.shape[1])
+            ports = self._ports() if record else None
+        busy, starved, stalled = (np.ascontiguousarray(column) for column in counters.T)
+        return TileRun(
+            accumulators, enc_done, done, zero, low, full, busy, starved, stalled,
+            int(request.cycles), int(request.next_cycles), ports,
+        )  # fmt: skip
+
+    def state(self) -> str:
+        """Every scalar port and the driver's position, one per line."""
+        with self._exclusive():
+            return self._state()
+
+    def close(self) -> None:
+        """Frees the model and finishes its waveform."""
+        if self._handle:
+            self._library.ditto_close(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Tile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self.close()
+
+    def _exclusive(self) -> _Exclusive:
+        if not self._handle:
+            raise HarnessError("tile: this tile is closed; make another one")
+        return _Exclusive(self._lock)
+
+    def _state(self) -> str:
+        buffer = ctypes.create_string_buffer(1 << 16)
+        length = self._library.ditto_state(self._handle, buffer, len(buffer))
+        return buffer.raw[:length].decode()
+
+    def _ports(self) -> PortTrace:
+        cycles = int(self._library.ditto_trace(self._handle, 0, None, 0))
+        bits = np.empty((self.geometry.lanes, cycles), np.uint8)
+        for lane in range(self.geometry.lanes):
+            self._library.ditto_trace(self._handle, lane, bits[lane].ctypes.data, cycles)
+        return PortTrace(*((bits >> bit) & np.uint8(1) for bit in range(4)))
+
+    def _check_weights(self, name: str, weights: object) -> None:
+        matrix = _check_matrix(name, weights, np.int8, "int8 [K, N]")
+        k, n = matrix.shape
+        if not 1 <= k <= self.geometry.k_max:
+            raise TileInputError(f"tile: {name} has K = {k}, this tile takes 1…{self.geometry.k_max}; split K")
+        if not 1 <= n <= self.geometry.n_max:
+            raise TileInputError(f"tile: {name} has N = {n}, this tile takes 1…{self.geometry.n_max}; split N")
+
+    def _check_operands(self, current: object, reference: object, mode: object) -> tuple[I8, I8]:
+        if mode not in MODE_CODES:
+            raise TileInputError(f"tile: mode = {mode!r} is none of {', '.join(MODE_CODES)}")
+        if self._loaded is None:
+            raise TileInputError("tile: no weights are loaded; call load_weights first")
+        matrix: I8 = _check_matrix("current", current, np.int8, "int8 [M, K]")
+        m, k = matrix.shape
+        if not 1 <= m <= ROWS_MAX:
+            raise TileInputError(f"tile: current has M = {m} rows, a pass takes 1…{ROWS_MAX}")
+        if k != self._loaded[0]:
+            raise TileInputError(f"tile: current has K = {k}, the loaded weights have K = {self._loaded[0]}")
+        if isinstance(reference, bool) or not isinstance(reference, (int, np.integer, np.ndarray)):
+            raise TileInputError(
+                f"tile: reference is a {type(reference).__name__}, int8 [{m}, {k}] or a zero point is expected"
+            )
+        if isinstance(reference, np.ndarray):
+            rows: I8 = _check_matrix("reference", reference, np.int8, f"int8 [{m}, {k}]")
+            if rows.shape != (m, k):
+                raise TileInputError(f"tile: reference has shape {rows.shape}, [{m}, {k}] is expected")
+            return matrix, rows
+        if not -128 <= reference <= 127:
+            raise TileInputError(f"tile: reference = {reference} is outside −128…127")
+        return matrix, np.full((1, k), reference, np.int8)
+
+    def _check_stalls(self, stalls: Stalls) -> None:
+        lanes = self.geometry.lanes
+        for name, pattern in (("offer", stalls.offer), ("accept", stalls.accept)):
+            matrix = _check_matrix(f"stalls.{name}", pattern, np.uint8, f"uint8 [{lanes}, cycles]")
+            if matrix.shape[0] != lanes or not matrix.flags.c_contiguous:
+                raise TileInputError(
+                    f"tile: stalls.{name} has shape {matrix.shape}, contiguous [{lanes}, cycles] is expected"
+                )
+        if stalls.offer.shape != stalls.accept.shape or not stalls.offer.shape[1]:
+            raise TileInputError(
+                f"tile: stalls.offer {stalls.offer.shape} and stalls.accept {stalls.accept.shape} "
+                "must have one length, at least one cycle"
+            )
+
+
+class _Exclusive:
+    """A lock that refuses instead of waiting."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise TileBusyError("tile: another thread is using this tile; make one tile per thread")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+def trace_format(path: Path) -> Any:
+    """Waveform format by file name: .vcd or .fst."""
+    if path.suffix not in (".vcd", ".fst"):
+        raise TileInputError(f"tile: trace = {path} ends neither in .vcd nor in .fst")
+    return path.suffix[1:]

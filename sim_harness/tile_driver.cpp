@@ -1,0 +1,363 @@
+// Drives one Verilated tile at full speed: whole matrices in, accumulators and per-row cycles out, no per-cycle Python.
+//
+// A cycle here: ports are set, handshakes of this cycle are noted, the clock rises and falls. Operands are offered beat by
+// beat, E elements at a time, straight from the caller's rows; results are copied straight into the caller's rows.
+// The library is one translation unit with the generated model and is compiled for one geometry.
+
+#include "tile_driver.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "Vtile.h"
+#include "Vtile___024root.h"
+#include "verilated.h"
+#if DITTO_TRACE_VCD
+#include "verilated_vcd_c.h"
+using TraceFile = VerilatedVcdC;
+#elif DITTO_TRACE_FST
+#include "verilated_fst_c.h"
+using TraceFile = VerilatedFstC;
+#endif
+#if DITTO_COVERAGE
+#include "verilated_cov.h"
+#endif
+
+#define DITTO_API __attribute__((visibility("default")))
+
+double sc_time_stamp() { return 0; }
+#if DITTO_DIRECT_EVAL
+void Vtile___024root___eval(Vtile___024root* root);
+#endif
+
+namespace {
+
+constexpr int64_t kLanes = DITTO_LANES;
+constexpr int64_t kColumns = DITTO_COLUMNS;
+constexpr int64_t kBeat = DITTO_ENCODE_WIDTH;
+constexpr bool kTraced = DITTO_TRACE_VCD || DITTO_TRACE_FST;
+
+struct Feed {  // where a lane's operand stream stands
+  const int8_t* current;
+  const int8_t* reference;
+  int64_t row;
+  int64_t k;
+};
+
+// Weights on their way into the tile, a row of C at a time; columns past N are zero.
+struct Load {
+  const int8_t* weights;
+  int64_t stride, k_count, n_count;
+  int64_t block = 0, k = 0;
+  bool over() const { return block * kColumns >= n_count; }
+  void advance() {
+    if (++k == k_count) k = 0, ++block;
+  }
+};
+
+class Tile {
+ public:
+  explicit Tile(const char* trace_path) : context_(new VerilatedContext), top_(new Vtile(context_.get())) {
+#if DITTO_TRACE_VCD || DITTO_TRACE_FST
+    if (trace_path) {
+      context_->traceEverOn(true);
+      trace_file_ = std::make_unique<TraceFile>();
+      top_->trace(trace_file_.get(), 99);
+      trace_file_->open(trace_path);
+    }
+#else
+    (void)trace_path;
+#endif
+    reset();
+  }
+
+  ~Tile() {
+#if DITTO_TRACE_VCD || DITTO_TRACE_FST
+    if (trace_file_) trace_file_->close();
+#endif
+    top_->final();
+  }
+
+  void reset() {
+    top_->clk_i = 0;
+    top_->rst_ni = 0;
+    top_->start_i = 0;
+    top_->weight_valid_i = 0;
+    for (int64_t l = 0; l < kLanes; ++l) top_->operand_valid_i[l] = 0, top_->result_ready_i[l] = 0;
+    top_->eval();
+    tick();
+    tick();
+    top_->rst_ni = 1;
+    tick();
+    swap_next_ = false;
+  }
+
+  uint64_t load(const int8_t* weights, int64_t stride, int64_t k, int64_t n) {
+    Load load{weights, stride, k, n};
+    uint64_t cycles = 0;
+    for (; !load.over(); ++cycles) {
+      present(load);
+      tick();
+      load.advance();
+    }
+    top_->weight_valid_i = 0;
+    swap_next_ = DITTO_WEIGHT_BANKS > 1;
+    return cycles;
+  }
+
+  int32_t run(DittoPass& pass) {
+    if (pass.next_weights) return run_as<true, true>(pass);
+    if (pass.pattern_cycles || pass.record || kTraced) return run_as<true, false>(pass);
+    return run_as<false, false>(pass);
+  }
+
+  // The clock alone, ports as they stand: what a pass would cost without driving.
+  uint64_t bare_eval(uint64_t cycles) {
+    for (uint64_t i = 0; i < cycles; ++i) tick();
+    return top_->cycle_o;
+  }
+
+  uint64_t trace(int64_t lane, uint8_t* into, uint64_t capacity) const {
+    const auto& all = port_trace_[lane];
+    std::copy_n(all.begin(), std::min<uint64_t>(capacity, all.size()), into);
+    return all.size();
+  }
+
+  std::string state() const {
+    std::string text;
+    auto line = [&](const char* name, int64_t lane, uint64_t value) {
+      char buffer[96];
+      if (lane < 0) {
+        std::snprintf(buffer, sizeof buffer, "%s %llu\n", name, static_cast<unsigned long long>(value));
+      } else {
+        std::snprintf(buffer, sizeof buffer, "%s[%lld] %llu\n", name, static_cast<long long>(lane),
+                      static_cast<unsigned long long>(value));
+      }
+      text += buffer;
+    };
+    line("busy_o", -1, top_->busy_o);
+    line("cycle_o", -1, top_->cycle_o);
+    line("mode_i", -1, top_->mode_i);
+    line("rows_i", -1, top_->rows_i);
+    line("k_i", -1, top_->k_i);
+    line("blocks_i", -1, top_->blocks_i);
+    line("weight_valid_i", -1, top_->weight_valid_i);
+    line("weight_ready_o", -1, top_->weight_ready_o);
+    for (int64_t l = 0; l < kLanes; ++l) {
+      line("operand_row", l, feeds_[l].row);
+      line("operand_k", l, feeds_[l].k);
+      line("operand_valid_i", l, top_->operand_valid_i[l]);
+      line("operand_ready_o", l, top_->operand_ready_o[l]);
+      line("result_valid_o", l, top_->result_valid_o[l]);
+      line("result_ready_i", l, top_->result_ready_i[l]);
+      line("result_row_o", l, top_->result_row_o[l]);
+      line("result_block_o", l, top_->result_block_o[l]);
+      line("busy_cycles_o", l, top_->busy_cycles_o[l]);
+      line("starved_cycles_o", l, top_->starved_cycles_o[l]);
+      line("stalled_cycles_o", l, top_->stalled_cycles_o[l]);
+    }
+    return text;
+  }
+
+ private:
+  void eval() {
+#if DITTO_DIRECT_EVAL && !DITTO_TRACE_VCD && !DITTO_TRACE_FST
+    Vtile___024root___eval(top_->rootp);
+#else
+    top_->eval();
+#endif
+  }
+
+  void dump() {
+#if DITTO_TRACE_VCD || DITTO_TRACE_FST
+    if (trace_file_) trace_file_->dump(time_);
+    time_ += 5;
+#endif
+  }
+
+  void tick() {
+    top_->clk_i = 1;
+    eval();
+    dump();
+    top_->clk_i = 0;
+    eval();
+    dump();
+  }
+
+  void present(const Load& load) {
+    const int64_t column = load.block * kColumns;
+    const int64_t width = std::min(kColumns, load.n_count - column);
+    std::memcpy(&top_->weight_i[0], load.weights + load.k * load.stride + column, width);
+    if (width < kColumns) std::memset(&top_->weight_i[width], 0, kColumns - width);
+    top_->weight_valid_i = 1;
+    top_->weight_block_i = load.block;
+    top_->weight_k_i = load.k;
+  }
+
+  void put_beat(int64_t l, const DittoPass& pass) {
+    const Feed& feed = feeds_[l];
+    const int64_t left = pass.k - feed.k;
+    if (left >= kBeat) {
+      std::memcpy(&top_->current_i[l * kBeat], feed.current + feed.k, kBeat);
+      std::memcpy(&top_->reference_i[l * kBeat], feed.reference + feed.k, kBeat);
+    } else {
+      std::memcpy(&top_->current_i[l * kBeat], feed.current + feed.k, left);
+      std::memcpy(&top_->reference_i[l * kBeat], feed.reference + feed.k, left);
+    }
+  }
+
+  // The beat was taken: moves to the next one; false when the lane's rows are over.
+  bool next_beat(int64_t l, const DittoPass& pass) {
+    Feed& feed = feeds_[l];
+    feed.k += kBeat;
+    if (feed.k < pass.k) return true;
+    feed.k = 0;
+    feed.row += kLanes;
+    feed.current += kLanes * pass.current_stride;
+    feed.reference += kLanes * pass.reference_stride;
+    return feed.row < pass.rows;
+  }
+
+  void take_result(int64_t l, const DittoPass& pass) {
+    const int64_t row = top_->result_row_o[l];
+    const int64_t column = int64_t{top_->result_block_o[l]} * kColumns;
+    const int64_t width = std::min(kColumns, pass.n - column);
+    std::memcpy(pass.accumulators + row * pass.accumulators_stride + column, &top_->result_o[l * kColumns],
+                width * sizeof(int32_t));
+    if (top_->result_last_o[l]) {
+      pass.enc_done[row] = top_->enc_done_o[l];
+      pass.done[row] = top_->done_o[l];
+      pass.zero[row] = top_->zero_o[l];
+      pass.low[row] = top_->low_o[l];
+      pass.full[row] = top_->full_o[l];
+    }
+  }
+
+  template <bool kPatterns, bool kNext>
+  int32_t run_as(DittoPass& pass) {
+    Load next{pass.next_weights, pass.next_stride, pass.next_k, pass.next_n};
+    top_->start_i = 1;
+    top_->swap_i = swap_next_;
+    top_->mode_i = pass.mode;
+    top_->rows_i = pass.rows;
+    top_->k_i = pass.k;
+    top_->blocks_i = (pass.n + kColumns - 1) / kColumns;
+    bool more[kLanes];
+    for (int64_t l = 0; l < kLanes; ++l) {
+      feeds_[l] = {pass.current + l * pass.current_stride, pass.reference + l * pass.reference_stride, l, 0};
+      more[l] = l < pass.rows;
+      if (kPatterns) port_trace_[l].clear();
+    }
+    tick();
+    top_->start_i = 0;
+    swap_next_ = false;
+    for (int64_t l = 0; l < kLanes; ++l) {
+      top_->result_ready_i[l] = 1;
+      if (more[l]) put_beat(l, pass);
+      top_->operand_valid_i[l] = more[l];
+      if (kPatterns && pass.pattern_cycles) top_->operand_valid_i[l] = 0;
+    }
+
+    uint64_t idle = 0;
+    uint64_t cycle = 0;
+    pass.next_cycles = 0;
+    for (; top_->busy_o; ++cycle) {
+      bool taken[kLanes];
+      bool moved = false;
+      for (int64_t l = 0; l < kLanes; ++l) {
+        if (kPatterns && pass.pattern_cycles) {
+          const int64_t at = l * pass.pattern_cycles + cycle % pass.pattern_cycles;
+          if (more[l] && pass.offer[at]) top_->operand_valid_i[l] = 1;  // and stays, until taken
+          top_->result_ready_i[l] = pass.accept[at];
+        }
+        taken[l] = top_->operand_valid_i[l] && top_->operand_ready_o[l];
+        const bool given = top_->result_valid_o[l] && top_->result_ready_i[l];
+        if (given) take_result(l, pass);
+        moved |= taken[l] | given;
+        if (kPatterns && pass.record) {
+          port_trace_[l].push_back(top_->operand_valid_i[l] | top_->operand_ready_o[l] << 1 |
+                                   top_->result_valid_o[l] << 2 | top_->result_ready_i[l] << 3);
+        }
+      }
+      if (kNext && !next.over()) {
+        present(next);
+        next.advance();
+        pass.next_cycles = cycle + 1;
+      } else if (kNext) {
+        top_->weight_valid_i = 0;
+      }
+      tick();
+      for (int64_t l = 0; l < kLanes; ++l) {
+        if (!taken[l]) continue;
+        more[l] = next_beat(l, pass);
+        if (more[l]) put_beat(l, pass);
+        top_->operand_valid_i[l] = more[l] && !(kPatterns && pass.pattern_cycles);
+      }
+      idle = moved ? 0 : idle + 1;
+      if (idle > pass.watchdog_idle_cycles) return kDittoStuck;
+    }
+    if (kNext) {
+      for (; !next.over(); next.advance(), ++cycle) {
+        present(next);
+        tick();
+        pass.next_cycles = cycle + 1;
+      }
+      top_->weight_valid_i = 0;
+      swap_next_ = true;
+    }
+    pass.cycles = top_->cycle_o;
+    for (int64_t l = 0; l < kLanes; ++l) {
+      pass.counters[3 * l] = top_->busy_cycles_o[l];
+      pass.counters[3 * l + 1] = top_->starved_cycles_o[l];
+      pass.counters[3 * l + 2] = top_->stalled_cycles_o[l];
+    }
+    return kDittoOk;
+  }
+
+  std::unique_ptr<VerilatedContext> context_;
+  std::unique_ptr<Vtile> top_;
+#if DITTO_TRACE_VCD || DITTO_TRACE_FST
+  std::unique_ptr<TraceFile> trace_file_;
+  uint64_t time_ = 0;
+#endif
+  Feed feeds_[kLanes] = {};
+  std::vector<uint8_t> port_trace_[kLanes];
+  bool swap_next_ = false;
+};
+
+Tile* as_tile(void* tile) { return static_cast<Tile*>(tile); }
+
+}  // namespace
+
+extern "C" {
+
+DITTO_API int32_t ditto_abi() { return DITTO_ABI; }
+DITTO_API void* ditto_open(const char* trace_path) { return new Tile(trace_path); }
+DITTO_API void ditto_close(void* tile) { delete as_tile(tile); }
+DITTO_API void ditto_reset(void* tile) { as_tile(tile)->reset(); }
+DITTO_API uint64_t ditto_load_weights(void* tile, const int8_t* weights, int64_t stride, int64_t k, int64_t n) {
+  return as_tile(tile)->load(weights, stride, k, n);
+}
+DITTO_API int32_t ditto_run(void* tile, DittoPass* pass) { return as_tile(tile)->run(*pass); }
+DITTO_API uint64_t ditto_bare_eval(void* tile, uint64_t cycles) { return as_tile(tile)->bare_eval(cycles); }
+DITTO_API uint64_t ditto_trace(void* tile, int64_t lane, uint8_t* into, uint64_t capacity) {
+  return as_tile(tile)->trace(lane, into, capacity);
+}
+DITTO_API uint64_t ditto_state(void* tile, char* into, uint64_t capacity) {
+  const std::string text = as_tile(tile)->state();
+  std::copy_n(text.begin(), std::min<uint64_t>(capacity, text.size()), into);
+  return text.size();
+}
+DITTO_API void ditto_write_coverage(const char* path) {
+#if DITTO_COVERAGE
+  Verilated::threadContextp()->coveragep()->write(path);
+#else
+  (void)path;
+#endif
+}
+
+}  // extern "C"

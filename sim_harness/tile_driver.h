@@ -1,0 +1,50 @@
+// The harness's C interface to a Verilated tile: what `sim_harness/tile.py` calls. Version: DITTO_ABI.
+// What it does not do: check arguments (tile.py does, with names and limits), allocate results, know about layers.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+enum DittoStatus : int32_t { kDittoOk = 0, kDittoStuck = 1 };
+
+// One pass. Strides are in elements; a reference stride of 0 repeats one row.
+struct DittoPass {
+  int64_t rows, k, n;
+  int64_t current_stride, reference_stride, accumulators_stride;
+  int64_t pattern_cycles;  // length of the stall patterns; 0: nobody stalls
+  int64_t next_k, next_n, next_stride;
+  uint64_t watchdog_idle_cycles;
+  const int8_t* current;
+  const int8_t* reference;
+  int32_t* accumulators;
+  uint32_t* enc_done;  // per row
+  uint32_t* done;
+  uint16_t* zero;
+  uint16_t* low;
+  uint16_t* full;
+  uint32_t* counters;      // per lane: busy, starved, stalled
+  const uint8_t* offer;    // [lanes][pattern_cycles], repeated: 1 = a waiting beat may be offered in this cycle
+  const uint8_t* accept;   // [lanes][pattern_cycles], repeated: 1 = a result is accepted in this cycle
+  const int8_t* next_weights;  // load these meanwhile (two weight banks), or null
+  uint64_t cycles;             // out: the pass
+  uint64_t next_cycles;        // out: until the next weights were loaded
+  int32_t mode;
+  int32_t record;  // keep the port trace of this pass
+};
+
+int32_t ditto_abi();
+void* ditto_open(const char* trace_path);
+void ditto_close(void* tile);
+void ditto_reset(void* tile);
+uint64_t ditto_load_weights(void* tile, const int8_t* weights, int64_t stride, int64_t k, int64_t n);
+int32_t ditto_run(void* tile, DittoPass* pass);
+uint64_t ditto_bare_eval(void* tile, uint64_t cycles);
+// Port trace of the last recorded pass: per cycle, bit 0 operand valid, bit 1 operand ready, bit 2 result valid,
+// bit 3 result ready. Returns its length in cycles; copies at most `capacity` of them.
+uint64_t ditto_trace(void* tile, int64_t lane, uint8_t* into, uint64_t capacity);
+// Every scalar port, one `name value` per line. Returns the length; copies at most `capacity` bytes.
+uint64_t ditto_state(void* tile, char* into, uint64_t capacity);
+void ditto_write_coverage(const char* path);
+
+}
