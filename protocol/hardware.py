@@ -1,7 +1,8 @@
 """The one source of every hardware parameter of the lane and tile.
 
-SystemVerilog takes these as top-level parameters, C++ as a generated header, Python as `Geometry`. `Geometry.digest`
-travels in the handshake, so that a host, a device and a bitstream that disagree refuse each other.
+SystemVerilog takes these as top-level parameters, C++ as compile-time definitions, Python as `Geometry`.
+`Geometry.digest` travels in the handshake: a host, a device and a bitstream that disagree refuse each other.
+Beside them stand the named constants of the cycle contract (rtl/README.md), which no build changes.
 What this file does not hold: chips (how many tiles; memory; clocks), which are the device's.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 LowRule = Literal["twos4", "mag4"]
-"""When a difference counts as low: `twos4` −8…7 (strict 4-bit reading), `mag4` |d| ≤ 15 (high nibble is zero)."""
+"""When a difference is low: `twos4` −8…7 (the 4-bit reading), `mag4` |d| ≤ 15 (high nibble is zero)."""
 
 Mode = Literal["original", "temporal", "spatial"]
 MODES: tuple[Mode, ...] = ("original", "temporal", "spatial")
@@ -26,7 +27,7 @@ ENCODE_FLUSH_CYCLES = 3
 FILL_CYCLES = 0
 """Cycles between the first of a pass and the first in which a beat can be taken."""
 DRAIN_CYCLES = 2
-"""Cycles between `done` of a pass's last row and the end of the pass: its last word is multiplied, its result taken."""
+"""Cycles between a pass's last `done` and its end: the last word is multiplied, its result taken."""
 SLOT_BANKS = 2
 """Rows a lane holds encoded: one is filled while the other is replayed."""
 TILE_ABI_VERSION = 1
@@ -72,7 +73,9 @@ class Geometry:
             if not isinstance(value, int) or not low <= value <= high:
                 raise GeometryError(f"geometry: {name} = {value!r} is outside {low}…{high}")
         if self.n_max % self.columns:
-            raise GeometryError(f"geometry: n_max = {self.n_max} is not a multiple of columns = {self.columns}")
+            raise GeometryError(
+                f"geometry: n_max = {self.n_max} is not a multiple of columns = {self.columns}"
+            )
         for name in ("encode_width", "k_max"):
             value = getattr(self, name)
             if value & (value - 1):

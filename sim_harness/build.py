@@ -1,8 +1,9 @@
 """Builds a tile: SystemVerilog of one geometry -> C++ (Verilator) -> shared library, cached by content.
 
-The key is a hash of RTL and driver sources, geometry, options, tool versions and CPU features. A build happens under a
-file lock in a temporary folder that is renamed into place: a second process waits and finds it, a killed one leaves
-nothing. Verilator's runtime is compiled once per set of flags and cached by itself, the rest is one translation unit.
+The key is a hash of RTL and driver sources, geometry, options, tool versions and CPU features. A build happens
+under a file lock in a temporary folder that is renamed into place: a second process waits and finds it, a
+killed one leaves nothing. Verilator's runtime is compiled once per set of flags and cached by itself; the rest
+is one translation unit.
 What it does not do: run anything, look for a system Verilator, or parse generated code.
 """
 
@@ -24,9 +25,8 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from filelock import FileLock
-
 from ditto_cosim.protocol.hardware import LOW_RULE_CODES, TILE_ABI_VERSION, Geometry
+from filelock import FileLock
 
 from .errors import BuildError, ToolMissingError
 
@@ -173,11 +173,12 @@ def _defines(geometry: Geometry, options: BuildOptions) -> list[str]:
 def _run(command: list[str], what: str, cwd: Path) -> None:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BuildError(f"build: {what} failed with status {done.returncode}:\n{(done.stderr + done.stdout)[-4000:]}")
+        output = (done.stderr + done.stdout)[-4000:]
+        raise BuildError(f"build: {what} failed with status {done.returncode}:\n{output}")
 
 
 def _publish(target: Path, make: Callable[[Path], None]) -> bool:
-    """Runs `make` in a temporary folder and renames it to `target`, once however many processes ask; True if it ran."""
+    """Runs `make` in a temporary folder, renames it to `target`, once for all processes; True if it ran."""
     if target.is_dir():
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -239,7 +240,8 @@ def build_key(geometry: Geometry, options: BuildOptions) -> str:
     """Name of a build: equal keys, equal libraries."""
     source = options.rtl_dir or rtl_dir()
     driver = Path(__file__).with_name(DRIVER)
-    files = [path.read_bytes() for path in (driver, driver.with_name(HEADER), *(source / name for name in (WAIVERS, *RTL_SOURCES)))]
+    sources = [driver, driver.with_name(HEADER), *(source / name for name in (WAIVERS, *RTL_SOURCES))]
+    files = [path.read_bytes() for path in sources]
     chosen = ";".join(f"{f.name}={getattr(options, f.name)}" for f in fields(options) if f.name != "rtl_dir")
     flags = " ".join((*_VERILATOR_FLAGS, *_CXX_FLAGS, *_FAST))
     return _hash(*files, geometry.digest, chosen, flags, _tools_id())
@@ -259,8 +261,8 @@ def build(geometry: Geometry, options: BuildOptions | None = None) -> Built:
         generated = work / "generated"
         verilate(geometry, options, generated)
         unity = work / "unity.cpp"
-        parts = sorted(path.name for path in generated.glob("*.cpp"))
-        unity.write_text("".join(f'#include "generated/{name}"\n' for name in parts) + f'#include "{DRIVER}"\n')
+        parts = [f"generated/{name}" for name in sorted(path.name for path in generated.glob("*.cpp"))]
+        unity.write_text("".join(f'#include "{part}"\n' for part in (*parts, DRIVER)))
         include = root / "include"
         command = [str(compiler()), *_CXX_FLAGS, *(_FAST if options.optimize else ("-O1",)), "-shared"]
         command += [*_defines(geometry, options), f"-I{generated}", f"-I{Path(__file__).parent}"]

@@ -2,7 +2,7 @@
 
 A `Tile` owns one model and its clock; make one per thread. `run` releases the GIL while the RTL runs.
 Arguments are checked before anything runs, and errors name the argument, the value and the limit.
-What it does not do: split K beyond `k_max` or N beyond `n_max` (the device does), choose references, count energy.
+What it does not do: split K beyond `k_max` or N beyond `n_max` (the device does), choose references.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from ditto_cosim.protocol.hardware import MODE_CODES, TILE_ABI_VERSION, Geometry, Mode
 
 from .build import BuildOptions, Built, build
@@ -120,7 +119,9 @@ def _library(path: Path) -> ctypes.CDLL:
         function.restype, function.argtypes = result, arguments
     found = library.ditto_abi()
     if found != TILE_ABI_VERSION:
-        raise HarnessError(f"tile: {path} speaks interface {found}, this harness {TILE_ABI_VERSION}; rebuild it")
+        raise HarnessError(
+            f"tile: {path} speaks interface {found}, this harness {TILE_ABI_VERSION}; rebuild it"
+        )
     return library
 
 
@@ -133,11 +134,13 @@ def _check_matrix(name: str, value: object, dtype: type[np.generic], what: str) 
         raise TileInputError(f"tile: {name} has shape {value.shape}, {what} is expected")
     if value.shape[1] > 1 and value.strides[1] != value.itemsize:
         raise TileInputError(
-            f"tile: {name} has elements {value.strides[1]} bytes apart; rows may have any stride, but their elements "
-            "must be adjacent: use np.ascontiguousarray"
+            f"tile: {name} has elements {value.strides[1]} bytes apart; rows may have any stride, but "
+            "the elements of a row must be adjacent: use np.ascontiguousarray"
         )
     if value.strides[0] % value.itemsize:
-        raise TileInputError(f"tile: {name} has a row stride of {value.strides[0]} bytes, not a multiple of its items")
+        raise TileInputError(
+            f"tile: {name} has a row stride of {value.strides[0]} bytes, not a multiple of its items"
+        )
     return value
 
 
@@ -170,7 +173,9 @@ class Tile:
         self._check_weights("weights", weights)
         with self._exclusive():
             k, n = weights.shape
-            cycles = self._library.ditto_load_weights(self._handle, weights.ctypes.data, weights.strides[0], k, n)
+            cycles = self._library.ditto_load_weights(
+                self._handle, weights.ctypes.data, weights.strides[0], k, n
+            )
             self._loaded = (k, n)
             return int(cycles)
 
@@ -187,8 +192,8 @@ class Tile:
     ) -> TileRun:
         """Runs the rows of `current` [M, K] against the loaded weights.
 
-        `reference` is what the encoder subtracts: [M, K], or one int8 zero point. `accumulators` takes the result without
-        a copy. `next_weights` load meanwhile and replace the loaded ones after the pass (two weight banks)."""
+        `reference` is what the encoder subtracts: [M, K], or one int8 zero point. `accumulators` takes the
+        result without a copy. `next_weights` load meanwhile and are the loaded ones after it (two banks)."""
         current, rows = self._check_operands(current, reference, mode)
         m, k = current.shape
         assert self._loaded is not None
@@ -200,7 +205,9 @@ class Tile:
         if next_weights is not None:
             self._check_weights("next_weights", next_weights)
             if self.geometry.weight_banks < 2:
-                raise TileInputError("tile: next_weights needs a geometry with weight_banks = 2, this one has 1")
+                raise TileInputError(
+                    "tile: next_weights needs a geometry with weight_banks = 2, this one has 1"
+                )
         if stalls is not None:
             self._check_stalls(stalls)
 
@@ -241,8 +248,8 @@ class Tile:
                 self._library.ditto_reset(self._handle)
                 self._loaded = None
                 raise TileStuckError(
-                    f"tile: no handshake for {self._watchdog} cycles in a pass of {m} rows, K = {k}, N = {n}, "
-                    f"mode {mode}; the tile was reset, load its weights again. Its state was:",
+                    f"tile: no handshake for {self._watchdog} cycles in a pass of {m} rows, K = {k}, "
+                    f"N = {n}, mode {mode}; the tile was reset, load its weights again. Its state was:",
                     state,
                 )
             if next_weights is not None:
@@ -292,15 +299,20 @@ class Tile:
         bits = np.empty((self.geometry.lanes, cycles), np.uint8)
         for lane in range(self.geometry.lanes):
             self._library.ditto_trace(self._handle, lane, bits[lane].ctypes.data, cycles)
-        return PortTrace(*((bits >> bit) & np.uint8(1) for bit in range(4)))
+        valid, ready, given, accepted = (((bits >> bit) & 1).astype(np.uint8) for bit in range(4))
+        return PortTrace(valid, ready, given, accepted)
 
     def _check_weights(self, name: str, weights: object) -> None:
         matrix = _check_matrix(name, weights, np.int8, "int8 [K, N]")
         k, n = matrix.shape
         if not 1 <= k <= self.geometry.k_max:
-            raise TileInputError(f"tile: {name} has K = {k}, this tile takes 1…{self.geometry.k_max}; split K")
+            raise TileInputError(
+                f"tile: {name} has K = {k}, this tile takes 1…{self.geometry.k_max}; split K"
+            )
         if not 1 <= n <= self.geometry.n_max:
-            raise TileInputError(f"tile: {name} has N = {n}, this tile takes 1…{self.geometry.n_max}; split N")
+            raise TileInputError(
+                f"tile: {name} has N = {n}, this tile takes 1…{self.geometry.n_max}; split N"
+            )
 
     def _check_operands(self, current: object, reference: object, mode: object) -> tuple[I8, I8]:
         if mode not in MODE_CODES:
@@ -315,7 +327,7 @@ class Tile:
             raise TileInputError(f"tile: current has K = {k}, the loaded weights have K = {self._loaded[0]}")
         if isinstance(reference, bool) or not isinstance(reference, (int, np.integer, np.ndarray)):
             raise TileInputError(
-                f"tile: reference is a {type(reference).__name__}, int8 [{m}, {k}] or a zero point is expected"
+                f"tile: reference is a {type(reference).__name__}, int8 [{m}, {k}] or a zero point is wanted"
             )
         if isinstance(reference, np.ndarray):
             rows: I8 = _check_matrix("reference", reference, np.int8, f"int8 [{m}, {k}]")

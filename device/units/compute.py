@@ -8,7 +8,7 @@ Contract
         runs its rows     the slowest lane of the recurrence in `lane_cycles`
     and the layer takes as long as its slowest tile.
     lane_cycles: enc[r] = max(enc[r−1], done[r−2]) + encode;  done[r] = max(done[r−1], enc[r]) + blocks × max(1, ⌈s/4⌉),
-    plus FILL + DRAIN; encode = ⌈chunk ÷ E⌉ + ENCODE_OVERHEAD.
+    plus FILL_CYCLES + DRAIN_CYCLES; encode = ⌈chunk ÷ E⌉ + ENCODE_FLUSH_CYCLES.
 
     The aggregate form (`paper` timing) knows no lanes: slots × N ÷ multipliers, rounded up.
 
@@ -23,14 +23,16 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from ditto_cosim.protocol.hardware import SLOTS_PER_CYCLE, Geometry
+from ditto_cosim.protocol.hardware import (
+    DRAIN_CYCLES,
+    ENCODE_FLUSH_CYCLES,
+    FILL_CYCLES,
+    SLOTS_PER_CYCLE,
+    Geometry,
+)
 from ditto_cosim.protocol.record import Work, chunks_of, split_k
 
 I64 = npt.NDArray[np.int64]
-
-ENCODE_OVERHEAD = 1
-FILL = 4
-DRAIN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +176,11 @@ def work_cycles(geometry: Geometry, tiles: int, work: Work, slots: I64 | None) -
         rows = _row_grid(plan)
         share_groups = True
     row_cycles = grid[:, :, rows]  # steps, chunks, groups, row tiles, lanes, rows of a lane
-    encode = (-(-chunk // geometry.encode_width) + ENCODE_OVERHEAD)[None, :, None, None, None]
+    encode = (-(-chunk // geometry.encode_width) + ENCODE_FLUSH_CYCLES)[None, :, None, None, None]
     totals, busies, loads, encodes = [], [], [], []
     for blocks in plan.passes(max(plan.block_shares)):
         lanes = lane_cycles(row_cycles * blocks, encode)
-        run = lanes.max(axis=-1) + FILL + DRAIN  # steps, chunks, groups, row tiles
+        run = lanes.max(axis=-1) + FILL_CYCLES + DRAIN_CYCLES  # steps, chunks, groups, row tiles
         slowest = lanes.argmax(axis=-1)[..., None]
         busy = np.take_along_axis((row_cycles * blocks).sum(axis=-1), slowest, axis=-1)[..., 0]
         load = (chunk * blocks)[None, :, None, None]
