@@ -1,1 +1,38 @@
-"""What a run shows its user: tables, plots, HTML."""
+"""What a run shows its user: tables, a page, a timeline, and all of its figures as JSON.
+
+    report = RunReport.of(layer_reports, model=…, design=…, …)
+    print_report(report)
+    write_report(report, directory)
+
+What this package does not do: run anything, or price a run under another design.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ditto_cosim.host.report.model import ReportError, RunReport, Verdict, load_report
+
+__all__ = ["ReportError", "RunReport", "Verdict", "load_report", "print_report", "write_report"]
+
+
+def write_report(report: RunReport, directory: Path) -> tuple[Path, ...]:
+    """Writes `report.json`, `report.html` and `timeline.json` beside the run's record."""
+    from ditto_cosim.host.report import html, timeline  # drawing is slow to import and seldom needed
+
+    directory.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "report.json": report.to_json(),
+        "report.html": html.render(report, directory),
+        "timeline.json": timeline.trace(report),
+    }
+    for name, text in texts.items():
+        (directory / name).write_text(text, encoding="utf-8")
+    return tuple(directory / name for name in texts)
+
+
+def print_report(report: RunReport, slow: int = 10) -> None:
+    """Prints the run's tables."""
+    from ditto_cosim.host.report import terminal
+
+    terminal.print_report(report, slow=slow)

@@ -1,0 +1,180 @@
+"""What every view of a run is drawn from: per step and layer, what the device reported, and what the run was.
+
+Arrays are [steps, layers], in the order of steps and of the program's layers. `report.json` holds everything:
+every view can be made again without the run. What this file does not do: draw, or judge (`summary.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ditto_cosim.protocol.hardware import MODES
+from ditto_cosim.protocol.messages import LayerReport
+
+I64 = npt.NDArray[np.int64]
+
+REPORT_VERSION = 1
+CLOCK_HZ = 1_000_000_000
+"""The accelerator's clock: one cycle is one nanosecond."""
+
+
+class ReportError(ValueError):
+    """A report that cannot be made or read; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `--verify` found."""
+
+    bit_identical: bool
+    layers_checked: int
+    values_checked: int
+    first_difference: str | None = None
+    """Where, in words."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """One run, ready to be shown."""
+
+    model: str
+    design: str
+    chip: str
+    backend: str
+    low_rule: str
+    seed: int
+    command_line: str
+    """What to type to get this run again."""
+    wall_s: float
+    names: tuple[str, ...]
+    """Layers, in program order."""
+    ops: tuple[str, ...]
+    steps: tuple[int, ...]
+    mode: I64
+    """Index into `MODES`."""
+    forced: I64
+    """1 where a changed scale or zero point forced the base mode."""
+    measured: I64
+    """1 where RTL or hardware counted the lanes' cycles; elsewhere the cycle contract did."""
+    zero: I64
+    low: I64
+    full: I64
+    slots: I64
+    cycles: I64
+    unit_cycles: Mapping[str, I64]
+    """Busy cycles; units overlap."""
+    stall_cycles: Mapping[str, I64]
+    """Cycles in which the PEs did not work, by cause; with the compute unit's they add up to `cycles`."""
+    traffic_bytes: Mapping[str, I64]
+    total_cycles: int = 0
+    """Of the whole run: the layers' and those of commands before the first layer."""
+    verdict: Verdict | None = None
+    """None: the run was not verified."""
+    images: tuple[str, ...] = ()
+    """Pictures, as paths relative to the run's directory."""
+    strip: tuple[tuple[int, str], ...] = ()
+    """Intermediate pictures: step, path."""
+    reference_images: tuple[str, ...] = ()
+    """The same pictures as fp32 PyTorch makes them."""
+    compared_cycles: Mapping[str, int] = field(default_factory=dict)
+    """The same run priced under other designs: design -> cycles, modelled."""
+    recoveries: int = 0
+    """Times the device was restarted and the run went on."""
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, reports: Sequence[LayerReport], **run: Any) -> RunReport:
+        """From what the device sent; a layer reported again (after a recovery) counts once."""
+        if not reports:
+            raise ReportError("report: the run reported no layers; run at least one step first")
+        latest = {(r.step, r.layer): r for r in reports}
+        steps = sorted({step for step, _ in latest})
+        layers = sorted({layer for _, layer in latest})
+        missing = [(s, i) for s in steps for i in layers if (s, i) not in latest]
+        if missing:
+            raise ReportError(
+                f"report: step {missing[0][0]} has no report of layer {missing[0][1]} "
+                f"({len(missing)} missing in all); report whole steps only"
+            )
+        rows = [[latest[s, i] for i in layers] for s in steps]
+
+        def array(value: Any) -> I64:
+            return np.array([[int(value(r)) for r in row] for row in rows], np.int64)
+
+        def by_name(attribute: str) -> dict[str, I64]:
+            keys = dict.fromkeys(k for r in latest.values() for k in getattr(r, attribute))
+            return {k: array(lambda r, k=k: getattr(r, attribute).get(k, 0)) for k in keys}
+
+        cycles = array(lambda r: r.cycles)
+        run.setdefault("total_cycles", int(cycles.sum()))
+        return cls(
+            names=tuple(r.name for r in rows[0]),
+            ops=tuple(r.op for r in rows[0]),
+            steps=tuple(steps),
+            mode=array(lambda r: MODES.index(r.mode)),
+            forced=array(lambda r: r.forced_base),
+            measured=array(lambda r: r.measured),
+            zero=array(lambda r: r.zero),
+            low=array(lambda r: r.low),
+            full=array(lambda r: r.full),
+            slots=array(lambda r: r.slots),
+            cycles=cycles,
+            unit_cycles=by_name("unit_cycles"),
+            stall_cycles=by_name("stall_cycles"),
+            traffic_bytes=by_name("traffic_bytes"),
+            **run,
+        )
+
+    def to_json(self) -> str:
+        data = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        return json.dumps({"version": REPORT_VERSION, "modes": list(MODES), **data}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> RunReport:
+        data = json.loads(text)
+        version, modes = data.pop("version", None), data.pop("modes", None)
+        if version != REPORT_VERSION or modes != list(MODES):
+            raise ReportError(
+                f"report: version {version!r} with modes {modes}, this program reads {REPORT_VERSION}"
+            )
+        known = {f.name: f.type for f in fields(cls)}
+        if unknown := data.keys() ^ known.keys():
+            raise ReportError(f"report: fields {', '.join(sorted(unknown))} are missing or unknown")
+        return cls(**{name: _typed(name, str(known[name]), value) for name, value in data.items()})
+
+
+def load_report(directory: Path) -> RunReport:
+    """The report a run left in its directory."""
+    path = directory / "report.json"
+    if not path.exists():
+        raise ReportError(f"{directory}: no report.json here; give the directory a run was written to")
+    return RunReport.from_json(path.read_text(encoding="utf-8"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Verdict):
+        return vars(value)
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+def _typed(name: str, annotation: str, value: Any) -> Any:
+    if annotation == "I64":
+        return np.array(value, np.int64)
+    if annotation.startswith("Mapping[str, I64"):
+        return {k: np.array(v, np.int64) for k, v in value.items()}
+    if name == "verdict":
+        return None if value is None else Verdict(**value)
+    if name == "strip":
+        return tuple((int(step), str(path)) for step, path in value)
+    return tuple(value) if isinstance(value, list) else value

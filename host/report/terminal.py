@@ -1,0 +1,77 @@
+"""A run as tables in the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+
+from ditto_cosim.host.report import summary
+from ditto_cosim.host.report.model import RunReport
+from ditto_cosim.protocol.hardware import MODES
+
+
+def tables(report: RunReport, slow: int = 10) -> Group:
+    """Everything worth a look after a run."""
+    return Group(
+        _headline(report), _causes(report), _decisions(report), _shares(report), _slowest(report, slow)
+    )
+
+
+def print_report(report: RunReport, console: Console | None = None, slow: int = 10) -> None:
+    (console or Console()).print(tables(report, slow))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False
+    )
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    return table
+
+
+def _headline(report: RunReport) -> Panel:
+    grid = Table.grid(padding=(0, 2))
+    for label, text in summary.headline(report):
+        failed = label == "verification" and report.verdict is not None and not report.verdict.bit_identical
+        grid.add_row(f"[dim]{label}", f"[bold red]{text}" if failed else text)
+    return Panel(grid, title=f"[bold]{report.model}", title_align="left", expand=False)
+
+
+def _causes(report: RunReport) -> Table:
+    table = _table("Where the cycles went", "", "cycles", "share")
+    by_cause = summary.cycles_by_cause(report)
+    total = max(sum(by_cause.values()), 1)
+    for name, cycles in sorted(by_cause.items(), key=lambda item: -item[1]):
+        table.add_row(summary.CAUSES.get(name, name), f"{cycles:,}", f"{cycles / total:.1%}")
+    return table
+
+
+def _decisions(report: RunReport) -> Table:
+    table = _table("Defo's decisions", "mode", "layers", "cycles", "first step", "second step")
+    for d in summary.decisions(report):
+        table.add_row(
+            d.mode, str(d.layers), f"{d.cycles_share:.1%}", f"{d.first_cycles:,}", f"{d.second_cycles:,}"
+        )
+    if forced := int(report.forced.sum()):
+        table.add_row("forced to base", f"{forced} executions", f"{report.forced.mean():.1%}", "", "")
+    return table
+
+
+def _shares(report: RunReport) -> Table:
+    table = _table("What the encoder met", "mode", "zero", "low", "full")
+    for mode in MODES:
+        share = summary.shares(report, mode)
+        if any(share.values()):
+            label = "original (bypassed)" if mode == "original" else mode
+            table.add_row(label, *(f"{share[name]:.1%}" for name in ("zero", "low", "full")))
+    return table
+
+
+def _slowest(report: RunReport, count: int) -> Table:
+    table = _table("Slowest layers", "layer", "cycles", "share", "modes", "why")
+    table.columns[4].justify = table.columns[3].justify = "left"
+    for row in summary.slowest(report, count):
+        table.add_row(row.name, f"{row.cycles:,}", f"{row.share:.1%}", row.modes, row.why)
+    return table

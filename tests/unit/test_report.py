@@ -1,0 +1,220 @@
+"""Views of a run: they add up, say what happened, and need nothing but themselves."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from ditto_cosim.host.report import ReportError, RunReport, Verdict, load_report, summary, write_report
+from ditto_cosim.host.report.terminal import tables
+from ditto_cosim.protocol.hardware import MODES, Mode
+from ditto_cosim.protocol.messages import LayerReport
+
+STEPS, NAMES = 6, ("conv_in", "mid.attention.to_q", "mid.attention.qk", "conv_out")
+STALLS = {
+    "conv_in": "dram",
+    "mid.attention.to_q": "weight_load",
+    "mid.attention.qk": "vector",
+    "conv_out": "fill",
+}
+
+
+def layer_report(step: int, layer: int, mode: Mode) -> LayerReport:
+    name = NAMES[layer]
+    elements = 1000 * (layer + 1)
+    zero, low = (elements // 2, elements // 4) if mode == "temporal" else (0, 0)
+    full = elements - zero - low
+    compute = 100 + 10 * layer + (50 if mode == "original" else 0)
+    waits = 300 * (layer == 0) + 40
+    return LayerReport(
+        step=step,
+        layer=layer,
+        name=name,
+        op="matmul" if name.endswith("qk") else "conv2d",
+        mode=mode,
+        forced_base=step == 4 and layer == 2,
+        zero=zero,
+        low=low,
+        full=full,
+        slots=low + 2 * full,
+        cycles=compute + waits,
+        unit_cycles={"encode": 20, "compute": compute, "dram": 90},
+        stall_cycles={STALLS[name]: waits},
+        traffic_bytes={"weights": 500, "previous_output": 4000, "input": 100},
+        measured=layer == 0,
+    )
+
+
+def modes(step: int, layer: int) -> Mode:
+    if step == 0 or (step > 1 and layer == 3) or (step == 4 and layer == 2):
+        return "original"
+    return "temporal"
+
+
+@pytest.fixture
+def reports() -> list[LayerReport]:
+    return [layer_report(s, i, modes(s, i)) for s in range(STEPS) for i in range(len(NAMES))]
+
+
+@pytest.fixture
+def report(reports: list[LayerReport]) -> RunReport:
+    return RunReport.of(
+        reports,
+        model="fashion-dit",
+        design="ditto",
+        chip="paper_twin",
+        backend="rtl",
+        low_rule="twos4",
+        seed=7,
+        command_line="ditto generate fashion-dit --seed 7 <&>",
+        wall_s=12.5,
+        verdict=Verdict(True, 24, 240),
+    )
+
+
+def test_report_keeps_what_the_device_sent(report: RunReport, reports: list[LayerReport]) -> None:
+    assert report.cycles.shape == (STEPS, len(NAMES))
+    for r in reports:
+        assert report.cycles[r.step, r.layer] == r.cycles
+        assert MODES[report.mode[r.step, r.layer]] == r.mode
+        assert report.stall_cycles["dram"][r.step, r.layer] == r.stall_cycles.get("dram", 0)
+        assert report.measured[r.step, r.layer] == r.measured
+    assert report.total_cycles == sum(r.cycles for r in reports)
+
+
+def test_report_counts_a_layer_reported_twice_once(report: RunReport, reports: list[LayerReport]) -> None:
+    again = RunReport.of(
+        [*reports, *reports[-4:]],
+        **{n: getattr(report, n) for n in ("model", "design", "chip", "backend", "low_rule", "seed")},
+        command_line="",
+        wall_s=0.0,
+    )
+    assert again.total_cycles == report.total_cycles
+
+
+def test_report_refuses_half_a_step(reports: list[LayerReport]) -> None:
+    with pytest.raises(ReportError, match="step 5 has no report of layer 3"):
+        RunReport.of(reports[:-1])
+    with pytest.raises(ReportError, match="no layers"):
+        RunReport.of([])
+
+
+def test_every_cycle_is_explained_once(report: RunReport) -> None:
+    assert sum(summary.cycles_by_cause(report).values()) == int(report.cycles.sum())
+    short = replace(report, stall_cycles={})
+    assert summary.cycles_by_cause(short)["other"] > 0
+    assert sum(summary.cycles_by_cause(short).values()) == int(report.cycles.sum())
+
+
+def test_shares_leave_out_what_was_bypassed(report: RunReport) -> None:
+    assert summary.shares(report) == {"zero": 0.5, "low": 0.25, "full": 0.25}
+    assert summary.shares(report, "original") == {"zero": 0.0, "low": 0.0, "full": 1.0}
+    assert summary.shares(report, "spatial") == {"zero": 0.0, "low": 0.0, "full": 0.0}
+    assert np.isnan(summary.shares_by_step(report)["zero"][0])
+
+
+def test_decisions_ignore_forced_steps(report: RunReport) -> None:
+    """Layer 2 is forced to original in step 4 only; layer 3 went back for good."""
+    found = {d.mode: d for d in summary.decisions(report)}
+    assert found["temporal"].layers == 3
+    assert found["original"].layers == 1
+    last_forced = replace(
+        report, forced=np.where(np.arange(STEPS)[:, None] == 5, 1, 0) * np.ones((1, 4), np.int64)
+    )
+    assert {d.mode: d.layers for d in summary.decisions(last_forced)} == {"original": 2, "temporal": 2}
+    assert found["original"].first_cycles == report.cycles[0, 3]
+    assert found["original"].second_cycles == report.cycles[1, 3]
+
+
+def test_slowest_layers_say_why(report: RunReport) -> None:
+    rows = summary.slowest(report)
+    assert rows[0].name == "conv_in"
+    assert [r.cycles for r in rows] == sorted((r.cycles for r in rows), reverse=True)
+    assert "previous output is 87% of its bytes" in rows[0].why
+    assert all("slots per element" in r.why for r in rows[1:])
+    assert rows[0].modes == "original ×1, temporal ×5"
+    assert sum(r.share for r in rows) == pytest.approx(1)
+
+
+def test_measured_and_modelled_are_told_apart(report: RunReport) -> None:
+    assert summary.measured_words(report) == "lane cycles measured in RTL for 25% of layers"
+    assert (
+        summary.measured_words(replace(report, measured=report.measured * 0))
+        == "modelled by the cycle contract"
+    )
+
+
+def test_report_survives_json(report: RunReport) -> None:
+    full = replace(report, strip=((0, "a.png"),), images=("b.png",), compared_cycles={"itc": 5}, notes=("n",))
+    back = RunReport.from_json(full.to_json())
+    assert back.to_json() == full.to_json()
+    assert back.verdict == full.verdict
+    assert back.strip == full.strip
+    assert np.array_equal(back.cycles, full.cycles)
+    with pytest.raises(ReportError, match="version 9"):
+        RunReport.from_json(json.dumps(json.loads(full.to_json()) | {"version": 9}))
+    with pytest.raises(ReportError, match="surprise"):
+        RunReport.from_json(json.dumps(json.loads(full.to_json()) | {"surprise": 1}))
+
+
+def test_written_report_stands_alone(report: RunReport, tmp_path: Path) -> None:
+    Image.new("L", (28, 28), 200).save(tmp_path / "picture.png")
+    shown = replace(
+        report, images=("picture.png",), strip=((2, "picture.png"),), compared_cycles={"itc": 9000}
+    )
+    write_report(shown, tmp_path)
+    assert load_report(tmp_path).to_json() == shown.to_json()
+    page = (tmp_path / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) == 6
+    assert all(s.startswith("data:image/png;base64,") for s in sources)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", page)
+    assert "ditto generate fashion-dit --seed 7 &lt;&amp;&gt;" in page
+    assert "Bit-identical to the int8 reference: 24 layers, 240 values compared." in page
+    assert "lane cycles measured in RTL for 25% of layers" in page
+    assert all(name in page for name in NAMES)
+
+
+def test_report_names_a_missing_picture(report: RunReport, tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"picture 'gone\.png' is not in"):
+        write_report(replace(report, images=("gone.png",)), tmp_path)
+    with pytest.raises(ReportError, match=r"no report\.json here"):
+        load_report(tmp_path / "elsewhere")
+
+
+def test_timeline_is_the_run(report: RunReport, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
+    layers = [e for e in events if e["ph"] == "X" and e["tid"] == 1]
+    assert [e["name"] for e in layers] == list(NAMES) * STEPS
+    assert sum(e["dur"] for e in layers) == pytest.approx(report.cycles.sum() / 1000)
+    for before, after in pairwise(layers):
+        assert after["ts"] == pytest.approx(before["ts"] + before["dur"])
+    assert {e["args"]["lane_cycles"] for e in layers} == {"measured", "modelled"}
+
+
+@pytest.mark.parametrize("identical", [True, False, None])
+def test_terminal_tables_carry_the_verdict(report: RunReport, identical: bool | None) -> None:
+    verdict = (
+        None if identical is None else Verdict(identical, 3, 30, None if identical else "step 1, conv_in")
+    )
+    out = io.StringIO()
+    Console(file=out, width=160).print(tables(replace(report, verdict=verdict)))
+    text = out.getvalue()
+    expected = {
+        True: "bit-identical",
+        False: "DIFFERS from the int8 reference at step 1, conv_in",
+        None: "not verified",
+    }
+    assert expected[identical] in text
+    assert "PEs wait for DRAM" in text
+    assert "forced to base" in text
