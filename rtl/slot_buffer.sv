@@ -117,7 +117,7 @@ module slot_buffer
         fill_bank_q              <= !fill_bank_q;
       end
       if (!word_ready_i) begin
-        stalled_o <= stalled_o + CycleWidth'(1);
+        if (replaying_o) stalled_o <= stalled_o + CycleWidth'(1);
       end else begin
         word_valid_o <= full_q[replay_bank_q];
         if (!full_q[replay_bank_q]) begin
