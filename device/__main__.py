@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--bind", default="tcp://127.0.0.1:5590", help="address to listen on (ipc:// or tcp://)")
     result.add_argument("--keys", type=Path, help="directory made by `ditto keys`; needed beyond this machine")
     result.add_argument("--backend", default="model", help="backend of runs that name none")
+    result.add_argument("--offer", action="append", default=[], help="a further backend hosts may name: module:Class")
     result.add_argument("--design", default="ditto", help="design of runs that name none")
     result.add_argument("--chip", default="paper_twin", help="chip of runs that name none")
     result.add_argument("--idle-s", type=float, default=limits.idle_s, help="silence after which a host loses its runs")
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lazy_machine(options.machine),
         limits=limits,
         defaults=m.RunSpec(backend=options.backend, chip=options.chip, design=options.design),
-        backends=backend_names(),
+        backends=[*backend_names(), *options.offer],
         parent_pid=options.parent_pid,
     )
     try:

@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.backends import make_backend
+from ditto_cosim.device.backends import backend_for
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.controller import Controller
 from ditto_cosim.device.designs.base import load_design
@@ -40,14 +40,20 @@ class Machine:
         self.program = program
         self.chip = load_chip(spec.chip)
         self.design = load_design(spec.design)
-        self.backend = make_backend(spec.backend, self.chip)
+        self.backend = backend_for(spec, self.chip, [c.name for c in program.layers])
         self.geometry_digest = self.backend.geometry.digest
         self.measures = self.backend.measures
+        tile = self.chip.geometry
+        self.facts: dict[str, str | int] = {
+            "chip_digest": self.chip.digest,
+            "low_rule": tile.low_rule,
+            "k_max": tile.k_max,
+            "multipliers": self.chip.multipliers,
+        }
         self.controller = Controller(program, self.chip, self.design)
         self.constants = {value: constants[name] for name, value in program.constants.items()}
-        geometry = self.chip.geometry
         self.layers: dict[str, Layer] = {
-            c.name: make_layer(c, program, self.constants, geometry.k_max, geometry.low_rule) for c in program.layers
+            c.name: make_layer(c, program, self.constants, tile.k_max, tile.low_rule) for c in program.layers
         }
         self.layer_index = {c.name: i for i, c in enumerate(program.layers)}
         self.quantizers = {c.name: vector.QuantizeState() for c in program.commands if c.op == "quantize"}

@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import zmq
 from ditto_cosim.device.session import MachineFactory, Run
 from ditto_cosim.device.store import Store
 from ditto_cosim.protocol import codec, security
 from ditto_cosim.protocol import messages as m
-from ditto_cosim.protocol.errors import DittoError, ProtocolError, QuotaError, describe
+from ditto_cosim.protocol.errors import DittoError, ProtocolError, QuotaError, RequestError, describe
 from ditto_cosim.protocol.tensors import Buffer
 from ditto_cosim.protocol.version import PROTOCOL_VERSION, check_peer, package_version, parameters_digest
 
@@ -56,15 +57,12 @@ class Server:
         *,
         limits: m.Limits,
         defaults: m.RunSpec,
-        backends: Sequence[str] = (),
+        backends: Sequence[str],
         parent_pid: int | None = None,
     ) -> None:
-        self._factory, self._limits, self._defaults, self._backends = (
-            factory,
-            limits,
-            defaults,
-            list(backends),
-        )
+        self._factory, self._limits, self._defaults = factory, limits, defaults
+        self._backends = sorted({*backends, defaults.backend})
+        self._local = True
         self._parent_pid = parent_pid
         self._device = secrets.token_hex(8)
         self._store = Store(limits.store_bytes)
@@ -82,6 +80,7 @@ class Server:
     def bind(self, address: str, keys: Path | None = None) -> str:
         """Listen; anything but ipc and loopback needs `keys`, a directory that `ditto keys` made."""
         security.check_address(address, keys)
+        self._local = security.is_local(address)
         socket = self._socket
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
@@ -166,12 +165,16 @@ class Server:
         body: list[Buffer] = [f.buffer for f in frames[1:]]
         try:
             message = codec.decode_host(body, self._limits)
+        except ProtocolError as error:
+            self._refuse(identity, error)
+            return True
+        try:
             self._handle(identity, message, body[1:])
         except ProtocolError as error:
             self._refuse(identity, error)
         except Exception as error:
             log.exception("message failed", extra={"fields": {"host": identity.hex()}})
-            self._refuse(identity, error)
+            self._refuse(identity, error, getattr(message, "run", ""), getattr(message, "seq", 0))
         return True
 
     def _refuse(self, identity: bytes, error: Exception, run: str = "", seq: int = 0) -> None:
@@ -267,12 +270,34 @@ class Server:
             stream_bytes=host.stream_bytes,
             store=self._store,
             factory=self._factory,
-            defaults=self._defaults,
+            settle=self._settle,
             send=lambda frames: self._post(identity, frames),
             on_closed=self._gone.append,
         )
         host.runs[request.run] = run
         return run
+
+    def _settle(self, spec: m.RunSpec) -> m.RunSpec:
+        """Fill in defaults, and refuse names through which a host could make this device load code or read files."""
+        defaults = self._defaults
+        spec = msgspec.structs.replace(
+            spec,
+            backend=spec.backend or defaults.backend,
+            chip=spec.chip or defaults.chip,
+            design=spec.design or defaults.design,
+        )
+        for name in (spec.backend, spec.cross_check, "rtl" if spec.rtl_layers else ""):
+            if name and name not in self._backends:
+                raise RequestError(
+                    f"backend {name!r} is not offered by this device, which has {', '.join(self._backends)}. "
+                    "Start it with `ditto device --offer module:Class` to add one."
+                )
+        if not self._local and spec.chip != defaults.chip and not spec.chip.isidentifier():
+            raise RequestError(
+                f"chip {spec.chip!r} is a path; a device on another machine takes the names of its presets. "
+                "Start it with `ditto device --chip PATH` to use a chip of your own there."
+            )
+        return spec
 
     # --- time ---------------------------------------------------------------------------------------------------------
 

@@ -63,6 +63,7 @@ class Machine(Protocol):
 
     geometry_digest: str
     measures: bool
+    facts: Mapping[str, str | int]
 
     def step(
         self,
@@ -116,14 +117,14 @@ class Run:
         stream_bytes: int,
         store: Store,
         factory: MachineFactory,
-        defaults: m.RunSpec,
+        settle: Callable[[m.RunSpec], m.RunSpec],
         send: Send,
         on_closed: Callable[[Run], None],
     ) -> None:
         self.run = run
         self.owner = owner
         self._limits, self._stream_limit = limits, stream_bytes
-        self._store, self._factory, self._defaults = store, factory, defaults
+        self._store, self._factory, self._settle = store, factory, settle
         self._send, self._on_closed = send, on_closed
 
         self._inbox: queue.SimpleQueue[tuple[m.Request, list[Buffer]] | None] = queue.SimpleQueue()
@@ -144,7 +145,7 @@ class Run:
 
         # The worker's own:
         self._program: Program | None = None
-        self._spec = defaults
+        self._spec = m.RunSpec()
         self._keys: dict[str, m.TensorKey] = {}
         self._quota = limits.run_bytes
         self._machine: Machine | None = None
@@ -308,14 +309,8 @@ class Run:
     def _open(self, request: m.OpenRun, program_frame: Buffer) -> codec.Frames:
         if self._program is not None:
             raise RequestError(f"run {self.run}: it is open already; open another run under another id")
+        spec = self._spec = self._settle(request.spec)
         program = codec.decode_program(program_frame, self._limits)
-        spec, defaults = request.spec, self._defaults
-        self._spec = msgspec.structs.replace(
-            spec,
-            backend=spec.backend or defaults.backend,
-            chip=spec.chip or defaults.chip,
-            design=spec.design or defaults.design,
-        )
         self._quota = min(spec.memory_bytes or self._limits.run_bytes, self._limits.run_bytes)
         for name in program.constants.keys() ^ request.constants.keys():
             side = "declares" if name in program.constants else "does not declare"
@@ -342,7 +337,10 @@ class Run:
         if self._machine is not None:
             raise RequestError(f"run {self.run}: it is started already")
         constants = {name: from_frame(key, self._store.get(key.digest), name) for name, key in self._keys.items()}
-        machine = self._factory(self._program, constants, self._spec)
+        try:
+            machine = self._factory(self._program, constants, self._spec)
+        except ValueError as error:
+            raise RequestError(f"run {self.run}: {error}") from error
         self._machine = machine
         if self._spec.geometry not in ("", machine.geometry_digest):
             self._broken = (
@@ -356,6 +354,7 @@ class Run:
             spec=self._spec,
             geometry=machine.geometry_digest,
             measures=machine.measures,
+            facts=dict(machine.facts),
             state_bytes=machine.state_bytes,
         )
         return codec.encode(started)

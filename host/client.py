@@ -66,7 +66,7 @@ class Device:
 
     def __init__(self, link: Link, *, revivals: int = 5) -> None:
         self._link = link
-        self._revivals_left = revivals
+        self._revivals = self._revivals_left = revivals
         self._lock = threading.Lock()
 
     @property
@@ -92,12 +92,12 @@ class Device:
         with self._lock:
             if self._link is not lost:
                 return
-            if isinstance(why, UnknownRunError) and not lost.failed:
-                return
             while True:
                 if self._revivals_left <= 0:
-                    raise DeviceLostError(f"{why} It was lost too often; giving up.") from why
+                    raise DeviceLostError(f"{why}\nNo step was completed since {self._revivals} restarts; giving up.")
                 self._revivals_left -= 1
+                if isinstance(why, UnknownRunError) and not lost.failed:
+                    return
                 lost.close()
                 log.warning("device lost: %s; %d more attempts", why, self._revivals_left)
                 try:
@@ -105,6 +105,10 @@ class Device:
                     return
                 except LinkError as error:
                     why = error
+
+    def settled(self) -> None:
+        """A step was completed: the device deserves its full number of revivals again."""
+        self._revivals_left = self._revivals
 
     def _reconnect(self) -> Link:
         raise DeviceLostError("this device cannot be reached again")
@@ -187,6 +191,7 @@ class RemoteRun:
         seen = _Seen(on_layer, on_value)
         result = self._surviving(lambda: self._step(step, kept, observe, timed, seen))
         self._last = _Completed(step, kept, result.outputs, result.snapshot)
+        self._device.settled()
         return result
 
     def close(self) -> None:

@@ -40,6 +40,8 @@ DEAD_S = 15.0
 """Silence after which the device is given up."""
 ASK_AGAIN_S = 0.5
 ASK_AGAIN_MOST_S = 4.0
+SEND_MOST = 20
+"""Times a request is sent before it is given up."""
 COPY_BELOW_BYTES = 1 << 16
 
 OnStream = Callable[[m.Stream, Buffer | None], None]
@@ -61,6 +63,7 @@ class _Pending:
         self.reply: m.Reply | None = None
         self.payload: list[Buffer] = []
         self.failure: Exception | None = None
+        self.sent = 1
         self.heard_at = time.monotonic()
         self.patience_s = ASK_AGAIN_S
 
@@ -93,6 +96,7 @@ class Link:
         self._pending: dict[tuple[str, int], _Pending] = {}
         self._window_bytes = 0
         self._failure: Exception | None = None
+        self._refusal = ""
         self._closing = False
         self._outbox: deque[codec.Frames] = deque()
         self._awake = False
@@ -302,7 +306,7 @@ class Link:
                     self._streamed(pending, message, payload[0] if payload else None)
             case m.Missing():
                 if (pending := self._pending.get((message.run, message.seq))) and pending.reply is None:
-                    self._outbox.append(pending.frames)
+                    self._send_again(pending)
             case m.Error() if not message.run:
                 self._refused(message)
             case _:
@@ -330,6 +334,7 @@ class Link:
     def _refused(self, message: m.Error) -> None:
         """An Error that answers no request: the handshake failed, or the device forgot us."""
         error = revive(message.kind, message.message, message.state)
+        self._refusal = message.message
         if self.welcome is None and isinstance(error, VersionError | ParametersError | QuotaError):
             self.fail(error)
         elif self.welcome is not None:
@@ -342,6 +347,15 @@ class Link:
                 pending.arrived += 1
             self._lock.notify_all()
         self._heard(pending)
+
+    def _send_again(self, pending: _Pending) -> None:
+        pending.sent += 1
+        if pending.sent > SEND_MOST:
+            why = self._refusal or "it never arrived"
+            pending.failure = DeviceLostError(f"a request was sent {SEND_MOST} times to {self.address} in vain: {why}")
+            self._lock.notify_all()
+        else:
+            self._outbox.append(pending.frames)
 
     def _heard(self, pending: _Pending) -> None:
         pending.heard_at, pending.patience_s = time.monotonic(), ASK_AGAIN_S

@@ -278,6 +278,8 @@ class Started(_Reply, frozen=True, kw_only=True):
     """Digest of the backend's tile."""
     measures: bool
     state_bytes: Count
+    facts: dict[Name, Name | Count] = {}
+    """What a record says of the machine: chip digest, low rule, longest row."""
 
 
 class Reports(_Message, frozen=True, kw_only=True):

@@ -1,19 +1,21 @@
 """Who computes a layer: one file per backend, found by its name.
 
-A name is a file here (`rtl`, `model`), an entry point of the group `ditto_cosim.backends`, or `module:Class`. The class is
-made with the chip it computes for and closes with the run.
+A name is a file here (`rtl`, `model`), an entry point of the group `ditto_cosim.backends`, or `module:Class`. The
+class is made with the chip it computes for and closes with the run.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import cast
 
 from ditto_cosim.device.backends.base import Backend
+from ditto_cosim.device.backends.mixed import CheckedBackend, MixedBackend
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.protocol.errors import BackendError
+from ditto_cosim.protocol.messages import RunSpec
 
 ENTRY_POINTS = "ditto_cosim.backends"
 _BUILT_IN = {
@@ -35,7 +37,7 @@ def find_backend(name: str) -> BackendFactory:
         (e.value for e in metadata.entry_points(group=ENTRY_POINTS) if e.name == name), name
     )
     module, _, attribute = target.partition(":")
-    if not attribute:
+    if not module or not attribute:
         raise BackendError(f"backend {name!r} is unknown; known: {', '.join(names())}, or give module:Class")
     try:
         return cast(BackendFactory, getattr(importlib.import_module(module), attribute))
@@ -45,3 +47,22 @@ def find_backend(name: str) -> BackendFactory:
 
 def make_backend(name: str, chip: Chip) -> Backend:
     return find_backend(name)(chip)
+
+
+def backend_for(spec: RunSpec, chip: Chip, layers: Sequence[str]) -> Backend:
+    """The backend a run asks for; `layers` are the names of its program's layers."""
+    made: list[Backend] = []
+    try:
+        backend = make_backend(spec.backend, chip)
+        made.append(backend)
+        if spec.rtl_layers:
+            made.append(make_backend("rtl", chip))
+            backend = MixedBackend(backend, made[-1], spec.rtl_layers, layers)
+        if spec.cross_check:
+            made.append(make_backend(spec.cross_check, chip))
+            backend = CheckedBackend(backend, made[-1])
+    except BaseException:
+        for part in made:
+            part.close()
+        raise
+    return backend

@@ -1,0 +1,93 @@
+"""Backends made of backends: some layers on one and the rest on another, or every layer on two that must agree.
+
+    --backend model --rtl-layers 'conv_in,mid.*'     a large denoiser with a few layers in RTL
+    --backend rtl --cross-check model                every result compared, bit for bit, as it is made
+
+What this file does not do: compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import numpy as np
+from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult
+from ditto_cosim.protocol.errors import BackendError
+
+
+class MixedBackend:
+    """`chosen` computes the layers whose names match a pattern, `base` the others."""
+
+    def __init__(self, base: Backend, chosen: Backend, patterns: Sequence[str], layers: Sequence[str]) -> None:
+        _same_tile(base, chosen)
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in layers):
+                raise BackendError(
+                    f"no layer matches {pattern!r}; the program has {len(layers)} layers, "
+                    f"such as {', '.join(layers[:3])}. Patterns take * and ?."
+                )
+        self.name = f"{base.name}+{chosen.name}"
+        self.geometry = base.geometry
+        self.measures = base.measures and chosen.measures
+        self._base, self._chosen = base, chosen
+        self._names = frozenset(n for n in layers if any(fnmatchcase(n, p) for p in patterns))
+
+    def gemm(self, job: Gemm) -> GemmResult:
+        return (self._chosen if job.name in self._names else self._base).gemm(job)
+
+    def close(self) -> None:
+        self._base.close()
+        self._chosen.close()
+
+
+class CheckedBackend:
+    """Computes everything twice and refuses any difference; the first backend's result counts."""
+
+    def __init__(self, first: Backend, second: Backend) -> None:
+        _same_tile(first, second)
+        self.name = f"{first.name} checked by {second.name}"
+        self.geometry = first.geometry
+        self.measures = first.measures
+        self._first, self._second = first, second
+
+    def gemm(self, job: Gemm) -> GemmResult:
+        first, second = self._first.gemm(job), self._second.gemm(job)
+        self._compare(job, "accumulators", "(group, row, column)", first.accumulators, second.accumulators)
+        self._compare(job, "slots", "(group, row)", first.slots, second.slots)
+        classes = [(r.zero, r.low, r.full) for r in (first, second)]
+        if classes[0] != classes[1]:
+            self._refuse(job, f"(zero, low, full) elements are {classes[0]} and {classes[1]}")
+        if first.cycles is not None and second.cycles is not None and first.cycles != second.cycles:
+            self._refuse(job, f"cycles are {first.cycles} and {second.cycles}")
+        return first
+
+    def _compare(self, job: Gemm, what: str, axes: str, first: np.ndarray, second: np.ndarray) -> None:
+        if first.shape != second.shape:
+            self._refuse(job, f"{what} have shapes {first.shape} and {second.shape}")
+        if not np.array_equal(first, second):
+            different = np.argwhere(first != second)
+            at = tuple(int(i) for i in different[0])
+            self._refuse(
+                job,
+                f"{what} differ in {len(different)} of {first.size} places, "
+                f"first at {axes} {at}: {first[at]} and {second[at]}",
+            )
+
+    def _refuse(self, job: Gemm, what: str) -> None:
+        raise BackendError(
+            f"layer {job.name!r} ({job.mode}): {self._first.name!r} and {self._second.name!r} disagree: {what}. "
+            "Run `ditto conform` on both to find out which is wrong."
+        )
+
+    def close(self) -> None:
+        self._first.close()
+        self._second.close()
+
+
+def _same_tile(one: Backend, other: Backend) -> None:
+    if one.geometry != other.geometry:
+        raise BackendError(
+            f"backends {one.name!r} and {other.name!r} have different tiles ({one.geometry} and {other.geometry}) "
+            "and cannot share a run; choose a chip that both are built for"
+        )
