@@ -416,7 +416,7 @@ def _binary(op: str) -> Rule:
         if isinstance(a, _Value) and isinstance(b, int | float) and b == neutral:
             return a
         if isinstance(a, _Value) and a.spec.dtype == "i64" and isinstance(b, torch.Tensor) and op == "mul":
-            if b.dtype == torch.int64 and bool((b == 1).all()):  # timesteps * ones(batch)
+            if b.dtype == torch.int64 and (b.is_meta or bool((b == 1).all())):  # timesteps * ones(batch)
                 return low.emit("broadcast", a, shape=isa.broadcast_shape(a.spec.shape, tuple(b.shape)))[0]
         return low.emit(op, low.f32(a), low.f32(b))[0]
 
@@ -496,6 +496,21 @@ def _concat(low: Lowering, node: Node, parts: Any, dim: int = 0) -> _Value:
     return low.emit("concat", *values, axis=_axis(dim, len(values[0].spec.shape)))[0]
 
 
+def _pad(low: Lowering, node: Node, x: Operand, pad: Any, mode: str = "constant", value: float | None = None) -> _Value:
+    if mode != "constant" or min(pad) < 0:
+        raise LoweringError(f"{low.scope}: padding of mode {mode!r} by {tuple(pad)} is not supported")
+    padded = low.f32(x)
+    for axis, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        at = len(padded.spec.shape) - 1 - axis
+        sides = []
+        for count in (before, after):
+            shape = (*padded.spec.shape[:at], count, *padded.spec.shape[at + 1 :])
+            sides.append([low.constant(torch.full(shape, float(value or 0)), f"{low.scope}.padding")] if count else [])
+        if before or after:
+            padded = low.emit("concat", *sides[0], padded, *sides[1], axis=at)[0]
+    return padded
+
+
 def _slice(
     low: Lowering, node: Node, x: _Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> _Value:
@@ -542,6 +557,24 @@ def _upsample(low: Lowering, node: Node, x: _Value, *_: Any, **__: Any) -> _Valu
     if (x.spec.shape[2] * fh, x.spec.shape[3] * fw) != target[2:]:
         raise LoweringError(f"{low.scope}: upsampling {x.spec} to {target} is not a whole multiple")
     return low.emit("upsample_nearest", x, factor=(fh, fw))[0]
+
+
+def _avg_pool(
+    low: Lowering, node: Node, x: Operand, kernel: Any, stride: Any = None, padding: Any = (0, 0), *_: Any, **__: Any
+) -> _Value:
+    (kh, kw), padded = _pair(kernel), tuple(_pair(padding))
+    if padded != (0, 0) or tuple(_pair(stride or kernel)) != (kh, kw):
+        raise LoweringError(f"{low.scope}: average pooling with stride {stride} and padding {padded} is not supported")
+    value = low.f32(x)
+    rows, columns = (size // k * k for size, k in zip(value.spec.shape[-2:], (kh, kw), strict=True))
+    rank, total = len(value.spec.shape), None
+    for i in range(kh):
+        line = low.emit("slice", value, axis=rank - 2, start=i, stop=rows, step=kh)[0]
+        for j in range(kw):
+            part = low.emit("slice", line, axis=rank - 1, start=j, stop=columns, step=kw)[0]
+            total = part if total is None else low.emit("add", total, part)[0]
+    assert total is not None, "a kernel has at least one element"
+    return low.emit("mul", total, low.f32(1 / (kh * kw)))[0]
 
 
 def _embedding(low: Lowering, node: Node, table: Operand, index: Operand, *_: Any, **__: Any) -> _Value:
@@ -601,6 +634,7 @@ _RULES: dict[str, Rule] = {
     "aten.permute.default": _permute,
     "aten.transpose.int": _transpose,
     "aten.cat.default": _concat,
+    "aten.pad.default": _pad,
     "aten.slice.Tensor": _slice,
     "aten.select.int": _select,
     "aten.split.Tensor": _split,
@@ -610,6 +644,7 @@ _RULES: dict[str, Rule] = {
     "aten.repeat_interleave.self_int": _repeat_interleave,
     "aten.upsample_nearest2d.vec": _upsample,
     "aten.upsample_nearest2d.default": _upsample,
+    "aten.avg_pool2d.default": _avg_pool,
     "aten.embedding.default": _embedding,
     "aten.einsum.default": _einsum,
     **dict.fromkeys(_ALIASES, _alias),
