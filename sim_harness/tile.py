@@ -12,14 +12,14 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from ditto_cosim.protocol.hardware import MODE_CODES, TILE_ABI_VERSION, Geometry, Mode
 
 from .build import BuildOptions, Built, build
-from .errors import HarnessError, TileBusyError, TileInputError, TileStuckError
+from .errors import HarnessError, TileAssertionError, TileBusyError, TileInputError, TileStuckError
 
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
@@ -28,6 +28,7 @@ U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 
 ROWS_MAX = 1 << 23
+_STUCK = 1
 
 
 class _Pass(ctypes.Structure):
@@ -107,11 +108,12 @@ def _library(path: Path) -> ctypes.CDLL:
         "ditto_open": (ctypes.c_void_p, [ctypes.c_char_p]),
         "ditto_close": (None, [ctypes.c_void_p]),
         "ditto_reset": (None, [ctypes.c_void_p]),
-        "ditto_load_weights": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3),
+        "ditto_load_weights": (ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3),
         "ditto_run": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(_Pass)]),
         "ditto_bare_eval": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_uint64]),
         "ditto_trace": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64]),
         "ditto_state": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]),
+        "ditto_message": (ctypes.c_char_p, [ctypes.c_void_p]),
         "ditto_write_coverage": (None, [ctypes.c_char_p]),
     }
     for name, (result, arguments) in signatures.items():
@@ -176,6 +178,8 @@ class Tile:
             cycles = self._library.ditto_load_weights(
                 self._handle, weights.ctypes.data, weights.strides[0], k, n
             )
+            if cycles < 0:
+                self._fail(-cycles, f"while weights K = {k}, N = {n} were loaded")
             self._loaded = (k, n)
             return int(cycles)
 
@@ -244,14 +248,7 @@ class Tile:
         with self._exclusive():
             status = self._library.ditto_run(self._handle, ctypes.byref(request))
             if status:
-                state = self._state()
-                self._library.ditto_reset(self._handle)
-                self._loaded = None
-                raise TileStuckError(
-                    f"tile: no handshake for {self._watchdog} cycles in a pass of {m} rows, K = {k}, "
-                    f"N = {n}, mode {mode}; the tile was reset, load its weights again. Its state was:",
-                    state,
-                )
+                self._fail(status, f"in a pass of {m} rows, K = {k}, N = {n}, mode {mode}")
             if next_weights is not None:
                 self._loaded = (next_weights.shape[0], next_weights.shape[1])
             ports = self._ports() if record else None
@@ -288,6 +285,16 @@ class Tile:
         if not self._handle:
             raise HarnessError("tile: this tile is closed; make another one")
         return _Exclusive(self._lock)
+
+    def _fail(self, status: int, where: str) -> NoReturn:
+        """Raises what a call ended with; the tile is reset first, so it stays usable."""
+        state, message = self._state(), self._library.ditto_message(self._handle).decode()
+        self._library.ditto_reset(self._handle)
+        self._loaded = None
+        after = "the tile was reset, load its weights again. Its state was:"
+        if status == _STUCK:
+            raise TileStuckError(f"tile: no handshake for {self._watchdog} cycles {where}; {after}", state)
+        raise TileAssertionError(f"tile: {message}, {where}; {after}", state)
 
     def _state(self) -> str:
         buffer = ctypes.create_string_buffer(1 << 16)

@@ -30,6 +30,19 @@ using TraceFile = VerilatedFstC;
 #define DITTO_API __attribute__((visibility("default")))
 
 double sc_time_stamp() { return 0; }
+
+// The RTL's assertions, $stop and $fatal end the pass, not the process.
+struct RtlStopped {
+  std::string what;
+};
+void vl_finish(const char*, int, const char*) {}
+void vl_stop(const char* file, int line, const char* scope) {
+  throw RtlStopped{std::string("assertion at ") + file + ":" + std::to_string(line) + " in " + scope};
+}
+void vl_fatal(const char* file, int line, const char* scope, const char* message) {
+  throw RtlStopped{std::string(message) + " at " + file + ":" + std::to_string(line) + " in " + scope};
+}
+
 #if DITTO_DIRECT_EVAL
 void Vtile___024root___eval(Vtile___024root* root);
 #endif
@@ -83,6 +96,15 @@ class Tile {
   }
 
   void reset() {
+    try {
+      drive_reset();
+    } catch (const RtlStopped&) {
+    }
+    swap_next_ = false;
+    message_.clear();
+  }
+
+  void drive_reset() {
     top_->clk_i = 0;
     top_->rst_ni = 0;
     top_->start_i = 0;
@@ -93,16 +115,20 @@ class Tile {
     tick();
     top_->rst_ni = 1;
     tick();
-    swap_next_ = false;
   }
 
-  uint64_t load(const int8_t* weights, int64_t stride, int64_t k, int64_t n) {
+  int64_t load(const int8_t* weights, int64_t stride, int64_t k, int64_t n) {
     Load load{weights, stride, k, n};
-    uint64_t cycles = 0;
-    for (; !load.over(); ++cycles) {
-      present(load);
-      tick();
-      load.advance();
+    int64_t cycles = 0;
+    try {
+      for (; !load.over(); ++cycles) {
+        present(load);
+        tick();
+        load.advance();
+      }
+    } catch (const RtlStopped& stopped) {
+      message_ = stopped.what;
+      return -kDittoAssertion;
     }
     top_->weight_valid_i = 0;
     swap_next_ = DITTO_WEIGHT_BANKS > 1;
@@ -110,6 +136,15 @@ class Tile {
   }
 
   int32_t run(DittoPass& pass) {
+    try {
+      return run_any(pass);
+    } catch (const RtlStopped& stopped) {
+      message_ = stopped.what;
+      return kDittoAssertion;
+    }
+  }
+
+  int32_t run_any(DittoPass& pass) {
     if (pass.next_weights) return run_as<true, true>(pass);
     if (pass.pattern_cycles || pass.record || kTraced) return run_as<true, false>(pass);
     return run_as<false, false>(pass);
@@ -126,6 +161,8 @@ class Tile {
     std::copy_n(all.begin(), std::min<uint64_t>(capacity, all.size()), into);
     return all.size();
   }
+
+  const char* message() const { return message_.c_str(); }
 
   std::string state() const {
     std::string text;
@@ -326,6 +363,7 @@ class Tile {
 #endif
   Feed feeds_[kLanes] = {};
   std::vector<uint8_t> port_trace_[kLanes];
+  std::string message_;
   bool swap_next_ = false;
 };
 
@@ -339,7 +377,7 @@ DITTO_API int32_t ditto_abi() { return DITTO_ABI; }
 DITTO_API void* ditto_open(const char* trace_path) { return new Tile(trace_path); }
 DITTO_API void ditto_close(void* tile) { delete as_tile(tile); }
 DITTO_API void ditto_reset(void* tile) { as_tile(tile)->reset(); }
-DITTO_API uint64_t ditto_load_weights(void* tile, const int8_t* weights, int64_t stride, int64_t k, int64_t n) {
+DITTO_API int64_t ditto_load_weights(void* tile, const int8_t* weights, int64_t stride, int64_t k, int64_t n) {
   return as_tile(tile)->load(weights, stride, k, n);
 }
 DITTO_API int32_t ditto_run(void* tile, DittoPass* pass) { return as_tile(tile)->run(*pass); }
@@ -352,6 +390,7 @@ DITTO_API uint64_t ditto_state(void* tile, char* into, uint64_t capacity) {
   std::copy_n(text.begin(), std::min<uint64_t>(capacity, text.size()), into);
   return text.size();
 }
+DITTO_API const char* ditto_message(void* tile) { return as_tile(tile)->message(); }
 DITTO_API void ditto_write_coverage(const char* path) {
 #if DITTO_COVERAGE
   Verilated::threadContextp()->coveragep()->write(path);

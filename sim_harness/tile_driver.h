@@ -6,7 +6,7 @@
 
 extern "C" {
 
-enum DittoStatus : int32_t { kDittoOk = 0, kDittoStuck = 1 };
+enum DittoStatus : int32_t { kDittoOk = 0, kDittoStuck = 1, kDittoAssertion = 2 };
 
 // One pass. Strides are in elements; a reference stride of 0 repeats one row.
 struct DittoPass {
@@ -37,7 +37,8 @@ int32_t ditto_abi();
 void* ditto_open(const char* trace_path);
 void ditto_close(void* tile);
 void ditto_reset(void* tile);
-uint64_t ditto_load_weights(void* tile, const int8_t* weights, int64_t stride, int64_t k, int64_t n);
+// Returns the cycles taken, or a negative DittoStatus.
+int64_t ditto_load_weights(void* tile, const int8_t* weights, int64_t stride, int64_t k, int64_t n);
 int32_t ditto_run(void* tile, DittoPass* pass);
 uint64_t ditto_bare_eval(void* tile, uint64_t cycles);
 // Port trace of the last recorded pass: per cycle, bit 0 operand valid, bit 1 operand ready, bit 2 result valid,
@@ -45,6 +46,8 @@ uint64_t ditto_bare_eval(void* tile, uint64_t cycles);
 uint64_t ditto_trace(void* tile, int64_t lane, uint8_t* into, uint64_t capacity);
 // Every scalar port, one `name value` per line. Returns the length; copies at most `capacity` bytes.
 uint64_t ditto_state(void* tile, char* into, uint64_t capacity);
+// What an assertion of the RTL said; empty if none failed.
+const char* ditto_message(void* tile);
 void ditto_write_coverage(const char* path);
 
 }

@@ -1,0 +1,153 @@
+// Assertions of a lane, bound into every lane of a checked build; speed runs and synthesis never see this file.
+//
+// Handshakes hold until transfer; every difference of a row is replayed exactly once per column block, as slots whose
+// values sum up to it and whose high nibbles sit on even positions; sums stay within what K elements can make; nothing is
+// written to a bank that is full; every cycle of the replay is counted as busy, starved or stalled.
+// What it does not do: check products (the regression compares every accumulator) or cycles (it compares those too).
+
+module lane_checks
+  import ditto_pkg::*;
+#(
+  parameter int unsigned Columns     = 128,
+  parameter int unsigned EncodeWidth = 8
+) (
+  input logic clk_i,
+  input logic rst_ni,
+  input logic start_i,
+  input logic [KWidth-1:0] k_i,
+  input logic [CycleWidth-1:0] cycle_i,
+
+  input logic       operand_valid_i,
+  input logic       operand_ready_o,
+  input logic [7:0] current_i   [EncodeWidth],
+  input logic [7:0] reference_i [EncodeWidth],
+
+  input logic       bank_free,
+  input logic       group_valid,
+  input logic       row_end,
+  input logic       replaying,
+
+  input logic       word_valid,
+  input logic       word_ready,
+  input slot_word_t word,
+  input logic       word_first,
+  input logic       word_last,
+  input logic       row_done,
+
+  input logic                  result_valid_o,
+  input logic                  result_ready_i,
+  input logic [31:0]           result_o [Columns],
+  input logic [BlockWidth-1:0] result_block_o,
+  input logic [RowWidth-1:0]   result_row_o,
+  input logic                  result_last_o,
+
+  input logic [CycleWidth-1:0] busy_o,
+  input logic [CycleWidth-1:0] starved_o,
+  input logic [CycleWidth-1:0] stalled_o
+);
+
+  ////////////////////////////////////////////////////
+  // Handshakes                                     //
+  ////////////////////////////////////////////////////
+
+  logic                  operand_waits_q;
+  logic [7:0]            current_q   [EncodeWidth];
+  logic [7:0]            reference_q [EncodeWidth];
+  logic                  result_waits_q;
+  logic [31:0]           result_q [Columns];
+  logic [BlockWidth-1:0] result_block_q;
+  logic [RowWidth-1:0]   result_row_q;
+  logic                  result_last_q;
+
+  always_ff @(posedge clk_i) begin : handshakes
+    operand_waits_q <= rst_ni && operand_valid_i && !operand_ready_o;
+    current_q       <= current_i;
+    reference_q     <= reference_i;
+    result_waits_q  <= rst_ni && result_valid_o && !result_ready_i;
+    result_q        <= result_o;
+    result_block_q  <= result_block_o;
+    result_row_q    <= result_row_o;
+    result_last_q   <= result_last_o;
+    if (rst_ni && operand_waits_q) begin
+      assert (operand_valid_i) else $error("an offered beat was withdrawn");
+      assert (current_i == current_q && reference_i == reference_q) else $error("an offered beat changed");
+    end
+    if (rst_ni && result_waits_q) begin
+      assert (result_valid_o) else $error("an offered result was withdrawn");
+      assert (result_o == result_q && result_block_o == result_block_q && result_row_o == result_row_q &&
+              result_last_o == result_last_q) else $error("an offered result changed");
+    end
+  end
+
+  ////////////////////////////////////////////////////
+  // Slots: in = out, for every block               //
+  ////////////////////////////////////////////////////
+
+  // Sums over a row of value * weight(k), with weights that tell elements apart.
+  function automatic int signature(int k, int value);
+    return value * (k * 40503 + 12345);
+  endfunction
+
+  int         row_sum;
+  int         row_k;
+  int         expected [4];  // rows taken but not yet replayed: at most one in flight and two in banks
+  logic [1:0] put;
+  logic [1:0] get;
+  int         block_sum;
+
+  always_ff @(posedge clk_i) begin : slots
+    if (!rst_ni) begin
+      row_sum = 0;
+      row_k   = 0;
+      put     = '0;
+      get     = '0;
+    end else begin
+      if (operand_valid_i && operand_ready_o) begin
+        for (int e = 0; e < int'(EncodeWidth); e++) begin
+          if (row_k + e < int'(k_i)) begin
+            row_sum += signature(row_k + e, int'($signed(current_i[e])) - int'($signed(reference_i[e])));
+          end
+        end
+        row_k += int'(EncodeWidth);
+        if (row_k >= int'(k_i)) begin
+          expected[put] = row_sum;
+          put           = put + 2'd1;
+          row_sum       = 0;
+          row_k         = 0;
+        end
+      end
+      if (word_valid && word_ready) begin
+        if (word_first) block_sum = 0;
+        for (int i = 0; i < int'(SlotsPerWord); i++) begin
+          automatic int value = int'(word[i].nibble) << (word[i].hi ? 4 : 0);
+          assert (!word[i].hi || i % 2 == 0) else $error("a high nibble sits on odd position %0d", i);
+          assert (word[i].nibble == '0 || {1'b0, word[i].k} < k_i) else $error("a slot of element %0d", word[i].k);
+          block_sum += signature(int'(word[i].k), word[i].sign ? -value : value);
+        end
+        if (word_last) assert (block_sum == expected[get]) else $error("slots were lost, doubled or changed");
+        if (row_done) get = get + 2'd1;
+      end
+      if (group_valid || row_end) assert (bank_free) else $error("slots were written to a full bank");
+    end
+  end
+
+  ////////////////////////////////////////////////////
+  // Sums and counters                              //
+  ////////////////////////////////////////////////////
+
+  always_ff @(posedge clk_i) begin : sums
+    if (rst_ni && result_valid_o) begin
+      for (int c = 0; c < int'(Columns); c++) begin
+        automatic int limit = 255 * 128 * int'(k_i);
+        assert ($signed(result_o[c]) <= limit && $signed(result_o[c]) >= -limit)
+        else $error("column %0d holds more than %0d elements can make", c, k_i);
+      end
+    end
+    if (rst_ni && !start_i && replaying) begin
+      assert (busy_o + starved_o + stalled_o == cycle_i) else $error("a cycle was counted twice or not at all");
+    end
+  end
+
+endmodule
+
+bind lane lane_checks #(.Columns(Columns), .EncodeWidth(EncodeWidth)) u_checks (.*);

@@ -1,0 +1,327 @@
+"""The RTL's regression: passes through Verilated tiles against a reference model, row by row and cycle by cycle.
+
+The model is an argument (`Reference`): the harness knows nothing of the device. Directed corners run first, then random
+cases until the time is up, over several geometries, all modes, with and without stalls on every handshake. A mismatch is
+shrunk to the smallest case that still fails, and written down with the row, the element, both values, the command that
+runs it again and a waveform. What this file does not do: invent cases (`cases.py`), judge coverage (`functional.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from ditto_cosim.protocol.hardware import GEOMETRIES, Geometry, LowRule, Mode
+
+from .build import BuildOptions
+from .cases import Case, Operands, directed_cases, random_case
+from .errors import TileAssertionError, TileInputError, TileStuckError
+from .functional import FunctionalCoverage
+from .tile import Tile, TileRun
+
+I8 = npt.NDArray[np.int8]
+I32 = npt.NDArray[np.int32]
+U8 = npt.NDArray[np.uint8]
+Array = npt.NDArray[Any]
+
+SETS: dict[str, Geometry] = {
+    "tiny": GEOMETRIES["tiny"],
+    "mag4_banks": Geometry(
+        lanes=1, columns=4, encode_width=8, k_max=64, n_max=12, low_rule="mag4", weight_banks=2
+    ),
+    "wide": Geometry(lanes=3, columns=8, encode_width=16, k_max=128, n_max=16),
+    "cosim": GEOMETRIES["cosim"],
+    "paper_lane": GEOMETRIES["paper_lane"],
+    "edge": GEOMETRIES["edge"],
+}
+"""Geometries the regression builds; the first three are small and run with the RTL's assertions."""
+CHECKED = ("tiny", "mag4_banks", "wide")
+
+
+class Times(Protocol):
+    """Cycles of a pass as the model has them."""
+
+    enc_done: Array
+    done: Array
+    busy: Array
+    starved: Array
+    stalled: Array
+    cycles: int
+
+
+class Reference(Protocol):
+    """What the RTL is held to."""
+
+    def accumulators(self, current: I8, reference: I8, weights: I8) -> I32: ...
+
+    def counts(self, current: I8, reference: I8, mode: Mode, rule: LowRule) -> Array:
+        """(zero, low, full) of every row: [3, M]."""
+
+    def times(self, slots: Array, k: int, n: int, geometry: Geometry) -> Times: ...
+
+    def stalled_times(
+        self, slots: Array, k: int, n: int, geometry: Geometry, operand_valid: U8, result_ready: U8
+    ) -> Times: ...
+
+    def weight_load_cycles(self, k: int, n: int, geometry: Geometry) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Where RTL and model part."""
+
+    case: Case
+    after: Case | None
+    """A case that has to run before, on the same tile."""
+    what: str
+    """accumulators, zero, low, full, enc_done, done, busy, starved, stalled, cycles, assertion, stuck."""
+    row: int | None
+    element: int | None
+    expected: int | None
+    got: int | None
+    detail: str = ""
+
+    @property
+    def command(self) -> str:
+        """Runs it again."""
+        after = f" --after '{self.after.text}'" if self.after else ""
+        return f"ditto rtl test --case '{self.case.text}'{after}"
+
+    def __str__(self) -> str:
+        m, k, n = self.case.shape
+        text = f"{self.what} of {self.case.geometry} differ, {self.case.mode} mode, M = {m}, K = {k}, N = {n}"
+        if self.row is not None:
+            text += f": row {self.row}" + (f", column {self.element}" if self.element is not None else "")
+            text += f": expected {self.expected}, got {self.got}"
+        return text + (f"\n{self.detail}" if self.detail else "")
+
+
+@dataclass
+class Report:
+    """What a regression did."""
+
+    seed: int
+    cases: int = 0
+    rows: int = 0
+    cycles: int = 0
+    elements: int = 0
+    seconds: float = 0.0
+    stalled_rows: int = 0
+    geometries: tuple[str, ...] = ()
+    mismatches: list[Mismatch] = field(default_factory=list)
+    waveform: Path | None = None
+    functional: FunctionalCoverage = field(default_factory=FunctionalCoverage)
+
+
+class Bench:
+    """One tile under test and what it has loaded."""
+
+    def __init__(self, name: str, options: BuildOptions, trace: Path | None = None) -> None:
+        if name not in SETS:
+            raise TileInputError(f"case: geometry = {name!r} is none of {', '.join(SETS)}")
+        self.geometry = SETS[name]
+        self.tile = Tile(self.geometry, options=options, trace=trace)
+        self.loaded: I8 | None = None
+
+    def run(self, case: Case, model: Reference, report: Report | None = None) -> Mismatch | None:
+        """Runs a case and compares everything it gives; None if it is right."""
+        operands = case.operands(self.geometry.lanes)
+        try:
+            return self._run(case, operands, model, report)
+        except TileAssertionError as error:
+            self.loaded = None
+            return Mismatch(case, None, "assertion", None, None, None, None, str(error).splitlines()[0])
+        except TileStuckError as error:
+            self.loaded = None
+            return Mismatch(case, None, "stuck", None, None, None, None, str(error))
+
+    def _run(
+        self, case: Case, operands: Operands, model: Reference, report: Report | None
+    ) -> Mismatch | None:
+        weights, before = operands.weights, self.loaded
+        kept = case.keep_weights and before is not None and before.shape == weights.shape
+        if kept and before is not None:
+            weights = before
+        else:
+            expected = model.weight_load_cycles(*weights.shape, self.geometry)
+            got = self.tile.load_weights(weights)
+            if got != expected:
+                return Mismatch(case, None, "weight load cycles", None, None, expected, got)
+        self.loaded = weights
+        following = np.flip(weights, 0).copy() if case.preload else None
+        run = self.tile.run(
+            operands.current, operands.reference, case.mode,
+            stalls=operands.stalls, record=operands.stalls is not None, next_weights=following,
+        )  # fmt: skip
+        mismatch = self._compare(case, operands, weights, run, model)
+        if report is not None:
+            n = weights.shape[1]
+            replaced = before is not None and not kept
+            report.functional.observe(
+                self.geometry, case.mode, operands.current, operands.reference, n, run, kept=kept,
+                replaced=replaced,
+            )  # fmt: skip
+            _count(report, run, operands.stalls is not None)
+        if mismatch is None and following is not None:
+            self.loaded = following
+            run = self.tile.run(operands.current, operands.reference, case.mode)
+            mismatch = self._compare(replace(case, stalls="none"), operands, following, run, model)
+            mismatch = mismatch and replace(mismatch, case=case, detail="in the pass after the preload")
+            if report is not None:
+                _count(report, run, False)
+        return mismatch
+
+    def _compare(
+        self, case: Case, operands: Operands, weights: I8, run: TileRun, model: Reference
+    ) -> Mismatch | None:
+        current, reference = operands.current, operands.reference
+        k, n = weights.shape
+        counts = model.counts(current, reference, case.mode, self.geometry.low_rule)
+        slots = counts[1] + 2 * counts[2]
+        if run.ports is None:
+            times = model.times(slots, k, n, self.geometry)
+        else:
+            ports = run.ports
+            times = model.stalled_times(slots, k, n, self.geometry, ports.operand_valid, ports.result_ready)
+        pairs: list[tuple[str, Array, Array]] = [
+            ("accumulators", model.accumulators(current, reference, weights), run.accumulators),
+            ("zero", counts[0], run.zero),
+            ("low", counts[1], run.low),
+            ("full", counts[2], run.full),
+            ("enc_done", times.enc_done, run.enc_done),
+            ("done", times.done, run.done),
+            ("busy", times.busy, run.busy),
+            ("starved", times.starved, run.starved),
+            ("stalled", times.stalled, run.stalled),
+            ("cycles", np.array([times.cycles]), np.array([run.cycles])),
+        ]
+        for what, expected, got in pairs:
+            if not np.array_equal(expected, got):
+                at = tuple(int(i) for i in np.argwhere(np.asarray(expected) != np.asarray(got))[0])
+                element = at[1] if len(at) > 1 else None
+                return Mismatch(case, None, what, at[0], element, int(expected[at]), int(got[at]))
+        return None
+
+
+def _count(report: Report, run: TileRun, stalled: bool) -> None:
+    report.cases += 1
+    report.rows += len(run.done)
+    report.stalled_rows += len(run.done) if stalled else 0
+    report.elements += run.accumulators.size
+    report.cycles += run.cycles
+
+
+def options_for(name: str, base: BuildOptions | None = None) -> BuildOptions:
+    """How a set is built for the regression."""
+    return replace(base or BuildOptions(), assertions=name in CHECKED)
+
+
+def run_cases(
+    cases: Iterable[Case], model: Reference, report: Report, benches: dict[str, Bench], deadline: float
+) -> Mismatch | None:
+    """Runs cases in order until one differs or the time is up."""
+    previous: dict[str, Case] = {}
+    for case in cases:
+        if time.monotonic() > deadline:
+            return None
+        mismatch = benches[case.geometry].run(case, model, report)
+        if mismatch is not None:
+            return replace(mismatch, after=previous.get(case.geometry))
+        previous[case.geometry] = case
+    return None
+
+
+def run_regression(
+    model: Reference,
+    *,
+    seconds: float = 60.0,
+    seed: int = 0,
+    geometries: Iterable[str] = tuple(SETS),
+    options: BuildOptions | None = None,
+    extra: Iterable[Case] = (),
+    wave_dir: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Directed cases, `extra` ones, then random ones until `seconds` have passed; stops at the first mismatch."""
+    names = tuple(geometries)
+    report = Report(seed, geometries=names)
+    benches = {}
+    for name in names:
+        progress(f"building {name}")
+        benches[name] = Bench(name, options_for(name, options))
+    began = time.monotonic()
+    deadline = began + seconds
+    directed = [case for name in names for case in directed_cases(name, SETS[name])]
+    progress(f"{len(directed)} directed cases, then random ones, seed {seed}")
+    mismatch = run_cases([*extra, *directed], model, report, benches, deadline)
+    if mismatch is None:
+        mismatch = run_cases(_random_cases(names, seed), model, report, benches, deadline)
+    report.seconds = time.monotonic() - began
+    if mismatch is not None:
+        progress(f"mismatch: {mismatch}; looking for the smallest case")
+        smallest = shrink(mismatch, model, options)
+        report.mismatches.append(smallest)
+        if wave_dir is not None:
+            report.waveform = write_waveform(smallest, model, wave_dir, options)
+    return report
+
+
+def _random_cases(names: tuple[str, ...], seed: int) -> Iterator[Case]:
+    rng = np.random.default_rng(seed)
+    while True:
+        for name in names:
+            small = name in CHECKED
+            for _ in range(6 if small else 1):
+                yield random_case(name, SETS[name], rng, small=small and rng.random() < 0.9)
+
+
+def run_alone(
+    case: Case, after: Case | None, model: Reference, options: BuildOptions | None, trace: Path | None = None
+) -> Mismatch | None:
+    """Runs one case on a fresh tile, behind `after` if given."""
+    chosen = options_for(case.geometry, options)
+    if trace is not None:
+        chosen = replace(chosen, trace="fst" if trace.suffix == ".fst" else "vcd")
+    bench = Bench(case.geometry, chosen, trace)
+    try:
+        if after is not None:
+            bench.run(after, model)
+        found = bench.run(case, model)
+    finally:
+        bench.tile.close()
+    return None if found is None else replace(found, after=after)
+
+
+def shrink(mismatch: Mismatch, model: Reference, options: BuildOptions | None, tries: int = 300) -> Mismatch:
+    """The smallest case found that still fails."""
+    alone = run_alone(mismatch.case, None, model, options)
+    best = alone or run_alone(mismatch.case, mismatch.after, model, options)
+    if best is None:
+        return replace(
+            mismatch, detail=mismatch.detail + "\nneither alone nor after the case before it fails again"
+        )
+    improved = True
+    while improved and tries > 0:
+        improved = False
+        for candidate in best.case.smaller():
+            tries -= 1
+            found = run_alone(candidate, best.after, model, options)
+            if found is not None:
+                best, improved = found, True
+                break
+            if tries <= 0:
+                break
+    return best
+
+
+def write_waveform(mismatch: Mismatch, model: Reference, folder: Path, options: BuildOptions | None) -> Path:
+    """Runs the case once more into a VCD file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"mismatch-{mismatch.case.geometry}-{mismatch.what.replace(' ', '-')}.vcd"
+    run_alone(mismatch.case, mismatch.after, model, options, path)
+    return path
