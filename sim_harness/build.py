@@ -1,10 +1,10 @@
 """Builds a tile: SystemVerilog of one geometry -> C++ (Verilator) -> shared library, cached by content.
 
-The key is a hash of RTL and driver sources, geometry, options, tool versions and CPU features. A build happens
-under a file lock in a temporary folder that is renamed into place: a second process waits and finds it, a
-killed one leaves nothing. Verilator's runtime is compiled once per set of flags and cached by itself; the rest
-is one translation unit.
-What it does not do: run anything, look for a system Verilator, or parse generated code.
+The key is a hash of RTL and driver sources, geometry, options, tool versions and CPU features. A build
+happens under a file lock in a temporary folder that is renamed into place: a second process waits and finds
+it, a killed one leaves nothing. Verilator's runtime is compiled once per set of flags and cached by itself;
+the rest is one translation unit. What it does not do: run anything, look for a system Verilator, or parse
+generated code.
 """
 
 from __future__ import annotations

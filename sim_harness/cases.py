@@ -1,8 +1,8 @@
 """Regression cases: everything a pass through a tile needs, made from a few numbers.
 
-A case is its parameters and a seed, so it fits on a command line (`Case.text`, `Case.parse`) and always makes the same
-arrays. `window` keeps part of the rows, elements and columns: shrinking a case narrows it without changing the data.
-What it does not do: run anything or know what is right.
+A case is its parameters and a seed, so it fits on a command line (`Case.text`, `Case.parse`) and always
+makes the same arrays. `window` keeps part of the rows, elements and columns: shrinking a case narrows it
+without changing the data. What it does not do: run anything or know what is right.
 """
 
 from __future__ import annotations
@@ -241,8 +241,11 @@ def directed_cases(name: str, geometry: Geometry) -> list[Case]:
     k_max, n_max = geometry.k_max, geometry.n_max
     cases: list[Case] = []
 
-    def add(m: int, k: int, n: int, mode: Mode = "temporal", data: Data = "mixed", **more: object) -> None:
-        cases.append(replace(Case(name, m, k, n, mode, data, seed=len(cases)), **more))  # type: ignore[arg-type]
+    def add(
+        m: int, k: int, n: int, mode: Mode = "temporal", data: Data = "mixed", *, weights: WeightKind = "random",
+        stalls: StallKind = "none", keep: bool = False, preload: bool = False,
+    ) -> None:  # fmt: skip
+        cases.append(Case(name, m, k, n, mode, data, weights, stalls, keep, preload, seed=len(cases)))
 
     every_k = (
         range(1, k_max + 1) if k_max <= 64 else sorted({*range(1, 2 * e + 2), k_max - e, k_max - 1, k_max})
@@ -267,5 +270,5 @@ def directed_cases(name: str, geometry: Geometry) -> list[Case]:
     if geometry.weight_banks == 2:
         for m, k in ((1, min(k_max, 2 * e)), (12 * lanes, e), (2, k_max)):
             add(m, k, n_max, "temporal", "mixed", preload=True)
-            add(m, k, n_max, "original", "mixed", preload=True, keep_weights=True, stalls="light")
+            add(m, k, n_max, "original", "mixed", preload=True, keep=True, stalls="light")
     return cases

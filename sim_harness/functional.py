@@ -1,7 +1,7 @@
 """Functional coverage: what the regression has to have seen, and what it saw.
 
-Every point has a name; a table counts how often each was hit. Points are judged from a case's operands and recorded ports,
-not from the RTL's insides. What it does not do: line and toggle coverage (`coverage.py`).
+Every point has a name; a table counts how often each was hit. Points are judged from a case's operands and
+recorded ports, not from the RTL's insides. What it does not do: line and toggle coverage (`coverage.py`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""The RTL's regression: passes through Verilated tiles against a reference model, row by row and cycle by cycle.
+"""The RTL's regression: passes through Verilated tiles against a reference model, row by row and cycle by
+cycle.
 
-The model is an argument (`Reference`): the harness knows nothing of the device. Directed corners run first, then random
-cases until the time is up, over several geometries, all modes, with and without stalls on every handshake. A mismatch is
-shrunk to the smallest case that still fails, and written down with the row, the element, both values, the command that
-runs it again and a waveform. What this file does not do: invent cases (`cases.py`), judge coverage (`functional.py`).
+The model is an argument (`Reference`): the harness knows nothing of the device. Directed corners run first,
+then random cases until the time is up, over several geometries, all modes, with and without stalls on every
+handshake. A mismatch is shrunk to the smallest case that still fails, and written down with the row, the
+element, both values, the command that runs it again and a waveform. What this file does not do: invent
+cases (`cases.py`), judge coverage (`functional.py`).
 """
 
 from __future__ import annotations
@@ -148,7 +150,7 @@ class Bench:
         if kept and before is not None:
             weights = before
         else:
-            expected = model.weight_load_cycles(*weights.shape, self.geometry)
+            expected = model.weight_load_cycles(weights.shape[0], weights.shape[1], self.geometry)
             got = self.tile.load_weights(weights)
             if got != expected:
                 return Mismatch(case, None, "weight load cycles", None, None, expected, got)

@@ -1,19 +1,22 @@
-"""Lane and tile: how many cycles rows take, row by row. This recurrence is the sole authority on time; the RTL proves it.
+"""Lane and tile: how many cycles rows take, row by row. This recurrence is the sole authority on time; the
+RTL proves it.
 
-Contract. Row r of a pass belongs to lane r mod R; below, r counts a lane's own rows. A row has s slots; there are K
-elements, B column blocks, E elements a beat; cycle 0 is the first of the pass.
+Contract. Row r of a pass belongs to lane r mod R; below, r counts a lane's own rows. A row has s slots;
+there are K elements, B column blocks, E elements a beat; cycle 0 is the first of the pass.
     enc_done[r] = max(enc_done[r−1], done[r−2]) + ⌈K/E⌉ + ENCODE_FLUSH_CYCLES      (two slot banks)
     done[r]     = max(done[r−1], enc_done[r]) + B · max(1, ⌈s/4⌉)
     pass        = the largest done + DRAIN_CYCLES;    loading weights = K cycles a column block
-A lane's first row starts at FILL_CYCLES; every cycle before the lane's last `done` is busy (a word of four slots taken)
-or starved (no encoded row waiting).
+A lane's first row starts at FILL_CYCLES; every cycle before the lane's last `done` is busy (a word of four
+slots taken) or starved (no encoded row waiting).
 
-With stalls (`stalled_times`) three things differ. A row's ⌈K/E⌉ beats pass in the first cycles, from its start on, in
-which the operand is valid. A block's last word waits in the multiplier until the result register is free: until the
-result before it has been accepted, which needs a cycle in which the receiver is ready. Cycles so waited are stalled; the
-lane takes no word in them. Then busy + starved + stalled = done of the lane's last row.
+With stalls (`stalled_times`) three things differ. A row's ⌈K/E⌉ beats pass in the first cycles, from its
+start on, in which the operand is valid. A block's last word waits in the multiplier until the result
+register is free: until the result before it has been accepted, which needs a cycle in which the receiver is
+ready. Cycles so waited are stalled; the lane takes no word in them. Then busy + starved + stalled = done of
+the lane's last row.
 
-What it does not do: products (backends), schedules of several passes (`compute.py`), or weights loaded behind rows.
+What it does not do: products (backends), schedules of several passes (`compute.py`), or weights loaded
+behind rows.
 """
 
 from __future__ import annotations
@@ -22,7 +25,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
 from ditto_cosim.device.units.slots import classify_rows
 from ditto_cosim.protocol.hardware import (
     DRAIN_CYCLES,
@@ -57,7 +59,7 @@ class TileTimes:
 
 
 def row_counts(current: I8, reference: I8 | int, mode: Mode, rule: LowRule) -> I32:
-    """(zero, low, full) elements of every row: int32 [3, M]. In original mode every element counts as full."""
+    """(zero, low, full) elements of every row: int32 [3, M]. In original mode every element is full."""
     if mode == "original":
         return np.array([[0], [0], [current.shape[1]]], np.int32).repeat(len(current), axis=1)
     return classify_rows(current, reference, rule)
@@ -86,7 +88,9 @@ def _one_lane(work: I64, encode: int) -> tuple[I64, I64]:
     """(enc_done, done) of one lane whose rows keep the PEs busy for `work` cycles each."""
     if work.min() >= encode:  # the encoder waits for banks: it is never late after the first row
         done = FILL_CYCLES + encode + np.cumsum(work)
-        enc = np.concatenate([[FILL_CYCLES + encode, FILL_CYCLES + 2 * encode], done[:-2] + encode])[: len(work)]
+        enc = np.concatenate([[FILL_CYCLES + encode, FILL_CYCLES + 2 * encode], done[:-2] + encode])[
+            : len(work)
+        ]
         return enc, done
     if work.max() <= encode:  # the PEs wait for the encoder: a bank is always free
         enc = FILL_CYCLES + encode * np.arange(1, len(work) + 1, dtype=np.int64)
