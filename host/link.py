@@ -94,6 +94,8 @@ class Link:
         self._dead_s, self._stream_bytes, self._watch = dead_s, stream_bytes, watch
         self._lock = threading.Condition()
         self._pending: dict[tuple[str, int], _Pending] = {}
+        self._window: set[tuple[str, int]] = set()
+        """Requests that the device has not answered yet."""
         self._window_bytes = 0
         self._failure: Exception | None = None
         self._refusal = ""
@@ -141,14 +143,15 @@ class Link:
         self._check_limits(request, frames)
         pending = _Pending(request, frames)
         with self._lock:
-            while self._pending and (
-                len(self._pending) >= self.limits.window_requests
+            while self._window and (
+                len(self._window) >= self.limits.window_requests
                 or self._window_bytes + pending.nbytes > self.limits.window_bytes
             ):
                 self._check_alive()
                 self._lock.wait(TICK_S)
             self._check_alive()
             self._pending[pending.key] = pending
+            self._window.add(pending.key)
             self._window_bytes += pending.nbytes
             pending.heard_at = time.monotonic()
         self._post(frames)
@@ -176,9 +179,8 @@ class Link:
                 self._post(codec.encode(m.Ack(run=run, seq=seq, received=pending.used)))
         finally:
             with self._lock:
-                if self._pending.pop(pending.key, None) is not None:
-                    self._window_bytes -= pending.nbytes
-                self._lock.notify_all()
+                self._pending.pop(pending.key, None)
+                self._leave_window(pending)
 
     def request(
         self, request: m.Request, payload: list[Buffer], on_stream: OnStream | None = None
@@ -314,7 +316,14 @@ class Link:
                 if pending is not None and pending.reply is None:
                     pending.reply, pending.payload = message, payload
                     self._heard(pending)
-                    self._lock.notify_all()
+                    self._leave_window(pending)
+
+    def _leave_window(self, pending: _Pending) -> None:
+        """An answered request makes room for another, whether or not anybody has looked at the answer."""
+        if pending.key in self._window:
+            self._window.remove(pending.key)
+            self._window_bytes -= pending.nbytes
+        self._lock.notify_all()
 
     def _welcomed(self, welcome: m.Welcome) -> None:
         try:

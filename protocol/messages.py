@@ -20,7 +20,7 @@ Observe = Literal["none", "all"] | list[Count]
 """Which values a step sends back as it computes them: none, every one, or these."""
 
 WireType = Literal["f32", "f64", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64"]
-Dimension = Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
+Dimension = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +90,7 @@ class RunSpec(_Part, frozen=True, kw_only=True):
 class Limits(_Part, frozen=True, kw_only=True):
     """What the device grants and accepts."""
 
-    header_bytes: Count = 1 << 20
+    header_bytes: Count = 4 << 20
     program_bytes: Count = 64 << 20
     frame_bytes: Count = 1 << 30
     """Longest frame; a longer constant travels in chunks."""

@@ -1,0 +1,228 @@
+"""`accelerate`: any diffusers pipeline, or any module, with its denoiser computed by an emulated accelerator.
+
+    pipe = accelerate(DDIMPipeline.from_pretrained(path), backend="rtl", design="ditto")
+    image = pipe(num_inference_steps=50).images[0]
+    pipe.unet.finish().totals
+
+The pipeline and its scheduler stay what they were. What this file does not do: the call itself (`denoiser.py`).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ditto_cosim.host.client import Device, OnLayer, connect
+from ditto_cosim.host.compiled import Compiled
+from ditto_cosim.host.denoiser import AcceleratedDenoiser
+from ditto_cosim.host.quantize import Grid, QuantizationError, load_grids
+from ditto_cosim.host.run import Run
+from ditto_cosim.host.supervisor import LocalDevice
+from ditto_cosim.protocol.messages import RunSpec
+from ditto_cosim.protocol.record import RunInfo
+
+DENOISERS = ("unet", "transformer")
+SCALES_FILE = "ditto_scales.json"
+CALIBRATION_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Where a generation's record goes, and what to call it."""
+
+    directory: Path
+    model: str = ""
+    seed: int = 0
+    extra: Mapping[str, Any] | None = None
+
+
+@dataclass
+class Settings:
+    """How an accelerated denoiser runs; may be changed between generations."""
+
+    spec: RunSpec
+    verify: bool = False
+    record: Recording | None = None
+    on_layer: OnLayer | None = None
+    on_step: Callable[[int], None] | None = None
+    on_open: Callable[[Compiled, int], None] | None = None
+
+
+def accelerate(
+    target: Any,
+    *,
+    backend: str = "rtl",
+    design: str = "ditto",
+    chip: str = "paper_twin",
+    verify: bool = False,
+    connect_to: str | Device | None = None,
+    keys: Path | None = None,
+    rtl_layers: tuple[str, ...] = (),
+    cross_check: str = "",
+    scales: Path | Mapping[str, Grid] | None = None,
+    calibration: Mapping[str, Any] | Callable[[Any], Any] | None = None,
+    observer: str = "mse",
+    policy: str = "static",
+    clusters: int = 4,
+    hysteresis: float = 1.25,
+    overrides: Mapping[str, Grid] | None = None,
+    record: Recording | None = None,
+    on_layer: OnLayer | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> Any:
+    """`target` with its denoiser on the accelerator: a pipeline (changed in place and returned), or a module's stand-in.
+
+    Activations are quantized on `scales` (a file or a mapping); without them on a `ditto_scales.json` beside the model's
+    weights; without that on a calibration run: `calibration` holds arguments for one call of the pipeline, or is a
+    function that calls it. The device is started by this process unless `connect_to` names one.
+    """
+    name = next((n for n in DENOISERS if isinstance(getattr(target, n, None), nn.Module)), None)
+    if name is None and not isinstance(target, nn.Module):
+        raise TypeError(
+            f"accelerate takes a diffusers pipeline with one of {', '.join(DENOISERS)}, or a torch module; "
+            f"got {type(target).__name__}"
+        )
+    original = getattr(target, name) if name else target
+    if isinstance(original, AcceleratedDenoiser):
+        raise TypeError("this pipeline is accelerated already; change its denoiser's `settings` instead")
+    spec = RunSpec(backend=backend, chip=chip, design=design, rtl_layers=list(rtl_layers), cross_check=cross_check)
+    settings = Settings(spec, verify, record, on_layer, on_step)
+    device = _Devices(connect_to, keys)
+
+    def open_run(compiled: Compiled, steps: int) -> Run:
+        if settings.on_open is not None:
+            settings.on_open(compiled, steps)
+        return Run(
+            device(),
+            compiled,
+            settings.spec,
+            verify=settings.verify,
+            record=_record(settings, compiled, steps),
+            on_layer=settings.on_layer,
+            on_step=settings.on_step,
+        )
+
+    grids = _given_scales(scales, original)
+    denoiser = AcceleratedDenoiser(original, open_run, grids)
+    denoiser.settings = settings
+    denoiser.shut_down = device.close
+    if name:
+        _hook_scheduler(target.scheduler, denoiser)
+        setattr(target, name, denoiser)
+    if grids is None and (name or calibration is not None):
+        with calibrating(
+            denoiser,
+            observer=observer,
+            policy=policy,
+            clusters=clusters,
+            hysteresis=hysteresis,
+            overrides=overrides,
+        ):
+            _calibration_call(target if name else denoiser, calibration)
+    return target if name else denoiser
+
+
+@contextmanager
+def calibrating(denoiser: AcceleratedDenoiser, **choice: Any) -> Any:
+    """Inside, the denoiser runs in fp32 and is watched; on leaving, its grids are chosen."""
+    denoiser.start_calibration()
+    try:
+        yield denoiser
+    except BaseException:
+        denoiser._calibrators = None
+        raise
+    denoiser.stop_calibration(**choice)
+
+
+def _calibration_call(target: Any, calibration: Any) -> None:
+    if callable(calibration):
+        calibration(target)
+        return
+    if isinstance(target, AcceleratedDenoiser):
+        target(**calibration)
+        return
+    parameters = inspect.signature(target.__call__).parameters
+    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    arguments = dict(calibration or {})
+    if "num_inference_steps" in parameters:
+        arguments.setdefault("num_inference_steps", CALIBRATION_STEPS)
+    if "output_type" in parameters and "vae" in getattr(target, "components", {}):
+        arguments.setdefault("output_type", "latent")
+    if "generator" in parameters:
+        arguments.setdefault("generator", torch.Generator().manual_seed(0))
+    if missing := [n for n in required if n not in arguments]:
+        raise QuantizationError(
+            f"{type(target).__name__} needs {', '.join(missing)} for its calibration run; "
+            f"pass accelerate(…, calibration={{{missing[0]!r}: …}})"
+        )
+    target(**arguments)
+
+
+def _given_scales(scales: Path | Mapping[str, Grid] | None, original: nn.Module) -> dict[str, Grid] | None:
+    if isinstance(scales, Mapping):
+        return dict(scales)
+    if scales is not None:
+        return load_grids(Path(scales))
+    origin = getattr(getattr(original, "config", None), "_name_or_path", "") or ""
+    beside = Path(origin) / SCALES_FILE
+    return load_grids(beside) if origin and beside.is_file() else None
+
+
+def _hook_scheduler(scheduler: Any, denoiser: AcceleratedDenoiser) -> None:
+    """A scheduler that sets its timesteps begins a generation."""
+    original = scheduler.set_timesteps
+
+    @functools.wraps(original)
+    def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        denoiser.begin(len(scheduler.timesteps))
+        return result
+
+    scheduler.set_timesteps = set_timesteps
+
+
+class _Devices:
+    """The device, found or started when first needed."""
+
+    def __init__(self, target: str | Device | None, keys: Path | None) -> None:
+        self._target, self._keys = target, keys
+        self._device: Device | None = target if isinstance(target, Device) else None
+
+    def __call__(self) -> Device:
+        if self._device is None:
+            self._device = LocalDevice() if self._target is None else connect(str(self._target), self._keys)
+        return self._device
+
+    def close(self) -> None:
+        if self._device is not None and self._device is not self._target:
+            self._device.close()
+            self._device = None
+
+
+def _record(settings: Settings, compiled: Compiled, steps: int) -> tuple[Path, RunInfo] | None:
+    wanted, spec = settings.record, settings.spec
+    if wanted is None:
+        return None
+    batch = next(iter(compiled.program.inputs.values()))
+    return wanted.directory, RunInfo(
+        program=compiled.program.to_dict(),
+        model=wanted.model,
+        chip=spec.chip,
+        chip_digest="",
+        design=spec.design,
+        backend=spec.backend,
+        low_rule="",
+        steps=steps,
+        seed=wanted.seed,
+        k_max=0,
+        batch=compiled.program.values[batch].shape[0],
+        extra=dict(wanted.extra or {}),
+    )

@@ -1,0 +1,76 @@
+"""A compiled denoiser: program, constants and grids, in memory and as one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ditto_cosim.host.capture import Captured
+from ditto_cosim.host.lower import lower
+from ditto_cosim.host.quantize import Grid, QuantizationError
+from ditto_cosim.protocol.isa import IsaError
+from ditto_cosim.protocol.program import Program
+
+FORMAT = "ditto-compiled-1"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Everything a device needs of a denoiser at fixed shapes."""
+
+    program: Program
+    constants: Mapping[str, torch.Tensor]
+    grids: Mapping[str, Grid]
+    steps: int
+    """Steps of the run it was compiled for; only step clusters depend on it."""
+
+    @cached_property
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The constants as NumPy views."""
+        return {name: tensor.numpy() for name, tensor in self.constants.items()}
+
+    def save(self, path: Path) -> None:
+        """One safetensors file; program and grids are JSON in its metadata."""
+        metadata = {
+            "format": FORMAT,
+            "program": json.dumps(self.program.to_dict()),
+            "grids": json.dumps({name: asdict(grid) for name, grid in self.grids.items()}),
+            "steps": str(self.steps),
+        }
+        save_file({name: t.contiguous().clone() for name, t in self.constants.items()}, path, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> Compiled:
+        """The inverse of `save`; a file that is not one is refused in a sentence."""
+        try:
+            with safe_open(path, "pt") as file:
+                metadata: dict[str, Any] = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise QuantizationError(f"{path}: not a compiled denoiser (format {metadata.get('format')!r})")
+                constants = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            program = Program.from_dict(json.loads(metadata["program"]))
+            grids = {
+                name: Grid(**{k: tuple(v) if isinstance(v, list) else v for k, v in g.items()})
+                for name, g in json.loads(metadata["grids"]).items()
+            }
+            return cls(program, constants, grids, int(metadata["steps"]))
+        except FileNotFoundError:
+            raise QuantizationError(f"{path}: no such file; `ditto compile` makes one") from None
+        except (SafetensorError, KeyError, TypeError, ValueError, IsaError) as error:
+            raise QuantizationError(f"{path}: not a compiled denoiser ({type(error).__name__}: {error})") from None
+
+
+def compile_denoiser(captured: Captured, grids: Mapping[str, Grid], *, steps: int = 50) -> Compiled:
+    """Lowers a captured denoiser onto its grids."""
+    lowered = lower(captured, grids, steps=steps)
+    return Compiled(lowered.program, lowered.constants, grids, steps)
