@@ -71,12 +71,13 @@ def from_frame(header: TensorHeader | TensorKey, frame: Buffer, name: str = "") 
         raise TensorError(
             f"tensor {label!r}: frame of {view.nbytes} bytes, but {header.dtype}{list(header.shape)} takes {expected}"
         )
-    if not expected:
-        return np.zeros(header.shape, dtype)
-    array = np.frombuffer(view, dtype)
+    array = np.frombuffer(view, dtype) if expected else np.zeros(0, dtype)
     if not array.flags.aligned:
         array = array.copy()
-    array = array.reshape(header.shape)
+    try:
+        array = array.reshape(header.shape)
+    except ValueError as error:  # an empty tensor whose other dimensions multiply beyond any memory
+        raise TensorError(f"tensor of shape {list(header.shape)}: {error}") from None
     array.flags.writeable = False
     return array
 

@@ -1,0 +1,41 @@
+"""Wrong bytes never do more than raise a ProtocolError, on either side of the codec."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from wire_fuzz import messages
+
+from ditto_cosim.protocol import codec
+from ditto_cosim.protocol import messages as m
+from ditto_cosim.protocol.errors import ProtocolError
+
+LIMITS = m.Limits()
+
+
+def _decode_all(seed: int, count: int) -> int:
+    refused = 0
+    for frames in messages(seed, count):
+        for decode in (codec.decode_host, codec.decode_device):
+            try:
+                decode(frames, LIMITS)
+            except ProtocolError as error:
+                assert str(error)
+                refused += 1
+    return refused
+
+
+def test_codec_survives_wrong_messages() -> None:
+    assert _decode_all(1, 5_000) > 8_000
+
+
+@pytest.mark.long
+def test_codec_survives_a_hundred_thousand_wrong_messages_without_growing() -> None:
+    _decode_all(2, 5_000)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    _decode_all(3, 100_000)
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 1 << 20
