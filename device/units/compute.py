@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -162,7 +163,7 @@ class ComputeCycles:
     """How much longer the slowest tile took than the average tile of the chip."""
 
 
-def work_cycles(geometry: Geometry, tiles: int, work: Work, slots: I64 | None) -> ComputeCycles:
+def work_cycles(geometry: Geometry, tiles: int, work: Work, slots: npt.NDArray[np.integer[Any]] | None) -> ComputeCycles:
     """Cycles of one work. `slots`: [steps, chunks, groups × rows]; None: two for every element, one step."""
     plan = schedule(geometry, tiles, work.groups, work.rows, work.n)
     chunk = np.array(split_k(work.k, geometry.k_max), np.int64)
@@ -171,7 +172,7 @@ def work_cycles(geometry: Geometry, tiles: int, work: Work, slots: I64 | None) -
         rows = np.zeros((1, 1, 1, -(-max(plan.row_shares) // geometry.lanes)), np.intp)
         share_groups = False
     else:
-        quarter = np.maximum(1, -(-slots // SLOTS_PER_CYCLE))
+        quarter = np.maximum(1, -(-slots.astype(np.int64) // SLOTS_PER_CYCLE))  # a record's slots are unsigned
         grid = np.concatenate([quarter, np.zeros_like(quarter[..., :1])], axis=-1)
         rows = _row_grid(plan)
         share_groups = True
@@ -222,9 +223,9 @@ def _row_grid(plan: Schedule) -> npt.NDArray[np.intp]:
     return np.where(one[None] >= 0, one[None] + groups, -1)
 
 
-def resplit(slots: I64, k: int, chunks: tuple[int, ...]) -> I64:
+def resplit(slots: npt.NDArray[np.integer[Any]], k: int, chunks: tuple[int, ...]) -> I64:
     """Slots of [steps, chunks, rows] counted with other chunk lengths, spread in proportion to the new ones."""
-    total = slots.sum(axis=1, keepdims=True)
+    total = slots.sum(axis=1, keepdims=True, dtype=np.int64)
     edges = np.concatenate([[0], np.cumsum(chunks)])[None, :, None]
     return np.diff(total * edges // k, axis=1)
 
