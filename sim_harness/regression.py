@@ -247,6 +247,7 @@ def run_regression(
     options: BuildOptions | None = None,
     extra: Iterable[Case] = (),
     wave_dir: Path | None = None,
+    smallest: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Directed cases, `extra` ones, then random ones until `seconds` have passed; stops at the first mismatch."""
@@ -262,22 +263,24 @@ def run_regression(
     progress(f"{len(directed)} directed cases, then random ones, seed {seed}")
     mismatch = run_cases([*extra, *directed], model, report, benches, deadline)
     if mismatch is None:
-        mismatch = run_cases(_random_cases(names, seed), model, report, benches, deadline)
+        mismatch = run_cases(random_cases(names, seed), model, report, benches, deadline)
     report.seconds = time.monotonic() - began
     if mismatch is not None:
-        progress(f"mismatch: {mismatch}; looking for the smallest case")
-        smallest = shrink(mismatch, model, options)
-        report.mismatches.append(smallest)
+        if smallest:
+            progress(f"mismatch: {mismatch}; looking for the smallest case")
+            mismatch = shrink(mismatch, model, options)
+        report.mismatches.append(mismatch)
         if wave_dir is not None:
-            report.waveform = write_waveform(smallest, model, wave_dir, options)
+            report.waveform = write_waveform(mismatch, model, wave_dir, options)
     return report
 
 
-def _random_cases(names: tuple[str, ...], seed: int) -> Iterator[Case]:
+def random_cases(names: tuple[str, ...], seed: int) -> Iterator[Case]:
+    """Random cases without end, round robin over geometries."""
     rng = np.random.default_rng(seed)
     while True:
         for name in names:
-            small = name in CHECKED
+            small = name not in GEOMETRIES or name == "tiny"
             for _ in range(6 if small else 1):
                 yield random_case(name, SETS[name], rng, small=small and rng.random() < 0.9)
 

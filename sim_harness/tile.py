@@ -114,7 +114,7 @@ def _library(path: Path) -> ctypes.CDLL:
         "ditto_trace": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64]),
         "ditto_state": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]),
         "ditto_message": (ctypes.c_char_p, [ctypes.c_void_p]),
-        "ditto_write_coverage": (None, [ctypes.c_char_p]),
+        "ditto_write_coverage": (None, [ctypes.c_void_p, ctypes.c_char_p]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
@@ -258,10 +258,21 @@ class Tile:
             int(request.cycles), int(request.next_cycles), ports,
         )  # fmt: skip
 
+    def reset(self) -> None:
+        """Pulls the reset; loaded weights are forgotten."""
+        with self._exclusive():
+            self._library.ditto_reset(self._handle)
+            self._loaded = None
+
     def state(self) -> str:
         """Every scalar port and the driver's position, one per line."""
         with self._exclusive():
             return self._state()
+
+    def write_coverage(self, path: Path) -> None:
+        """Writes the counters of all this library's tiles (builds with coverage)."""
+        with self._exclusive():
+            self._library.ditto_write_coverage(self._handle, str(path).encode())
 
     def close(self) -> None:
         """Frees the model and finishes its waveform."""

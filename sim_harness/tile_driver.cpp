@@ -35,12 +35,17 @@ double sc_time_stamp() { return 0; }
 struct RtlStopped {
   std::string what;
 };
+static std::string place(const char* file, int line, const char* scope) {
+  std::string path(file);
+  path = path.substr(path.rfind('/') + 1) + ":" + std::to_string(line);
+  return *scope ? path + " in " + scope : path;
+}
 void vl_finish(const char*, int, const char*) {}
 void vl_stop(const char* file, int line, const char* scope) {
-  throw RtlStopped{std::string("assertion at ") + file + ":" + std::to_string(line) + " in " + scope};
+  throw RtlStopped{"an assertion failed at " + place(file, line, scope)};
 }
 void vl_fatal(const char* file, int line, const char* scope, const char* message) {
-  throw RtlStopped{std::string(message) + " at " + file + ":" + std::to_string(line) + " in " + scope};
+  throw RtlStopped{message + (" at " + place(file, line, scope))};
 }
 
 #if DITTO_DIRECT_EVAL
@@ -160,6 +165,14 @@ class Tile {
     const auto& all = port_trace_[lane];
     std::copy_n(all.begin(), std::min<uint64_t>(capacity, all.size()), into);
     return all.size();
+  }
+
+  void write_coverage(const char* path) {
+#if DITTO_COVERAGE
+    context_->coveragep()->write(path);
+#else
+    (void)path;
+#endif
   }
 
   const char* message() const { return message_.c_str(); }
@@ -391,12 +404,6 @@ DITTO_API uint64_t ditto_state(void* tile, char* into, uint64_t capacity) {
   return text.size();
 }
 DITTO_API const char* ditto_message(void* tile) { return as_tile(tile)->message(); }
-DITTO_API void ditto_write_coverage(const char* path) {
-#if DITTO_COVERAGE
-  Verilated::threadContextp()->coveragep()->write(path);
-#else
-  (void)path;
-#endif
-}
+DITTO_API void ditto_write_coverage(void* tile, const char* path) { as_tile(tile)->write_coverage(path); }
 
 }  // extern "C"

@@ -48,6 +48,6 @@ uint64_t ditto_trace(void* tile, int64_t lane, uint8_t* into, uint64_t capacity)
 uint64_t ditto_state(void* tile, char* into, uint64_t capacity);
 // What an assertion of the RTL said; empty if none failed.
 const char* ditto_message(void* tile);
-void ditto_write_coverage(const char* path);
+void ditto_write_coverage(void* tile, const char* path);
 
 }

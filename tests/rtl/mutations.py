@@ -1,0 +1,206 @@
+"""Plants one wrong line at a time in the RTL and reports which the regression catches.
+
+    python tests/rtl/mutations.py [--seconds 60] [--only NAME] [--no-assertions]
+
+Every mutant is a copy of the RTL with one line changed, built and run like the real one until a mismatch, a failed assertion,
+a hang, or the end of the time. `keeps_behaviour` marks changes that no port can show; they are expected to survive.
+What it does not do: count mutants that Verilator refuses to build: those would be no test of the regression.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ditto_cosim.device.units import lane
+from ditto_cosim.sim_harness import regression
+from ditto_cosim.sim_harness.build import BuildOptions, rtl_dir
+from ditto_cosim.sim_harness.errors import BuildError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reference import LaneReference
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One changed line."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    keeps_behaviour: str = ""
+    """Why no port can show it; empty if one can."""
+
+
+ENCODER, BUFFER, PE, LANE, TILE = (f"{n}.sv" for n in ("encoder", "slot_buffer", "pe_array", "lane", "tile"))
+
+MUTANTS = (
+    # encoder: differences and classes
+    Mutant("swapped subtraction", ENCODER, "a < b ? b - a : a - b", "a < b ? a - b : b - a"),
+    Mutant("no sign offset on the reference", ENCODER, "reference_i[e] ^ 8'h80", "reference_i[e] ^ 8'h00"),
+    Mutant("sign inverted", ENCODER, "a < b ? 8'd1 : 8'd0", "a < b ? 8'd0 : 8'd1"),
+    Mutant("sign of equal operands", ENCODER, "negative = a < b", "negative = a <= b"),
+    Mutant("low rule off by one", ENCODER, "8'd8 + negative", "8'd9 + negative"),
+    Mutant("low rule symmetric", ENCODER, "8'd8 + negative", "8'd8"),
+    Mutant("mag4 limit", ENCODER, "8'd16 :", "8'd15 :"),
+    Mutant("low taken for <=", ENCODER, "m >= low_limit", "m > low_limit"),
+    Mutant("original mode classifies", ENCODER, "m >= low_limit || original_i", "m >= low_limit"),
+    Mutant("zeros not skipped", ENCODER, "m != 8'd0 ? 8'd1 : 8'd0", "m != 8'd0 ? 8'd1 : 8'd1"),
+    Mutant("elements past K encoded", ENCODER, "8'(e) < present ? count", "8'(e) <= present ? count"),
+    Mutant("last beat assumed full", ENCODER, "left < KWidth'(EncodeWidth) ?", "left < KWidth'(1) ?"),
+    # encoder: packing
+    Mutant("high nibble first everywhere", ENCODER, "slots[e][1] && !pos[0]", "slots[e][1]"),
+    Mutant("high nibble on odd positions", ENCODER, "slots[e][1] && !pos[0]", "slots[e][1] && pos[0]"),
+    Mutant("wrong nibble in lo", ENCODER, "{k, magnitude[e][3:0]", "{k, magnitude[e][7:4]"),
+    Mutant("hi flag missing", ENCODER, "sign[e][0], 1'b1}", "sign[e][0], 1'b0}"),
+    Mutant("k off by one", ENCODER, "beat_k_q + SlotKWidth'(e)", "beat_k_q + SlotKWidth'(e + 1)"),
+    Mutant("group too early", ENCODER, "if (fill[PosWidth-1])", "if (fill[PosWidth-1] || &fill[PosWidth-2:0])"),
+    Mutant("window not moved", ENCODER, "window[i] = window[i+GroupSlots]", "window[i] = window[i]"),
+    Mutant("window moved by one less", ENCODER, "window[i+GroupSlots];", "window[i+GroupSlots-1];"),
+    Mutant("rest of the group not cleared", ENCODER, "if (PosWidth'(i) >= fill) window[i] = '0;",
+           "if (PosWidth'(i) > fill) window[i] = '0;"),
+    Mutant("full count keeps the row before", ENCODER, "        full   = '0;\n      end\n\n", "      end\n\n"),
+    Mutant("groups keep the row before", ENCODER, "        groups = '0;\n        full   = '0;\n      end\n\n",
+           "        full   = '0;\n      end\n\n"),
+    Mutant("no null group for a zero row", ENCODER, "fill != '0 || groups == '0", "fill != '0"),
+    Mutant("flush always writes", ENCODER, "fill != '0 || groups == '0", "1'b1"),
+    Mutant("row ends a cycle early", ENCODER, "row_end_o     <= flush_q;",
+           "row_end_o     <= beat_valid_q && beat_last_q;"),
+    Mutant("next row not waited for", ENCODER, "taking_q    <= 1'b0;", "taking_q    <= 1'b1;"),
+    Mutant("row one beat too long", ENCODER, "k_base_q + KWidth'(EncodeWidth) >= k_i",
+           "k_base_q + KWidth'(EncodeWidth) > k_i"),
+    Mutant("beat taken without valid", ENCODER, "beat_valid_q <= valid_i && ready_o", "beat_valid_q <= ready_o"),
+    # slot buffer
+    Mutant("one word too few", BUFFER, "(row_slots_i - CountWidth'(1)) >> 2", "(row_slots_i - CountWidth'(2)) >> 2"),
+    Mutant("one word too many", BUFFER, "(row_slots_i - CountWidth'(1)) >> 2", "row_slots_i >> 2"),
+    Mutant("banks not toggled on fill", BUFFER, "fill_bank_q              <= !fill_bank_q",
+           "fill_bank_q              <= fill_bank_q"),
+    Mutant("bank freed a block early", BUFFER, "block_q == last_block_i", "block_q + BlockWidth'(1) >= last_block_i"),
+    Mutant("bank never freed", BUFFER, "full_q[replay_bank_q] <= 1'b0", "full_q[replay_bank_q] <= 1'b1"),
+    Mutant("replay starts at one", BUFFER, "replay_addr_q <= '0;\n            word_last_o",
+           "replay_addr_q <= WordAddrWidth'(1);\n            word_last_o"),
+    Mutant("word lost under a stall", BUFFER, "if (!word_ready_i) begin", "if (!word_ready_i && !word_last_o) begin"),
+    Mutant("free ignores the bank", BUFFER, "free_o      = !full_q[fill_bank_q]", "free_o      = !(&full_q)"),
+    Mutant("enc_done stamp", BUFFER, "enc_done_q[fill_bank_q]  <= cycle_i + CycleWidth'(1)",
+           "enc_done_q[fill_bank_q]  <= cycle_i"),
+    Mutant("starved counts idle", BUFFER, "if (replaying_o) starved_o", "starved_o"),
+    Mutant("stalled counts past the end", BUFFER, "if (replaying_o) stalled_o", "stalled_o"),
+    Mutant("zero count", BUFFER, "+ CountWidth'(wide_q[replay_bank_q]))", "- CountWidth'(wide_q[replay_bank_q]))"),
+    Mutant("counters not cleared", BUFFER, "      busy_o    <= '0;\n", ""),
+    Mutant("first flag stays", BUFFER, "word_first_o <= replay_addr_q == '0", "word_first_o <= replay_addr_q <= 1"),
+    Mutant("row tag stride", BUFFER, "row_q + RowWidth'(RowStride)", "row_q + RowWidth'(1)"),
+    # PE array
+    Mutant("no shift at position 2", PE, "operand(word_i[2], 1'b1)", "operand(word_i[2], 1'b0)"),
+    Mutant("shift by three", PE, "{8'd0, slot.nibble, 4'd0}", "{9'd0, slot.nibble, 3'd0}"),
+    Mutant("sign ignored", PE, "slot.sign ? -magnitude : magnitude", "slot.sign ? magnitude : magnitude"),
+    Mutant("partial not cleared", PE, "word_first_i ? '0 : '1", "word_first_i ? '1 : '1"),
+    Mutant("weights' offset forgotten", PE, "16'h8000 - ((x0 + x1) << 7)", "16'h8000 - ((x0 + x1) << 6)"),
+    Mutant("pair bias", PE, "- 32'h1_0000", "- 32'h0_8000"),
+    Mutant("wrong row of weights", PE, "{8'd0, weights[row1][c]} * x1", "{8'd0, weights[row0][c]} * x1"),
+    Mutant("wrong column", PE, "{8'd0, weights[row3][c]} * x3", "{8'd0, weights[row3][c^1]} * x3"),
+    Mutant("weights loaded unflipped", PE, "weight_i[c] ^ 8'h80", "weight_i[c] ^ 8'h00"),
+    Mutant("block ignored on load", PE, "weight_addr(weight_bank_i, weight_block_i,", "weight_addr(weight_bank_i, '0,"),
+    Mutant("bank ignored on load", PE, "weight_addr(weight_bank_i,", "weight_addr(1'b0,"),
+    Mutant("stall without a waiting result", PE, "word_last_i && result_valid_o && !result_ready_i",
+           "word_last_i && !result_ready_i"),
+    Mutant("result overwritten", PE, "word_last_i && result_valid_o && !result_ready_i",
+           "word_last_i && result_valid_o && !result_ready_i && word_first_i"),
+    Mutant("result stalls every word", PE, "word_valid_i && word_last_i && result_valid_o",
+           "word_valid_i && result_valid_o"),
+    Mutant("result valid dropped", PE, "if (result_ready_i) result_valid_o <= 1'b0", "result_valid_o <= 1'b0"),
+    Mutant("last flag of the row", PE, "result_last_o  <= row_done_i", "result_last_o  <= word_last_i"),
+    Mutant("block tag", PE, "result_block_o <= word_block_i", "result_block_o <= word_block_i ^ BlockWidth'(word_first_i)"),
+    # lane
+    Mutant("encoder open past the last row", LANE, "bank_free && encode_row_q < rows_i", "bank_free"),
+    Mutant("encoder ignores the banks", LANE, "bank_free && encode_row_q < rows_i", "encode_row_q < rows_i"),
+    Mutant("one row more", LANE, "encode_row_q < rows_i", "encode_row_q <= rows_i"),
+    Mutant("encode row stride", LANE, "encode_row_q + RowWidth'(RowStride)", "encode_row_q + RowWidth'(1)"),
+    Mutant("idle before the result is taken", LANE, "!replaying && !word_valid && !result_valid_o",
+           "!replaying && !word_valid"),
+    Mutant("mode ignored", LANE, "mode_i == ModeOriginal", "mode_i == ModeSpatial"),
+    # tile
+    Mutant("first row of a lane", TILE, ".FirstRow(l)", ".FirstRow(0)"),
+    Mutant("blocks off by one", TILE, "blocks_i - BlockWidth'(1)", "blocks_i"),
+    Mutant("start while busy", TILE, "start_i && !busy_q", "start_i", "the driver never starts a busy tile"),
+    Mutant("bank not swapped", TILE, "bank_q ^ (swap_i && (WeightBanks > 1))", "bank_q"),
+    Mutant("bank always swapped", TILE, "bank_q ^ (swap_i && (WeightBanks > 1))", "bank_q ^ (WeightBanks > 1)"),
+    Mutant("loads into the active bank", TILE, "(WeightBanks > 1) && !bank_q", "(WeightBanks > 1) && bank_q"),
+    Mutant("weights refused while busy", TILE, "(WeightBanks > 1) || !busy_q", "!busy_q"),
+    Mutant("cycle not cleared", TILE, "      cycle_q      <= '0;\n", ""),
+    Mutant("done with one lane idle", TILE, "if (&idle) busy_q", "if (|idle) busy_q"),
+    Mutant("mode not stored", TILE, "mode_q       <= mode_e'(mode_i)", "mode_q       <= ModeTemporal"),
+)  # fmt: skip
+
+
+def plant(mutant: Mutant, folder: Path) -> Path:
+    """A copy of the RTL with the mutant's line."""
+    target = folder / "rtl"
+    shutil.copytree(rtl_dir(), target)
+    path = target / mutant.file
+    text = path.read_text()
+    if text.count(mutant.old) < 1:
+        raise SystemExit(f"mutations: {mutant.name}: {mutant.old!r} is not in {mutant.file}; update the list")
+    path.write_text(text.replace(mutant.old, mutant.new))
+    return target
+
+
+def try_mutant(mutant: Mutant, seconds: float, assertions: bool) -> str:
+    """What the regression said: the mismatch, '' if nothing, or 'not built: …'."""
+    with tempfile.TemporaryDirectory(prefix="ditto-mutant-") as folder:
+        options = BuildOptions(optimize=False, rtl_dir=plant(mutant, Path(folder)))
+        checked = regression.CHECKED
+        if not assertions:
+            regression.CHECKED = ()
+        try:
+            report = regression.run_regression(
+                LaneReference(lane), seconds=seconds, geometries=checked, options=options, smallest=False
+            )
+        except BuildError as error:
+            reason = [line for line in str(error).splitlines() if line.startswith("%")]
+            return f"not built: {reason[0] if reason else error}"
+        finally:
+            regression.CHECKED = checked
+    if not report.mismatches:
+        return ""
+    found = report.mismatches[0]
+    where = found.detail.splitlines()[0] if found.what in ("assertion", "stuck") and found.detail else ""
+    return f"{found.what} {where}".strip() + f" (pass {report.cases})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--no-assertions", action="store_true")
+    arguments = parser.parse_args()
+    caught = survived = refused = 0
+    for mutant in MUTANTS:
+        if arguments.only not in mutant.name:
+            continue
+        began = time.monotonic()
+        said = try_mutant(mutant, arguments.seconds, not arguments.no_assertions)
+        verdict = "refused" if said.startswith("not built") else "caught" if said else "SURVIVED"
+        if mutant.keeps_behaviour and not said:
+            verdict = "same behaviour"
+            said = mutant.keeps_behaviour
+        caught += verdict == "caught"
+        survived += verdict == "SURVIVED"
+        refused += verdict == "refused"
+        print(
+            f"{verdict:14} {mutant.file:15} {mutant.name:34} {time.monotonic() - began:5.1f} s  {said}",
+            flush=True,
+        )
+    print(
+        f"caught {caught} of {caught + survived} mutants that build and change behaviour; {refused} refused"
+    )
+    return 1 if survived or refused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
