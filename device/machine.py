@@ -23,7 +23,8 @@ from ditto_cosim.device.layers import Layer, make_layer
 from ditto_cosim.device.pricing import LayerTime
 from ditto_cosim.device.session import StepResult
 from ditto_cosim.device.units import vector
-from ditto_cosim.protocol.errors import DittoError, RequestError, TensorError
+from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError, TensorError
+from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec
 from ditto_cosim.protocol.program import Command, Program
 from ditto_cosim.protocol.record import LayerRecord, StepRecord
@@ -50,6 +51,10 @@ class Machine:
             "k_max": tile.k_max,
             "multipliers": self.chip.multipliers,
         }
+        self.counts_lanes = (
+            self.design.datapath == "slots" and self.chip.timing == "tlm" and self.backend.geometry == tile
+        )
+        """Whether the backend's lanes are those that this chip and design are priced with."""
         self.controller = Controller(program, self.chip, self.design)
         self.constants = {value: constants[name] for name, value in program.constants.items()}
         self.layers: dict[str, Layer] = {
@@ -137,10 +142,25 @@ class Machine:
         mode = self.controller.mode_for(step, index, draft, forced)
         keeps = self.controller.keeps_state(step, index, mode)
         accumulators, measured = layer.run(mode, self.backend)
+        if measured is not None:
+            measured = self._agreed(command, draft, mode, measured)
         time = self.controller.pricer.price(index, draft, mode, measured, keeps)
         self.controller.observe(step, index, time)
         record = LayerRecord(index, mode, forced, draft.works, measured, time.total_cycles, time.traffic)
         return accumulators, record, time
+
+    def _agreed(self, command: Command, record: LayerRecord, mode: Mode, measured: int) -> int | None:
+        """Measured cycles, after the contract has predicted the very same; None if they are not this design's own."""
+        if not self.counts_lanes:
+            return None
+        pricer = self.controller.pricer
+        predicted = int(pricer.lane_columns(record.layer, [record.works[mode]], mode).total[0])
+        if predicted != measured:
+            raise BackendError(
+                f"layer {command.name!r} ({mode}): backend {self.backend.name!r} measured {measured} cycles, the cycle "
+                f"contract says {predicted}. One of them is wrong; `ditto rtl test` narrows it down."
+            )
+        return measured
 
     def _report(self, step: int, command: Command, record: LayerRecord, time: LayerTime) -> LayerReport:
         ran = record.works[record.mode]

@@ -1,0 +1,132 @@
+"""Backend `rtl`: every product runs through the Verilated tile, and its cycles are counted there.
+
+The chip's tiles are alike and independent, so a few Verilated ones, one a thread, take all assignments of the schedule in
+turn; a tile of the chip has taken as long as the sum of its own. Assignments that share weights run one after another, so
+weights are really loaded once a thread; every tile of the chip is charged for its own load.
+What this file does not do: build or drive the RTL (`sim_harness`), add differences to what was before (`layers.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from ditto_cosim.device.backends.base import I32, I64, Gemm, GemmResult
+from ditto_cosim.device.chips import Chip
+from ditto_cosim.device.units.compute import Assignment, schedule
+from ditto_cosim.protocol.errors import BackendError, WatchdogError
+from ditto_cosim.protocol.record import split_k
+from ditto_cosim.sim_harness.errors import HarnessError, TileStuckError
+from ditto_cosim.sim_harness.tile import Tile
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """Assignments of several tiles of the chip with the same weights, for one thread."""
+
+    group: int
+    columns: slice
+    assignments: tuple[Assignment, ...]
+
+
+class RtlBackend:
+    """See the file's header."""
+
+    name = "rtl"
+    measures = True
+
+    def __init__(self, chip: Chip) -> None:
+        self.geometry = chip.geometry
+        self._tiles = chip.tiles
+        self._threads = len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tile")
+        self._local = threading.local()
+        self._made: list[Tile] = []
+        self._tile()  # builds now, so that a missing compiler is found before the first layer
+
+    def gemm(self, job: Gemm) -> GemmResult:
+        groups, rows, k = job.current.shape
+        n = job.weights.shape[2]
+        plan = schedule(self.geometry, self._tiles, groups, rows, n)
+        chunks = split_k(k, self.geometry.k_max)
+        out: I32 = np.empty((groups, rows, n), np.int32)
+        classes = np.zeros((3, groups, rows), np.int32)
+        tile_cycles = np.zeros(self._tiles, np.int64)
+
+        def run(share: _Share) -> I64:
+            return self._run(job, share, chunks, out, classes)
+
+        shares = self._shares(list(plan))
+        try:
+            for cycles in self._pool.map(run, shares) if len(shares) > 1 else map(run, shares):
+                tile_cycles += cycles
+        except TileStuckError as error:
+            raise WatchdogError(f"layer {job.name!r} ({job.mode}): {error}", state=error.state) from error
+        except HarnessError as error:
+            raise BackendError(f"layer {job.name!r} ({job.mode}): {error}") from error
+        zero, low, full = (int(c) for c in classes.sum((1, 2)))
+        return GemmResult(out, classes[1] + 2 * classes[2], zero, low, full, int(tile_cycles.max()))
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        for tile in self._made:
+            tile.close()
+        self._made.clear()
+
+    def _tile(self) -> Tile:
+        tile: Tile | None = getattr(self._local, "tile", None)
+        if tile is None:
+            try:
+                tile = self._local.tile = Tile(self.geometry)
+            except HarnessError as error:
+                raise BackendError(str(error)) from error
+            self._made.append(tile)
+        return tile
+
+    def _shares(self, assignments: Sequence[Assignment]) -> list[_Share]:
+        """The schedule cut into pieces for the threads, each with weights of its own kind."""
+
+        def weights(a: Assignment) -> tuple[int, int, int]:
+            return a.group, a.columns.start, a.columns.stop
+
+        alike = [tuple(part) for _, part in groupby(sorted(assignments, key=weights), weights)]
+        pieces = 1 if len(alike) >= 2 * self._threads else self._threads
+        shares = []
+        for part in alike:
+            size = -(-len(part) // pieces)
+            for at in range(0, len(part), size):
+                shares.append(_Share(part[0].group, part[0].columns, part[at : at + size]))
+        return shares
+
+    def _run(self, job: Gemm, share: _Share, chunks: tuple[int, ...], out: I32, classes: I32) -> I64:
+        """Runs one share; returns the cycles it costs every tile of the chip."""
+        tile, g, columns = self._tile(), share.group, share.columns
+        count = len(share.assignments)
+        ran, loaded = np.zeros((len(chunks), count), np.int64), np.zeros(len(chunks), np.int64)
+        at = 0
+        for c, length in enumerate(chunks):
+            part = slice(at, at + length)
+            at += length
+            loaded[c] = tile.load_weights(job.weights[g, part, columns])
+            for i, a in enumerate(share.assignments):
+                reference = job.reference if isinstance(job.reference, int) else job.reference[g, a.rows, part]
+                target = out[g, a.rows, columns] if c == 0 else None
+                result = tile.run(job.current[g, a.rows, part], reference, job.mode, accumulators=target)
+                if c:
+                    out[g, a.rows, columns] += result.accumulators
+                if columns.start == 0:
+                    for total, seen in zip(classes, (result.zero, result.low, result.full), strict=True):
+                        total[g, a.rows] += seen
+                ran[c, i] = result.cycles
+        waited = np.broadcast_to(loaded[:, None], ran.shape)
+        if self.geometry.weight_banks == 2:  # the next chunk's weights load behind this one's rows
+            waited = np.concatenate([waited[:1], np.maximum(waited[1:] - ran[:-1], 0)])
+        cycles = np.zeros(self._tiles, np.int64)
+        np.add.at(cycles, [a.tile for a in share.assignments], (ran + waited).sum(0))
+        return cycles
