@@ -29,6 +29,7 @@ from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import DittoError, ProtocolError, QuotaError, RequestError, describe
 from ditto_cosim.protocol.tensors import Buffer
 from ditto_cosim.protocol.version import PROTOCOL_VERSION, check_peer, package_version, parameters_digest
+from ditto_cosim.protocol.waker import Waker
 
 log = logging.getLogger("ditto.device")
 
@@ -74,8 +75,7 @@ class Server:
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._gate: security.Gate | None = None
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._awake = False
+        self._waker = Waker()
 
     def bind(self, address: str, keys: Path | None = None) -> str:
         """Listen; anything but ipc and loopback needs `keys`, a directory that `ditto keys` made."""
@@ -101,19 +101,17 @@ class Server:
     def stop(self) -> None:
         """Ask `serve` to end; safe from signal handlers and other threads."""
         self._stopping.set()
-        self._wake()
+        self._waker.set()
 
     def serve(self) -> None:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._wake_fd, zmq.POLLIN)
+        poller.register(self._waker.fd, zmq.POLLIN)
         tick_at = 0.0
         try:
             while not self._stopping.is_set():
                 events = dict(poller.poll(int(TICK_S * 1000)))
-                if self._wake_fd in events:
-                    os.eventfd_read(self._wake_fd)
-                self._awake = False
+                self._waker.clear()
                 self._send_outbox()
                 if self._socket in events:
                     for _ in range(64):
@@ -127,15 +125,10 @@ class Server:
 
     # --- sockets ------------------------------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
-        if not self._awake:
-            self._awake = True
-            os.eventfd_write(self._wake_fd, 1)
-
     def _post(self, identity: bytes, frames: codec.Frames) -> None:
         """Called by workers and by the loop alike."""
         self._outbox.append((identity, frames))
-        self._wake()
+        self._waker.set()
 
     def _send_outbox(self) -> None:
         while self._outbox:
@@ -203,9 +196,7 @@ class Server:
                     run.acknowledge(message.seq, message.received)
             case m.Query():
                 run = host.runs.get(message.run)
-                if (run is None and message.run not in self._closed) or (
-                    run is not None and not run.query(message.seq, message.received)
-                ):
+                if run is None or not run.query(message.seq, message.received):
                     self._post(identity, codec.encode(m.Missing(run=message.run, seq=message.seq)))
             case m.Bye():
                 self._drop_host(identity, "said Bye")
@@ -242,7 +233,7 @@ class Server:
             run.submit(request, payload)
         elif isinstance(request, m.CloseRun):
             self._post(identity, codec.encode(m.Closed(run=request.run, seq=request.seq)))
-        elif not isinstance(request, m.OpenRun):
+        elif not isinstance(request, m.OpenRun) or request.run in self._closed:
             kind, where = "UnknownRunError", f"{type(request).__name__} {request.seq}"
             text = (
                 f"{where}: device {self._device} holds no run {request.run!r}. "
@@ -332,14 +323,14 @@ class Server:
         log.info("device stops", extra={"fields": {"hosts": len(self._hosts)}})
         runs = [run for host in self._hosts.values() for run in host.runs.values()]
         for run in runs:
-            run.abandon()
+            run.stop()
         deadline = time.monotonic() + 3.0
         stuck = [run.run for run in runs if not run.join(max(0.0, deadline - time.monotonic()))]
         self._send_outbox()
         if self._gate is not None:
             self._gate.close()
         self._socket.close()
-        os.close(self._wake_fd)
+        self._waker.close()
         if stuck:
             log.warning("runs did not stop", extra={"fields": {"runs": stuck}})
         else:

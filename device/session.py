@@ -205,7 +205,12 @@ class Run:
             self._lock.notify_all()
 
     def abandon(self) -> None:
-        """Free the run without anybody to tell."""
+        """Free the run without anybody to tell: its host is gone, or will open it again."""
+        self._send = lambda frames: None
+        self.stop()
+
+    def stop(self) -> None:
+        """Free the run; a request under way is answered with a CancelledError."""
         self.cancel()
         self._inbox.put(None)
 

@@ -33,6 +33,7 @@ from ditto_cosim.protocol.errors import (
 )
 from ditto_cosim.protocol.tensors import Buffer
 from ditto_cosim.protocol.version import PROTOCOL_VERSION, check_peer, package_version, parameters_digest
+from ditto_cosim.protocol.waker import Waker
 
 TICK_S = 0.1
 BEAT_S = 1.0
@@ -101,7 +102,6 @@ class Link:
         self._refusal = ""
         self._closing = False
         self._outbox: deque[codec.Frames] = deque()
-        self._awake = False
         self._heard_at = time.monotonic()
 
         self._context = zmq.Context()
@@ -125,7 +125,7 @@ class Link:
             if isinstance(error, zmq.ZMQError):
                 raise SecurityError(f"cannot connect to {address}: {error}") from None
             raise
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._waker = Waker()
         self._thread = threading.Thread(target=self._loop, name=f"link {address}", daemon=True)
         self._thread.start()
         self._greet(timeout_s, keys is not None)
@@ -206,7 +206,7 @@ class Link:
                 return
             self._closing = True
         self.fail(DeviceLostError(f"the link to {self.address} was closed"))
-        self._wake()
+        self._waker.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -215,15 +215,13 @@ class Link:
     def _loop(self) -> None:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._wake_fd, zmq.POLLIN)
+        poller.register(self._waker.fd, zmq.POLLIN)
         tick_at = beat_at = 0.0
         token = 0
         try:
             while not self._closing:
                 events = dict(poller.poll(int(TICK_S * 1000)))
-                if self._wake_fd in events:
-                    os.eventfd_read(self._wake_fd)
-                self._awake = False
+                self._waker.clear()
                 self._send_outbox()
                 if self._socket in events:
                     for _ in range(64):
@@ -234,7 +232,7 @@ class Link:
                     tick_at = now + TICK_S
                     self._tick(now)
                 if now >= beat_at:
-                    beat_at = now + (BEAT_S if self.welcome else ASK_AGAIN_S)
+                    beat_at = now + (min(BEAT_S, self.limits.idle_s / 4) if self.welcome else ASK_AGAIN_S)
                     token += 1
                     self._send(codec.encode(m.Ping(token=token)) if self.welcome else self._hello())
         except Exception as error:
@@ -245,9 +243,7 @@ class Link:
                 self._send(codec.encode(m.Bye()))
             self._socket.close()
             self._context.term()
-            with self._lock:
-                os.close(self._wake_fd)
-                self._wake_fd = -1
+            self._waker.close()
 
     def _hello(self) -> codec.Frames:
         return codec.encode(
@@ -260,16 +256,9 @@ class Link:
             )
         )
 
-    def _wake(self) -> None:
-        if not self._awake:
-            with self._lock:
-                self._awake = True
-                if self._wake_fd >= 0:
-                    os.eventfd_write(self._wake_fd, 1)
-
     def _post(self, frames: codec.Frames) -> None:
         self._outbox.append(frames)
-        self._wake()
+        self._waker.set()
 
     def _send_outbox(self) -> None:
         while self._outbox:

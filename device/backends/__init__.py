@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import cast
 
 from ditto_cosim.device.backends.base import Backend
-from ditto_cosim.device.backends.mixed import CheckedBackend, MixedBackend
+from ditto_cosim.device.backends.mixed import CheckedBackend, MixedBackend, matching
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.messages import RunSpec
@@ -51,13 +51,14 @@ def make_backend(name: str, chip: Chip) -> Backend:
 
 def backend_for(spec: RunSpec, chip: Chip, layers: Sequence[str]) -> Backend:
     """The backend a run asks for; `layers` are the names of its program's layers."""
+    names_in_rtl = matching(spec.rtl_layers, layers)
     made: list[Backend] = []
     try:
         backend = make_backend(spec.backend, chip)
         made.append(backend)
         if spec.rtl_layers:
             made.append(make_backend("rtl", chip))
-            backend = MixedBackend(backend, made[-1], spec.rtl_layers, layers)
+            backend = MixedBackend(backend, made[-1], names_in_rtl)
         if spec.cross_check:
             made.append(make_backend(spec.cross_check, chip))
             backend = CheckedBackend(backend, made[-1])

@@ -16,22 +16,27 @@ from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult
 from ditto_cosim.protocol.errors import BackendError
 
 
-class MixedBackend:
-    """`chosen` computes the layers whose names match a pattern, `base` the others."""
+def matching(patterns: Sequence[str], layers: Sequence[str]) -> frozenset[str]:
+    """Names of the layers that a pattern names; a pattern that names none is refused."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise BackendError(
+                f"no layer matches {pattern!r}; the program has {len(layers)} layers, "
+                f"such as {', '.join(layers[:3])}. Patterns take * and ?."
+            )
+    return frozenset(n for n in layers if any(fnmatchcase(n, p) for p in patterns))
 
-    def __init__(self, base: Backend, chosen: Backend, patterns: Sequence[str], layers: Sequence[str]) -> None:
+
+class MixedBackend:
+    """`chosen` computes the layers of these names, `base` the others."""
+
+    def __init__(self, base: Backend, chosen: Backend, names: frozenset[str]) -> None:
         _same_tile(base, chosen)
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in layers):
-                raise BackendError(
-                    f"no layer matches {pattern!r}; the program has {len(layers)} layers, "
-                    f"such as {', '.join(layers[:3])}. Patterns take * and ?."
-                )
         self.name = f"{base.name}+{chosen.name}"
         self.geometry = base.geometry
         self.measures = base.measures and chosen.measures
         self._base, self._chosen = base, chosen
-        self._names = frozenset(n for n in layers if any(fnmatchcase(n, p) for p in patterns))
+        self._names = names
 
     def gemm(self, job: Gemm) -> GemmResult:
         return (self._chosen if job.name in self._names else self._base).gemm(job)

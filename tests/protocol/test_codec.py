@@ -9,11 +9,6 @@ from typing import Any, get_args
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from wire_samples import SAMPLES
-
 from ditto_cosim.protocol import codec, tensors
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (
@@ -27,6 +22,10 @@ from ditto_cosim.protocol.errors import (
     revive,
 )
 from ditto_cosim.protocol.isa import IsaError
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from wire_samples import SAMPLES
 
 GOLDEN: dict[str, str] = json.loads(Path(__file__).with_name("golden_messages.json").read_text())
 LIMITS = m.Limits()
@@ -77,9 +76,11 @@ def test_message_without_a_required_field_is_refused(name: str) -> None:
 
 def _defaults(name: str) -> list[tuple[str, Any]]:
     cls = type(SAMPLES[name])
-    return list(zip(cls.__struct_fields__[::-1], cls.__struct_defaults__[::-1], strict=False)) if (
-        cls.__struct_defaults__
-    ) else []
+    return (
+        list(zip(cls.__struct_fields__[::-1], cls.__struct_defaults__[::-1], strict=False))
+        if (cls.__struct_defaults__)
+        else []
+    )
 
 
 def test_host_and_device_refuse_each_others_messages() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
-from wire_fuzz import messages
-
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import ProtocolError
+from wire_fuzz import messages
 
 LIMITS = m.Limits()
 
@@ -20,8 +19,7 @@ def _decode_all(seed: int, count: int) -> int:
         for decode in (codec.decode_host, codec.decode_device):
             try:
                 decode(frames, LIMITS)
-            except ProtocolError as error:
-                assert str(error)
+            except ProtocolError:
                 refused += 1
     return refused
 

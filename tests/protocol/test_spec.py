@@ -8,7 +8,6 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import WIRE_ERRORS
 from ditto_cosim.protocol.isa import ISA
@@ -88,7 +87,8 @@ def test_spec_says_since_when_for_every_field() -> None:
     current = tuple(int(part) for part in PROTOCOL_VERSION.split("."))
     for title, rows in tables().items():
         for row in rows:
-            assert len(row) == 5 and row[4], f"{title}.{row[0]} lacks its meaning"
+            assert len(row) == 5, f"{title}.{row[0]}"
+            assert row[4], f"{title}.{row[0]} lacks its meaning"
             assert tuple(int(part) for part in row[3].split(".")) <= current, f"{title}.{row[0]}"
 
 
