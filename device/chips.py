@@ -3,7 +3,8 @@
 Interface
     load_chip(name_or_path) -> Chip        `paper`, `paper_twin`, `edge`, `tiny`, or a path to a TOML file
     chip_names() -> tuple of the presets
-    Chip                                   frozen; `.geometry`, `.tiles`, `.lanes`, `.multipliers`, `.digest`, …
+    Chip                                   frozen; `.geometry`, `.tiles`, `.lanes`, `.multipliers`, `.digest`,
+                                           …
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ class Chip:
     geometry: Geometry
     tiles: int
     multipliers: int
-    """4b×8b multipliers of the chip under its own (Ditto-like) lanes; other designs are scaled from the paper's ratio."""
+    """4b×8b multipliers of the chip under its own (Ditto-like) lanes; other designs are scaled from the
+    paper's ratio."""
     clock_ghz: float
     buffer_bytes: int
     residency: Residency
-    """`streaming`: every operand comes from DRAM for every layer. `resident`: what fits stays in the buffer."""
+    """`streaming`: every operand comes from DRAM for every layer. `resident`: what fits stays in the
+    buffer."""
     dram: DramConfig
     vector_lanes: int
     vector_depth_cycles: int
@@ -93,7 +96,9 @@ def load_chip(name: str | Path) -> Chip:
         return _parse(source, text, text)
     path = Path(name)
     if not path.exists():
-        raise ChipError(f"chip {text!r}: neither a preset ({', '.join(chip_names())}) nor a TOML file that exists")
+        raise ChipError(
+            f"chip {text!r}: neither a preset ({', '.join(chip_names())}) nor a TOML file that exists"
+        )
     return _parse(path.read_text(encoding="utf-8"), path.stem, str(path))
 
 
@@ -106,7 +111,9 @@ def _parse(source: str, name: str, where: str) -> Chip:
     tables |= {k: v for k, v in data.items() if isinstance(v, dict)}
     for table, values in tables.items():
         if table not in _FIELDS:
-            raise ChipError(f"{where}: table [{table}] is unknown; known: {', '.join(t for t in _FIELDS if t)}")
+            raise ChipError(
+                f"{where}: table [{table}] is unknown; known: {', '.join(t for t in _FIELDS if t)}"
+            )
         for key, value in values.items():
             if key not in _FIELDS[table]:
                 raise ChipError(f"{where}: [{table}] {key} is unknown; known: {', '.join(_FIELDS[table])}")
@@ -124,13 +131,21 @@ def _parse(source: str, name: str, where: str) -> Chip:
         timing=_choice(top.get("timing", "tlm"), get_args(Timing), f"{where}: timing"),
         geometry=geometry,
         tiles=tiles,
-        multipliers=_within(top.get("multipliers", tiles * geometry.multipliers), 1, 2**31, f"{where}: multipliers"),
+        multipliers=_within(
+            top.get("multipliers", tiles * geometry.multipliers), 1, 2**31, f"{where}: multipliers"
+        ),
         clock_ghz=_within(top.get("clock_ghz", 1.0), 1e-3, 10, f"{where}: clock_ghz"),
-        buffer_bytes=int(_within(buffer.get("megabytes", 1), 1 / 64, 65_536, f"{where}: [buffer] megabytes") * 2**20),
-        residency=_choice(buffer.get("policy", "streaming"), get_args(Residency), f"{where}: [buffer] policy"),
+        buffer_bytes=int(
+            _within(buffer.get("megabytes", 1), 1 / 64, 65_536, f"{where}: [buffer] megabytes") * 2**20
+        ),
+        residency=_choice(
+            buffer.get("policy", "streaming"), get_args(Residency), f"{where}: [buffer] policy"
+        ),
         dram=_dram(tables.get("dram", {}), where),
         vector_lanes=_within(vector.get("lanes", 64), 1, 65_536, f"{where}: [vector] lanes"),
-        vector_depth_cycles=_within(vector.get("depth_cycles", 12), 1, 1024, f"{where}: [vector] depth_cycles"),
+        vector_depth_cycles=_within(
+            vector.get("depth_cycles", 12), 1, 1024, f"{where}: [vector] depth_cycles"
+        ),
         defo_unit_log2=_within(top.get("defo_unit_log2", 0), 0, 31, f"{where}: defo_unit_log2"),
     )
 

@@ -2,19 +2,21 @@
 
 Interface
     Controller(program, chip, design)
-        .mode_for(step, layer, record, forced) -> Mode     `record.works` holds every mode possible in this step; its
-                                                           own `mode` is ignored
-        .keeps_state(step, layer, mode)        -> bool     whether the layer's output is written back for the next step
-        .observe(step, layer, time)                        after the layer ran; Defo counts its cycles
-        .snapshot() -> dict of bytes / .restore(dict)      everything replay cannot rebuild
-        .decisions                                         Defo's table as rows, or empty
+        .mode_for(step, layer, record, forced) -> Mode   `record.works` holds every mode possible in this
+                                                         step;
+                                                         its own `mode` is ignored
+        .keeps_state(step, layer, mode)        -> bool   is the layer's output written back for the next step?
+        .observe(step, layer, time)                      after the layer ran; Defo counts its cycles
+        .snapshot() -> dict of bytes, .restore(dict)     everything replay cannot rebuild
+        .decisions                                       Defo's table as rows, or empty
+    .choose and .count are the same with the cycles given, for pricing many steps at once.
 
 Order per layer and step: mode_for, keeps_state, price, observe. The same object prices a recorded run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ditto_cosim.device.chips import Chip
@@ -41,15 +43,21 @@ class Controller:
         )
 
     def mode_for(self, step: int, layer: int, record: LayerRecord, forced: bool) -> Mode:
+        def cycles(mode: Mode) -> int:
+            return self.pricer.price(layer, record, mode).total_cycles
+
+        return self.choose(layer, "temporal" in record.works and not forced, cycles)
+
+    def choose(self, layer: int, temporal_possible: bool, cycles: Callable[[Mode], int]) -> Mode:
+        """The mode; `cycles` says what a mode would take, and is asked by oracles alone."""
         base, policy = self.design.base_mode, self.design.policy
-        if policy == "base" or forced or layer in self._temporal_forbidden or "temporal" not in record.works:
+        if policy == "base" or not temporal_possible or layer in self._temporal_forbidden:
             return base
         if policy == "temporal":
             return "temporal"
         if self.table is not None:
             return "temporal" if self.table.wants_temporal(layer) else base
-        modes = {m: self.pricer.price(layer, record, m).total_cycles for m in self.design.modes}
-        return "temporal" if modes["temporal"] < modes[base] else base
+        return "temporal" if cycles("temporal") < cycles(base) else base
 
     def keeps_state(self, step: int, layer: int, mode: Mode) -> bool:
         if self.design.policy == "base" or layer in self._temporal_forbidden:
@@ -60,8 +68,17 @@ class Controller:
         return entry.phase != "frozen" or entry.temporal
 
     def observe(self, step: int, layer: int, time: LayerTime) -> None:
+        self.count(layer, time.mode, time.total_cycles)
+
+    def count(self, layer: int, mode: Mode, cycles: int) -> None:
         if self.table is not None and layer not in self._temporal_forbidden:
-            self.table.observe(layer, time.mode == "temporal", time.total_cycles, self.design.policy == "dynamic")
+            self.table.observe(layer, mode == "temporal", cycles, self.design.policy == "dynamic")
+
+    def judged(self, layer: int) -> bool:
+        """Whether the layer's mode is by now a decision, right or wrong, and not a measurement."""
+        if self.table is None:
+            return self.design.policy == "ideal" and layer not in self._temporal_forbidden
+        return self.table.entries[layer].phase == "frozen"
 
     @property
     def decisions(self) -> list[dict[str, int | bool | str]]:

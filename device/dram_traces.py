@@ -1,7 +1,8 @@
-"""The traffic patterns that DRAM models are held against: streams, strides, random, several streams, reads and writes.
+"""The traffic patterns that DRAM models are held against: streams, strides, random, several streams, reads
+and writes.
 
-Interface: `TRACES[name]() -> (addresses, writes)`. Names and definitions are those of the published reference tables; random
-patterns are of the same distribution, not of the same draw.
+Interface: `TRACES[name]() -> (addresses, writes)`. Names and definitions are those of the published reference
+tables; random patterns are of the same distribution, not of the same draw.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ TRACES: dict[str, Callable[[], Trace]] = {
     "three_rd_64B_skew": lambda: interleave((0, GIB // 4 + SKEW, GIB // 2 + 2 * SKEW), (False,) * 3, 65_536),
     "rw_64B_skew": lambda: interleave((0, GIB // 2 + SKEW), (False, True), 65_536),
     "copy_16KiB": lambda: interleave((0, GIB // 2 + SKEW), (False, True), 65_536, 256),
-    "rw_2to1_64B_skew": lambda: interleave((0, GIB // 4 + SKEW, GIB // 2 + 2 * SKEW), (False, False, True), 32_768),
+    "rw_2to1_64B_skew": lambda: interleave(
+        (0, GIB // 4 + SKEW, GIB // 2 + 2 * SKEW), (False, False, True), 32_768
+    ),
     "two_rd_64B_samebank": lambda: interleave((0, GIB // 2), (False, False), 65_536),
     "three_rd_64B_samebank": lambda: interleave((0, GIB // 4, GIB // 2), (False,) * 3, 65_536),
     "rw_64B_samebank": lambda: interleave((0, GIB // 2), (False, True), 65_536),

@@ -1,45 +1,80 @@
-"""Energy: one table of energies per event, and what a layer's events come to.
+"""Energy and area: one table of energies per event with their sources, and what a group's events come to.
 
-What this file does not do: count the events (`pricing.py`) or synthesise anything; every entry names its source.
+Contract
+    compute  multiplier operations × (Table III's power ÷ its multipliers ÷ 1 GHz): busy multipliers only
+    encode   elements that pass the encoder          vector   elements × passes in the vector unit
+    sram     bytes to and from the large buffer: DMA in and out, encoder reads (two operands in temporal and
+             spatial
+             mode), weights into the lanes, accumulators out
+    dram     bits moved                              defo     table accesses
+Area: Table III's 64.48 mm² is the same for every design by construction (iso-area), so only shares are
+printed.
+
+What this file does not do: count the events (`pricing.py`) or synthesise anything.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ditto_cosim.device.chips import Chip
-from ditto_cosim.device.designs.base import PAPER_MULTIPLIERS, Design
+import numpy as np
+import numpy.typing as npt
+from ditto_cosim.device.designs.base import Design
 
-DRAM_PJ_PER_BIT = 3.9
-"""HBM2 access, O'Connor et al., MICRO 2017."""
-SRAM_PJ_PER_BYTE = 1.25
-"""Large banked SRAM at 45 nm, order of CACTI's answer for 192 MB in small banks."""
-VECTOR_PJ_PER_ELEMENT = 1.5
-"""One fp32 multiply-add at 45 nm with its registers, Horowitz, ISSCC 2014."""
-ENCODE_PJ_PER_ELEMENT = 0.2
-"""An 8-bit subtraction, two comparisons and a queue write at 45 nm, Horowitz, ISSCC 2014."""
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+
+AREA_MM2 = 64.48
+"""Every design of Table III, 192 MB of SRAM included or not: the paper does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """One event's energy and where the figure comes from."""
+
+    picojoules: float
+    unit: str
+    source: str
+
+
+TABLE: Mapping[str, Energy] = {
+    "dram": Energy(
+        7.0, "pJ/bit", "first-generation HBM with its interface: O'Connor, HBM overview, 2014 (6–7 pJ/bit)"
+    ),
+    "sram": Energy(
+        8.0,
+        "pJ/byte",
+        "45 nm SRAM of tens of megabytes in banks, 64-byte access of about 0.5 nJ: CACTI 6 class of result",
+    ),
+    "encode": Energy(
+        0.2, "pJ/element", "45 nm: 8-bit subtraction, two compares, a queue write: Horowitz, ISSCC 2014"
+    ),
+    "vector": Energy(4.6, "pJ/element", "45 nm: one fp32 multiply (3.7) and add (0.9): Horowitz, ISSCC 2014"),
+    "defo": Energy(2.0, "pJ/access", "45 nm: one read and one write of a 2 KB SRAM: Horowitz, ISSCC 2014"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What happened in one group."""
+    """What happened in a group, one entry a step."""
 
-    products: int
-    encoded: int
+    products: I64
+    encoded: I64
     vector_elements: int
-    dram_bytes: int
-    sram_bytes: int
-    cycles: int
-    compute_cycles: int
+    dram_bytes: I64
+    sram_bytes: I64
 
 
-def energy_pj(events: Events, design: Design, chip: Chip) -> dict[str, float]:
+def energy_pj(events: Events, design: Design) -> dict[str, F64]:
     """Energy by unit, in picojoules."""
-    watts = design.power_watts * chip.multipliers / PAPER_MULTIPLIERS
+    product_pj = design.power_watts * 1000 / design.multipliers
+    defo = 2.0 if design.policy in ("defo", "dynamic") else 0.0
     return {
-        "compute": events.compute_cycles * watts * 1000 / chip.clock_ghz,
-        "encode": events.encoded * ENCODE_PJ_PER_ELEMENT,
-        "vector": events.vector_elements * VECTOR_PJ_PER_ELEMENT,
-        "sram": events.sram_bytes * SRAM_PJ_PER_BYTE,
-        "dram": events.dram_bytes * 8 * DRAM_PJ_PER_BIT,
+        "compute": events.products * product_pj,
+        "encode": events.encoded * TABLE["encode"].picojoules,
+        "vector": events.vector_elements * TABLE["vector"].picojoules + np.zeros(len(events.products)),
+        "defo": defo * TABLE["defo"].picojoules + np.zeros(len(events.products)),
+        "sram": events.sram_bytes * TABLE["sram"].picojoules,
+        "dram": events.dram_bytes * 8 * TABLE["dram"].picojoules,
     }

@@ -1,7 +1,8 @@
 """What a run records: enough to price it again under any design, and nothing more.
 
 Interface
-    Work(groups, rows, k, n)              one multiplication as a backend sees it; the rows are what gets encoded
+    Work(groups, rows, k, n)              one multiplication as a backend sees it; the rows are what gets
+                                          encoded
     layer_work(program, layer, mode)      the works of a layer in a mode: one, or two for temporal attention
     split_k(k, k_max)                     lengths of the chunks a long row is cut into, the longer ones first
     SubOp(work, splits, slots, zero, low, full)   one multiplication's slot counts, by chunk and row
@@ -12,8 +13,9 @@ Interface
     RunRecord(directory)                  .info, len(), [step] -> StepRecord (read when asked for), iteration
 
 A row of K elements longer than the tile's `k_max` is encoded in chunks, and every chunk costs its own
-`max(1, ceil(slots / 4))` cycles a column block; so slots are kept per (chunk, row), not per row. In `original` every
-element makes two slots and no array is kept. On disk: `run.json` and one compressed `step-NNNN.npz` per step.
+`max(1, ceil(slots / 4))` cycles a column block; so slots are kept per (chunk, row), not per row. In
+`original` every element makes two slots and no array is kept. On disk: `run.json` and one compressed
+`step-NNNN.npz` per step.
 
 What this file does not do: time (the device prices records) and arithmetic.
 """
@@ -39,16 +41,19 @@ I64 = npt.NDArray[np.int64]
 RECORD_VERSION = 1
 
 TRAFFIC = ("weights", "input", "previous_input", "previous_output", "residual", "output")
-"""Classes of DRAM traffic. `previous_output` counts its read and its write back; `residual` is every other value read."""
+"""Classes of DRAM traffic. `previous_output` counts its read and its write back; `residual` is every other
+value read."""
 
 
 class RecordError(ValueError):
-    """A record that cannot be read or is not what it claims; the message names file, field and expectation."""
+    """A record that cannot be read or is not what it claims; the message names file, field and
+    expectation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """`groups` products of [rows, K] by [K, N]; the rows pass the encoder, the other operand is the weights."""
+    """`groups` products of [rows, K] by [K, N]; the rows pass the encoder, the other operand is the
+    weights."""
 
     groups: int
     rows: int
@@ -103,7 +108,8 @@ class SubOp:
     zero: int
     low: int
     full: int
-    """Elements by class over the whole work. In original mode: of the values themselves, bypassed though they are."""
+    """Elements by class over the whole work. In original mode: of the values themselves, bypassed though
+    they are."""
 
     def __post_init__(self) -> None:
         work = self.work
@@ -111,7 +117,9 @@ class SubOp:
             raise RecordError(f"record: chunks {self.splits} do not add up to K = {work.k}")
         expected = (len(self.splits), work.groups * work.rows)
         if self.slots is not None and (self.slots.shape != expected or self.slots.dtype != np.uint16):
-            raise RecordError(f"record: slots are {self.slots.dtype}{self.slots.shape}, expected uint16{expected}")
+            raise RecordError(
+                f"record: slots are {self.slots.dtype}{self.slots.shape}, expected uint16{expected}"
+            )
 
     @property
     def slot_total(self) -> int:
@@ -134,7 +142,8 @@ class LayerRecord:
     measured_cycles: int | None = None
     """Compute cycles (encode and weight load included) as hardware or RTL counted them, in `mode`."""
     charged_cycles: int | None = None
-    """All the cycles the run charged for this layer and the commands behind it; pricing must return the same."""
+    """All the cycles the run charged for this layer and the commands behind it; pricing must return the
+    same."""
     traffic_bytes: tuple[int, ...] | None = None
     """DRAM bytes charged, in the order of `TRAFFIC`."""
 
@@ -173,12 +182,23 @@ class StepRecord:
                     shape = (w.groups, w.rows, w.k, w.n)
                     kept = s.slots is not None
                     works.append(
-                        (record.layer, MODES.index(mode), *shape, len(s.splits), s.zero, s.low, s.full, int(kept))
+                        (
+                            record.layer,
+                            MODES.index(mode),
+                            *shape,
+                            len(s.splits),
+                            s.zero,
+                            s.low,
+                            s.full,
+                            int(kept),
+                        )
                     )
                     if s.slots is not None:
                         slots.append(s.slots.reshape(-1))
         return {
-            "step": np.array([self.step, -1 if self.charged_cycles is None else self.charged_cycles], np.int64),
+            "step": np.array(
+                [self.step, -1 if self.charged_cycles is None else self.charged_cycles], np.int64
+            ),
             "layers": layers,
             "works": np.array(works, np.int64).reshape(-1, _WORK_COLUMNS),
             "slots": np.concatenate(slots) if slots else np.zeros(0, np.uint16),
@@ -192,12 +212,16 @@ class StepRecord:
         at = 0
         for layer, mode, groups, rows, k, n, chunks, zero, low, full, kept in works.tolist():
             if not 0 <= mode < len(MODES) or min(groups, rows, k, n, chunks) < 1 or chunks > k:
-                raise RecordError(f"record: work of layer {layer} has shape {groups, rows, k, n} in {chunks} chunks")
+                raise RecordError(
+                    f"record: work of layer {layer} has shape {groups, rows, k, n} in {chunks} chunks"
+                )
             array: U16 | None = None
             if kept:
                 size = chunks * groups * rows
                 if at + size > slots.size:
-                    raise RecordError(f"record: slots end inside layer {layer}: {slots.size} of at least {at + size}")
+                    raise RecordError(
+                        f"record: slots end inside layer {layer}: {slots.size} of at least {at + size}"
+                    )
                 array = slots[at : at + size].reshape(chunks, groups * rows)
                 at += size
             subop = SubOp(Work(groups, rows, k, n), chunks_of(k, chunks), array, zero, low, full)
@@ -207,7 +231,9 @@ class StepRecord:
         records = []
         for layer, mode, forced, measured, charged, *traffic in layers.tolist():
             if not 0 <= mode < len(MODES):
-                raise RecordError(f"record: layer {layer} has mode number {mode}, expected 0…{len(MODES) - 1}")
+                raise RecordError(
+                    f"record: layer {layer} has mode number {mode}, expected 0…{len(MODES) - 1}"
+                )
             made = {m: tuple(s) for m, s in by_layer.get(layer, {}).items()}
             records.append(
                 LayerRecord(
@@ -235,9 +261,13 @@ def _checked(frames: Mapping[str, npt.NDArray[Any]]) -> tuple[I64, I64, I64, U16
         array = frames.get(name)
         if array is None:
             raise RecordError(f"record: frame {name!r} is missing")
-        fits = array.ndim == len(shape) and all(w in (None, g) for w, g in zip(shape, array.shape, strict=True))
+        fits = array.ndim == len(shape) and all(
+            w in (None, g) for w, g in zip(shape, array.shape, strict=True)
+        )
         if array.dtype != dtype or not fits:
-            raise RecordError(f"record: frame {name!r} is {array.dtype}{array.shape}, expected {dtype}{shape}")
+            raise RecordError(
+                f"record: frame {name!r} is {array.dtype}{array.shape}, expected {dtype}{shape}"
+            )
     return frames["step"], frames["layers"], frames["works"], frames["slots"]
 
 
@@ -304,7 +334,9 @@ class RunRecord:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RecordError(f"{directory}: no run.json here; give the directory a run was written to") from None
+            raise RecordError(
+                f"{directory}: no run.json here; give the directory a run was written to"
+            ) from None
         except ValueError as error:
             raise RecordError(f"{path}: not JSON ({error})") from None
         if not isinstance(data, dict) or data.get("version") != RECORD_VERSION:

@@ -1,11 +1,11 @@
-"""What a design is: which multipliers, what they can skip, which mode a layer runs in, and what traffic that costs.
+"""What a design is: its multipliers, what they can skip, which mode a layer runs in, what traffic that costs.
 
 Interface
     Design            frozen description; a design is a file in this folder that defines `DESIGN`
     load_design(name) -> Design       by file name (`ditto`, `itc`, `ditto_plus`, …)
     design_names()    -> tuple of those here
 
-A policy says how `device/controller.py` chooses the mode of a layer in a step:
+A policy says how `controller.py` chooses the mode of a layer in a step:
     base       always the base mode
     temporal   base in the first step and where forced, temporal otherwise
     defo       Defo's table decides after two steps; `dynamic` may fall back later
@@ -22,13 +22,14 @@ from typing import Literal
 from ditto_cosim.protocol.hardware import Mode
 
 Policy = Literal["base", "temporal", "defo", "dynamic", "ideal"]
-Datapath = Literal["slots", "dense8", "sparse8", "low4", "outlier"]
+Datapath = Literal["slots", "dense8", "sparse8", "low4", "outlier", "roofline"]
 """How elements become multiplier cycles.
 slots     4b×8b multipliers, zeros skipped, full values two slots (Ditto's encoder and PE)
 dense8    8b×8b multipliers, every element one
 sparse8   8b×8b multipliers, zeros skipped
 low4      4b×8b multipliers, no zero skipped, full values two slots
-outlier   4b×8b normal PEs take every element's low part, 8b×8b outlier PEs the full values beside them
+outlier   4b×8b normal PEs take every element of up to 4 bits, 8b×8b outlier PEs the full values beside them
+roofline  not a chip of ours: the larger of MACs ÷ peak and bytes ÷ bandwidth, and a launch a command
 """
 
 PAPER_MULTIPLIERS = 39_398
@@ -37,6 +38,17 @@ PAPER_MULTIPLIERS = 39_398
 
 class DesignError(ValueError):
     """A design nobody knows; the message lists those that exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """A machine known by its data sheet; it does not scale with the chip."""
+
+    macs_per_ns: int
+    bytes_per_ns: int
+    launch_ns: int
+    item_bytes: int
+    """Bytes of an operand that is 8 bits on the accelerator."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class Design:
     """Cambricon-D's bypass through SiLU and group norm; approximate where values are concerned."""
     power_watts: float = 0.0
     """Table III: compute logic at the paper's size."""
+    roofline: Roofline | None = None
 
     @property
     def exact(self) -> bool:
@@ -70,6 +83,8 @@ class Design:
         return (self.base_mode,) if self.policy == "base" else (self.base_mode, "temporal")
 
     def multipliers_on(self, chip_multipliers: int) -> int:
+        if self.roofline is not None:
+            return self.multipliers
         return max(1, round(self.multipliers * chip_multipliers / PAPER_MULTIPLIERS))
 
 

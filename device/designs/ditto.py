@@ -1,4 +1,5 @@
-"""Ditto: temporal differences with zero skipping and 4-bit slots; Defo returns layers to original where it pays."""
+"""Ditto: temporal differences with zero skipping and 4-bit slots; Defo returns layers to original where it
+pays."""
 
 from ditto_cosim.device.designs.base import Design
 

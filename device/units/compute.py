@@ -1,14 +1,17 @@
 """Compute: rows and column blocks scheduled on tiles and lanes, and what that takes.
 
 Contract
-    A layer's works run one after another. A work's groups, rows and column blocks (C columns each) are cut over a grid
-    of tiles (`schedule`); a tile takes its assignments one after another. An assignment is one group, a range of rows
-    and at most `n_max` columns; row r of it goes to lane r mod R. Per assignment and chunk of K (`split_k`) the tile
-        loads weights     chunk × blocks cycles (two banks: hidden behind the previous chunk's rows, except the first)
+    A layer's works run one after another. A work's groups, rows and column blocks (C columns each) are cut
+    over a grid of tiles (`schedule`); a tile takes its assignments one after another. An assignment is one
+    group, a range of rows and at most `n_max` columns; row r of it goes to lane r mod R. Per assignment and
+    chunk of K (`split_k`) the tile
+        loads weights     chunk × blocks cycles (two banks: hidden behind the previous chunk's rows, except
+                          the first)
         runs its rows     the slowest lane of the recurrence in `lane_cycles`
     and the layer takes as long as its slowest tile.
-    lane_cycles: enc[r] = max(enc[r−1], done[r−2]) + encode;  done[r] = max(done[r−1], enc[r]) + blocks × max(1, ⌈s/4⌉),
-    plus FILL_CYCLES + DRAIN_CYCLES; encode = ⌈chunk ÷ E⌉ + ENCODE_FLUSH_CYCLES.
+    lane_cycles is `lane.py`'s recurrence, for many lanes, passes and steps at once:
+        enc[r]  = max(enc[r−1], done[r−2]) + ⌈chunk ÷ E⌉ + ENCODE_FLUSH_CYCLES
+        done[r] = max(done[r−1], enc[r]) + blocks × max(1, ⌈s ÷ 4⌉);   a pass adds FILL_CYCLES + DRAIN_CYCLES
 
     The aggregate form (`paper` timing) knows no lanes: slots × N ÷ multipliers, rounded up.
 
@@ -20,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -97,8 +101,8 @@ def _ranges(shares: tuple[int, ...]) -> Iterator[slice]:
 
 
 _TYPICAL_ROW = 0.25
-"""Cycles a column block spends on a row, per element of K, that the choice of the grid assumes (between original's 0.5
-and temporal's 0.15): the grid must not depend on data, or modes would not be comparable."""
+"""Cycles a column block spends on a row, per element of K, that the choice of the grid assumes (between
+original's 0.5 and temporal's 0.15): the grid must not depend on data, or modes would not be comparable."""
 
 
 @lru_cache(maxsize=65_536)
@@ -109,7 +113,7 @@ def schedule(geometry: Geometry, tiles: int, groups: int, rows: int, n: int) -> 
     for group_tiles in _divisions(groups, tiles):
         for column_tiles in _divisions(blocks, tiles // group_tiles):
             row_tiles = min(tiles // (group_tiles * column_tiles), -(-rows // geometry.lanes))
-            row_share = -(-(-(-rows // row_tiles)) // geometry.lanes)
+            row_share = ceil(ceil(rows / row_tiles) / geometry.lanes)
             row_tiles = -(-rows // (row_share * geometry.lanes))
             block_share = -(-blocks // column_tiles)
             passes = -(-block_share * geometry.columns // geometry.n_max)
@@ -172,7 +176,8 @@ def work_cycles(geometry: Geometry, tiles: int, work: Work, slots: npt.NDArray[n
         rows = np.zeros((1, 1, 1, -(-max(plan.row_shares) // geometry.lanes)), np.intp)
         share_groups = False
     else:
-        quarter = np.maximum(1, -(-slots.astype(np.int64) // SLOTS_PER_CYCLE))  # a record's slots are unsigned
+        words = -(-slots.astype(np.int64) // SLOTS_PER_CYCLE)  # a record's slots are unsigned
+        quarter = np.maximum(1, words)
         grid = np.concatenate([quarter, np.zeros_like(quarter[..., :1])], axis=-1)
         rows = _row_grid(plan)
         share_groups = True
@@ -202,8 +207,8 @@ def work_cycles(geometry: Geometry, tiles: int, work: Work, slots: npt.NDArray[n
     else:
         by_tile = [part.reshape(part.shape[0], -1) * max(shares) for part in by_group]
     slowest_tile = by_tile[0].argmax(axis=1)[:, None]
-    total, busy, load, encode_busy = (np.take_along_axis(part, slowest_tile, axis=1)[:, 0] for part in by_tile)
-    if share_groups:
+    total, busy, load, encode_busy = (np.take_along_axis(part, slowest_tile, axis=1)[:, 0] for part in
+    by_tile) if share_groups:
         used = by_tile[0].sum(axis=1) * plan.column_tiles
     else:
         used = total * plan.group_tiles * plan.row_tiles * plan.column_tiles
@@ -212,7 +217,8 @@ def work_cycles(geometry: Geometry, tiles: int, work: Work, slots: npt.NDArray[n
 
 @lru_cache(maxsize=4096)
 def _row_grid(plan: Schedule) -> npt.NDArray[np.intp]:
-    """[groups, row tiles, lanes, rows of a lane] -> index into groups × rows, −1 (the zero appended) where no row is."""
+    """[groups, row tiles, lanes, rows of a lane] -> index into groups × rows, −1 (the zero appended) where
+    no row is."""
     lanes, shares = plan.geometry.lanes, plan.row_shares
     depth = -(-max(shares) // lanes)
     grid = np.full((plan.row_tiles, depth * lanes), -1, np.intp)
@@ -224,7 +230,8 @@ def _row_grid(plan: Schedule) -> npt.NDArray[np.intp]:
 
 
 def resplit(slots: npt.NDArray[np.integer[Any]], k: int, chunks: tuple[int, ...]) -> I64:
-    """Slots of [steps, chunks, rows] counted with other chunk lengths, spread in proportion to the new ones."""
+    """Slots of [steps, chunks, rows] counted with other chunk lengths, spread in proportion to the new
+    ones."""
     total = slots.sum(axis=1, keepdims=True, dtype=np.int64)
     edges = np.concatenate([[0], np.cumsum(chunks)])[None, :, None]
     return np.diff(total * edges // k, axis=1)

@@ -52,7 +52,9 @@ class DefoTable:
 
     def __init__(self, layers: int, unit_log2: int) -> None:
         if layers > ENTRIES:
-            raise DefoError(f"Defo: {layers} layers, the table has {ENTRIES} entries; split the denoiser into programs")
+            raise DefoError(
+                f"Defo: {layers} layers, the table has {ENTRIES} entries; split the denoiser into programs"
+            )
         self.unit_log2 = unit_log2
         self.entries = [Entry() for _ in range(layers)]
 
@@ -78,10 +80,14 @@ class DefoTable:
 
     def restore(self, data: bytes) -> None:
         if len(data) != 6 * len(self.entries):
-            raise DefoError(f"Defo: snapshot of {len(data)} bytes for {len(self.entries)} layers, expected 6 each")
+            raise DefoError(
+                f"Defo: snapshot of {len(data)} bytes for {len(self.entries)} layers, expected 6 each"
+            )
         for i, (first, second, temporal, phase) in enumerate(struct.iter_unpack("<HHBB", data)):
             if phase >= len(_PHASES) or temporal > 1:
-                raise DefoError(f"Defo: snapshot entry {i} is not an entry (phase {phase}, decision {temporal})")
+                raise DefoError(
+                    f"Defo: snapshot entry {i} is not an entry (phase {phase}, decision {temporal})"
+                )
             self.entries[i] = Entry(first, second, bool(temporal), _PHASES[phase])
 
     def dump(self) -> list[dict[str, int | bool | str]]:

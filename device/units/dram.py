@@ -1,16 +1,19 @@
-"""DRAM: HBM2-like channels × banks × rows behind a first-ready controller; what requests cost, run of a row by run.
+"""DRAM: HBM2-like channels × banks × rows behind a first-ready controller; what requests cost, run of a row
+by run.
 
 Contract
-    A request is 64 bytes. Requests of one channel enter in order into a read queue or a write buffer as there is room, move
-    on to a queue per bank (any whose bank has room), and leave as column commands. Of all banks the earliest possible
-    column goes first. A bank takes its oldest request to the open row; it closes the row for its oldest request when no
-    queued request hits it, or after `hits_before_close` hits. Writes wait until the buffer is full (or the banks are empty
-    and `drain_when_idle` wait), then all that were waiting go; no read leaves its queue meanwhile. Refresh closes and blocks
-    a channel. Consecutive requests to one row are one entry, so a stream costs Python one turn per row and bank queue.
-    `stream_cycles` is the closed form for contiguous bytes: first_cycles + burst × requests per channel, and refresh.
+    A request is 64 bytes. Requests of one channel enter in order into a read queue or a write buffer as there
+    is room, move on to a queue per bank (any whose bank has room), and leave as column commands. Of all banks
+    the earliest possible column goes first. A bank takes its oldest request to the open row; it closes the
+    row for its oldest request when no queued request hits it, or after `hits_before_close` hits. Writes wait
+    until the buffer is full (or the banks are empty and `drain_when_idle` wait), then all that were waiting
+    go; no read leaves its queue meanwhile. Refresh closes and blocks a channel. Consecutive requests to one
+    row are one entry, so a stream costs Python one turn per row and bank queue. `stream_cycles` is the closed
+    form for contiguous bytes: first_cycles + burst × requests per channel, and refresh.
 
-Held against DRAMsim3 and Ramulator 2.1 in `tests/unit/test_dram.py` and `ditto bench dram`; the defaults are DRAMsim3's
-HBM2_8Gb_x128 at 1 ns. What it does not do: command-bus conflicts, head-of-line blocking between channels, power states.
+Held against DRAMsim3 and Ramulator 2.1 in `tests/unit/test_dram.py` and `ditto bench dram`; the defaults are
+DRAMsim3's HBM2_8Gb_x128 at 1 ns. What it does not do: command-bus conflicts, head-of-line blocking between
+channels, power states.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ class DramConfig:
 
     channels: int = 8
     mapping: Mapping = "coarse"
-    """From the lowest address bit up. coarse: column, channel, bank, group, row. fine: channel, group, column, bank, row."""
+    """From the lowest address bit up. coarse: column, channel, bank, group, row. fine: channel, group,
+    column, bank, row."""
     bytes_per_cycle: int | None = None
     """Replaces everything else: an ideal pipe of this width, as the `paper` preset assumes."""
     groups: int = 4
@@ -66,7 +70,8 @@ class DramConfig:
     hits_before_close: int = 4
     drain_when_idle: int = 8
     window: int | None = None
-    """At most this many reads outstanding per channel (writes are posted); None: as many as the queues hold."""
+    """At most this many reads outstanding per channel (writes are posted); None: as many as the queues
+    hold."""
 
     @cached_property
     def peak_bytes_per_cycle(self) -> float:
@@ -165,7 +170,9 @@ class Channel:
 
     def __init__(self, config: DramConfig) -> None:
         self.config = config
-        self.banks = [_Bank(i // config.banks_per_group) for i in range(config.groups * config.banks_per_group)]
+        self.banks = [
+            _Bank(i // config.banks_per_group) for i in range(config.groups * config.banks_per_group)
+        ]
         self.now = 0
         self.row_hits = 0
         self.waited_cycles = 0.0
@@ -197,7 +204,7 @@ class Channel:
                 continue
             end = max(end, self._issue())
 
-    # --- queues --------------------------------------------------------------------------------------------------------
+    # --- queues ---------------------------------------------------------------------------------------
 
     def _admit(self, runs: list[list[int]], ahead: int) -> int:
         config = self.config
@@ -231,7 +238,8 @@ class Channel:
         return ahead
 
     def _window_cycle(self, window: int) -> int:
-        """When the next request may enter: a cycle after enough reads returned; −1 if that is not known yet."""
+        """When the next request may enter: a cycle after enough reads returned; −1 if that is not known
+        yet."""
         since, back = max(self.now, self._window_floor), self._outstanding
         while self._unreturned >= window or (back and back[0] < since):
             if not back:
@@ -282,10 +290,11 @@ class Channel:
                 i += 1
         return moved
 
-    # --- commands ------------------------------------------------------------------------------------------------------
+    # --- commands -------------------------------------------------------------------------------------
 
     def _issue(self) -> int:
-        """Commits the earliest possible column (and those that follow it in its row); returns its last data's cycle."""
+        """Commits the earliest possible column (and those that follow it in its row); returns its last
+        data's cycle."""
         config = self.config
         read_from, write_from = self._bus_times()
         best_at, best_number, best_entry, best_hit = 1 << 62, -1, 0, True
@@ -303,7 +312,9 @@ class Channel:
                         if at < best_at:
                             best_at, best_number, best_entry, best_hit = at, number, i, True
             if queue[0][0] != bank.row and (hit < 0 or bank.hits >= config.hits_before_close):
-                opened = max(self._open_cycle(bank, queue[0][3]), open_from[bank.group == self._activate_group])
+                opened = max(
+                    self._open_cycle(bank, queue[0][3]), open_from[bank.group == self._activate_group]
+                )
                 bus = self._bus_time(bank, queue[0][1], read_from, write_from)
                 at = max(opened + config.row_to_column_cycles, bus)
                 if at < best_at:

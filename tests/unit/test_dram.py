@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from ditto_cosim.device.dram_traces import TRACES, interleave, random, stream, stride
 from ditto_cosim.device.units.dram import DramConfig, simulate
 
@@ -49,7 +48,9 @@ QUICK = [
 
 
 @pytest.mark.parametrize(("channels", "mapping", "refresh", "name"), QUICK)
-def test_dram_agrees_with_the_cycle_accurate_simulator(channels: str, mapping: str, refresh: str, name: str) -> None:
+def test_dram_agrees_with_the_cycle_accurate_simulator(
+    channels: str, mapping: str, refresh: str, name: str
+) -> None:
     assert abs(deviation(channels, mapping, refresh, name)) <= (tolerance(name) or 0)
 
 
@@ -92,14 +93,20 @@ def test_dram_window_sets_the_rate_of_a_stream(mapping: str, window: int) -> Non
 def test_dram_closed_form_equals_the_simulated_stream(channels: int, refresh: bool, nbytes: int) -> None:
     config = DramConfig(channels=channels, refresh=refresh)
     simulated = simulate(config, *stream(nbytes // 64 * 64)).cycles
-    row = config.row_requests * config.burst_cycles  # a stream that ends inside a row leaves the channels uneven
+    row = (
+        config.row_requests * config.burst_cycles
+    )  # a stream that ends inside a row leaves the channels uneven
     closed = int(config.stream_cycles(np.array([nbytes // 64 * 64]))[0])
     assert abs(closed - simulated) <= row + (0.01 * simulated if refresh else 0)
 
 
 def test_dram_work_is_conserved_for_unseen_patterns() -> None:
     """Every request leaves once, no channel beats its bus, and the same trace gives the same answer."""
-    for trace in (stride(192, 3000), random(4000, 0.3, 9, 256), interleave((0, 1 << 22, 3 << 23), (False, True, True), 900)):
+    for trace in (
+        stride(192, 3000),
+        random(4000, 0.3, 9, 256),
+        interleave((0, 1 << 22, 3 << 23), (False, True, True), 900),
+    ):
         config = DramConfig(channels=2)
         found = simulate(config, *trace)
         assert found.bytes_per_cycle <= config.peak_bytes_per_cycle

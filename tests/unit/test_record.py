@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,17 @@ def same(a: StepRecord, b: StepRecord) -> bool:
     return left.keys() == right.keys() and all(np.array_equal(left[k], right[k]) for k in left)
 
 
-INFO = dict(model="m", chip="tiny", chip_digest="0", design="ditto", backend="model", low_rule="twos4", steps=3, seed=0, k_max=32)
+INFO: dict[str, Any] = {
+    "model": "m",
+    "chip": "tiny",
+    "chip_digest": "0",
+    "design": "ditto",
+    "backend": "model",
+    "low_rule": "twos4",
+    "steps": 3,
+    "seed": 0,
+    "k_max": 32,
+}
 
 
 def test_record_frames_round_trip() -> None:
@@ -99,7 +110,9 @@ def test_record_frames_round_trip() -> None:
     assert back.layers[0].measured_cycles is None
     assert back.layers[1].measured_cycles == 7
     assert back.layers[1].forced
-    assert [s.work for s in back.layers[1].works["temporal"]] == list(layer_work(small_program(), 1, "temporal"))
+    assert [s.work for s in back.layers[1].works["temporal"]] == list(
+        layer_work(small_program(), 1, "temporal")
+    )
 
 
 def test_record_directory_round_trip(tmp_path: Path) -> None:

@@ -1,0 +1,257 @@
+"""Prices a whole recorded run under any design and chip, all steps of a layer at once.
+
+Interface
+    RecordColumns(run)                          a record stacked by layer and mode; load once, price often
+    price_run(columns, chip, design) -> RunTime
+    RunTime                                     totals, per-unit sums, choices, Defo's table, accuracy
+
+Contract: the same numbers as the live run, because both call `Pricer.lane_columns`, `Pricer.columns` and
+`Controller`. The run's own measured cycles are used where the record has them, the mode is the one that was
+measured, and the chip is the run's own; everything else is modelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+from ditto_cosim.device.chips import Chip
+from ditto_cosim.device.controller import Controller
+from ditto_cosim.device.designs.base import Design
+from ditto_cosim.device.pricing import (
+    ENERGY,
+    STALLS,
+    UNITS,
+    GroupColumns,
+    LaneColumns,
+    LayerTime,
+    Pricer,
+    PricingError,
+)
+from ditto_cosim.protocol.hardware import MODES, Mode
+from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.record import TRAFFIC, RunInfo, RunRecord, StepRecord, SubOp
+
+I64 = npt.NDArray[np.int64]
+
+
+class RecordColumns:
+    """A record in memory, by layer and mode."""
+
+    def __init__(self, program: Program, info: RunInfo, steps: list[StepRecord]) -> None:
+        self.program, self.info = program, info
+        self.steps = tuple(s.step for s in steps)
+        self.charged = tuple(s.charged_cycles for s in steps)
+        count, layers = len(steps), len(program.layers)
+        self.ran = np.zeros((count, layers), np.int8)
+        self.forced = np.zeros((count, layers), bool)
+        self.measured = np.full((count, layers), -1, np.int64)
+        self.works: list[dict[Mode, tuple[list[int], list[tuple[SubOp, ...]]]]] = [{} for _ in range(layers)]
+        for i, step in enumerate(steps):
+            if [r.layer for r in step.layers] != list(range(layers)):
+                raise PricingError(
+                    f"step {step.step}: {len(step.layers)} layers recorded, the program has {layers}"
+                )
+            for record in step.layers:
+                self.ran[i, record.layer] = MODES.index(record.mode)
+                self.forced[i, record.layer] = record.forced
+                if record.measured_cycles is not None:
+                    self.measured[i, record.layer] = record.measured_cycles
+                for mode, made in record.works.items():
+                    at, kept = self.works[record.layer].setdefault(mode, ([], []))
+                    at.append(i)
+                    kept.append(made)
+        self._lanes: dict[tuple[object, ...], LaneColumns] = {}
+
+    @classmethod
+    def load(cls, run: RunRecord) -> RecordColumns:
+        return cls(run.program, run.info, list(run))
+
+    def lanes(self, pricer: Pricer, layer: int, mode: Mode) -> LaneColumns:
+        """The lanes' stage; designs with the same lanes share it."""
+        chip, design = pricer.chip, pricer.design
+        key = (layer, mode, chip.timing, chip.geometry, chip.tiles, chip.multipliers, design.datapath)
+        key = (*key, pricer.multipliers, design.outlier_multipliers)
+        if key not in self._lanes:
+            self._lanes[key] = pricer.lane_columns(layer, self.works[layer][mode][1], mode)
+        return self._lanes[key]
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """A run's price. Arrays are [steps, layers] unless they say otherwise."""
+
+    design: str
+    chip: str
+    names: tuple[str, ...]
+    modes: npt.NDArray[np.int8]
+    """Index into `MODES`."""
+    cycles: I64
+    prologue: LayerTime
+    units: Mapping[str, I64]
+    """Sums over the run by layer: [layers]."""
+    stalls: Mapping[str, I64]
+    traffic: Mapping[str, I64]
+    energy: Mapping[str, npt.NDArray[np.float64]]
+    measured: npt.NDArray[np.bool_]
+    bound: npt.NDArray[np.int8]
+    """Index into `pricing.BOUNDS`."""
+    decisions: list[dict[str, int | bool | str]]
+    accuracy: float | None
+    """Share of (layer, step) after the decision in which the chosen mode was the cheaper one."""
+
+    @property
+    def step_cycles(self) -> I64:
+        """[steps], the prologue included."""
+        return self.cycles.sum(axis=1) + self.prologue.total_cycles
+
+    @property
+    def total_cycles(self) -> int:
+        return int(self.step_cycles.sum())
+
+    @property
+    def total_energy_pj(self) -> float:
+        steps = len(self.cycles)
+        return float(
+            sum(e.sum() for e in self.energy.values()) + steps * sum(self.prologue.energy_pj.values())
+        )
+
+    @property
+    def total_bytes(self) -> int:
+        steps = len(self.cycles)
+        return int(
+            sum(t.sum() for t in self.traffic.values()) + steps * sum(self.prologue.traffic_bytes.values())
+        )
+
+    def unit_totals(self) -> dict[str, int]:
+        return {u: int(self.units[u].sum()) + len(self.cycles) * self.prologue.unit_cycles[u] for u in UNITS}
+
+    def stall_totals(self) -> dict[str, int]:
+        return {
+            s: int(self.stalls[s].sum()) + len(self.cycles) * self.prologue.stall_cycles[s] for s in STALLS
+        }
+
+    def traffic_totals(self) -> dict[str, int]:
+        return {
+            t: int(self.traffic[t].sum()) + len(self.cycles) * self.prologue.traffic_bytes[t] for t in TRAFFIC
+        }
+
+    def energy_totals(self) -> dict[str, float]:
+        return {
+            e: float(self.energy[e].sum()) + len(self.cycles) * self.prologue.energy_pj[e] for e in ENERGY
+        }
+
+
+def price_run(columns: RecordColumns, chip: Chip, design: Design) -> RunTime:
+    """The record under a design and a chip."""
+    program = columns.program
+    pricer = Pricer(program, chip, design)
+    controller = Controller(program, chip, design, pricer)
+    count, layers = len(columns.steps), len(program.layers)
+    own_chip = chip.digest == columns.info.chip_digest
+    tables = [_tables(columns, pricer, layer, own_chip) for layer in range(layers)]
+    chosen = np.zeros((count, layers), np.int8)
+    cycles = np.zeros((count, layers), np.int64)
+    measured, bound = np.zeros((count, layers), bool), np.zeros((count, layers), np.int8)
+    parts: dict[str, dict[str, npt.NDArray[np.float64] | I64]] = {
+        "units": {u: np.zeros(layers, np.int64) for u in UNITS},
+        "stalls": {s: np.zeros(layers, np.int64) for s in STALLS},
+        "traffic": {t: np.zeros(layers, np.int64) for t in TRAFFIC},
+        "energy": {e: np.zeros(layers, np.float64) for e in ENERGY},
+    }
+    right = judged = 0
+    for layer, table in enumerate(tables):
+        picks: dict[tuple[Mode, bool], list[int]] = {}
+        totals = {m: table.oracle[m].tolist() for m in table.oracle}
+        live = {key: c.total.tolist() for key, c in table.columns.items()}
+        at = table.rows
+        forced = columns.forced[:, layer].tolist()
+        for i in range(count):
+            possible = i in at["temporal"] and not forced[i]
+            mode = controller.choose(layer, possible, partial(_ahead, totals, at, i))
+            keeps = controller.keeps_state(columns.steps[i], layer, mode)
+            taken = live[mode, keeps][at[mode][i]]
+            if possible and controller.judged(layer):
+                judged += 1
+                base = design.base_mode
+                best = (
+                    "temporal" if totals["temporal"][at["temporal"][i]] < totals[base][at[base][i]] else base
+                )
+                right += best == mode
+            controller.count(layer, mode, taken)
+            cycles[i, layer] = taken
+            chosen[i, layer] = MODES.index(mode)
+            picks.setdefault((mode, keeps), []).append(i)
+        for (mode, keeps), steps in picks.items():
+            group = table.columns[mode, keeps]
+            rows = np.array([at[mode][i] for i in steps])
+            measured[steps, layer], bound[steps, layer] = group.measured[rows], group.bound[rows]
+            for name, source in (
+                ("units", group.units),
+                ("stalls", group.stalls),
+                ("traffic", group.traffic),
+                ("energy", group.energy),
+            ):
+                for key, column in source.items():
+                    parts[name][key][layer] += column[rows].sum()
+    return RunTime(
+        design.name,
+        chip.name,
+        tuple(c.name for c in program.layers),
+        chosen,
+        cycles,
+        pricer.prologue,
+        parts["units"],  # type: ignore[arg-type]  # integer by construction above
+        parts["stalls"],  # type: ignore[arg-type]  # likewise
+        parts["traffic"],  # type: ignore[arg-type]  # likewise
+        parts["energy"],
+        measured,
+        bound,
+        controller.decisions,
+        right / judged if judged else None,
+    )
+
+
+def _ahead(
+    totals: Mapping[Mode, list[int]], at: Mapping[Mode, Mapping[int, int]], step: int, mode: Mode
+) -> int:
+    return totals[mode][at[mode][step]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """One layer's price in every mode the design may use."""
+
+    rows: Mapping[Mode, Mapping[int, int]]
+    """Mode -> step number -> row of its columns."""
+    columns: Mapping[tuple[Mode, bool], GroupColumns]
+    oracle: Mapping[Mode, I64]
+    """Totals as an oracle sees them beforehand: modelled, state kept."""
+
+
+def _tables(columns: RecordColumns, pricer: Pricer, layer: int, own_chip: bool) -> _Table:
+    made: dict[tuple[Mode, bool], GroupColumns] = {}
+    rows: dict[Mode, dict[int, int]] = {"temporal": {}}
+    oracle: dict[Mode, I64] = {}
+    for mode in pricer.design.modes:
+        if mode not in columns.works[layer]:
+            continue
+        at = columns.works[layer][mode][0]
+        lanes = columns.lanes(pricer, layer, mode)
+        ran = columns.ran[at, layer] == MODES.index(mode)
+        counted = np.where(ran & own_chip, columns.measured[at, layer], -1)
+        none = np.full(len(at), -1, np.int64)
+        for keeps in (True, False) if pricer.design.policy != "base" else (False,):
+            made[mode, keeps] = pricer.columns(layer, mode, lanes, counted, keeps)
+        oracle[mode] = made[mode, True].total if (mode, True) in made else made[mode, False].total
+        if (counted >= 0).any():
+            oracle[mode] = pricer.columns(layer, mode, lanes, none, True).total
+        rows[mode] = {step: row for row, step in enumerate(at)}
+    if pricer.design.base_mode not in rows:
+        raise PricingError(
+            f"layer {pricer.program.layers[layer].name!r}: no {pricer.design.base_mode} works recorded"
+        )
+    return _Table(rows, made, oracle)

@@ -1,0 +1,86 @@
+"""Records without a run: published or given shares of zero, low and full elements over a program's real
+shapes.
+
+Interface
+    Shares(zero, low, full)                     of elements, adding up to 1
+    PUBLISHED                                   mode -> the paper's average shares (its Fig. 5)
+    synthetic_step(program, step, shares, k_max, seed, …) -> StepRecord
+
+Rows differ: a row's share of full and of non-zero elements varies by `spread` (relative standard deviation)
+around the mean, so that imbalance between lanes is there; the totals are exact sums of the rows. Same
+arguments, same record.
+
+What it does not do: values. Nothing here can generate a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.record import LayerRecord, StepRecord, SubOp, Work, layer_work, split_k
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Of all elements."""
+
+    zero: float
+    low: float
+    full: float
+
+
+PUBLISHED: Mapping[Mode, Shares] = {
+    "original": Shares(0.1836, 0.3936, 0.4228),
+    "temporal": Shares(0.4448, 0.5152, 0.0399),
+    "spatial": Shares(0.2644, 0.4797, 0.2558),
+}
+"""Claims C09…C14: zero 44.48 % less 26.12 and 18.04 points; above 4 bit 3.99, 42.28 and 25.58 %."""
+
+
+def synthetic_step(
+    program: Program,
+    step: int,
+    shares: Mapping[Mode, Shares],
+    k_max: int,
+    seed: int = 0,
+    spread: float = 0.15,
+    rows: bool = True,
+) -> StepRecord:
+    """One step. `rows = False` keeps one class count a work and no row array, enough for aggregate timing."""
+    rng = np.random.default_rng([seed, step])
+    records = []
+    for layer in range(len(program.layers)):
+        works: dict[Mode, tuple[SubOp, ...]] = {}
+        for mode in ("original", "spatial", "temporal") if step else ("original", "spatial"):
+            made = (
+                _subop(w, mode, shares[mode], k_max, spread, rng, rows)
+                for w in layer_work(program, layer, mode)
+            )
+            works[mode] = tuple(made)
+        records.append(LayerRecord(layer, "temporal" if step else "original", False, works))
+    return StepRecord(step, tuple(records))
+
+
+def _subop(
+    work: Work, mode: Mode, shares: Shares, k_max: int, spread: float, rng: np.random.Generator, rows: bool
+) -> SubOp:
+    splits = split_k(work.k, k_max)
+    elements = work.groups * work.rows * work.k
+    low, full = round(elements * shares.low), round(elements * shares.full)
+    if mode == "original" or not rows:
+        return SubOp(work, splits, None, elements - low - full, low, full)
+    lengths = np.array(splits)[:, None]
+    factor = np.clip(1 + spread * rng.standard_normal((1, work.groups * work.rows), np.float32), 0.1, 3.0)
+    factor /= factor.mean()
+    mean = lengths * factor * np.float32(shares.low + 2 * shares.full)
+    deviation = np.sqrt(lengths * (shares.low * (1 - shares.low) + 4 * shares.full)).astype(np.float32)
+    noisy = mean + deviation * rng.standard_normal(mean.shape, np.float32)
+    slots = np.clip(np.rint(noisy), 0, 2 * lengths).astype(np.uint16)
+    total = int(slots.sum(dtype=np.int64))
+    full = min(full, total // 2)
+    low = min(total - 2 * full, elements - full)
+    return SubOp(work, splits, slots, elements - low - full, low, full)

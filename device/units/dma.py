@@ -1,0 +1,213 @@
+"""DMA: which bytes each layer's group moves between DRAM and chip, whatever the data are.
+
+Contract
+    A layer's group is the layer and every command after it up to the next layer, in program order; what comes
+    before the first layer is the prologue (group 0, so group g + 1 is layer g's).
+    A value that only its own group reads never leaves the chip. A group reads every other value once and
+    writes every value that another group, or the host, reads once, in the value's own type; a reshape is the
+    same value. Scales and zero points (`params`) travel with their tensor for nothing. im2col expansion is
+    SRAM traffic. Temporal mode also reads the previous input (8 bit) and the previous accumulators (32 bit),
+    and writes the accumulators for the next step; any other mode writes them if the next step may want them
+    (`keeps_state`). Static bypass (`dependency_check`): no previous input where the program says a difference
+    is at hand (`skip_difference`), no previous accumulators where only differences follow (`skip_summation`).
+    It changes traffic, never values: through a requantization the bypass would not be exact.
+    Sign-mask (Cambricon-D): SiLU and group norm count as linear for the bypass.
+
+    `operands` scope (the `paper` preset) sees layers alone: weights, 8-bit inputs, 8-bit outputs, the
+    previous input, and one 32-bit read of the previous output.
+
+What it does not do: time (`dram.py`), or which of it stays on chip (`buffers.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from ditto_cosim.protocol import isa
+from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.protocol.isa import PARAMS
+from ditto_cosim.protocol.program import Command, Program
+
+Scope = Literal["group", "operands"]
+ACCUMULATOR_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One value a group reads or writes."""
+
+    value: int
+    traffic: str
+    """Class, one of `protocol.record.TRAFFIC`."""
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A layer and the commands behind it."""
+
+    layer: Command | None
+    tail: tuple[Command, ...]
+    reads: tuple[Transfer, ...]
+    writes: tuple[Transfer, ...]
+    previous_input_bytes: int
+    accumulators: int
+    """Elements of the layer's result."""
+    difference_at_hand: bool
+    """Static bypass: no previous input needed."""
+    summation_deferred: bool
+    """Static bypass: no previous accumulators needed."""
+
+
+def groups(program: Program, scope: Scope, dependency_check: bool, sign_mask: bool) -> tuple[Group, ...]:
+    """The prologue, then one group a layer."""
+    starts = [i for i, c in enumerate(program.commands) if c.is_layer]
+    edges = list(pairwise([0, *starts, len(program.commands)]))
+    home, root, readers = _homes(program, edges)
+    leaves = {root.get(v, v) for v in program.outputs.values()}
+    difference, summation = _bypass(program, sign_mask) if dependency_check else (frozenset(), frozenset())
+    found = []
+    for g, (first, last) in enumerate(edges):
+        commands = program.commands[first:last]
+        layer = commands[0] if commands and commands[0].is_layer else None
+        reads = _reads(program, commands, {v for v, h in home.items() if h == g}, root)
+        leaving = [v for v, h in home.items() if h == g and (v in leaves or readers.get(v, set()) - {g})]
+        writes = [
+            Transfer(v, "output", program.values[v].nbytes) for v in leaving if program.values[v] != PARAMS
+        ]
+        elements = program.values[layer.results[0]].elements if layer else 0
+        if scope == "operands":
+            reads = [t for t in reads if layer is not None and _is_operand(t, layer, root)]
+            writes = [Transfer(layer.results[0], "output", elements)] if layer else []
+        found.append(
+            Group(
+                layer,
+                tuple(commands[1:] if layer else commands),
+                tuple(reads),
+                tuple(writes),
+                _previous_input_bytes(program, layer),
+                elements,
+                layer is not None and layer.name in difference,
+                layer is not None and layer.name in summation,
+            )
+        )
+    return tuple(found)
+
+
+def mode_bytes(
+    group: Group, mode: Mode, keeps_state: bool, scope: Scope
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes read and written by class, everything streamed."""
+    reads: dict[str, int] = {}
+    writes: dict[str, int] = {}
+    for transfers, total in ((group.reads, reads), (group.writes, writes)):
+        for t in transfers:
+            total[t.traffic] = total.get(t.traffic, 0) + t.nbytes
+    if group.layer is None:
+        return reads, writes
+    if mode == "temporal" and not group.difference_at_hand:
+        reads["previous_input"] = group.previous_input_bytes
+    if not group.summation_deferred:
+        if mode == "temporal":
+            reads["previous_output"] = group.accumulators * ACCUMULATOR_BYTES
+        if keeps_state and scope == "group":
+            writes["previous_output"] = group.accumulators * ACCUMULATOR_BYTES
+    return reads, writes
+
+
+def _homes(
+    program: Program, edges: list[tuple[int, int]]
+) -> tuple[dict[int, int], dict[int, int], dict[int, set[int]]]:
+    """Value -> the group that makes it; reshaped value -> what it is a view of; value -> the groups that
+    read it."""
+    home: dict[int, int] = {}
+    root: dict[int, int] = {}
+    readers: dict[int, set[int]] = {}
+    for g, (first, last) in enumerate(edges):
+        for command in program.commands[first:last]:
+            for value in command.operands:
+                readers.setdefault(root.get(value, value), set()).add(g)
+            if command.op == "reshape":
+                source = command.operands[0]
+                root[command.results[0]] = root.get(source, source)
+            else:
+                home.update(dict.fromkeys(command.results, g))
+    return home, root, readers
+
+
+def _reads(
+    program: Program, commands: tuple[Command, ...], own: set[int], root: Mapping[int, int]
+) -> list[Transfer]:
+    constants = set(program.constants.values()) | {program.inputs[name] for name in program.static_inputs}
+    found: dict[int, Transfer] = {}
+    for command in commands:
+        for at, value in enumerate(command.operands):
+            source = root.get(value, value)
+            if source in found or source in own or program.values[source] == PARAMS:
+                continue
+            if source in constants or (command.op == "matmul" and at == 2 and command.attrs["static_b"]):
+                traffic = "weights"
+            else:
+                traffic = "input" if command.is_layer else "residual"
+            found[source] = Transfer(source, traffic, program.values[source].nbytes)
+    return list(found.values())
+
+
+def _is_operand(transfer: Transfer, layer: Command, root: Mapping[int, int]) -> bool:
+    return transfer.value in {root.get(v, v) for v in layer.operands}
+
+
+def _previous_input_bytes(program: Program, layer: Command | None) -> int:
+    if layer is None:
+        return 0
+    nbytes = program.values[layer.operands[0]].nbytes
+    if layer.op == "matmul" and not layer.attrs["static_b"]:
+        nbytes += program.values[layer.operands[2]].nbytes
+    return nbytes
+
+
+def _bypass(program: Program, sign_mask: bool) -> tuple[frozenset[str], frozenset[str]]:
+    if not sign_mask:
+        return program.skip_difference, program.skip_summation
+    return _sign_mask_bypass(program)
+
+
+_SIGN_MASKED = {"silu", "group_norm", "add", "sub", "quantize", "dequantize", "dequantize_matmul"}
+
+
+def _sign_mask_bypass(program: Program) -> tuple[frozenset[str], frozenset[str]]:
+    """The program's own bypass, and what opens up when differences pass SiLU and group norm."""
+    producer = {r: c for c in program.commands for r in c.results}
+    consumers: dict[int, list[Command]] = {}
+    for command in program.commands:
+        for value in command.operands:
+            consumers.setdefault(value, []).append(command)
+    constants, outputs = set(program.constants.values()), set(program.outputs.values())
+
+    def passes(command: Command) -> bool:
+        return command.op in _SIGN_MASKED or isa.ISA[command.op].kind == "move"
+
+    back: dict[int, bool] = {}
+    ahead: dict[int, bool] = {}
+    for command in program.commands:  # operands are defined before they are read
+        for value in command.operands:
+            if value not in back:
+                back[value] = value in constants
+        clear = command.is_layer or (passes(command) and all(back[v] for v in command.operands))
+        back.update(dict.fromkeys(command.results, clear))
+    for command in reversed(program.commands):
+        for value in command.results:
+            ahead[value] = value not in outputs and all(
+                c.is_layer or (passes(c) and ahead[c.results[0]]) for c in consumers.get(value, [])
+            )
+    difference = {
+        c.name
+        for c in program.layers
+        if all(back[v] for v in c.operands if v in producer and program.values[v] != PARAMS)
+        and not any(v in program.inputs.values() for v in c.operands)
+    }
+    summation = {c.name for c in program.layers if ahead[c.results[0]]}
+    return program.skip_difference | difference, program.skip_summation | summation

@@ -1,0 +1,104 @@
+"""Schedules cover the work once; cycles equal those of the lane model, assignment by assignment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from ditto_cosim.device.units.compute import resplit, schedule, work_cycles
+from ditto_cosim.device.units.lane import tile_times, weight_load_cycles
+from ditto_cosim.protocol.hardware import Geometry
+from ditto_cosim.protocol.record import Work, split_k
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SMALL = Geometry(lanes=2, columns=4, encode_width=4, k_max=16, n_max=8)
+WIDE = Geometry(lanes=3, columns=8, encode_width=8, k_max=32, n_max=32)
+BANKED = Geometry(lanes=1, columns=4, encode_width=4, k_max=16, n_max=8, weight_banks=2)
+
+works = st.builds(Work, st.integers(1, 5), st.integers(1, 23), st.integers(1, 70), st.integers(1, 40))
+geometries = st.sampled_from([SMALL, WIDE])
+tile_counts = st.integers(1, 9)
+
+
+@given(works, geometries, tile_counts)
+def test_schedule_covers_every_output_exactly_once(work: Work, geometry: Geometry, tiles: int) -> None:
+    plan = schedule(geometry, tiles, work.groups, work.rows, work.n)
+    seen = np.zeros((work.groups, work.rows, work.n), int)
+    for a in plan:
+        assert 0 <= a.tile < tiles
+        assert a.columns.stop - a.columns.start <= geometry.n_max
+        assert a.columns.start % geometry.columns == 0
+        seen[a.group, a.rows, a.columns] += 1
+    assert (seen == 1).all()
+
+
+def by_assignment(geometry: Geometry, tiles: int, work: Work, slots: npt.NDArray[Any]) -> int:
+    """The slowest tile, from the lane model alone."""
+    taken = np.zeros(tiles, np.int64)
+    chunks = split_k(work.k, geometry.k_max)
+    for a in schedule(geometry, tiles, work.groups, work.rows, work.n):
+        n = a.columns.stop - a.columns.start
+        for k, counts in zip(chunks, slots.reshape(len(chunks), work.groups, work.rows), strict=True):
+            rows = counts[a.group, a.rows]
+            taken[a.tile] += weight_load_cycles(k, n, geometry) + tile_times(rows, k, n, geometry).cycles
+    return int(taken.max())
+
+
+@settings(deadline=None)
+@given(works, geometries, tile_counts, st.integers(0, 2**31), st.floats(0, 2))
+def test_work_cycles_equal_the_lane_model(
+    work: Work, geometry: Geometry, tiles: int, seed: int, density: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = np.array(split_k(work.k, geometry.k_max))[:, None]
+    share = density * rng.random((len(lengths), work.groups * work.rows))
+    slots = np.minimum(np.rint(lengths * share), 2 * lengths).astype(np.uint16)
+    found = work_cycles(geometry, tiles, work, slots[None])
+    assert int(found.total[0]) == by_assignment(geometry, tiles, work, slots)
+    assert int(found.busy[0] + found.starved[0] + found.weight_load[0]) == int(found.total[0])
+    assert min(int(found.starved[0]), int(found.imbalance[0])) >= 0
+
+
+@settings(deadline=None)
+@given(works, geometries, tile_counts)
+def test_work_cycles_of_original_mode_are_those_of_two_slots_an_element(
+    work: Work, geometry: Geometry, tiles: int
+) -> None:
+    lengths = np.array(split_k(work.k, geometry.k_max))[:, None]
+    slots = np.broadcast_to(2 * lengths, (len(lengths), work.groups * work.rows)).astype(np.uint16)
+    dense = work_cycles(geometry, tiles, work, None)
+    counted = work_cycles(geometry, tiles, work, slots[None])
+    for name in ("total", "busy", "starved", "weight_load"):
+        assert int(getattr(dense, name)[0]) == int(getattr(counted, name)[0]), name
+
+
+def test_work_cycles_of_many_steps_are_those_of_each() -> None:
+    rng = np.random.default_rng(3)
+    work = Work(2, 11, 50, 20)
+    slots = rng.integers(0, 26, (7, len(split_k(50, 16)), 22)).astype(np.uint16)
+    together = work_cycles(SMALL, 3, work, slots)
+    for i in range(7):
+        alone = work_cycles(SMALL, 3, work, slots[i : i + 1])
+        assert int(alone.total[0]) == int(together.total[i])
+        assert int(alone.imbalance[0]) == int(together.imbalance[i])
+
+
+def test_second_weight_bank_hides_loads_behind_rows() -> None:
+    work, single = Work(1, 40, 64, 8), Geometry(lanes=1, columns=4, encode_width=4, k_max=16, n_max=8)
+    slots = np.full((1, 4, 40), 20, np.uint16)
+    one, two = (work_cycles(g, 1, work, slots) for g in (single, BANKED))
+    assert int(one.weight_load[0]) == 64 * 2
+    assert int(two.weight_load[0]) == 16 * 2
+    assert int(one.total[0] - two.total[0]) == 48 * 2
+
+
+@pytest.mark.parametrize("chunks", [(10,), (4, 3, 3), (2, 2, 2, 2, 2)])
+def test_resplit_keeps_every_row_total(chunks: tuple[int, ...]) -> None:
+    slots = np.random.default_rng(0).integers(0, 9, (3, 2, 5)).astype(np.uint16)
+    found = resplit(slots, 10, chunks)
+    assert found.shape == (3, len(chunks), 5)
+    assert (found.sum(axis=1) == slots.sum(axis=1)).all()
+    assert found.min() >= 0
