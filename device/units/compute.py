@@ -167,7 +167,9 @@ class ComputeCycles:
     """How much longer the slowest tile took than the average tile of the chip."""
 
 
-def work_cycles(geometry: Geometry, tiles: int, work: Work, slots: npt.NDArray[np.integer[Any]] | None) -> ComputeCycles:
+def work_cycles(
+    geometry: Geometry, tiles: int, work: Work, slots: npt.NDArray[np.integer[Any]] | None
+) -> ComputeCycles:
     """Cycles of one work. `slots`: [steps, chunks, groups × rows]; None: two for every element, one step."""
     plan = schedule(geometry, tiles, work.groups, work.rows, work.n)
     chunk = np.array(split_k(work.k, geometry.k_max), np.int64)
@@ -191,8 +193,7 @@ def work_cycles(geometry: Geometry, tiles: int, work: Work, slots: npt.NDArray[n
         busy = np.take_along_axis((row_cycles * blocks).sum(axis=-1), slowest, axis=-1)[..., 0]
         load = (chunk * blocks)[None, :, None, None]
         if geometry.weight_banks == 2:
-            hidden = np.concatenate([np.maximum(load[:, 1:] - run[:, :-1], 0), np.zeros_like(run[:, :1])], axis=1)
-            waited = hidden.sum(axis=1) + load[:, 0]
+            waited = np.maximum(load[:, 1:] - run[:, :-1], 0).sum(axis=1) + load[:, 0]
         else:
             waited = np.broadcast_to(load, run.shape).sum(axis=1)
         totals.append(run.sum(axis=1) + waited)
@@ -207,8 +208,10 @@ def work_cycles(geometry: Geometry, tiles: int, work: Work, slots: npt.NDArray[n
     else:
         by_tile = [part.reshape(part.shape[0], -1) * max(shares) for part in by_group]
     slowest_tile = by_tile[0].argmax(axis=1)[:, None]
-    total, busy, load, encode_busy = (np.take_along_axis(part, slowest_tile, axis=1)[:, 0] for part in
-    by_tile) if share_groups:
+    total, busy, load, encode_busy = (
+        np.take_along_axis(part, slowest_tile, axis=1)[:, 0] for part in by_tile
+    )
+    if share_groups:
         used = by_tile[0].sum(axis=1) * plan.column_tiles
     else:
         used = total * plan.group_tiles * plan.row_tiles * plan.column_tiles
