@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ditto_cosim.host.client import Device, OnLayer
@@ -19,6 +20,9 @@ from ditto_cosim.host.golden import Difference, Verifier
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.record import RunInfo, RunWriter
+
+INPUTS = "inputs-{:04d}.npz"
+"""The denoiser's inputs in a step of a recorded run, from which the run can be computed again."""
 
 
 class VerificationError(DittoError):
@@ -47,6 +51,7 @@ class Generation:
     totals: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     wall_s: float = 0.0
+    low_rule: str = ""
     recoveries: int = 0
     verdict: Verdict | None = None
 
@@ -72,9 +77,10 @@ class Run:
         self._remote = device.open_run(compiled.program, compiled.arrays, spec)
         self.spec = self._remote.spec
         self._writer: RunWriter | None = None
+        facts = self._remote.started.facts
+        self.seen.low_rule = str(facts["low_rule"])
         if record is not None:
             directory, info = record
-            facts = self._remote.started.facts
             self._writer = RunWriter(
                 directory,
                 replace(
@@ -108,6 +114,8 @@ class Run:
         if self._verifier is not None:
             self.seen.verdict = self._verdict(self._verifier)
         if self._writer is not None and result.record is not None:
+            arrays = {name: tensor.detach().numpy() for name, tensor in inputs.items()}
+            np.savez_compressed(self._writer.directory / INPUTS.format(step), allow_pickle=False, **arrays)
             self._writer.append(result.record)
         if self._on_step is not None:
             self._on_step(step)
@@ -137,6 +145,8 @@ class Run:
     @staticmethod
     def _verdict(verifier: Verifier) -> Verdict:
         return Verdict(
-            verifier.bit_identical, verifier.layers_checked, verifier.values_checked, verifier.first_difference
+            verifier.bit_identical,
+            verifier.layers_checked,
+            verifier.values_checked,
+            verifier.first_difference,
         )
-

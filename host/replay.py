@@ -1,0 +1,95 @@
+"""Computes a recorded run again with golden, from the inputs it recorded, to look at every value of it.
+
+A replay is the run: what the run recorded of its elements is compared on the way. What this file does not do:
+count (`analyze.py`), or run a pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ditto_cosim.host.analyze import COUNTS, Analysis, Analyzer, Kind
+from ditto_cosim.host.capture import capture
+from ditto_cosim.host.golden import Golden
+from ditto_cosim.host.lower import lower
+from ditto_cosim.host.run import INPUTS
+from ditto_cosim.protocol.hardware import LowRule, Mode
+from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.record import RunRecord
+
+
+class AnalysisError(ValueError):
+    """A run that cannot be analysed; the message says what is missing or does not match."""
+
+
+def recorded_inputs(directory: Path, step: int) -> dict[str, Tensor]:
+    """The denoiser's inputs in one step of a recorded run."""
+    path = directory / INPUTS.format(step)
+    if not path.exists():
+        raise AnalysisError(f"{directory}: {path.name} is missing; record the run again with this version")
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def constants_of(
+    program: Program, denoiser: torch.nn.Module, inputs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The program's constants, made again from the denoiser it was lowered from."""
+    constants = dict(lower(capture(denoiser, inputs), None).constants)
+    for name, value in program.constants.items():
+        spec, found = program.values[value], constants.get(name)
+        if found is None or tuple(found.shape) != spec.shape:
+            raise AnalysisError(
+                f"constant {name!r} of the run ({spec}) is not in this model; was it another model?"
+            )
+    return {name: constants[name] for name in program.constants}
+
+
+def analyze_run(
+    directory: Path, denoiser: torch.nn.Module, progress: Callable[[int, int], None] | None = None
+) -> Analysis:
+    """Computes a recorded run again with golden, from its recorded inputs, and counts.
+
+    What the run recorded of the same elements is compared on the way: a replay of something else is refused.
+    """
+    record = RunRecord(directory)
+    steps = list(record)
+    if not steps:
+        raise AnalysisError(f"{directory}: the run has no whole step; run at least one")
+    first = recorded_inputs(directory, steps[0].step)
+    constants = constants_of(record.program, denoiser, first)
+    golden, analyzer = Golden(record.program, constants), Analyzer(record.program, constants)
+    for done, step in enumerate(steps, start=1):
+        inputs = recorded_inputs(directory, step.step)
+        analyzer.on_inputs(inputs)
+        golden.step(step.step, inputs, partial(analyzer.on_value, step.step))
+        if progress is not None:
+            progress(done, len(steps))
+    analysis = analyzer.result()
+    check_against(record, analysis)
+    return analysis
+
+
+def check_against(record: RunRecord, analysis: Analysis) -> None:
+    """Zero, low and full counts of the record and of the replay, mode by mode, must be the same."""
+    rule: LowRule = "mag4" if record.info.low_rule == "mag4" else "twos4"
+    kinds: dict[Mode, Kind] = {"original": "activations", "temporal": "temporal", "spatial": "spatial"}
+    for s, step in enumerate(record):
+        for layer in step.layers:
+            for mode, works in layer.works.items():
+                counts = analysis.counts[kinds[mode]][s, layer.layer]
+                zero, low = int(counts[1]), int(counts[COUNTS.index(rule)])
+                found = (zero, low, int(counts[0]) - zero - low)
+                recorded = tuple(sum(getattr(w, name) for w in works) for name in ("zero", "low", "full"))
+                if found != recorded:
+                    where = f"step {step.step}, layer {analysis.names[layer.layer]!r}, {mode}"
+                    raise AnalysisError(
+                        f"{record.directory}: {where}: the run recorded {recorded} zero, low, full elements, its replay has {found}; "
+                        f"the model has changed since the run"
+                    )
