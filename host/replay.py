@@ -90,6 +90,7 @@ def check_against(record: RunRecord, analysis: Analysis) -> None:
                 if found != recorded:
                     where = f"step {step.step}, layer {analysis.names[layer.layer]!r}, {mode}"
                     raise AnalysisError(
-                        f"{record.directory}: {where}: the run recorded {recorded} zero, low, full elements, its replay has {found}; "
+                        f"{record.directory}: {where}: the run recorded {recorded} zero, low, full elements, "
+                        f"its replay has {found}; "
                         f"the model has changed since the run"
                     )

@@ -1,0 +1,146 @@
+"""A recorded run, computed again by golden: the device's records and golden's values tell the same story."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as functional
+from torch import nn
+
+from ditto_cosim.device.machine import Machine
+from ditto_cosim.host.analyze import COUNTS, KINDS, LOW_RULES
+from ditto_cosim.host.calibrate import calibrate
+from ditto_cosim.host.capture import capture
+from ditto_cosim.host.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.golden import Verifier
+from ditto_cosim.host.replay import AnalysisError, analyze_run
+from ditto_cosim.host.run import INPUTS
+from ditto_cosim.protocol.messages import RunSpec
+from ditto_cosim.protocol.record import RunInfo, RunWriter
+
+CHIP, STEPS = "tiny", 4
+
+
+class Denoiser(nn.Module):
+    """Convolutions with stride and padding, norms, self-attention: every kind of layer there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.to_qkv = nn.Linear(8, 24)
+        self.to_out = nn.Linear(8, 8)
+        self.conv_out = nn.Conv2d(8, 3, 1)
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        x = functional.silu(self.norm(self.conv_in(sample)))
+        tokens = x.flatten(2).transpose(1, 2)
+        heads = self.to_qkv(tokens).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+        tokens = tokens + self.to_out(attended.transpose(1, 2).flatten(2))
+        return self.conv_out(tokens.transpose(1, 2).unflatten(2, (4, 4)))
+
+
+def trajectory() -> Iterator[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(2, 3, 8, 8, generator=generator)
+    for _ in range(STEPS):
+        yield {"sample": x}
+        x = x * 0.97 + 0.05 * torch.randn(x.shape, generator=generator)
+
+
+@dataclass
+class Recorded:
+    directory: Path
+    denoiser: nn.Module
+    compiled: Compiled
+
+
+def record(directory: Path, policy: str) -> Recorded:
+    """Runs the denoiser on the machine, step by step, verified, and leaves a recorded run."""
+    torch.manual_seed(0)
+    denoiser = Denoiser().eval()
+    inputs = list(trajectory())
+    captured = capture(denoiser, inputs[0])
+    grids = calibrate(captured, inputs, policy=policy, hysteresis=1.02)
+    compiled = compile_denoiser(captured, grids, steps=STEPS)
+    machine = Machine(compiled.program, compiled.arrays, RunSpec(backend="model", chip=CHIP, design="ditto"))
+    verifier = Verifier(compiled.program, compiled.constants)
+    facts = machine.facts
+    info = RunInfo(
+        program=compiled.program.to_dict(),
+        model="small",
+        chip=CHIP,
+        chip_digest=str(facts["chip_digest"]),
+        design="ditto",
+        backend="model",
+        low_rule=str(facts["low_rule"]),
+        steps=STEPS,
+        seed=0,
+        k_max=int(facts["k_max"]),
+    )
+    writer = RunWriter(directory, info)
+    for step, given in enumerate(inputs):
+        verifier.expect(step, given)
+        arrays = {name: tensor.numpy() for name, tensor in given.items()}
+        result = machine.step(
+            step, arrays, observe="all", timed=True, on_layer=lambda _: None, on_value=verifier.check
+        )
+        assert verifier.first_difference is None, str(verifier.first_difference)
+        np.savez_compressed(directory / INPUTS.format(step), **arrays)
+        assert result.record is not None
+        writer.append(result.record)
+    writer.close({})
+    return Recorded(directory, denoiser, compiled)
+
+
+@pytest.fixture(scope="module")
+def static_run(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    return record(tmp_path_factory.mktemp("run"), "static")
+
+
+@pytest.mark.parametrize("policy", ["static", "dynamic"])
+def test_replay_counts_what_the_device_recorded(tmp_path: Path, policy: str) -> None:
+    """`analyze_run` compares every mode, layer and step; here it must have had something to compare."""
+    run = record(tmp_path, policy)
+    analysis = analyze_run(run.directory, run.denoiser)
+    assert analysis.steps == tuple(range(STEPS))
+    assert set(analysis.ops) == {"conv2d", "linear", "matmul"}
+    temporal = analysis.counts["temporal"][..., 0]
+    assert (temporal[0] == -1).all()
+    assert (temporal[1:] > 0).any()
+    assert (temporal[1:] == -1).any() == (policy == "dynamic")
+    for kind in KINDS:
+        for rule in LOW_RULES:
+            assert sum(analysis.shares(kind, rule).values()) == pytest.approx(1)
+
+
+def test_replay_refuses_another_model(static_run: Recorded) -> None:
+    torch.manual_seed(1)
+    with pytest.raises(AnalysisError, match="the model has changed since the run"):
+        analyze_run(static_run.directory, Denoiser().eval())
+
+
+def test_replay_names_missing_inputs(static_run: Recorded, tmp_path: Path) -> None:
+    shutil.copytree(static_run.directory, tmp_path / "copy")
+    (tmp_path / "copy" / INPUTS.format(2)).unlink()
+    with pytest.raises(AnalysisError, match=r"inputs-0002\.npz is missing"):
+        analyze_run(tmp_path / "copy", static_run.denoiser)
+
+
+def test_replay_finds_temporal_similarity_of_a_slow_trajectory(static_run: Recorded) -> None:
+    """A trajectory that hardly moves: similar between steps, cheap in bit operations, small differences."""
+    analysis = analyze_run(static_run.directory, static_run.denoiser)
+    figures = analysis.figures()
+    assert figures["cosine"]["temporal"] > 0.95 > figures["cosine"]["spatial"]
+    assert figures["range_ratio"]["temporal"] > 1
+    relative = figures["relative_bit_operations"]
+    assert relative["best.twos4"] <= min(1.0, relative["temporal.twos4"], relative["spatial.twos4"])
+    assert relative["temporal.mag4"] <= relative["temporal.twos4"] < relative["activations.twos4"]
+    assert analysis.counts["temporal"].shape == (STEPS, len(static_run.compiled.program.layers), len(COUNTS))
