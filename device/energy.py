@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from ditto_cosim.device.designs.base import Design
 
 I64 = npt.NDArray[np.int64]
-F64 = npt.NDArray[np.float64]
+F64 = npt.NDArray[np.floating[Any]]
 
 AREA_MM2 = 64.48
 """Every design of Table III, 192 MB of SRAM included or not: the paper does not say."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import TRAFFIC, LayerRecord, SubOp, Work, layer_work, split_k
 
 I64 = npt.NDArray[np.int64]
-F64 = npt.NDArray[np.float64]
+F64 = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 Bound = Literal["lanes", "vector", "dram"]
 BOUNDS: tuple[Bound, ...] = ("lanes", "vector", "dram")
@@ -259,7 +259,7 @@ class Pricer:
         if dense:
             cycles = compute.work_cycles(geometry, tiles, work, None)
         else:
-            slots = np.stack([s.slots for s in steps if s.slots is not None])
+            slots: npt.NDArray[np.integer[Any]] = np.stack([s.slots for s in steps if s.slots is not None])
             if steps[0].splits != split_k(work.k, geometry.k_max):
                 slots = compute.resplit(slots, work.k, split_k(work.k, geometry.k_max))
             if self.design.datapath != "slots":

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,8 +74,10 @@ class RecordColumns:
     def lanes(self, pricer: Pricer, layer: int, mode: Mode) -> LaneColumns:
         """The lanes' stage; designs with the same lanes share it."""
         chip, design = pricer.chip, pricer.design
-        key = (layer, mode, chip.timing, chip.geometry, chip.tiles, chip.multipliers, design.datapath)
-        key = (*key, pricer.multipliers, design.outlier_multipliers)
+        key = (
+            *(layer, mode, chip.timing, chip.geometry, chip.tiles, chip.multipliers),
+            *(design.datapath, pricer.multipliers, design.outlier_multipliers),
+        )
         if key not in self._lanes:
             self._lanes[key] = pricer.lane_columns(layer, self.works[layer][mode][1], mode)
         return self._lanes[key]
@@ -100,17 +103,20 @@ class RunTime:
     bound: npt.NDArray[np.int8]
     """Index into `pricing.BOUNDS`."""
     decisions: list[dict[str, int | bool | str]]
+    weights: I64
+    """[steps]: how often each recorded step counts; 1 for a real run."""
     accuracy: float | None
     """Share of (layer, step) after the decision in which the chosen mode was the cheaper one."""
 
     @property
     def step_cycles(self) -> I64:
         """[steps], the prologue included."""
-        return self.cycles.sum(axis=1) + self.prologue.total_cycles
+        sums: I64 = self.cycles.sum(axis=1) + self.prologue.total_cycles
+        return sums
 
     @property
     def total_cycles(self) -> int:
-        return int(self.step_cycles.sum())
+        return int((self.step_cycles * self.weights).sum())
 
     @property
     def total_energy_pj(self) -> float:
@@ -127,36 +133,43 @@ class RunTime:
         )
 
     def unit_totals(self) -> dict[str, int]:
-        return {u: int(self.units[u].sum()) + len(self.cycles) * self.prologue.unit_cycles[u] for u in UNITS}
+        return {
+            u: int(self.units[u].sum()) + int(self.weights.sum()) * self.prologue.unit_cycles[u]
+            for u in UNITS
+        }
 
     def stall_totals(self) -> dict[str, int]:
         return {
-            s: int(self.stalls[s].sum()) + len(self.cycles) * self.prologue.stall_cycles[s] for s in STALLS
+            s: int(self.stalls[s].sum()) + int(self.weights.sum()) * self.prologue.stall_cycles[s]
+            for s in STALLS
         }
 
     def traffic_totals(self) -> dict[str, int]:
         return {
-            t: int(self.traffic[t].sum()) + len(self.cycles) * self.prologue.traffic_bytes[t] for t in TRAFFIC
+            t: int(self.traffic[t].sum()) + int(self.weights.sum()) * self.prologue.traffic_bytes[t]
+            for t in TRAFFIC
         }
 
     def energy_totals(self) -> dict[str, float]:
         return {
-            e: float(self.energy[e].sum()) + len(self.cycles) * self.prologue.energy_pj[e] for e in ENERGY
+            e: float(self.energy[e].sum()) + int(self.weights.sum()) * self.prologue.energy_pj[e]
+            for e in ENERGY
         }
 
 
-def price_run(columns: RecordColumns, chip: Chip, design: Design) -> RunTime:
-    """The record under a design and a chip."""
+def price_run(columns: RecordColumns, chip: Chip, design: Design, weights: I64 | None = None) -> RunTime:
+    """The record under a design and a chip; `weights` lets one step stand for many."""
     program = columns.program
     pricer = Pricer(program, chip, design)
     controller = Controller(program, chip, design, pricer)
     count, layers = len(columns.steps), len(program.layers)
+    times = np.ones(count, np.int64) if weights is None else weights
     own_chip = chip.digest == columns.info.chip_digest
     tables = [_tables(columns, pricer, layer, own_chip) for layer in range(layers)]
     chosen = np.zeros((count, layers), np.int8)
     cycles = np.zeros((count, layers), np.int64)
     measured, bound = np.zeros((count, layers), bool), np.zeros((count, layers), np.int8)
-    parts: dict[str, dict[str, npt.NDArray[np.float64] | I64]] = {
+    parts: dict[str, dict[str, npt.NDArray[Any]]] = {
         "units": {u: np.zeros(layers, np.int64) for u in UNITS},
         "stalls": {s: np.zeros(layers, np.int64) for s in STALLS},
         "traffic": {t: np.zeros(layers, np.int64) for t in TRAFFIC},
@@ -175,12 +188,12 @@ def price_run(columns: RecordColumns, chip: Chip, design: Design) -> RunTime:
             keeps = controller.keeps_state(columns.steps[i], layer, mode)
             taken = live[mode, keeps][at[mode][i]]
             if possible and controller.judged(layer):
-                judged += 1
+                judged += int(times[i])
                 base = design.base_mode
                 best = (
                     "temporal" if totals["temporal"][at["temporal"][i]] < totals[base][at[base][i]] else base
                 )
-                right += best == mode
+                right += int(times[i]) * (best == mode)
             controller.count(layer, mode, taken)
             cycles[i, layer] = taken
             chosen[i, layer] = MODES.index(mode)
@@ -196,7 +209,7 @@ def price_run(columns: RecordColumns, chip: Chip, design: Design) -> RunTime:
                 ("energy", group.energy),
             ):
                 for key, column in source.items():
-                    parts[name][key][layer] += column[rows].sum()
+                    parts[name][key][layer] += (column[rows] * times[steps]).sum()
     return RunTime(
         design.name,
         chip.name,
@@ -204,13 +217,14 @@ def price_run(columns: RecordColumns, chip: Chip, design: Design) -> RunTime:
         chosen,
         cycles,
         pricer.prologue,
-        parts["units"],  # type: ignore[arg-type]  # integer by construction above
-        parts["stalls"],  # type: ignore[arg-type]  # likewise
-        parts["traffic"],  # type: ignore[arg-type]  # likewise
+        parts["units"],
+        parts["stalls"],
+        parts["traffic"],
         parts["energy"],
         measured,
         bound,
         controller.decisions,
+        times,
         right / judged if judged else None,
     )
 

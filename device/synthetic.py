@@ -48,17 +48,15 @@ def synthetic_step(
     k_max: int,
     seed: int = 0,
     spread: float = 0.15,
-    rows: bool = True,
 ) -> StepRecord:
-    """One step. `rows = False` keeps one class count a work and no row array, enough for aggregate timing."""
+    """One step; the first has no temporal works."""
     rng = np.random.default_rng([seed, step])
     records = []
     for layer in range(len(program.layers)):
         works: dict[Mode, tuple[SubOp, ...]] = {}
         for mode in ("original", "spatial", "temporal") if step else ("original", "spatial"):
             made = (
-                _subop(w, mode, shares[mode], k_max, spread, rng, rows)
-                for w in layer_work(program, layer, mode)
+                _subop(w, mode, shares[mode], k_max, spread, rng) for w in layer_work(program, layer, mode)
             )
             works[mode] = tuple(made)
         records.append(LayerRecord(layer, "temporal" if step else "original", False, works))
@@ -66,12 +64,12 @@ def synthetic_step(
 
 
 def _subop(
-    work: Work, mode: Mode, shares: Shares, k_max: int, spread: float, rng: np.random.Generator, rows: bool
+    work: Work, mode: Mode, shares: Shares, k_max: int, spread: float, rng: np.random.Generator
 ) -> SubOp:
     splits = split_k(work.k, k_max)
     elements = work.groups * work.rows * work.k
     low, full = round(elements * shares.low), round(elements * shares.full)
-    if mode == "original" or not rows:
+    if mode == "original":
         return SubOp(work, splits, None, elements - low - full, low, full)
     lengths = np.array(splits)[:, None]
     factor = np.clip(1 + spread * rng.standard_normal((1, work.groups * work.rows), np.float32), 0.1, 3.0)

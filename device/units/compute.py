@@ -237,7 +237,8 @@ def resplit(slots: npt.NDArray[np.integer[Any]], k: int, chunks: tuple[int, ...]
     ones."""
     total = slots.sum(axis=1, keepdims=True, dtype=np.int64)
     edges = np.concatenate([[0], np.cumsum(chunks)])[None, :, None]
-    return np.diff(total * edges // k, axis=1)
+    parts: I64 = np.diff(total * edges // k, axis=1)
+    return parts
 
 
 def aggregate_cycles(slots_times_n: I64, multipliers: int) -> I64:

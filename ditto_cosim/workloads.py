@@ -1,0 +1,51 @@
+"""Captures and lowers the paper's workloads at published sizes and writes them where `device/workloads.py` reads.
+
+Run as `python -m ditto_cosim.workloads [NAME…]`. Needs torch and diffusers, no weights: everything is on `meta`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import inspect
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from ditto_cosim.device import workloads
+from ditto_cosim.host import zoo
+from ditto_cosim.host.capture import capture
+from ditto_cosim.host.lower import lower
+from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.record import layer_work
+
+
+def lowered_program(name: str) -> Program:
+    """The program of one workload's denoiser, from its configuration."""
+    denoiser = zoo.build_denoiser(name, "meta")
+    positional, named = zoo.example_inputs(name, "meta")
+    given = dict(zip(inspect.signature(denoiser.forward).parameters, positional, strict=False)) | named
+    tensors = {k: v for k, v in given.items() if isinstance(v, torch.Tensor)}
+    extra = {k: v for k, v in given.items() if not isinstance(v, torch.Tensor)}
+    return lower(capture(denoiser, tensors, extra=extra), None).program
+
+
+def pack(program: Program) -> bytes:
+    """The bytes that are committed: the same program gives the same bytes."""
+    text = json.dumps(program.to_dict(), separators=(",", ":"), sort_keys=True)
+    return gzip.compress(text.encode(), 9, mtime=0)
+
+
+def main(names: list[str]) -> None:
+    folder = Path(workloads.__file__).with_suffix("")
+    for name in names or workloads.WORKLOADS:
+        program = lowered_program(name)
+        blob = pack(program)
+        (folder / f"{name}.json.gz").write_bytes(blob)
+        macs = sum(w.macs for i in range(len(program.layers)) for w in layer_work(program, i, "original"))
+        print(f"{name}: {len(program.layers)} layers, {macs / 1e9:.1f} GMAC, {len(blob)} bytes")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
