@@ -14,7 +14,8 @@ module slot_buffer
   parameter int unsigned RowStride   = 1,
   localparam int unsigned GroupWords = 2 * EncodeWidth / SlotsPerWord,
   localparam int unsigned GroupAddrWidth = $clog2(KMax / EncodeWidth),
-  localparam int unsigned WordAddrWidth = $clog2(2 * KMax / SlotsPerWord)
+  localparam int unsigned WordInGroupWidth = $clog2(GroupWords),
+  localparam int unsigned WordAddrWidth = GroupAddrWidth + WordInGroupWidth
 ) (
   input  logic clk_i,
   input  logic rst_ni,
@@ -61,20 +62,14 @@ module slot_buffer
   // Memory                                         //
   ////////////////////////////////////////////////////
 
-  slot_word_t memory [2 * (2 * KMax / SlotsPerWord)];
+  slot_word_t memory [2 * KMax / EncodeWidth][GroupWords];  // row {bank, group}
 
   logic                     fill_bank_q;
   logic                     replay_bank_q;
   logic [WordAddrWidth-1:0] replay_addr_q;
 
-  function automatic void write_group();
-    for (int unsigned w = 0; w < GroupWords; w++) begin
-      memory[{fill_bank_q, group_addr_i, ($clog2(GroupWords))'(w)}] = group_i[w];
-    end
-  endfunction
-
   always_ff @(posedge clk_i) begin : fill
-    if (group_valid_i) write_group();
+    if (group_valid_i) memory[{fill_bank_q, group_addr_i}] <= group_i;
   end
 
   ////////////////////////////////////////////////////
@@ -125,7 +120,8 @@ module slot_buffer
         end else begin
           busy_o       <= busy_o + CycleWidth'(1);
           word_row_o   <= row_q;
-          word_o       <= memory[{replay_bank_q, replay_addr_q}];
+          word_o       <= memory[{replay_bank_q, replay_addr_q[WordAddrWidth-1-:GroupAddrWidth]}]
+                                [replay_addr_q[WordInGroupWidth-1:0]];
           word_first_o <= replay_addr_q == '0;
           word_last_o  <= 1'b0;
           row_done_o   <= 1'b0;

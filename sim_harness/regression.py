@@ -24,7 +24,7 @@ from .build import BuildOptions
 from .cases import Case, Operands, directed_cases, random_case
 from .errors import TileAssertionError, TileInputError, TileStuckError
 from .functional import FunctionalCoverage
-from .tile import Tile, TileRun
+from .tile import Tile, TileRun, trace_format
 
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
@@ -114,6 +114,7 @@ class Report:
     elements: int = 0
     seconds: float = 0.0
     stalled_rows: int = 0
+    recorded_rows: int = 0
     geometries: tuple[str, ...] = ()
     mismatches: list[Mismatch] = field(default_factory=list)
     waveform: Path | None = None
@@ -126,13 +127,19 @@ class Bench:
     def __init__(self, name: str, options: BuildOptions, trace: Path | None = None) -> None:
         if name not in SETS:
             raise TileInputError(f"case: geometry = {name!r} is none of {', '.join(SETS)}")
+        self.name = name
         self.geometry = SETS[name]
         self.tile = Tile(self.geometry, options=options, trace=trace)
         self.loaded: I8 | None = None
 
     def run(self, case: Case, model: Reference, report: Report | None = None) -> Mismatch | None:
         """Runs a case and compares everything it gives; None if it is right."""
-        operands = case.operands(self.geometry.lanes)
+        return self.run_operands(case, case.operands(self.geometry.lanes), model, report)
+
+    def run_operands(
+        self, case: Case, operands: Operands, model: Reference, report: Report | None = None
+    ) -> Mismatch | None:
+        """The same with arrays of the caller's."""
         try:
             return self._run(case, operands, model, report)
         except TileAssertionError as error:
@@ -218,9 +225,10 @@ def _count(report: Report, run: TileRun, stalled: bool) -> None:
     report.cycles += run.cycles
 
 
-def options_for(name: str, base: BuildOptions | None = None) -> BuildOptions:
+def options_for(name: str, base: BuildOptions | None = None, trace: Path | None = None) -> BuildOptions:
     """How a set is built for the regression."""
-    return replace(base or BuildOptions(), assertions=name in CHECKED)
+    options = replace(base or BuildOptions(), assertions=name in CHECKED)
+    return options if trace is None else replace(options, trace=trace_format(trace))
 
 
 def run_cases(
@@ -245,12 +253,14 @@ def run_regression(
     seed: int = 0,
     geometries: Iterable[str] = tuple(SETS),
     options: BuildOptions | None = None,
-    extra: Iterable[Case] = (),
+    recorded: Callable[[Bench, Report], Mismatch | None] | None = None,
     wave_dir: Path | None = None,
     smallest: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Directed cases, `extra` ones, then random ones until `seconds` have passed; stops at the first mismatch."""
+    """Directed cases, `recorded` ones on every set, then random ones until `seconds` have passed.
+
+    Stops at the first mismatch and, if asked for, looks for the `smallest` case that shows it."""
     names = tuple(geometries)
     report = Report(seed, geometries=names)
     benches = {}
@@ -261,7 +271,14 @@ def run_regression(
     deadline = began + seconds
     directed = [case for name in names for case in directed_cases(name, SETS[name])]
     progress(f"{len(directed)} directed cases, then random ones, seed {seed}")
-    mismatch = run_cases([*extra, *directed], model, report, benches, deadline)
+    mismatch = run_cases(directed, model, report, benches, deadline)
+    if recorded is not None and mismatch is None:
+        before = report.rows
+        mismatch = next((m for m in (recorded(bench, report) for bench in benches.values()) if m), None)
+        report.recorded_rows = report.rows - before
+    if mismatch is not None and recorded and mismatch.detail.startswith("in the recorded"):
+        smallest = False  # its operands are not a case's
+        wave_dir = None
     if mismatch is None:
         mismatch = run_cases(random_cases(names, seed), model, report, benches, deadline)
     report.seconds = time.monotonic() - began
@@ -289,10 +306,7 @@ def run_alone(
     case: Case, after: Case | None, model: Reference, options: BuildOptions | None, trace: Path | None = None
 ) -> Mismatch | None:
     """Runs one case on a fresh tile, behind `after` if given."""
-    chosen = options_for(case.geometry, options)
-    if trace is not None:
-        chosen = replace(chosen, trace="fst" if trace.suffix == ".fst" else "vcd")
-    bench = Bench(case.geometry, chosen, trace)
+    bench = Bench(case.geometry, options_for(case.geometry, options, trace), trace)
     try:
         if after is not None:
             bench.run(after, model)

@@ -10,6 +10,7 @@ What it does not do: count mutants that Verilator refuses to build: those would 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -45,12 +46,12 @@ MUTANTS = (
     Mutant("swapped subtraction", ENCODER, "a < b ? b - a : a - b", "a < b ? a - b : b - a"),
     Mutant("no sign offset on the reference", ENCODER, "reference_i[e] ^ 8'h80", "reference_i[e] ^ 8'h00"),
     Mutant("sign inverted", ENCODER, "a < b ? 8'd1 : 8'd0", "a < b ? 8'd0 : 8'd1"),
-    Mutant("sign of equal operands", ENCODER, "negative = a < b", "negative = a <= b"),
+    Mutant("sign of equal operands", ENCODER, "negative = a < b", "negative = a <= b", "minus zero is zero"),
     Mutant("low rule off by one", ENCODER, "8'd8 + negative", "8'd9 + negative"),
     Mutant("low rule symmetric", ENCODER, "8'd8 + negative", "8'd8"),
     Mutant("mag4 limit", ENCODER, "8'd16 :", "8'd15 :"),
     Mutant("low taken for <=", ENCODER, "m >= low_limit", "m > low_limit"),
-    Mutant("original mode classifies", ENCODER, "m >= low_limit || original_i", "m >= low_limit"),
+    Mutant("original mode classifies", ENCODER, "m >= low_limit || original_i", "m >= low_limit || original_i && sign[0][0]"),
     Mutant("zeros not skipped", ENCODER, "m != 8'd0 ? 8'd1 : 8'd0", "m != 8'd0 ? 8'd1 : 8'd1"),
     Mutant("elements past K encoded", ENCODER, "8'(e) < present ? count", "8'(e) <= present ? count"),
     Mutant("last beat assumed full", ENCODER, "left < KWidth'(EncodeWidth) ?", "left < KWidth'(1) ?"),
@@ -86,7 +87,9 @@ MUTANTS = (
     Mutant("replay starts at one", BUFFER, "replay_addr_q <= '0;\n            word_last_o",
            "replay_addr_q <= WordAddrWidth'(1);\n            word_last_o"),
     Mutant("word lost under a stall", BUFFER, "if (!word_ready_i) begin", "if (!word_ready_i && !word_last_o) begin"),
-    Mutant("free ignores the bank", BUFFER, "free_o      = !full_q[fill_bank_q]", "free_o      = !(&full_q)"),
+    Mutant("free ignores the bank", BUFFER, "free_o      = !full_q[fill_bank_q]", "free_o      = !(&full_q)",
+           "banks fill and empty in turn: the one to fill is full only if both are"),
+    Mutant("free if any bank is", BUFFER, "free_o      = !full_q[fill_bank_q]", "free_o      = full_q == 2'b00"),
     Mutant("enc_done stamp", BUFFER, "enc_done_q[fill_bank_q]  <= cycle_i + CycleWidth'(1)",
            "enc_done_q[fill_bank_q]  <= cycle_i"),
     Mutant("starved counts idle", BUFFER, "if (replaying_o) starved_o", "starved_o"),
@@ -94,7 +97,7 @@ MUTANTS = (
     Mutant("zero count", BUFFER, "+ CountWidth'(wide_q[replay_bank_q]))", "- CountWidth'(wide_q[replay_bank_q]))"),
     Mutant("counters not cleared", BUFFER, "      busy_o    <= '0;\n", ""),
     Mutant("first flag stays", BUFFER, "word_first_o <= replay_addr_q == '0", "word_first_o <= replay_addr_q <= 1"),
-    Mutant("row tag stride", BUFFER, "row_q + RowWidth'(RowStride)", "row_q + RowWidth'(1)"),
+    Mutant("row tag stride", BUFFER, "row_q + RowWidth'(RowStride)", "row_q + RowWidth'(RowStride) + RowWidth'(row_q[2])"),
     # PE array
     Mutant("no shift at position 2", PE, "operand(word_i[2], 1'b1)", "operand(word_i[2], 1'b0)"),
     Mutant("shift by three", PE, "{8'd0, slot.nibble, 4'd0}", "{9'd0, slot.nibble, 3'd0}"),
@@ -120,7 +123,8 @@ MUTANTS = (
     Mutant("encoder open past the last row", LANE, "bank_free && encode_row_q < rows_i", "bank_free"),
     Mutant("encoder ignores the banks", LANE, "bank_free && encode_row_q < rows_i", "encode_row_q < rows_i"),
     Mutant("one row more", LANE, "encode_row_q < rows_i", "encode_row_q <= rows_i"),
-    Mutant("encode row stride", LANE, "encode_row_q + RowWidth'(RowStride)", "encode_row_q + RowWidth'(1)"),
+    Mutant("encode row stride", LANE, "encode_row_q + RowWidth'(RowStride)",
+           "encode_row_q + RowWidth'(RowStride) + RowWidth'(encode_row_q[2])"),
     Mutant("idle before the result is taken", LANE, "!replaying && !word_valid && !result_valid_o",
            "!replaying && !word_valid"),
     Mutant("mode ignored", LANE, "mode_i == ModeOriginal", "mode_i == ModeSpatial"),
@@ -179,6 +183,7 @@ def main() -> int:
     parser.add_argument("--only", default="")
     parser.add_argument("--no-assertions", action="store_true")
     arguments = parser.parse_args()
+    os.environ["DITTO_CACHE"] = tempfile.mkdtemp(prefix="ditto-mutants-")
     caught = survived = refused = 0
     for mutant in MUTANTS:
         if arguments.only not in mutant.name:
