@@ -13,7 +13,6 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from ditto_cosim.host.client import Device, OnLayer, connect
 from ditto_cosim.host.compiled import Compiled
 from ditto_cosim.host.denoiser import AcceleratedDenoiser
 from ditto_cosim.host.quantize import Grid, QuantizationError, load_grids
-from ditto_cosim.host.run import Run
+from ditto_cosim.host.run import Recording, Run, Settings
 from ditto_cosim.host.supervisor import LocalDevice
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RunInfo
@@ -32,28 +31,6 @@ from ditto_cosim.protocol.record import RunInfo
 DENOISERS = ("unet", "transformer")
 SCALES_FILE = "ditto_scales.json"
 CALIBRATION_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Where a generation's record goes, and what to call it."""
-
-    directory: Path
-    model: str = ""
-    seed: int = 0
-    extra: Mapping[str, Any] | None = None
-
-
-@dataclass
-class Settings:
-    """How an accelerated denoiser runs; may be changed between generations."""
-
-    spec: RunSpec
-    verify: bool = False
-    record: Recording | None = None
-    on_layer: OnLayer | None = None
-    on_step: Callable[[int], None] | None = None
-    on_open: Callable[[Compiled, int], None] | None = None
 
 
 def accelerate(
@@ -111,9 +88,7 @@ def accelerate(
         )
 
     grids = _given_scales(scales, original)
-    denoiser = AcceleratedDenoiser(original, open_run, grids)
-    denoiser.settings = settings
-    denoiser.shut_down = device.close
+    denoiser = AcceleratedDenoiser(original, open_run, grids, settings, device.close)
     if name:
         _hook_scheduler(target.scheduler, denoiser)
         setattr(target, name, denoiser)

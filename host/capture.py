@@ -63,7 +63,8 @@ class _Denoiser(nn.Module):
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
         out = self.inner(**dict(zip(self.names, tensors, strict=True)), **self.extra)
         out = getattr(out, "sample", out)
-        return out[0] if isinstance(out, tuple | list) else out
+        result: torch.Tensor = out[0] if isinstance(out, tuple | list) else out
+        return result
 
 
 def _attention(

@@ -260,21 +260,24 @@ class RemoteRun:
     # --- recovery -----------------------------------------------------------------------------------------------------
 
     def _surviving(self, work: Callable[[], T]) -> T:
-        lost: Exception | None = None
+        """The result of `work`, however often the device is lost meanwhile; `Device.revive` says when it is enough."""
         while True:
             try:
-                if lost is not None:
-                    self._rebuild(lost)
-                    lost = None
                 return work()
             except (DeviceLostError, UnknownRunError) as error:
                 if self._closed:
                     raise
-                lost = error
+                lost: Exception | None = error
+            while lost is not None:
+                self._device.revive(self._link, lost)
+                try:
+                    self._rebuild()
+                    lost = None
+                except (DeviceLostError, UnknownRunError) as error:
+                    lost = error
 
-    def _rebuild(self, why: Exception) -> None:
+    def _rebuild(self) -> None:
         began = time.monotonic()
-        self._device.revive(self._link, why)
         self.recoveries += 1
         self.started = self._open()
         last = self._last

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from ditto_cosim.host.capture import Captured
 from ditto_cosim.host.lower import lower
-from ditto_cosim.host.quantize import Grid, QuantizationError
+from ditto_cosim.host.quantize import Grid, QuantizationError, grids_of
 from ditto_cosim.protocol.isa import IsaError
 from ditto_cosim.protocol.program import Program
 
@@ -59,10 +59,7 @@ class Compiled:
                     raise QuantizationError(f"{path}: not a compiled denoiser (format {metadata.get('format')!r})")
                 constants = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             program = Program.from_dict(json.loads(metadata["program"]))
-            grids = {
-                name: Grid(**{k: tuple(v) if isinstance(v, list) else v for k, v in g.items()})
-                for name, g in json.loads(metadata["grids"]).items()
-            }
+            grids = grids_of(json.loads(metadata["grids"]))
             return cls(program, constants, grids, int(metadata["steps"]))
         except FileNotFoundError:
             raise QuantizationError(f"{path}: no such file; `ditto compile` makes one") from None

@@ -20,7 +20,7 @@ from ditto_cosim.host.calibrate import Calibrator
 from ditto_cosim.host.capture import STATIC_INPUTS, Captured, capture
 from ditto_cosim.host.compiled import Compiled, compile_denoiser
 from ditto_cosim.host.quantize import Grid, QuantizationError
-from ditto_cosim.host.run import Generation, Run
+from ditto_cosim.host.run import Generation, Run, Settings
 
 OpenRun = Callable[[Compiled, int], Run]
 """Makes a run of a compiled denoiser for so many steps."""
@@ -48,10 +48,15 @@ class AcceleratedDenoiser(nn.Module):
         original: nn.Module,
         open_run: OpenRun,
         grids: Mapping[str, Grid] | None,
+        settings: Settings,
+        shut_down: Callable[[], None],
         *,
         static_inputs: frozenset[str] = STATIC_INPUTS,
     ) -> None:
         super().__init__()
+        self.settings = settings
+        self.shut_down = shut_down
+        """Stops the device, if it is this process's own."""
         object.__setattr__(self, "original", original)  # not a submodule: .to() and .half() must not reach it
         self.grids = grids
         self.generations: list[Generation] = []
@@ -89,12 +94,12 @@ class AcceleratedDenoiser(nn.Module):
         if steps:
             self._steps = steps
 
-    def finish(self) -> Generation | None:
-        """Ends the generation under way; returns what it showed."""
+    def finish(self, outcome: Mapping[str, Any] | None = None) -> Generation | None:
+        """Ends the generation under way; returns what it showed. `outcome` goes beside its record."""
         if self._run is None:
             return None
         run, self._run = self._run, None
-        seen = run.close()
+        seen = run.close(outcome)
         self.generations.append(seen)
         return seen
 

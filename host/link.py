@@ -265,9 +265,14 @@ class Link:
             self._send(self._outbox.popleft())
 
     def _send(self, frames: codec.Frames) -> None:
-        for i, frame in enumerate(frames):
-            copy = memoryview(frame).nbytes < COPY_BELOW_BYTES
-            self._socket.send(frame, zmq.SNDMORE if i + 1 < len(frames) else 0, copy=copy)
+        try:
+            for i, frame in enumerate(frames):
+                copy = memoryview(frame).nbytes < COPY_BELOW_BYTES
+                flags = zmq.NOBLOCK | (zmq.SNDMORE if i + 1 < len(frames) else 0)
+                self._socket.send(frame, flags, copy=copy)
+        except zmq.Again:
+            # Not connected at the moment: refused, or the device is starting. What is lost is asked for again.
+            pass
 
     def _receive(self) -> bool:
         try:

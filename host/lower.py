@@ -315,7 +315,8 @@ class Lowering:
             commands=tuple(self.commands),
         )
         program = _prune(program)
-        program = replace(program, **_static_analysis(program))
+        difference, summation = _static_analysis(program)
+        program = replace(program, skip_difference=difference, skip_summation=summation)
         program.validate()
         used = program.constants.keys()
         return Lowered(
@@ -679,8 +680,8 @@ def _prune(program: Program) -> Program:
     )
 
 
-def _static_analysis(program: Program) -> dict[str, frozenset[str]]:
-    """Defo at lowering: between two layers with nothing non-linear in between, differences need no detour.
+def _static_analysis(program: Program) -> tuple[frozenset[str], frozenset[str]]:
+    """Layers that skip difference calculation, and layers that skip summation. Defo at lowering: between two layers with nothing non-linear in between, differences need no detour.
 
     A layer skips difference calculation if every path back from its operands reaches layers through linear commands
     only, and skips summation if every path forward from its result does.
@@ -730,12 +731,10 @@ def _static_analysis(program: Program) -> dict[str, frozenset[str]]:
             )
         return forward[value]
 
-    return {
-        "skip_difference": frozenset(
-            c.name for c in program.layers if all(map(reaches_layers_back, data_operands(c)))
-        ),
-        "skip_summation": frozenset(c.name for c in program.layers if reaches_layers_forward(c.results[0])),
-    }
+    return (
+        frozenset(c.name for c in program.layers if all(map(reaches_layers_back, data_operands(c)))),
+        frozenset(c.name for c in program.layers if reaches_layers_forward(c.results[0])),
+    )
 
 
 def lower(captured: Captured, grids: Mapping[str, Grid] | None, *, steps: int = 50) -> Lowered:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,8 @@ class Histogram:
 
     @property
     def centres(self) -> npt.NDArray[np.float64]:
-        return self.low + (np.arange(BINS) + 0.5) * ((self.high - self.low) / BINS)
+        middles = np.arange(BINS, dtype=np.float64) + 0.5
+        return self.low + middles * ((self.high - self.low) / BINS)
 
     @staticmethod
     def merge(parts: Sequence[Histogram]) -> Histogram:
@@ -182,21 +183,25 @@ def save_grids(grids: Mapping[str, Grid], path: Path) -> None:
     path.write_text(json.dumps({name: asdict(grid) for name, grid in sorted(grids.items())}, indent=1) + "\n")
 
 
+def grids_of(data: Any) -> dict[str, Grid]:
+    """Grids from plain JSON data; what is not that raises KeyError, TypeError, ValueError or AttributeError."""
+    return {
+        str(name): Grid(
+            g["policy"],
+            tuple(float(s) for s in g["scales"]),
+            tuple(int(z) for z in g["zero_points"]),
+            tuple(float(s) for s in g.get("starts", (0.0,))),
+            bool(g["symmetric"]),
+            float(g.get("hysteresis", 1.0)),
+        )
+        for name, g in data.items()
+    }
+
+
 def load_grids(path: Path) -> dict[str, Grid]:
     """Grids as `save_grids` wrote them, or as a user wrote them by hand."""
     try:
-        data = json.loads(path.read_text())
-        grids = {
-            str(name): Grid(
-                g["policy"],
-                tuple(float(s) for s in g["scales"]),
-                tuple(int(z) for z in g["zero_points"]),
-                tuple(float(s) for s in g.get("starts", (0.0,))),
-                bool(g["symmetric"]),
-                float(g.get("hysteresis", 1.0)),
-            )
-            for name, g in data.items()
-        }
+        grids = grids_of(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise QuantizationError(f"{path}: not a file of scales ({type(error).__name__}: {error})") from None
     for name, grid in grids.items():

@@ -34,6 +34,28 @@ class VerificationError(DittoError):
 
 
 @dataclass(frozen=True)
+class Recording:
+    """Where a generation's record goes, and what to call it."""
+
+    directory: Path
+    model: str = ""
+    seed: int = 0
+    extra: Mapping[str, Any] | None = None
+
+
+@dataclass
+class Settings:
+    """How an accelerated denoiser runs; may be changed between generations."""
+
+    spec: RunSpec
+    verify: bool = False
+    record: Recording | None = None
+    on_layer: OnLayer | None = None
+    on_step: Callable[[int], None] | None = None
+    on_open: Callable[[Compiled, int], None] | None = None
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What `--verify` found."""
 

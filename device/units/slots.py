@@ -50,9 +50,11 @@ def _sum_last(marks: I8) -> I32:
     """Sums of 0/1 marks along the last axis; eight at a time while a byte cannot overflow."""
     length = marks.shape[-1]
     if length % 8 or length > 8 * 255 or not marks.flags.c_contiguous:
-        return marks.sum(-1, dtype=np.int32)
+        plain: I32 = marks.sum(-1, dtype=np.int32)
+        return plain
     packed = marks.view(np.uint64).sum(-1, dtype=np.uint64)
-    return packed[..., None].view(np.uint8).sum(-1, dtype=np.int32)
+    unpacked: I32 = packed[..., None].view(np.uint8).sum(-1, dtype=np.int32)
+    return unpacked
 
 
 def classify_rows(current: I8, reference: I8 | int, rule: LowRule) -> I32:

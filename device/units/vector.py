@@ -78,8 +78,8 @@ def exp32(x: F32) -> F32:
         bits = n.astype(np.int32)
     bits += 127
     bits <<= 23
-    p *= bits.view(np.float32)
-    return p
+    result: F32 = np.multiply(p, bits.view(np.float32))
+    return result
 
 
 def _silu(x: F32) -> F32:

@@ -1,0 +1,61 @@
+# Everything a fresh machine needs: `make demo` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+LINT   := build/lint
+export OMP_NUM_THREADS = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev demo test test-long check lint lint-python lint-rtl bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ditto-cosim needs Python 3.11 or newer; say PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and alone: asked for together with others, pip may choose another build of it.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## the environment, without test tools
+install-dev: $(VENV)/.installed-dev ## the environment, with test tools
+
+demo: $(VENV)/.installed ## a picture through Verilated RTL, two processes, every value verified
+	$(BIN)/ditto generate --model fashion-ddpm --backend rtl --verify --seed 7 --output runs/demo
+
+test: install-dev ## lint and all quick tests
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not long'
+
+test-long: install-dev ## soaks: full fuzz counts, kill storms, long regressions
+	$(BIN)/python -m pytest -m long
+
+lint: install-dev lint-python lint-rtl ## style, types, import rules, RTL lint
+
+lint-python: | $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf $(LINT) && mkdir -p $(LINT)
+	@cp -r $(CURDIR)/ditto_cosim $(LINT)/
+	@cp -r $(addprefix $(CURDIR)/,protocol host device rtl sim_harness) $(LINT)/ditto_cosim/
+	MYPYPATH=$(LINT) $(BIN)/mypy --config-file pyproject.toml -p ditto_cosim
+	cd $(LINT) && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
+
+lint-rtl: | $(VENV)/.installed-dev
+	$(BIN)/ditto rtl lint
+
+bench: install-dev ## every benchmark, tables
+	for b in rtl wire dram price model; do $(BIN)/ditto bench $$b; done
+
+clean: ## everything made, the environment too
+	rm -rf $(VENV) build runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,123 @@
+"""The command `ditto`: a table of subcommands, each imported when it is called.
+
+`ditto --help` imports none of them, so it answers at once. Every error that a user can cause ends in one sentence and exit
+status 2; a failed check (verification, regression) in status 1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+GROUPS = ("Run", "Look", "Hardware", "Device", "Measure")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    group: str
+    target: str
+    """`module:attribute`: a typer app, or a function that becomes a command."""
+    help: str
+
+
+COMMANDS: dict[str, _Entry] = {
+    "generate": _Entry("Run", "generate:generate", "Generate pictures through the emulated accelerator"),
+    "models": _Entry("Run", "models:models", "List the models that ship and the paper's workloads"),
+    "compile": _Entry("Run", "models:compile_model", "Compile a model's denoiser into a program, and save it"),
+    "calibrate": _Entry("Run", "models:calibrate", "Choose a model's 8-bit scales from real trajectories"),
+    "data": _Entry("Run", "models:data", "Fetch a training data set through the package clients"),
+    "report": _Entry("Look", "models:report", "Show a finished run again"),
+    "analyze": _Entry("Look", "analyze:analyze", "Similarity, ranges, bit widths and BOPs of a run"),
+    "quality": _Entry("Look", "analyze:quality", "What int8 costs: Fréchet distance and class scores"),
+    "price": _Entry("Look", "price:price", "Price a recorded run under another design or chip"),
+    "compare": _Entry("Look", "price:compare", "All designs side by side on one recorded run"),
+    "sweep": _Entry("Look", "price:sweep", "Sweep chip size, bandwidth, buffer and low rule"),
+    "paper": _Entry("Look", "price:paper", "Hold the paper's claims against this model of it"),
+    "rtl": _Entry("Hardware", "rtl:app", "Build, test, replay and synthesise the RTL"),
+    "device": _Entry("Device", "wire:device", "Run a device that hosts connect to"),
+    "keys": _Entry("Device", "wire:keys", "Make the keys for a device on another machine"),
+    "conform": _Entry("Device", "wire:conform", "Check a backend against everything a device needs of it"),
+    "bench": _Entry("Measure", "bench:app", "Measure speed: rtl, model, wire, price, dram"),
+}
+
+
+class _Ditto(TyperGroup):
+    """Finds subcommands in the table."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, attribute = entry.target.partition(":")
+        found = getattr(importlib.import_module(f"ditto_cosim.cli.{module}"), attribute)
+        if not isinstance(found, typer.Typer):
+            function, found = found, typer.Typer(**_PLAIN)
+            found.command(cmd_name)(function)
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for group in GROUPS:
+            with formatter.section(group):
+                formatter.write_dl([(n, e.help) for n, e in COMMANDS.items() if e.group == group])
+
+
+_PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+root = typer.Typer(
+    cls=_Ditto,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `ditto generate`: it makes a picture and says where picture and report are.",
+    **_PLAIN,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"ditto {version('ditto-cosim')}")
+        raise typer.Exit
+
+
+@root.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Hardware-in-the-loop co-simulation of the Ditto diffusion accelerator.
+
+    A host runs a diffusers pipeline; a device process computes its denoiser on Verilated RTL; the picture is
+    bit-identical to an independent int8 reference, and every cycle is accounted for.
+    """
+
+
+def main() -> None:
+    """Entry point of the `ditto` script."""
+    try:
+        root()
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        _end(f"error: {error}", 2)
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether an error is a sentence of ours for the user, not a fault of the program."""
+    return type(error).__module__.startswith("ditto_cosim.") or isinstance(error, FileNotFoundError | PermissionError)
+
+
+def _end(text: str, status: int) -> None:
+    print(text, file=sys.stderr)
+    sys.exit(status)

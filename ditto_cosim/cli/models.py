@@ -1,0 +1,152 @@
+"""`ditto models`, `compile`, `calibrate`, `data`, `report`: what there is to run, and what a run left behind."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
+
+
+def models(as_json: AsJson = False) -> None:
+    """List the models that ship with weights, and the paper's seven workloads (configurations without)."""
+    from ditto_cosim.host.zoo import models as all_models
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": m.name,
+            "family": m.family,
+            "weights": m.weights is not None,
+            "sampler": m.sampler,
+            "steps": m.steps,
+            "image": f"{m.image_size}×{m.image_size}×{m.channels}",
+            "data": m.dataset,
+            "description": m.description,
+        }
+        for m in all_models().values()
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("model", "family", "weights", "sampler", "steps", "image", "what", box=None)
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["family"],
+            "ship" if row["weights"] else "—",
+            row["sampler"],
+            str(row["steps"]),
+            row["image"],
+            row["description"],
+        )
+    Console().print(table)
+    print("\nditto generate --model NAME runs one that ships; ditto paper prices the paper's.")
+
+
+def compile_model(
+    model: Annotated[str, typer.Argument(help="A model that ships, or a folder that save_pretrained wrote")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write (safetensors)")],
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the run (matters to step clusters only)")] = 50,
+    scales: Annotated[Path | None, typer.Option(help="File of scales; default: the model's own")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile a model's denoiser into a program with its weights and scales, and save it as one file."""
+    from ditto_cosim.cli.generate import _load, _shipped_scales
+    from ditto_cosim.host.capture import capture
+    from ditto_cosim.host.compiled import compile_denoiser
+    from ditto_cosim.host.quantize import QuantizationError, load_grids
+    from ditto_cosim.host.zoo import example_inputs
+    from ditto_cosim.host.zoo import models as all_models
+
+    pipe, _ = _load(model)
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    found = scales or _shipped_scales(model)
+    if found is None:
+        raise QuantizationError(f"{model} has no scales yet; `ditto calibrate {model} -o scales.json` makes them")
+    if model not in all_models():
+        raise QuantizationError(f"{model}: compile takes a model that ships; use accelerate() for one of your own")
+    positional, named = example_inputs(model, batch=batch)
+    names = list(inspect.signature(denoiser.forward).parameters)
+    inputs = {**dict(zip(names, positional, strict=False)), **named}
+    compiled = compile_denoiser(capture(denoiser, inputs, extra={"return_dict": False}), load_grids(found), steps=steps)
+    compiled.save(output)
+    program = compiled.program
+    summary = {
+        "file": str(output),
+        "layers": len(program.layers),
+        "commands": len(program.commands),
+        "weights_bytes": sum(t.numel() * t.element_size() for t in compiled.constants.values()),
+        "skip_difference": len(program.skip_difference),
+        "skip_summation": len(program.skip_summation),
+        "program": program.digest,
+    }
+    print(json.dumps(summary) if as_json else "\n".join(f"{k:16} {v}" for k, v in summary.items()))
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="A model that ships, or a folder that save_pretrained wrote")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File of scales; default: beside the weights")]
+    = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures of the calibration run")] = 4,
+    steps: Annotated[int, typer.Option(min=1)] = 50,
+    observer: Annotated[str, typer.Option(help="mse, percentile or minmax")] = "mse",
+    policy: Annotated[str, typer.Option(help="static, clustered or dynamic")] = "static",
+    seed: Annotated[int, typer.Option()] = 1234,
+) -> None:
+    """Choose a model's 8-bit scales from real fp32 denoising trajectories, and keep them as a file.
+
+    A file `ditto_scales.json` beside the weights is used by `generate` from then on.
+    """
+    from ditto_cosim.cli.generate import _arguments, _load
+    from ditto_cosim.host.accelerate import SCALES_FILE, accelerate
+    from ditto_cosim.host.quantize import save_grids
+    from ditto_cosim.host.zoo import models as all_models
+
+    pipe, _ = _load(model)
+    accelerate(
+        pipe,
+        backend="model",
+        observer=observer,
+        policy=policy,
+        calibration=_arguments(pipe, steps, seed, batch, list(range(batch)), "", 0.0)
+        if hasattr(pipe, "transformer")
+        else _arguments(pipe, steps, seed, batch, None, "", 0.0),
+    )
+    denoiser: Any = getattr(pipe, "unet", None) or pipe.transformer
+    folder = Path(model) if Path(model).is_dir() else all_models()[model].weights
+    target = output or (folder / SCALES_FILE if folder is not None else Path(SCALES_FILE))
+    save_grids(denoiser.grids, target)
+    print(f"{len(denoiser.grids)} scales written to {target}")
+
+
+def data(
+    name: Annotated[str, typer.Argument(help="Data set; without one, the list of them")] = "",
+) -> None:
+    """Fetch a training data set through the machine's own package clients (apt-get, npm), checked and cached."""
+    from ditto_cosim.host.zoo import data as zoo_data
+
+    sys.exit(zoo_data.main([name] if name else []))
+
+
+def report(
+    directory: Annotated[Path, typer.Argument(help="Directory of a run")],
+    slow: Annotated[int, typer.Option(help="How many of the slowest layers to show")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Show a finished run again: verdict, where its cycles went, Defo's decisions, the slowest layers and why."""
+    from ditto_cosim.host.report import load_report, print_report
+
+    found = load_report(directory)
+    if as_json:
+        print(found.to_json())
+    else:
+        print_report(found, slow=slow)
