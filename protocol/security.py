@@ -27,7 +27,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 def is_local(address: str) -> bool:
     """Whether nothing outside this machine can reach the address."""
-    if address.startswith(("ipc://", "inproc://")):
+    if address.startswith("ipc://"):
         return True
     host = urlsplit(address).hostname or ""
     if host == "localhost":

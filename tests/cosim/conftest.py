@@ -1,9 +1,10 @@
-"""Puts the helpers of this folder on the import path, here and in the device processes that tests start."""
+"""Puts the helpers of this folder and the protocol's on the import path, here and in devices that tests start."""
 
 import os
 import sys
 from pathlib import Path
 
-HERE = str(Path(__file__).parent)
-sys.path.insert(0, HERE)
-os.environ["PYTHONPATH"] = os.pathsep.join([HERE, *filter(None, [os.environ.get("PYTHONPATH")])])
+HERE = Path(__file__).parent
+FOLDERS = [str(HERE), str(HERE.parent / "protocol")]
+sys.path[:0] = FOLDERS
+os.environ["PYTHONPATH"] = os.pathsep.join([*FOLDERS, *filter(None, [os.environ.get("PYTHONPATH")])])

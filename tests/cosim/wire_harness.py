@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -223,3 +225,11 @@ class WrongBackend:
 
     def close(self) -> None:
         pass
+
+
+class DyingMachine(Machine):
+    """Takes the whole process down in its first step, as a fault in foreign code does."""
+
+    def step(self, step: int, inputs: Mapping[str, Array], **how: Any) -> StepResult:
+        print("about to abort", file=sys.stderr, flush=True)
+        os.abort()

@@ -1,0 +1,112 @@
+"""A device that is sent rubbish goes on serving its other hosts, answers in words, and does not grow."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+import zmq
+from ditto_cosim.host.link import Link
+from ditto_cosim.host.supervisor import LocalDevice
+from ditto_cosim.protocol import codec
+from ditto_cosim.protocol import messages as m
+from ditto_cosim.protocol.version import PROTOCOL_VERSION, package_version, parameters_digest
+from wire_harness import run_steps
+from wire_programs import chain
+
+LIMITS = m.Limits()
+PLAIN = ["--backend", "plain_backend:PlainBackend", "--chip", "tiny"]
+
+
+def bombard(address: str, seed: int, count: int, wire_fuzz: object) -> dict[str, int]:
+    """Sends `count` wrong messages from an otherwise proper host; what came back, by kind."""
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.connect(address)
+    hello = m.Hello(protocol=PROTOCOL_VERSION, package=package_version(), parameters=parameters_digest())
+    came: dict[str, int] = {}
+
+    def drain(timeout_ms: int) -> None:
+        while socket.poll(timeout_ms):
+            message = codec.decode_device(socket.recv_multipart(), LIMITS)
+            kind = message.kind if isinstance(message, m.Error) else type(message).__name__
+            if isinstance(message, m.Error):
+                assert message.message
+            came[kind] = came.get(kind, 0) + 1
+
+    try:
+        for i, frames in enumerate(wire_fuzz.messages(seed, count)):  # type: ignore[attr-defined]  # a test helper
+            if i % 50 == 0:
+                socket.send_multipart(codec.encode(hello))
+            socket.send_multipart(frames)
+            if i % 200 == 0:
+                drain(0)
+        deadline = time.monotonic() + 20
+        socket.send_multipart(codec.encode(hello))
+        socket.send_multipart(codec.encode(m.Ping(token=777)))
+        pongs = came.get("Pong", 0)
+        while came.get("Pong", 0) == pongs and time.monotonic() < deadline:
+            drain(100)
+        drain(100)
+    finally:
+        context.destroy(0)
+    return came
+
+
+def survive(seed: int, count: int) -> None:
+    import wire_fuzz
+
+    with LocalDevice([*PLAIN, "--log-level", "error"], restarts=0) as device:
+        process = psutil.Process(device.pid)
+        address = device.link.address
+        with device.open_run(*chain(), m.RunSpec()) as run:
+            expected = run_steps(run, 2)
+        bombard(address, seed, count // 4, wire_fuzz)
+        before = process.memory_info().rss
+        came = bombard(address, seed + 1, count, wire_fuzz)
+        after = process.memory_info().rss
+        assert came.get("ProtocolError", 0) > count * 0.3
+        assert came.get("LimitError", 0) > 0
+        assert came.get("DeviceError", 0) == 0, "a wrong message met an unexpected exception; see the device's log"
+        assert came.get("Pong", 0) > 0
+        with device.open_run(*chain(), m.RunSpec()) as run:
+            assert run_steps(run, 2) == expected
+        assert after - before < 8 << 20
+        assert device.pid == process.pid
+
+
+def test_device_survives_wrong_messages() -> None:
+    survive(1, 4_000)
+
+
+@pytest.mark.long
+def test_device_survives_a_hundred_thousand_wrong_messages() -> None:
+    survive(5, 100_000)
+
+
+def test_host_that_is_sent_rubbish_says_so(tmp_path: Path) -> None:
+    from ditto_cosim.protocol.errors import ProtocolError
+
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    address = f"ipc://{tmp_path}/device"
+    router.bind(address)
+    try:
+        import threading
+
+        def answer() -> None:
+            identity, *_ = router.recv_multipart()
+            router.send_multipart([identity, msgspec.msgpack.encode({"type": "Welcome", "limits": 3})])
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ProtocolError, match="sent what this host cannot read"):
+            Link(address)
+        thread.join()
+    finally:
+        context.destroy(0)
