@@ -63,8 +63,8 @@ def count(values: Tensor) -> I64:
 
 
 def merge(a: I64, b: I64) -> I64:
-    """Counts of two parts together."""
-    return np.array([*(a[:4] + b[:4]), min(a[4], b[4]), max(a[5], b[5])], np.int64)
+    """Counts of two operands together. The extremes stay the first's: the other has its own scale."""
+    return np.array([*(a[:4] + b[:4]), *a[4:]], np.int64)
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -92,6 +92,8 @@ class _Layer:
     macs: tuple[int, ...]
     """Multiplications of each element of a side: the other operand's columns."""
     kernel: tuple[int, int]
+    unit: float = 1.0
+    """Factor of the first operand's scale: probabilities are kept in 127ths of their row's largest."""
 
 
 class Analyzer:
@@ -176,7 +178,7 @@ class Analyzer:
             self._cosine[-1]["temporal"][index] = cosine(now[0].values, before[0].values)
         if first.shape[1] > 1:
             self._cosine[-1]["spatial"][index] = cosine(first[:, 1:], first[:, :-1])
-        self._scales[-1][index] = now[0].scale
+        self._scales[-1][index] = now[0].scale * layer.unit
         self._previous.update({(index, side): operand for side, operand in enumerate(now)})
 
     def result(self) -> Analysis:
@@ -202,14 +204,24 @@ class Analyzer:
 def _layer(program: Program, command: Command) -> _Layer:
     operands, result = program.specs(command.operands), program.values[command.results[0]]
     if command.op == "matmul":
-        first = (command.operands[0], command.operands[1])
-        if command.attrs["static_b"]:
-            return _Layer(command, (first,), (result.shape[-1],), (1, 1))
-        sides = (first, (command.operands[2], command.operands[3]))
-        return _Layer(command, sides, (result.shape[-1], operands[0].shape[-2]), (1, 1))
+        sides = ((command.operands[0], command.operands[1]), (command.operands[2], command.operands[3]))
+        macs = (result.shape[-1], operands[0].shape[-2])
+        count = 1 if command.attrs["static_b"] else 2
+        unit = 1 / 127 if _is_softmax(program, command.operands[0]) else 1.0
+        return _Layer(command, sides[:count], macs[:count], (1, 1), unit)
     weights = operands[2].shape
     kernel = (weights[2], weights[3]) if command.op == "conv2d" else (1, 1)
     return _Layer(command, ((command.operands[0], command.operands[1]),), (weights[0],), kernel)
+
+
+def _is_softmax(program: Program, value: int) -> bool:
+    """Whether a value is a softmax's result, perhaps moved since."""
+    for command in reversed(program.commands):
+        if value in command.results:
+            if command.op == "softmax":
+                return True
+            value = command.operands[0]
+    return False
 
 
 @dataclass(frozen=True)
@@ -240,7 +252,7 @@ class Analysis:
         return counts[counts[:, 0] >= 0]
 
     def ranges(self, kind: Kind) -> F64:
-        """Largest minus smallest value, in real units, by [step, layer]."""
+        """Largest minus smallest value of the first operand, in real units, by [step, layer]."""
         counts = self.counts[kind]
         width = (counts[..., 5] - counts[..., 4]) * self.scales
         return np.where(counts[..., 0] >= 0, width, np.nan)

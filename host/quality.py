@@ -1,7 +1,7 @@
 """What int8 costs in pictures: the same seeds in fp32 and in the accelerator's arithmetic, side by side.
 
-The int8 pictures come from golden, bit-identical to what every exact design computes, in batches a device would take
-long for. What this file does not do: score (`zoo/measure.py` does, with the model's own classifier).
+The int8 pictures come from golden, bit-identical to what every exact design computes, in batches that would
+take a device long. What this file does not do: score (`zoo/measure.py` has the classifiers).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class GoldenRun:
 
 
 def on_golden(target: Any, **settings: Any) -> Any:
-    """`accelerate`, with golden in the device's place: the same numbers, no cycles. Settings are `accelerate`'s."""
+    """`accelerate`, with golden in the device's place: the same numbers, no cycles. Settings are its own."""
     accelerated = accelerate(target, **settings)
     denoiser = getattr(accelerated, "unet", None) or getattr(accelerated, "transformer", None) or accelerated
     denoiser._open_run = lambda compiled, steps: GoldenRun(compiled)
@@ -87,11 +87,15 @@ def measure_quality(
     progress: Callable[[str, int], None] | None = None,
     **settings: Any,
 ) -> Quality:
-    """Pictures and figures of a zoo model in both arithmetics; `settings` are `accelerate`'s (scales, observer, …)."""
+    """Pictures and figures of a zoo model in both arithmetics; `settings` go to `accelerate`."""
     from ditto_cosim.host.zoo import load_pipeline, models
+    from ditto_cosim.host.zoo.fashion_classifier import load_classifier
     from ditto_cosim.host.zoo.measure import garment_figures, generate
 
     known = models()[model]
+    scored = known.dataset == "fashion-mnist"
+    if scored:
+        load_classifier()  # a missing one is better known before the pictures are made
     pictures: dict[str, Pictures] = {}
     wall_s: dict[str, float] = {}
     asked = None
@@ -113,13 +117,13 @@ def measure_quality(
             )
         wall_s[kind] = time.perf_counter() - began
     figures = {}
-    if known.dataset == "fashion-mnist":
+    if scored:
         figures = {kind: garment_figures(found, asked) for kind, found in pictures.items()}
     return Quality(model, count, steps or known.steps, pictures["fp32"], pictures["int8"], figures, wall_s)
 
 
 def _calibrated(known: Any, steps: int | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, with a calibration run if no scales are given; its seeds are not those of the pictures."""
+    """The settings, with a calibration run if no scales are given; its seed is none of the pictures'."""
     if settings.get("scales") is not None:
         return dict(settings)
     calibration: dict[str, Any] = {"num_inference_steps": steps or known.steps}

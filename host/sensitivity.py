@@ -1,8 +1,8 @@
 """How much each layer's quantization alone costs: one layer in 8 bits, everything else in fp32.
 
-Uses the recorded inputs of a run and the scales of its program. The figure is the signal-to-quantization-noise ratio of
-the denoiser's output, in decibels: the lower, the more that layer deserves a better scale. What this file does not do:
-combinations of layers.
+Uses the recorded inputs of a run and the scales of its program. The figure is the denoiser output's
+signal-to-quantization-noise ratio in decibels: the lower, the more that layer deserves a better scale.
+What this file does not do: combinations of layers.
 """
 
 from __future__ import annotations
@@ -35,24 +35,26 @@ class Sensitivity:
     sqnr_db: float
 
 
+Change = Callable[[tuple[Any, ...], int], tuple[Any, ...]]
+"""Operands of a layer and the step -> the operands in its place."""
+
+
 class _OneLayer(fx.Interpreter):
     """The captured graph with the operands of one node replaced."""
 
-    def __init__(
-        self, captured: Captured, node: str, change: Callable[[tuple[Any, ...]], tuple[Any, ...]]
-    ) -> None:
+    def __init__(self, captured: Captured, node: str, change: Change, step: int) -> None:
         super().__init__(captured.module)
-        self._node, self._change = node, change
+        self._node, self._change, self._step = node, change, step
 
     def run_node(self, n: fx.Node) -> Any:
         if n.name != self._node:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        return self.call_function(n.target, self._change(args), kwargs)  # type: ignore[arg-type]  # a function's node
+        return self.call_function(n.target, self._change(args, self._step), kwargs)
 
 
 def on_grid(x: Tensor, attrs: Attrs, step: int) -> Tensor:
-    """Rounded to the 8-bit grid of a quantize command, in real units. A dynamic grid is made for the tensor itself."""
+    """Rounded to the grid of a quantize command, in real units; a dynamic one is made for this tensor."""
     cluster = bisect_right(ints(attrs, "bounds"), step) - 1
     scale: float = attrs["scales"][cluster]  # type: ignore[index, assignment]  # floats, validated
     zero = ints(attrs, "zero_points")[cluster]
@@ -89,7 +91,7 @@ def sensitivities(
             change = _change(record.program, layer)
             noise = signal = 0.0
             for step, given in inputs.items():
-                runner = _OneLayer(captured, node, lambda args, step=step: change(args, step))  # type: ignore[misc]
+                runner = _OneLayer(captured, node, change, step)
                 error = _output(runner, captured, given).double() - exact[step].double()
                 noise += float(error.square().sum())
                 signal += float(exact[step].double().square().sum())
@@ -106,29 +108,26 @@ def _output(runner: fx.Interpreter, captured: Captured, inputs: Mapping[str, Ten
     return result
 
 
-def _change(program: Program, layer: str) -> Callable[[tuple[Any, ...], int], tuple[Any, ...]]:
+def _change(program: Program, layer: str) -> Change:
     """What quantization does to a layer's operands in a step."""
-    grids = {c.name: c.attrs for c in program.commands if c.op == "quantize"}
     command = next(c for c in program.layers if c.name == layer)
+    makers = {value: c for c in program.commands for value in c.results}
+
+    def rounded(x: Tensor, side: int, step: int) -> Tensor:
+        """On the grid of the quantize command that made the operand, perhaps some moves ago."""
+        maker = makers.get(command.operands[side])
+        while maker is not None and maker.op not in ("quantize", "softmax"):
+            maker = makers.get(maker.operands[0])
+        if maker is None:
+            return x
+        return probabilities_on_grid(x) if maker.op == "softmax" else on_grid(x, maker.attrs, step)
 
     def change(args: tuple[Any, ...], step: int) -> tuple[Any, ...]:
         first, second, *rest = args
         if command.op == "matmul":
-            a, b = (_grid_of(grids, command, side) for side in (0, 2))
-            left = probabilities_on_grid(first) if a is None else on_grid(first, a, step)
-            return (left, second if b is None else on_grid(second, b, step), *rest)
+            return (rounded(first, 0, step), rounded(second, 2, step), *rest)
         weights, scale = quantize_weight(second)
-        rounded = weights.float() * scale.view(-1, *[1] * (weights.dim() - 1))
-        grid = _grid_of(grids, command, 0)
-        return (first if grid is None else on_grid(first, grid, step), rounded, *rest)
-
-    makers = {value: c for c in program.commands for value in c.results}
-
-    def _grid_of(grids: Mapping[str, Attrs], command: Any, side: int) -> Attrs | None:
-        """The grid of an operand, found through the moves behind its quantize command; None for probabilities."""
-        maker = makers.get(command.operands[side])
-        while maker is not None and maker.op not in ("quantize", "softmax"):
-            maker = makers.get(maker.operands[0])
-        return grids[maker.name] if maker is not None and maker.op == "quantize" else None
+        real = weights.float() * scale.view(-1, *[1] * (weights.dim() - 1))
+        return (rounded(first, 0, step), real, *rest)
 
     return change

@@ -154,7 +154,7 @@ def _why(report: RunReport, layer: int, split: Mapping[str, float]) -> str:
         case "encode":
             return f"the encoder sets the pace in {share}: too few column blocks to hide it behind"
         case "weight_load":
-            return f"weights load in {share}: too few rows share them (a second weight bank would hide it)"
+            return f"weights load in {share}: too few rows share them"
         case "vector":
             return f"the vector unit sets the pace in {share}"
         case "dram":

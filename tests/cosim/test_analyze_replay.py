@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from PIL import Image
+from rich.console import Console
 from torch import nn
 
 from ditto_cosim.device.machine import Machine
@@ -20,6 +24,7 @@ from ditto_cosim.host.capture import capture
 from ditto_cosim.host.compiled import Compiled, compile_denoiser
 from ditto_cosim.host.golden import Verifier
 from ditto_cosim.host.replay import AnalysisError, analyze_run
+from ditto_cosim.host.report.analysis import tables, write_plots
 from ditto_cosim.host.run import INPUTS
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RunInfo, RunWriter
@@ -144,3 +149,22 @@ def test_replay_finds_temporal_similarity_of_a_slow_trajectory(static_run: Recor
     assert relative["best.twos4"] <= min(1.0, relative["temporal.twos4"], relative["spatial.twos4"])
     assert relative["temporal.mag4"] <= relative["temporal.twos4"] < relative["activations.twos4"]
     assert analysis.counts["temporal"].shape == (STEPS, len(static_run.compiled.program.layers), len(COUNTS))
+
+
+def test_views_of_an_analysis_show_its_figures(static_run: Recorded, tmp_path: Path) -> None:
+    analysis = analyze_run(static_run.directory, static_run.denoiser)
+    out = io.StringIO()
+    Console(file=out, width=140).print(tables(analysis))
+    text = out.getvalue()
+    figures = analysis.figures()
+    assert f"{figures['cosine']['temporal']:.4f}" in text
+    assert f"{figures['relative_bit_operations']['temporal.twos4']:.3f}" in text
+    assert f"{analysis.shares('spatial', 'mag4', 'linear')['full']:.2%}" in text
+    written = write_plots(analysis, tmp_path)
+    assert [path.name for path in written] == [
+        f"analysis-{n}.png" for n in ("similarity", "ranges", "widths", "bops")
+    ]
+    assert all(len(np.unique(np.asarray(Image.open(path)))) > 10 for path in written)
+    data = json.loads(analysis.to_json())
+    assert data["counts"]["temporal"][1] == analysis.counts["temporal"][1].tolist()
+    assert data["cosine"]["temporal"][0] == [None] * len(data["names"])

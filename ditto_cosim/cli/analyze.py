@@ -1,0 +1,157 @@
+"""`ditto analyze` and `ditto quality`: what a run's values look like, and what int8 costs in pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")]
+
+
+def analyze(
+    run: Annotated[Path, typer.Argument(help="Directory that `ditto generate` wrote")],
+    model: Annotated[
+        str, typer.Option(help="The run's model, if it was a folder that save_pretrained wrote")
+    ] = "",
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Also: what each layer's quantization alone costs")
+    ] = False,
+    plots: Annotated[bool, typer.Option(help="Write plots beside the run")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Similarity, ranges, bit widths and bit operations of a recorded run.
+
+    The int8 reference computes the run again from its recorded inputs, and must meet what the record says.
+    Writes analysis.json and analysis-*.png into the run's directory.
+    """
+    from ditto_cosim.host.replay import analyze_run
+    from ditto_cosim.protocol.record import RunRecord
+
+    denoiser = _denoiser(model or RunRecord(run).info.model)
+    analysis = analyze_run(run, denoiser, _counter("step", as_json))
+    (run / "analysis.json").write_text(analysis.to_json(), encoding="utf-8")
+    figures: dict[str, Any] = {"run": str(run), **analysis.figures()}
+    rows = []
+    if sensitivity:
+        from ditto_cosim.host.sensitivity import sensitivities
+
+        rows = sensitivities(run, denoiser, progress=_counter("layer", as_json))
+        figures["sensitivity"] = {row.layer: row.sqnr_db for row in rows}
+    if plots or not as_json:
+        from ditto_cosim.host.report import analysis as views
+    if plots:
+        figures["plots"] = [str(path) for path in views.write_plots(analysis, run)]
+    if as_json:
+        print(json.dumps(figures))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(views.tables(analysis))
+    if rows:
+        console.print(views.sensitivity_table(rows))
+    written = ["analysis.json", *(Path(path).name for path in figures.get("plots", ()))]
+    console.print(f"\nwritten into {run}: {', '.join(written)}", highlight=False)
+
+
+def quality(
+    model: Annotated[str, typer.Argument(help="A model that ships (`ditto models`)")],
+    count: Annotated[
+        int, typer.Option(min=2, help="Pictures; a Fréchet distance depends on their number")
+    ] = 1000,
+    steps: Annotated[int, typer.Option(min=0, help="Denoising steps; 0 takes the model's own")] = 0,
+    seed: Annotated[int, typer.Option()] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures computed at once; changes no picture")] = 50,
+    scales: Annotated[
+        Path | None, typer.Option(help="File of scales; default: the model's own, or a calibration")
+    ] = None,
+    observer: Annotated[
+        str, typer.Option(help="How calibration chooses a range: mse, percentile or minmax")
+    ] = "mse",
+    policy: Annotated[str, typer.Option(help="Activation scales: static, clustered or dynamic")] = "static",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Picture of both, side by side")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What int8 costs: the same seeds in fp32 and in the accelerator's arithmetic, scored and side by side.
+
+    The int8 pictures come from the int8 reference, which every exact design equals bit for bit.
+    """
+    from ditto_cosim.host.quality import measure_quality, side_by_side
+
+    result = measure_quality(
+        model,
+        count,
+        seed=seed,
+        steps=steps or None,
+        batch=batch,
+        scales=scales or _own_scales(model),
+        observer=observer,
+        policy=policy,
+        progress=None if as_json or not sys.stderr.isatty() else _show_pictures,
+    )
+    path = output or Path(f"quality-{model}.png")
+    side_by_side(result).save(path)
+    figures = {
+        "model": model,
+        "count": result.count,
+        "steps": result.steps,
+        **{kind: dict(found) for kind, found in result.figures.items()},
+        "mean_absolute_difference": result.mean_absolute_difference,
+        "psnr_db": result.psnr_db,
+        "wall_s": dict(result.wall_s),
+        "pictures": str(path),
+    }
+    if as_json:
+        print(json.dumps(figures))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{model}: {result.count} pictures, {result.steps} steps, the same seeds"
+    table = Table("", "fp32", "int8", title=title, title_justify="left", box=None)
+    for name in result.figures.get("fp32", {}):
+        table.add_row(
+            name.replace("_", " "), *(_figure(result.figures[kind][name]) for kind in ("fp32", "int8"))
+        )
+    table.add_row("wall time, s", *(f"{result.wall_s[kind]:.1f}" for kind in ("fp32", "int8")))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"int8 against fp32: mean absolute difference {result.mean_absolute_difference:.4f} of 1, "
+        f"PSNR {result.psnr_db:.1f} dB\nside by side (fp32 above int8): {path}",
+        highlight=False,
+    )
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _denoiser(model: str) -> Any:
+    from ditto_cosim.cli.generate import _load
+
+    pipe, _ = _load(model)
+    return getattr(pipe, "unet", None) or pipe.transformer
+
+
+def _own_scales(model: str) -> Path | None:
+    from ditto_cosim.cli.generate import _shipped_scales
+
+    return _shipped_scales(model)
+
+
+def _counter(what: str, quiet: bool) -> Any:
+    """A line on standard error that counts, if a person is watching."""
+    if quiet or not sys.stderr.isatty():
+        return None
+    return lambda done, total: print(f"\r{what} {done}/{total} ", end="", file=sys.stderr, flush=True)
+
+
+def _show_pictures(kind: str, done: int) -> None:
+    print(f"\r{kind}: {done} pictures ", end="", file=sys.stderr, flush=True)
