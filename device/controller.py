@@ -44,7 +44,7 @@ class Controller:
 
     def mode_for(self, step: int, layer: int, record: LayerRecord, forced: bool) -> Mode:
         def cycles(mode: Mode) -> int:
-            return self.pricer.price(layer, record, mode).total_cycles
+            return self.pricer.price(layer, record, mode, keeps_state=mode == "temporal").total_cycles
 
         return self.choose(layer, "temporal" in record.works and not forced, cycles)
 
@@ -62,8 +62,10 @@ class Controller:
     def keeps_state(self, step: int, layer: int, mode: Mode) -> bool:
         if self.design.policy == "base" or layer in self._temporal_forbidden:
             return False
-        if self.table is None or mode == "temporal":
+        if mode == "temporal" or step == 0:
             return True
+        if self.table is None:  # an oracle knows beforehand; the others are here because they were forced
+            return self.design.policy != "ideal"
         entry = self.table.entries[layer]
         return entry.phase != "frozen" or entry.temporal
 

@@ -1,7 +1,8 @@
 """Energy and area: one table of energies per event with their sources, and what a group's events come to.
 
 Contract
-    compute  multiplier operations × (Table III's power ÷ its multipliers ÷ 1 GHz): busy multipliers only
+    compute  multiplier operations × (Table III's power ÷ its multipliers ÷ 1 GHz): busy multipliers only. The
+             `paper` preset draws that power as long as a layer takes ("due to reduced execution times", §VI-B)
     encode   elements that pass the encoder          vector   elements × passes in the vector unit
     sram     bytes to and from the large buffer: DMA in and out, encoder reads (two operands in temporal and
              spatial
@@ -40,9 +41,7 @@ class Energy:
 
 
 TABLE: Mapping[str, Energy] = {
-    "dram": Energy(
-        7.0, "pJ/bit", "first-generation HBM with its interface: O'Connor, HBM overview, 2014 (6–7 pJ/bit)"
-    ),
+    "dram": Energy(3.9, "pJ/bit", "HBM2 access: O'Connor et al., Fine-Grained DRAM, MICRO 2017"),
     "sram": Energy(
         8.0,
         "pJ/byte",

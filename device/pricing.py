@@ -27,7 +27,7 @@ were measured. Every LayerTime says whether its lanes were measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -170,6 +170,7 @@ class Pricer:
         self.kept = buffers.place(self.groups, chip.buffer_bytes, self.chunk_bytes, chip.residency)
         self._tails = [self._tail(g) for g in self.groups]
         self._works: dict[tuple[int, Mode], tuple[Work, ...]] = {}
+        self._signatures: dict[int, tuple[object, ...]] = {}
 
     # --- one step -------------------------------------------------------------------------------------
 
@@ -358,11 +359,29 @@ class Pricer:
             events = Events(
                 (busy_nanoseconds * self.design.multipliers).astype(np.int64), 0 * one, 0, 0 * one, 0 * one
             )
+        if chip.timing == "paper":  # the paper's power is drawn for as long as a layer takes
+            events = replace(events, products=(total * self.multipliers).astype(np.int64))
         energy = energy_pj(events, self.design)
         name = self._name(layer)
         return GroupColumns(
             layer, name, mode, total, units, stalls, lanes.imbalance, traffic, energy, bound, measured
         )
+
+    def signature(self, layer: int) -> tuple[object, ...]:
+        """Equal for layers whose groups differ in name alone."""
+        if layer not in self._signatures:
+            group, at = self.groups[layer + 1], layer + 1
+            moved = tuple(
+                (t.traffic, t.nbytes, t.value in self.kept.values) for t in (*group.reads, *group.writes)
+            )
+            self._signatures[layer] = (
+                *(moved, len(group.reads), group.previous_input_bytes, group.accumulators, self._tails[at]),
+                *(group.difference_at_hand, group.summation_deferred, len(group.tail)),
+                *(self.kept.previous_input[at], self.kept.previous_output[at]),
+                *(self.works(layer, "original"), self.works(layer, "temporal")),
+                sum(command_passes(c) > 0 for c in group.tail) if self.design.roofline else 0,
+            )
+        return self._signatures[layer]
 
     def _roofline(self, layer: int, roofline: Roofline, stage: I64, nbytes: int) -> tuple[I64, int, I64]:
         """Compute, memory and total cycles of a group on a machine that is not ours."""
@@ -378,7 +397,7 @@ class Pricer:
     def traffic(self, layer: int, mode: Mode, keeps_state: bool) -> tuple[dict[str, int], dict[str, int]]:
         """DRAM bytes read and written by class, less what stays on the chip."""
         group, kept = self.groups[layer + 1], self.kept
-        reads, writes = dma.mode_bytes(group, mode, keeps_state, self.scope)
+        reads, writes = dma.mode_bytes(group, mode, keeps_state)
         for transfers, total in ((group.reads, reads), (group.writes, writes)):
             for t in transfers:
                 if t.value in kept.values:

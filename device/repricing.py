@@ -74,12 +74,14 @@ class RecordColumns:
     def lanes(self, pricer: Pricer, layer: int, mode: Mode) -> LaneColumns:
         """The lanes' stage; designs with the same lanes share it."""
         chip, design = pricer.chip, pricer.design
+        works = self.works[layer][mode][1]
+        met = tuple(id(s) for step in works for s in step)  # alive as long as this object
         key = (
-            *(layer, mode, chip.timing, chip.geometry, chip.tiles, chip.multipliers),
+            *(met, pricer.works(layer, mode), mode, chip.timing, chip.geometry, chip.tiles, chip.multipliers),
             *(design.datapath, pricer.multipliers, design.outlier_multipliers),
         )
         if key not in self._lanes:
-            self._lanes[key] = pricer.lane_columns(layer, self.works[layer][mode][1], mode)
+            self._lanes[key] = pricer.lane_columns(layer, works, mode)
         return self._lanes[key]
 
 
@@ -165,7 +167,8 @@ def price_run(columns: RecordColumns, chip: Chip, design: Design, weights: I64 |
     count, layers = len(columns.steps), len(program.layers)
     times = np.ones(count, np.int64) if weights is None else weights
     own_chip = chip.digest == columns.info.chip_digest
-    tables = [_tables(columns, pricer, layer, own_chip) for layer in range(layers)]
+    memo: dict[tuple[object, ...], GroupColumns] = {}
+    tables = [_tables(columns, pricer, layer, own_chip, memo) for layer in range(layers)]
     chosen = np.zeros((count, layers), np.int8)
     cycles = np.zeros((count, layers), np.int64)
     measured, bound = np.zeros((count, layers), bool), np.zeros((count, layers), np.int8)
@@ -243,13 +246,27 @@ class _Table:
     """Mode -> step number -> row of its columns."""
     columns: Mapping[tuple[Mode, bool], GroupColumns]
     oracle: Mapping[Mode, I64]
-    """Totals as an oracle sees them beforehand: modelled, state kept."""
+    """Totals as an oracle sees them beforehand: modelled, state written in temporal mode alone."""
 
 
-def _tables(columns: RecordColumns, pricer: Pricer, layer: int, own_chip: bool) -> _Table:
+def _tables(
+    columns: RecordColumns,
+    pricer: Pricer,
+    layer: int,
+    own_chip: bool,
+    memo: dict[tuple[object, ...], GroupColumns],
+) -> _Table:
     made: dict[tuple[Mode, bool], GroupColumns] = {}
     rows: dict[Mode, dict[int, int]] = {"temporal": {}}
     oracle: dict[Mode, I64] = {}
+
+    def price(mode: Mode, lanes: LaneColumns, counted: I64, keeps: bool) -> GroupColumns:
+        """Layers alike in shape, traffic and slots cost the same."""
+        key = (pricer.signature(layer), mode, keeps, id(lanes), counted.tobytes())
+        if key not in memo:
+            memo[key] = pricer.columns(layer, mode, lanes, counted, keeps)
+        return memo[key]
+
     for mode in pricer.design.modes:
         if mode not in columns.works[layer]:
             continue
@@ -257,15 +274,14 @@ def _tables(columns: RecordColumns, pricer: Pricer, layer: int, own_chip: bool) 
         lanes = columns.lanes(pricer, layer, mode)
         ran = columns.ran[at, layer] == MODES.index(mode)
         counted = np.where(ran & own_chip, columns.measured[at, layer], -1)
-        none = np.full(len(at), -1, np.int64)
         for keeps in (True, False) if pricer.design.policy != "base" else (False,):
-            made[mode, keeps] = pricer.columns(layer, mode, lanes, counted, keeps)
-        oracle[mode] = made[mode, True].total if (mode, True) in made else made[mode, False].total
+            made[mode, keeps] = price(mode, lanes, counted, keeps)
+        keeps = mode == "temporal"
+        oracle[mode] = made[mode, keeps].total
         if (counted >= 0).any():
-            oracle[mode] = pricer.columns(layer, mode, lanes, none, True).total
+            oracle[mode] = price(mode, lanes, np.full(len(at), -1, np.int64), keeps).total
         rows[mode] = {step: row for row, step in enumerate(at)}
     if pricer.design.base_mode not in rows:
-        raise PricingError(
-            f"layer {pricer.program.layers[layer].name!r}: no {pricer.design.base_mode} works recorded"
-        )
+        name = pricer.program.layers[layer].name
+        raise PricingError(f"layer {name!r}: no {pricer.design.base_mode} works recorded")
     return _Table(rows, made, oracle)

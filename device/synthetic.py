@@ -52,13 +52,15 @@ def synthetic_step(
     """One step; the first has no temporal works."""
     rng = np.random.default_rng([seed, step])
     records = []
+    made: dict[tuple[Work, Mode], SubOp] = {}
     for layer in range(len(program.layers)):
         works: dict[Mode, tuple[SubOp, ...]] = {}
         for mode in ("original", "spatial", "temporal") if step else ("original", "spatial"):
-            made = (
-                _subop(w, mode, shares[mode], k_max, spread, rng) for w in layer_work(program, layer, mode)
-            )
-            works[mode] = tuple(made)
+            wanted = layer_work(program, layer, mode)
+            for work in wanted:
+                if (work, mode) not in made:
+                    made[work, mode] = _subop(work, mode, shares[mode], k_max, spread, rng)
+            works[mode] = tuple(made[work, mode] for work in wanted)
         records.append(LayerRecord(layer, "temporal" if step else "original", False, works))
     return StepRecord(step, tuple(records))
 

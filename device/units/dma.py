@@ -13,8 +13,8 @@ Contract
     It changes traffic, never values: through a requantization the bypass would not be exact.
     Sign-mask (Cambricon-D): SiLU and group norm count as linear for the bypass.
 
-    `operands` scope (the `paper` preset) sees layers alone: weights, 8-bit inputs, 8-bit outputs, the
-    previous input, and one 32-bit read of the previous output.
+    `operands` scope (the `paper` preset) sees layers alone: weights, 8-bit inputs, 8-bit outputs,
+    and the same temporal state.
 
 What it does not do: time (`dram.py`), or which of it stays on chip (`buffers.py`).
 """
@@ -97,9 +97,7 @@ def groups(program: Program, scope: Scope, dependency_check: bool, sign_mask: bo
     return tuple(found)
 
 
-def mode_bytes(
-    group: Group, mode: Mode, keeps_state: bool, scope: Scope
-) -> tuple[dict[str, int], dict[str, int]]:
+def mode_bytes(group: Group, mode: Mode, keeps_state: bool) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes read and written by class, everything streamed."""
     reads: dict[str, int] = {}
     writes: dict[str, int] = {}
@@ -113,7 +111,7 @@ def mode_bytes(
     if not group.summation_deferred:
         if mode == "temporal":
             reads["previous_output"] = group.accumulators * ACCUMULATOR_BYTES
-        if keeps_state and scope == "group":
+        if keeps_state:
             writes["previous_output"] = group.accumulators * ACCUMULATOR_BYTES
     return reads, writes
 

@@ -210,12 +210,12 @@ def test_group_reads_and_writes_what_crosses_its_border_once() -> None:
 def test_static_bypass_drops_the_state_it_names_and_sign_mask_drops_more() -> None:
     marked = replace(PROGRAM, skip_difference=frozenset({"attn"}), skip_summation=frozenset({"fc"}))
     groups = dma.groups(marked, "group", True, False)
-    assert "previous_input" not in dma.mode_bytes(groups[2], "temporal", True, "group")[0]
-    reads, writes = dma.mode_bytes(groups[1], "temporal", True, "group")
+    assert "previous_input" not in dma.mode_bytes(groups[2], "temporal", True)[0]
+    reads, writes = dma.mode_bytes(groups[1], "temporal", True)
     assert "previous_output" not in reads
     assert "previous_output" not in writes
     ignored = dma.groups(marked, "group", False, False)
-    assert "previous_input" in dma.mode_bytes(ignored[2], "temporal", True, "group")[0]
+    assert "previous_input" in dma.mode_bytes(ignored[2], "temporal", True)[0]
     masked = dma.groups(PROGRAM, "group", True, True)
     assert masked[1].summation_deferred  # fc → dequantize → add → quantize → attention
     assert not masked[1].difference_at_hand  # the program's own input is no difference
@@ -255,7 +255,7 @@ def test_aggregate_timing_is_throughput_plus_memory() -> None:
     chip = load_chip("paper")
     pricer = Pricer(PROGRAM, chip, load_design("itc"))
     record = step_of(0, chip).layers[0]
-    time = pricer.price(0, record, "original")
+    time = pricer.price(0, record, "original", keeps_state=False)
     macs, moved = 2 * 96 * 64 * 64, 2 * 96 * 64 + (64 * 64) + 2 * 96 * 64
     assert time.total_cycles == -(-macs // 27_648) + -(-moved // 1000)
 
