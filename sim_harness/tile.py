@@ -26,6 +26,7 @@ I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
+I64 = npt.NDArray[np.int64]
 
 ROWS_MAX = 1 << 23
 _STUCK = 1
@@ -101,6 +102,20 @@ class TileRun:
         return self.low + 2 * self.full
 
 
+@dataclass(frozen=True, slots=True)
+class TileRanges:
+    """What several passes over one matrix gave."""
+
+    accumulators: I32
+    """[M, N]"""
+    zero: U16
+    low: U16
+    full: U16
+    """[M]"""
+    cycles: I64
+    """[passes]: each pass's, fill and drain included."""
+
+
 def _library(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     signatures: dict[str, tuple[Any, list[Any]]] = {
@@ -110,6 +125,10 @@ def _library(path: Path) -> ctypes.CDLL:
         "ditto_reset": (None, [ctypes.c_void_p]),
         "ditto_load_weights": (ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3),
         "ditto_run": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(_Pass)]),
+        "ditto_run_ranges": (
+            ctypes.c_int32,
+            [ctypes.c_void_p, ctypes.POINTER(_Pass), ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p],
+        ),
         "ditto_bare_eval": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_uint64]),
         "ditto_trace": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64]),
         "ditto_state": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]),
@@ -202,10 +221,7 @@ class Tile:
         m, k = current.shape
         assert self._loaded is not None
         n = self._loaded[1]
-        if accumulators is None:
-            accumulators = np.empty((m, n), np.int32)
-        elif _check_matrix("accumulators", accumulators, np.int32, f"int32 [{m}, {n}]").shape != (m, n):
-            raise TileInputError(f"tile: accumulators has shape {accumulators.shape}, [{m}, {n}] is expected")
+        accumulators = self._target(accumulators, m, n)
         if next_weights is not None:
             self._check_weights("next_weights", next_weights)
             if self.geometry.weight_banks < 2:
@@ -215,29 +231,11 @@ class Tile:
         if stalls is not None:
             self._check_stalls(stalls)
 
-        enc_done, done = np.empty(m, np.uint32), np.empty(m, np.uint32)
-        zero, low, full = np.empty(m, np.uint16), np.empty(m, np.uint16), np.empty(m, np.uint16)
-        counters = np.empty((self.geometry.lanes, 3), np.uint32)
-        request = _Pass(
-            rows=m,
-            k=k,
-            n=n,
-            mode=MODE_CODES[mode],
-            current=current.ctypes.data,
-            current_stride=current.strides[0],
-            reference=rows.ctypes.data,
-            reference_stride=rows.strides[0] if len(rows) == m and not isinstance(reference, int) else 0,
-            accumulators=accumulators.ctypes.data,
-            accumulators_stride=accumulators.strides[0] // 4,
-            watchdog_idle_cycles=self._watchdog,
-            enc_done=enc_done.ctypes.data,
-            done=done.ctypes.data,
-            zero=zero.ctypes.data,
-            low=low.ctypes.data,
-            full=full.ctypes.data,
-            counters=counters.ctypes.data,
-            record=int(record),
+        enc_done, done, classes, counters = self._seen(m)
+        request = self._request(
+            current, rows, reference, mode, accumulators, enc_done, done, classes, counters
         )
+        request.record = int(record)
         if next_weights is not None:
             request.next_weights = next_weights.ctypes.data
             request.next_stride = next_weights.strides[0]
@@ -254,7 +252,7 @@ class Tile:
             ports = self._ports() if record else None
         busy, starved, stalled = (np.ascontiguousarray(column) for column in counters.T)
         return TileRun(
-            accumulators, enc_done, done, zero, low, full, busy, starved, stalled,
+            accumulators, enc_done, done, *classes, busy, starved, stalled,
             int(request.cycles), int(request.next_cycles), ports,
         )  # fmt: skip
 
@@ -263,6 +261,87 @@ class Tile:
         with self._exclusive():
             self._library.ditto_reset(self._handle)
             self._loaded = None
+
+    def run_ranges(
+        self,
+        current: I8,
+        reference: I8 | int,
+        mode: Mode,
+        edges: I64,
+        *,
+        accumulators: I32 | None = None,
+    ) -> TileRanges:
+        """Runs rows edges[i] … edges[i+1]−1 as a pass each, one after another, in one call.
+
+        Edges rise from 0 to M. As if several tiles with the same weights took a share of the rows each."""
+        current, rows = self._check_operands(current, reference, mode)
+        m = len(current)
+        assert self._loaded is not None
+        accumulators = self._target(accumulators, m, self._loaded[1])
+        if edges.dtype != np.int64 or edges.ndim != 1 or len(edges) < 2 or edges[0] or edges[-1] != m:
+            raise TileInputError(f"tile: edges must be int64 [count + 1] from 0 to M = {m}")
+        if (np.diff(edges) < 1).any():
+            raise TileInputError("tile: edges must rise by at least one row each")
+        edges = np.ascontiguousarray(edges)
+        cycles = np.empty(len(edges) - 1, np.uint64)
+        enc_done, done, classes, counters = self._seen(m)
+        request = self._request(
+            current, rows, reference, mode, accumulators, enc_done, done, classes, counters
+        )
+        with self._exclusive():
+            status = self._library.ditto_run_ranges(
+                self._handle, ctypes.byref(request), edges.ctypes.data, len(cycles), cycles.ctypes.data
+            )
+            if status:
+                self._fail(status, f"in {len(cycles)} passes of {m} rows together, mode {mode}")
+        return TileRanges(accumulators, *classes, cycles.astype(np.int64))
+
+    def _target(self, accumulators: I32 | None, m: int, n: int) -> I32:
+        if accumulators is None:
+            return np.empty((m, n), np.int32)
+        if _check_matrix("accumulators", accumulators, np.int32, f"int32 [{m}, {n}]").shape != (m, n):
+            raise TileInputError(f"tile: accumulators has shape {accumulators.shape}, [{m}, {n}] is expected")
+        return accumulators
+
+    def _seen(self, m: int) -> tuple[U32, U32, tuple[U16, U16, U16], U32]:
+        """Room for what a pass of m rows reports."""
+        classes = np.empty(m, np.uint16), np.empty(m, np.uint16), np.empty(m, np.uint16)
+        counters = np.empty((self.geometry.lanes, 3), np.uint32)
+        return np.empty(m, np.uint32), np.empty(m, np.uint32), classes, counters
+
+    def _request(
+        self,
+        current: I8,
+        rows: I8,
+        reference: I8 | int,
+        mode: Mode,
+        accumulators: I32,
+        enc_done: U32,
+        done: U32,
+        classes: tuple[U16, U16, U16],
+        counters: U32,
+    ) -> _Pass:
+        m, k = current.shape
+        assert self._loaded is not None
+        return _Pass(
+            rows=m,
+            k=k,
+            n=self._loaded[1],
+            mode=MODE_CODES[mode],
+            current=current.ctypes.data,
+            current_stride=current.strides[0],
+            reference=rows.ctypes.data,
+            reference_stride=rows.strides[0] if isinstance(reference, np.ndarray) else 0,
+            accumulators=accumulators.ctypes.data,
+            accumulators_stride=accumulators.strides[0] // 4,
+            watchdog_idle_cycles=self._watchdog,
+            enc_done=enc_done.ctypes.data,
+            done=done.ctypes.data,
+            zero=classes[0].ctypes.data,
+            low=classes[1].ctypes.data,
+            full=classes[2].ctypes.data,
+            counters=counters.ctypes.data,
+        )
 
     def state(self) -> str:
         """Every scalar port and the driver's position, one per line."""

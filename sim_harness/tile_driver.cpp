@@ -394,6 +394,26 @@ DITTO_API int64_t ditto_load_weights(void* tile, const int8_t* weights, int64_t 
   return as_tile(tile)->load(weights, stride, k, n);
 }
 DITTO_API int32_t ditto_run(void* tile, DittoPass* pass) { return as_tile(tile)->run(*pass); }
+DITTO_API int32_t ditto_run_ranges(void* tile, DittoPass* pass, const int64_t* edges, int64_t count,
+                                   uint64_t* cycles) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = edges[i];
+    DittoPass part = *pass;
+    part.rows = edges[i + 1] - at;
+    part.current += at * pass->current_stride;
+    part.reference += at * pass->reference_stride;
+    part.accumulators += at * pass->accumulators_stride;
+    part.enc_done += at;
+    part.done += at;
+    part.zero += at;
+    part.low += at;
+    part.full += at;
+    const int32_t status = as_tile(tile)->run(part);
+    if (status != kDittoOk) return status;
+    cycles[i] = part.cycles;
+  }
+  return kDittoOk;
+}
 DITTO_API uint64_t ditto_bare_eval(void* tile, uint64_t cycles) { return as_tile(tile)->bare_eval(cycles); }
 DITTO_API uint64_t ditto_trace(void* tile, int64_t lane, uint8_t* into, uint64_t capacity) {
   return as_tile(tile)->trace(lane, into, capacity);

@@ -10,25 +10,28 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
 
 from ditto_cosim.device.backends.base import I32, I64, Gemm, GemmResult
 from ditto_cosim.device.chips import Chip
-from ditto_cosim.device.units.compute import Assignment, schedule
+from ditto_cosim.device.units.compute import Assignment, Schedule, schedule
 from ditto_cosim.protocol.errors import BackendError, WatchdogError
 from ditto_cosim.protocol.record import split_k
 from ditto_cosim.sim_harness.errors import HarnessError, TileStuckError
 from ditto_cosim.sim_harness.tile import Tile
 
+_WORTH_A_THREAD_MACS = 8_000_000
+"""Below, handing work to another thread costs more than it saves."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """Assignments of several tiles of the chip with the same weights, for one thread."""
+    """Assignments of several tiles of the chip with the same weights and adjoining rows, for one thread."""
 
     group: int
     columns: slice
@@ -62,9 +65,10 @@ class RtlBackend:
         def run(share: _Share) -> I64:
             return self._run(job, share, chunks, out, classes)
 
-        shares = self._shares(list(plan))
+        alone = groups * rows * k * n < _WORTH_A_THREAD_MACS
+        shares = _shares(plan, 1 if alone else self._threads)
         try:
-            for cycles in self._pool.map(run, shares) if len(shares) > 1 else map(run, shares):
+            for cycles in map(run, shares) if alone else self._pool.map(run, shares):
                 tile_cycles += cycles
         except TileStuckError as error:
             raise WatchdogError(f"layer {job.name!r} ({job.mode}): {error}", state=error.state) from error
@@ -89,44 +93,49 @@ class RtlBackend:
             self._made.append(tile)
         return tile
 
-    def _shares(self, assignments: Sequence[Assignment]) -> list[_Share]:
-        """The schedule cut into pieces for the threads, each with weights of its own kind."""
-
-        def weights(a: Assignment) -> tuple[int, int, int]:
-            return a.group, a.columns.start, a.columns.stop
-
-        alike = [tuple(part) for _, part in groupby(sorted(assignments, key=weights), weights)]
-        pieces = 1 if len(alike) >= 2 * self._threads else self._threads
-        shares = []
-        for part in alike:
-            size = -(-len(part) // pieces)
-            for at in range(0, len(part), size):
-                shares.append(_Share(part[0].group, part[0].columns, part[at : at + size]))
-        return shares
-
     def _run(self, job: Gemm, share: _Share, chunks: tuple[int, ...], out: I32, classes: I32) -> I64:
         """Runs one share; returns the cycles it costs every tile of the chip."""
         tile, g, columns = self._tile(), share.group, share.columns
-        count = len(share.assignments)
-        ran, loaded = np.zeros((len(chunks), count), np.int64), np.zeros(len(chunks), np.int64)
+        rows = slice(share.assignments[0].rows.start, share.assignments[-1].rows.stop)
+        edges = np.array([a.rows.start for a in share.assignments] + [rows.stop], np.int64) - rows.start
+        ran, loaded = np.zeros((len(chunks), len(edges) - 1), np.int64), np.zeros(len(chunks), np.int64)
         at = 0
         for c, length in enumerate(chunks):
             part = slice(at, at + length)
             at += length
             loaded[c] = tile.load_weights(job.weights[g, part, columns])
-            for i, a in enumerate(share.assignments):
-                reference = job.reference if isinstance(job.reference, int) else job.reference[g, a.rows, part]
-                target = out[g, a.rows, columns] if c == 0 else None
-                result = tile.run(job.current[g, a.rows, part], reference, job.mode, accumulators=target)
-                if c:
-                    out[g, a.rows, columns] += result.accumulators
-                if columns.start == 0:
-                    for total, seen in zip(classes, (result.zero, result.low, result.full), strict=True):
-                        total[g, a.rows] += seen
-                ran[c, i] = result.cycles
+            reference = job.reference if isinstance(job.reference, int) else job.reference[g, rows, part]
+            target = out[g, rows, columns] if c == 0 else None
+            result = tile.run_ranges(job.current[g, rows, part], reference, job.mode, edges, accumulators=target)
+            if c:
+                out[g, rows, columns] += result.accumulators
+            if columns.start == 0:
+                for total, seen in zip(classes, (result.zero, result.low, result.full), strict=True):
+                    total[g, rows] += seen
+            ran[c] = result.cycles
         waited = np.broadcast_to(loaded[:, None], ran.shape)
         if self.geometry.weight_banks == 2:  # the next chunk's weights load behind this one's rows
             waited = np.concatenate([waited[:1], np.maximum(waited[1:] - ran[:-1], 0)])
         cycles = np.zeros(self._tiles, np.int64)
         np.add.at(cycles, [a.tile for a in share.assignments], (ran + waited).sum(0))
         return cycles
+
+
+@lru_cache(maxsize=4096)
+def _shares(plan: Schedule, threads: int) -> tuple[_Share, ...]:
+    """The schedule cut into pieces for the threads, each with weights of its own kind."""
+
+    def weights(a: Assignment) -> tuple[int, int, int]:
+        return a.group, a.columns.start, a.columns.stop
+
+    def place(a: Assignment) -> tuple[int, ...]:
+        return *weights(a), a.rows.start
+
+    alike = [tuple(part) for _, part in groupby(sorted(plan, key=place), weights)]
+    pieces = 1 if len(alike) >= 2 * threads else threads
+    shares = []
+    for part in alike:
+        size = -(-len(part) // pieces)
+        for at in range(0, len(part), size):
+            shares.append(_Share(part[0].group, part[0].columns, part[at : at + size]))
+    return tuple(shares)

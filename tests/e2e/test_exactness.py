@@ -1,0 +1,135 @@
+"""All modes, designs, backends and scale policies give golden's bits, for every family; a planted error is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ditto_cosim.device.layers import Layer
+from ditto_cosim.device.machine import Machine
+from ditto_cosim.device.units import vector
+from ditto_cosim.host.golden import Verifier
+from ditto_cosim.protocol.isa import ISA, LAYER_OPS
+from ditto_cosim.protocol.messages import RunSpec
+
+from families import FAMILIES, calibrated, compiled
+
+
+def run(name, *, policy="static", backend="model", chip="tiny", design="ditto"):
+    """Every step of a family's trajectory, every value checked; returns (verifier, modes met, totals, last output)."""
+    program, steps = compiled(name, policy), calibrated(name)[1]
+    machine = Machine(program.program, program.arrays, RunSpec(backend=backend, chip=chip, design=design))
+    verifier = Verifier(program.program, program.constants)
+    reports = []
+    try:
+        for step, inputs in enumerate(steps):
+            verifier.expect(step, inputs)
+            result = machine.step(
+                step,
+                {n: t.numpy() for n, t in inputs.items()},
+                observe="all",
+                timed=True,
+                on_layer=reports.append,
+                on_value=verifier.check,
+            )
+            if verifier.first_difference:
+                break
+    finally:
+        machine.close()
+    return verifier, reports, result.totals, result.outputs["sample"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("design", ["ditto", "ditto_plus"])
+def test_exactness_every_family_equals_golden(name, design):
+    verifier, reports, _, output = run(name, design=design)
+    assert verifier.bit_identical, verifier.first_difference
+    layers = len(compiled(name).program.layers)
+    assert verifier.layers_checked == 4 * layers == len(reports)
+    assert {r.mode for r in reports if r.step == 1} == {"temporal"}
+    fp32 = calibrated(name)[2]
+    error = (torch.from_numpy(output.copy()) - fp32).norm() / fp32.norm()
+    assert error < 0.15, f"int8 is {error:.1%} away from fp32"
+
+
+@pytest.mark.parametrize("policy", ["clustered", "dynamic"])
+@pytest.mark.parametrize("name", ["unet", "dit"])
+def test_exactness_scale_changes_force_the_base_mode(name, policy):
+    verifier, reports, _, _ = run(name, policy=policy)
+    assert verifier.bit_identical, verifier.first_difference
+    forced = [r for r in reports if r.forced_base]
+    assert forced
+    assert {r.mode for r in forced} == {"original"}
+
+
+@pytest.mark.parametrize("design", ["itc", "diffy", "ds", "db", "db_ds", "dynamic_ditto", "ideal_ditto"])
+def test_exactness_designs_share_one_arithmetic(design):
+    verifier, _, _, output = run("unet", design=design)
+    assert verifier.bit_identical, verifier.first_difference
+    np.testing.assert_array_equal(output, run("unet")[3])
+
+
+@pytest.mark.parametrize("name", ["unet", "dit"])
+def test_exactness_rtl_equals_model_in_bits_and_cycles(name):
+    rtl, rtl_reports, rtl_totals, rtl_output = run(name, backend="rtl")
+    _, reports, totals, output = run(name, backend="model")
+    assert rtl.bit_identical, rtl.first_difference
+    np.testing.assert_array_equal(rtl_output, output)
+    assert rtl_totals == totals
+    assert [r.cycles for r in rtl_reports] == [r.cycles for r in reports]
+    assert all(r.measured for r in rtl_reports)
+    assert not any(r.measured for r in reports)
+
+
+def first_command(op):
+    for name in ("unet", "dit", "unet-conditional", "latte", "odds"):
+        for command in compiled(name).program.commands:
+            if command.op == op:
+                return name, command
+    return None
+
+
+@pytest.mark.parametrize("op", sorted(ISA))
+def test_exactness_verify_reports_an_error_planted_in(op, monkeypatch):
+    found = first_command(op)
+    assert found, f"no test program has a {op}"
+    name, command = found
+
+    def spoil(array):
+        spoiled = array.copy()
+        flat = spoiled.reshape(-1)
+        flat[-1] = flat[-1] + 1
+        return spoiled
+
+    if op in LAYER_OPS:
+        original = Layer.run
+
+        def run_layer(self, mode, backend):
+            accumulators, cycles = original(self, mode, backend)
+            return (spoil(accumulators) if self.command.name == command.name else accumulators), cycles
+
+        monkeypatch.setattr(Layer, "run", run_layer)
+    elif op == "quantize":
+        quantize = vector.quantize
+
+        def spoiled_quantize(x, attrs, step, state, where):
+            q, params = quantize(x, attrs, step, state, where)
+            return (np.where(spoil(q) > q, q ^ 1, q), params) if command.name in where else (q, params)
+
+        monkeypatch.setattr(vector, "quantize", spoiled_quantize)
+    else:
+        execute = vector.execute
+
+        def spoiled_execute(executed, operands, attrs, where):
+            results = execute(executed, operands, attrs, where)
+            return (spoil(results[0]), *results[1:]) if repr(command.name) in where else results
+
+        monkeypatch.setattr(vector, "execute", spoiled_execute)
+
+    verifier, _, _, _ = run(name)
+    difference = verifier.first_difference
+    assert difference is not None, f"an error in {op} went unnoticed"
+    shape = compiled(name).program.values[command.results[0]].shape
+    assert (difference.step, difference.op, difference.name) == (0, op, command.name)
+    assert difference.index == tuple(d - 1 for d in shape)
+    assert difference.device != difference.golden

@@ -1,0 +1,93 @@
+"""`ditto generate` as a user runs it: two processes, the shipped model, pictures, report and record."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ditto_cosim.host.report import load_report
+from ditto_cosim.protocol.record import RunRecord
+from PIL import Image
+
+DITTO = [sys.executable, "-c", "from ditto_cosim.cli import main; main()"]
+
+
+def ditto(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run([*DITTO, *arguments], capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == status, result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same two steps on both backends, verified."""
+    found = {}
+    for backend in ("model", "rtl"):
+        directory = tmp_path_factory.mktemp(backend)
+        made = ditto(
+            *("generate", "--steps", "2", "--seed", "3", "--backend", backend, "--chip", "tiny"),
+            *("--verify", "--json", "-o", str(directory)),
+        )
+        found[backend] = (directory, json.loads(made.stdout))
+    return found
+
+
+def test_generate_verifies_every_value_on_both_backends(runs):
+    for _, summary in runs.values():
+        assert summary["verify"]["bit_identical"]
+        assert summary["verify"]["layers_checked"] == 2 * 91
+        assert summary["verify"]["first_difference"] is None
+
+
+def test_generate_gives_one_picture_and_one_cycle_count(runs):
+    (model_dir, model), (rtl_dir, rtl) = runs["model"], runs["rtl"]
+    assert (model_dir / "picture-0.png").read_bytes() == (rtl_dir / "picture-0.png").read_bytes()
+    assert model["cycles"] == rtl["cycles"] > 0
+
+
+def test_generate_leaves_pictures_report_and_record(runs):
+    directory, summary = runs["rtl"]
+    assert Image.open(directory / "picture-0.png").size == (28, 28)
+    assert Image.open(directory / "strip.png").height == 28
+    report = load_report(directory)
+    assert report.total_cycles == summary["cycles"]
+    assert report.measured.all()
+    assert "<html" in (directory / "report.html").read_text()
+    record = RunRecord(directory)
+    assert len(record) == 2
+    assert sum(step.charged_cycles for step in record) == summary["cycles"]
+    assert record.outcome["verify"]["bit_identical"]
+
+
+def test_generate_refuses_bad_input_in_a_sentence(tmp_path):
+    for arguments, words in [
+        (("--model", "no-such-model"), "fashion-ddpm"),
+        (("--chip", "no-such-chip"), "paper_twin"),
+        (("--design", "no-such-design"), "ditto_plus"),
+        (("--backend", "no-such-backend"), "model"),
+        (("--label", "3"), "class labels"),
+    ]:
+        backend = () if "--backend" in arguments else ("--backend", "model")
+        result = ditto("generate", "--steps", "1", "-o", str(tmp_path), *backend, *arguments, status=2)
+        assert words in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_generate_without_a_compiler_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    monkeypatch.setenv("DITTO_CACHE", str(tmp_path / "cache"))
+    result = ditto("generate", "--steps", "1", "-o", str(tmp_path), "--chip", "tiny", status=2)
+    assert "g++" in result.stderr
+    assert "--backend model" in result.stderr
+    assert "Traceback" not in result.stderr
+    ditto("generate", "--steps", "1", "-o", str(tmp_path), "--chip", "tiny", "--backend", "model")
+
+
+def test_help_imports_no_subcommand():
+    probe = "import sys; sys.argv = ['ditto', '--help']\nimport ditto_cosim.cli as c\ntry: c.main()\nfinally: print('torch' in sys.modules, 'numpy' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().endswith("False False")
+    assert "generate" in result.stdout
