@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import torch
 
-from ditto_cosim.device.backends.base import I32, Gemm, GemmResult
+from ditto_cosim.device.backends.base import I8, I32, Gemm, GemmResult
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.units.slots import classify_rows
 
@@ -34,13 +34,13 @@ class ModelBackend:
         out: I32 = np.empty((groups, rows, n), np.int32)
         counts = np.empty((groups, 3, rows), np.int32)
         for g in range(groups):
-            weights = torch.from_numpy(job.weights[g])
-            accumulators = torch._int_mm(torch.from_numpy(job.current[g]), weights)
+            weights = _matrix(job.weights[g])
+            accumulators = torch._int_mm(_matrix(job.current[g]), weights)
             if isinstance(job.reference, int):
                 if job.reference:
                     accumulators -= job.reference * weights.sum(0, dtype=torch.int32)
             else:
-                accumulators -= torch._int_mm(torch.from_numpy(job.reference[g]), weights)
+                accumulators -= torch._int_mm(_matrix(job.reference[g]), weights)
             out[g] = accumulators.numpy()
             if job.mode == "original":
                 counts[g] = np.array([0, 0, k])[:, None]
@@ -52,3 +52,8 @@ class ModelBackend:
 
     def close(self) -> None:
         """Holds nothing."""
+
+
+def _matrix(a: I8) -> torch.Tensor:
+    """`torch._int_mm` returns garbage where an axis of length 1 has a stray stride; a copy has none."""
+    return torch.from_numpy(a if min(a.shape) > 1 else a.copy())

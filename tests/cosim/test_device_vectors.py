@@ -1,0 +1,78 @@
+"""The device passes the vectors of the instruction set, command by command, as a machine of one command."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ditto_cosim.device.machine import Machine
+from ditto_cosim.protocol import isa
+from ditto_cosim.protocol.errors import RequestError
+from ditto_cosim.protocol.isa import DType, TensorSpec
+from ditto_cosim.protocol.messages import RunSpec
+from ditto_cosim.protocol.program import Command, Program
+
+CASES: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "golden" / "isa_vectors.json").read_text()
+)
+NUMPY: dict[DType, type[np.generic]] = {"f32": np.float32, "i8": np.int8, "i32": np.int32, "i64": np.int64}
+LAYER_CONSTANTS = {"conv2d": {"w": 2}, "linear": {"w": 2}}
+
+
+def _array(value: dict[str, Any]) -> npt.NDArray[Any]:
+    data = [float.fromhex(v) for v in value["data"]] if value["dtype"] == "f32" else value["data"]
+    return np.array(data, NUMPY[value["dtype"]]).reshape(value["shape"])
+
+
+def _machine(case: dict[str, Any]) -> Machine:
+    op, first = case["op"], case["steps"][0]["operands"]
+    attrs = {k: tuple(v) if isinstance(v, list) else v for k, v in case["attrs"].items()}
+    operands = [TensorSpec(tuple(v["shape"]), v["dtype"]) for v in first]
+    results = isa.infer(op, operands, attrs)
+    ids = tuple(range(len(operands) + len(results)))
+    count = len(operands)
+    constants = LAYER_CONSTANTS.get(op, {})
+    program = Program(
+        values=(*operands, *results),
+        inputs={str(i): i for i in ids[:count] if i not in constants.values()},
+        static_inputs=frozenset(),
+        constants=constants,
+        outputs={str(i): i for i in ids[count:]},
+        commands=(Command(op, "it", ids[:count], ids[count:], attrs),),
+    )
+    arrays = {name: _array(first[value]) for name, value in constants.items()}
+    return Machine(program, arrays, RunSpec(backend="model", chip="tiny", design="ditto"))
+
+
+@pytest.mark.parametrize("op", sorted(isa.ISA))
+def test_device_passes_the_vectors(op: str) -> None:
+    for case in (c for c in CASES if c["op"] == op):
+        machine = _machine(case)
+        for step in case["steps"]:
+            inputs = {name: _array(step["operands"][value]) for name, value in machine.program.inputs.items()}
+
+            run = partial(
+                machine.step,
+                step["step"],
+                inputs,
+                observe="all",
+                timed=True,
+                on_layer=lambda _: None,
+                on_value=lambda *_: None,
+            )
+            with np.errstate(all="ignore"):  # the vectors overflow and divide by zero on purpose
+                if step.get("refused"):
+                    with pytest.raises(RequestError):
+                        run()
+                    continue
+                outputs = run().outputs.values()
+            for got, expected in zip(outputs, map(_array, step["results"]), strict=True):
+                assert got.dtype == expected.dtype
+                assert got.shape == expected.shape
+                assert np.array_equal(got, expected), (case["attrs"], got, expected)
