@@ -1,4 +1,4 @@
-"""The device passes the vectors of the instruction set, command by command, as a machine of one command."""
+"""The device passes the vectors of the instruction set, command by command, and verification sees it fail."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from ditto_cosim.device.machine import Machine
+from ditto_cosim.host.golden import Verifier
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import RequestError
 from ditto_cosim.protocol.isa import DType, TensorSpec
@@ -76,3 +78,47 @@ def test_device_passes_the_vectors(op: str) -> None:
                 assert got.dtype == expected.dtype
                 assert got.shape == expected.shape
                 assert np.array_equal(got, expected), (case["attrs"], got, expected)
+
+
+def _spoiled(results: tuple[npt.NDArray[Any], ...]) -> tuple[npt.NDArray[Any], ...]:
+    """The same with the smallest possible error in one element of the last result."""
+    *others, last = results
+    last = last.copy()
+    element = last.reshape(-1)[-1:]
+    element[:] = np.nextafter(element, np.float32(np.inf)) if last.dtype == np.float32 else element ^ 1
+    return (*others, last)
+
+
+@pytest.mark.parametrize("op", sorted(isa.ISA))
+def test_verify_reports_an_error_planted_in_any_command(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(c for c in CASES if c["op"] == op and not c["steps"][0].get("refused"))
+    machine = _machine(case)
+    step = case["steps"][0]
+    constants = {name: _array(step["operands"][value]) for name, value in machine.program.constants.items()}
+    inputs = {name: _array(step["operands"][value]) for name, value in machine.program.inputs.items()}
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+
+    def verify() -> Verifier:
+        verifier = Verifier(machine.program, constants)
+        verifier.expect(0, tensors)
+        with np.errstate(all="ignore"):
+            machine.step(
+                0, inputs, observe="all", timed=True, on_layer=lambda _: None, on_value=verifier.check
+            )
+        return verifier
+
+    honest = verify()
+    assert honest.bit_identical, str(honest.first_difference)
+    vector, layer = machine._vector, machine._layer
+
+    def spoiled_layer(*args: Any) -> Any:
+        accumulators, *rest = layer(*args)
+        return _spoiled((accumulators,))[0], *rest
+
+    monkeypatch.setattr(machine, "_vector", lambda *args: _spoiled(vector(*args)))
+    monkeypatch.setattr(machine, "_layer", spoiled_layer)
+    found = verify().first_difference
+    assert found is not None
+    assert (found.op, found.name, found.step) == (op, "it", 0)
+    last = machine.program.values[machine.program.commands[0].results[-1]]
+    assert found.index == tuple(size - 1 for size in last.shape)
