@@ -1,1 +1,32 @@
-"""The public face of ditto-cosim."""
+"""The public face of ditto-cosim.
+
+from ditto_cosim import accelerate
+
+pipe = accelerate(pipeline, backend="rtl", design="ditto")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ditto_cosim.host.accelerate import accelerate
+    from ditto_cosim.host.client import connect
+    from ditto_cosim.host.run import Recording
+
+__all__ = ["Recording", "accelerate", "connect"]
+
+_HOMES = {
+    "accelerate": "ditto_cosim.host.accelerate",
+    "connect": "ditto_cosim.host.client",
+    "Recording": "ditto_cosim.host.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports torch and friends when first asked for something that needs them."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ditto_cosim' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

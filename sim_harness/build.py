@@ -29,6 +29,7 @@ from ditto_cosim.protocol.hardware import LOW_RULE_CODES, TILE_ABI_VERSION, Geom
 from filelock import FileLock
 
 from .errors import BuildError, ToolMissingError
+from .ports import accessors
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def compiler() -> Path:
     if found is None:
         raise ToolMissingError(
             f"build: no C++ compiler: `{name}` was not found; on Debian or Ubuntu `apt-get install g++`. "
-            "Without one the model backend still works."
+            "Without one, `--backend model` still works."
         )
     return Path(found).resolve()
 
@@ -249,7 +250,7 @@ def build_key(geometry: Geometry, options: BuildOptions) -> str:
     source = options.rtl_dir or rtl_dir()
     driver = Path(__file__).with_name(DRIVER)
     sources = [driver, driver.with_name(HEADER), *(source / name for name in _sources(options))]
-    files = [path.read_bytes() for path in sources]
+    files = [path.read_bytes() for path in (*sources, driver.with_name("ports.py"))]
     chosen = ";".join(f"{f.name}={getattr(options, f.name)}" for f in fields(options) if f.name != "rtl_dir")
     flags = " ".join((*_VERILATOR_FLAGS, *_CXX_FLAGS, *_FAST))
     return _hash(*files, geometry.digest, chosen, flags, _tools_id())
@@ -270,7 +271,8 @@ def build(geometry: Geometry, options: BuildOptions | None = None) -> Built:
         verilate(geometry, options, generated)
         unity = work / "unity.cpp"
         parts = [f"generated/{name}" for name in sorted(path.name for path in generated.glob("*.cpp"))]
-        unity.write_text("".join(f'#include "{part}"\n' for part in (*parts, DRIVER)))
+        text = "".join(f'#include "{part}"\n' for part in (*parts, DRIVER))
+        unity.write_text(text + (accessors(geometry) if options.trace == "vcd" else ""))
         include = root / "include"
         command = [str(compiler()), *_CXX_FLAGS, *(_FAST if options.optimize else ("-O1",)), "-shared"]
         command += [*_defines(geometry, options), f"-I{generated}", f"-I{Path(__file__).parent}"]
