@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+
 from ditto_cosim.host import golden_ops as ops
 from ditto_cosim.protocol.errors import NonFiniteError
 from ditto_cosim.protocol.isa import DType, IsaError, TensorSpec, integer, ints, number
 from ditto_cosim.protocol.program import Command, Program
-from torch import Tensor
 
 Array = Tensor | npt.NDArray[np.generic]
 

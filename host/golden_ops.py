@@ -16,10 +16,11 @@ from functools import cache
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from ditto_cosim.protocol.errors import NonFiniteError
 from ditto_cosim.protocol.isa import integer, ints
 from ditto_cosim.protocol.program import Command
-from torch import Tensor
 
 BLOCK = 1 << 17
 """Elements handled at a time by long element-wise sequences, so that their temporaries stay in the cache."""
@@ -195,28 +196,32 @@ def trig(x: Tensor, quarter_turns: int) -> Tensor:
     return torch.where((quadrant & 2).bool(), -value, value).float()
 
 
-def moments(v: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
-    """mean and rstd over `axes`, which are kept with length 1."""
-    largest = v.abs()
-    for axis in axes:
-        largest = largest.amax(axis, keepdim=True)
+def moments(v: Tensor, size: int, eps: float) -> tuple[Tensor, Tensor]:
+    """mean and rstd of v[A,S,C] over S and each `size` neighbours in C, spread to all of them: [A,1,C]."""
+    outer, length, channels = v.shape
+    groups = (outer, channels // size, size)
+
+    def spread(figure: Tensor) -> Tensor:
+        return figure.repeat_interleave(size, 1).unsqueeze(1)
+
+    largest = v.abs().amax(1).view(groups).amax(2)
     if not bool(torch.isfinite(largest).all()):
         raise NonFiniteError("met NaN or infinity")
     e = torch.frexp(largest).exponent
     shift = 15 - e
     if int(shift.max()) <= 127:
-        q = v * power_of_two(shift)
+        q = v * spread(power_of_two(shift))
     else:  # 2^(15−e) exceeds binary32, its halves do not; what underflows between them rounds to 0 anyway
         half = shift >> 1
-        q = (v * power_of_two(half)).mul_(power_of_two(shift - half))
+        q = (v * spread(power_of_two(half))).mul_(spread(power_of_two(shift - half)))
     wide = q.round_().double()  # integers whose sums stay below 2⁵³: exact in f64, in any order
-    count = math.prod(v.shape[a] for a in axes)
-    s1 = wide.sum(axes, keepdim=True)
-    s2 = wide.mul_(wide).sum(axes, keepdim=True)
-    mu = s1.div_(count)
-    d = s2.div_(count).sub_(mu * mu)
+    s1 = wide.sum(1).view(groups).sum(2)
+    s2 = wide.mul_(wide).sum(1).view(groups).sum(2)
+    mu = s1.div_(length * size)
+    d = s2.div_(length * size).sub_(mu * mu)
     var = d.clamp_min_(0.0).mul_(power_of_two_f64(2 * e - 30))
-    return mu.mul_(power_of_two_f64(e - 15)).float(), var.add_(eps).sqrt_().reciprocal_().float()
+    mean = mu.mul_(power_of_two_f64(e - 15)).float()
+    return spread(mean), spread(var.add_(eps).sqrt_().reciprocal_().float())
 
 
 # --- vector commands ------------------------------------------------------------------------------
@@ -264,11 +269,16 @@ def dequantize_matmul(acc: Tensor, params_a: Tensor, params_b: Tensor, factor: f
 
 
 def softmax(x: Tensor) -> tuple[Tensor, Tensor]:
-    peak = x.amax(-1, keepdim=True)
-    if not bool(torch.isfinite(peak).all()):
-        raise NonFiniteError("met NaN, +infinity or a row of −infinity")
-    p = blocked(lambda v: exp32(v).mul_(127.0).round_(), x - peak, torch.int8)
-    return p, p.sum(-1, dtype=torch.int32)
+    rows = x.reshape(-1, x.shape[-1])
+    p = torch.empty(rows.shape, dtype=torch.int8)
+    at_once = max(1, BLOCK // rows.shape[1])
+    for start in range(0, rows.shape[0], at_once):
+        part = rows[start : start + at_once]
+        peak = part.amax(-1, keepdim=True)
+        if not bool(torch.isfinite(peak).all()):
+            raise NonFiniteError("met NaN, +infinity or a row of −infinity")
+        p[start : start + at_once] = exp32(part - peak).mul_(127.0).round_()
+    return p.view(x.shape), p.sum(-1, dtype=torch.int32).view(x.shape[:-1])
 
 
 def dequantize_attention(acc: Tensor, sums: Tensor, params_b: Tensor) -> Tensor:
@@ -277,29 +287,31 @@ def dequantize_attention(acc: Tensor, sums: Tensor, params_b: Tensor) -> Tensor:
 
 def group_norm(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int, eps: float) -> Tensor:
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
-    channels_last = (
-        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    )
-    if channels_last:
-        grouped = x.permute(0, 2, 3, 1).view(batch, space, groups, channels // groups)
-        axes, affine = (1, 3), [groups, channels // groups]
-    else:
-        grouped = x.reshape(batch, groups, channels // groups, space)
-        axes, affine = (2, 3), [groups, channels // groups, 1]
-    mean, rstd = moments(grouped, axes, eps)
-    y = (grouped - mean).mul_(rstd)
-    if gamma is not None:
-        y.mul_(gamma.view(affine))
-    if beta is not None:
-        y.add_(beta.view(affine))
-    if channels_last:
+    at_once = max(1, BLOCK // (channels * space))
+    if batch > at_once:
+        parts = (group_norm(part, gamma, beta, groups, eps) for part in x.split(at_once))
+        return torch.cat(list(parts))
+    size = channels // groups
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        v = x.permute(0, 2, 3, 1).reshape(batch, space, channels)
+        mean, rstd = moments(v, size, eps)
+        y = _affine((v - mean).mul_(rstd), gamma, beta)
         return y.view(batch, *x.shape[2:], channels).permute(0, 3, 1, 2)
-    return y.view(x.shape)
+    v = x.reshape(batch * groups, size * space, 1)
+    mean, rstd = moments(v, 1, eps)
+    y = (v - mean).mul_(rstd).view(batch, channels, space)
+    column = [None if t is None else t.unsqueeze(1) for t in (gamma, beta)]
+    return _affine(y, *column).view(x.shape)
 
 
 def layer_norm(x: Tensor, gamma: Tensor | None, beta: Tensor | None, eps: float) -> Tensor:
-    mean, rstd = moments(x, (-1,), eps)
-    y = (x - mean).mul_(rstd)
+    v = x.reshape(-1, x.shape[-1], 1)
+    mean, rstd = moments(v, 1, eps)
+    return _affine((v - mean).mul_(rstd).view(x.shape), gamma, beta)
+
+
+def _affine(y: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+    """× gamma and + beta, in place, if given."""
     if gamma is not None:
         y.mul_(gamma)
     return y if beta is None else y.add_(beta)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+
 from ditto_cosim.host import golden_ops
 from ditto_cosim.host.golden import Golden, Verifier, VerifyError
 from ditto_cosim.protocol import isa

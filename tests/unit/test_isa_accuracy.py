@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+
 from ditto_cosim.host import golden_ops as ops
 
 
