@@ -26,6 +26,7 @@ from . import data, shipped
 CHECKPOINT_EVERY_S = 90.0
 LOG_EVERY_STEPS = 100
 LABEL_DROPOUT = 0.12
+FASHION_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def recipes() -> dict[str, Recipe]:
     """Training recipes by model name."""
     return {
         "fashion-ddpm": Recipe(shipped.fashion_ddpm, "fashion-mnist"),
-        "fashion-dit": Recipe(shipped.fashion_dit, "fashion-mnist", class_conditional=True),
+        "fashion-dit": Recipe(shipped.fashion_dit, "fashion-mnist", batch=32, class_conditional=True),
         "cifar-ddpm-small": Recipe(shipped.cifar_ddpm_small, "cifar-10", horizontal_flips=True),
         "cifar-ddpm": Recipe(
             shipped.cifar_ddpm,
@@ -83,6 +84,23 @@ def tie_embedders(model: Any) -> None:
     shared.class_embedder.dropout_prob = 0.0
     for block in model.transformer_blocks:
         block.norm1.emb = shared
+
+
+def initialise_dit(model: Any) -> None:
+    """The DiT paper's start, which diffusers leaves out: every block and the output begin as zero."""
+    for block in model.transformer_blocks:
+        linears = [m for m in block.modules() if isinstance(m, torch.nn.Linear)]
+        for linear in linears:
+            torch.nn.init.xavier_uniform_(linear.weight)
+            torch.nn.init.zeros_(linear.bias)
+        torch.nn.init.zeros_(block.norm1.linear.weight)
+        labels = block.norm1.emb.class_embedder.embedding_table.weight
+        torch.nn.init.normal_(labels, std=0.02)
+        torch.nn.init.zeros_(labels[FASHION_CLASSES : shipped.DIT_NULL_CLASS])  # nothing asks for these
+    torch.nn.init.zeros_(model.proj_out_1.weight)
+    torch.nn.init.zeros_(model.proj_out_1.bias)
+    torch.nn.init.zeros_(model.proj_out_2.weight)
+    torch.nn.init.zeros_(model.proj_out_2.bias)
 
 
 def schedule_lr(recipe: Recipe, step: int, progress: float) -> float:
@@ -158,6 +176,7 @@ def train(name: str, out: Path, minutes: float | None, steps: int | None, seed: 
     model = recipe.build().to(device)
     if recipe.class_conditional:
         tie_embedders(model)
+        initialise_dit(model)
     if device == "cpu":
         use_plain_attention(model)
     model.train()
