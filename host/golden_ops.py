@@ -289,7 +289,7 @@ def group_norm(x: Tensor, gamma: Tensor | None, beta: Tensor | None, groups: int
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
     at_once = max(1, BLOCK // (channels * space))
     if batch > at_once:
-        parts = (group_norm(part, gamma, beta, groups, eps) for part in x.split(at_once))
+        parts = (group_norm(part, gamma, beta, groups, eps) for part in torch.split(x, at_once))
         return torch.cat(list(parts))
     size = channels // groups
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():

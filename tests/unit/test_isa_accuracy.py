@@ -1,4 +1,4 @@
-"""How far the instruction set's own functions are from the exact ones; bounds just above what was measured."""
+"""How far the instruction set's own functions are from the exact ones; bounds are just above the measured."""
 
 from __future__ import annotations
 
