@@ -1,0 +1,149 @@
+"""One denoising step four ways, side by side: PyTorch fp32, golden, the `model` backend, the `rtl` backend.
+
+Each denoiser takes a few steps whose inputs differ as a sampler's do; the last ones are timed, interleaved, and the median
+of each is compared. The device runs in this process, so the wire is not in the figures (`ditto bench wire` has it). Weights
+of the paper's 35.7 M configuration are random: its trajectory differences are synthetic, its shapes are not.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ditto_cosim.device.machine import Machine
+from ditto_cosim.host import zoo
+from ditto_cosim.host.calibrate import Calibrator
+from ditto_cosim.host.capture import capture
+from ditto_cosim.host.compiled import compile_denoiser
+from ditto_cosim.host.golden import Golden
+from ditto_cosim.protocol.messages import RunSpec
+
+WAYS = ("fp32", "golden", "model", "rtl")
+DRIFT = 0.02
+"""Change of the input between steps, in standard deviations."""
+
+
+def measure(quick: bool = False) -> dict[str, Any]:
+    """Seconds of a step and ratios to fp32, for the 35.7 M configuration and every model that ships."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    names = [] if quick else [m.name for m in zoo.models().values() if m.weights is not None]
+    return {name: _one(name, 1 if quick else 3) for name in ["ddpm", *names]}
+
+
+def _one(name: str, repeats: int) -> dict[str, float]:
+    torch.manual_seed(0)
+    model = zoo.models()[name]
+    if model.weights is None:
+        denoiser = zoo.build_denoiser(name)
+    else:
+        pipe = zoo.load_pipeline(name)
+        denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    steps = _steps(name, denoiser, 3 + repeats)
+    captured = capture(denoiser, steps[0], extra={"return_dict": False})
+    calibrator = Calibrator(captured)
+    calibrator.observe(steps[0])
+    compiled = compile_denoiser(captured, calibrator.grids(observer="minmax"))
+    golden = Golden(compiled.program, compiled.constants)
+    machines = {b: Machine(compiled.program, compiled.arrays, RunSpec(backend=b, chip="paper_twin", design="ditto")) for b in WAYS[2:]}
+
+    def fp32(step: int) -> None:
+        with torch.no_grad():
+            denoiser(**steps[step], return_dict=False)
+
+    def device(backend: str) -> Callable[[int], None]:
+        machine = machines[backend]
+
+        def run(step: int) -> None:
+            inputs = {n: t.numpy() for n, t in steps[step].items()}
+            machine.step(step, inputs, observe="none", timed=True, on_layer=_ignore, on_value=_ignore)
+
+        return run
+
+    ways = {"fp32": fp32, "golden": lambda i: golden.step(i, steps[i]), "model": device("model"), "rtl": device("rtl")}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    inside: list[float] = []
+    for step in range(len(steps)):
+        for way in WAYS:
+            spent = _spend(machines["rtl"]) if way == "rtl" else None
+            began = time.perf_counter()
+            ways[way](step)
+            taken = time.perf_counter() - began
+            if step >= 3:
+                seconds[way].append(taken)
+                if spent is not None:
+                    inside.append(spent() / taken)
+            elif spent is not None:
+                spent()
+    for machine in machines.values():
+        machine.close()
+    median = {way: statistics.median(values) for way, values in seconds.items()}
+    weights = sum(t.numel() for t in compiled.constants.values() if t.dtype == torch.int8)
+    return {
+        **{f"{way}_s": median[way] for way in WAYS},
+        **{f"{way}_over_fp32": median[way] / median["fp32"] for way in WAYS[1:]},
+        "rtl_outside_backend": 1 - statistics.median(inside),
+        "state_over_weights": machines["rtl"].state_bytes / weights,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _spend(machine: Machine) -> Callable[[], float]:
+    """Times the backend's own work until the returned function is called."""
+    backend, total = machine.backend, 0.0
+    original = backend.gemm
+
+    def gemm(job: Any) -> Any:
+        nonlocal total
+        began = time.perf_counter()
+        result = original(job)
+        total += time.perf_counter() - began
+        return result
+
+    backend.gemm = gemm  # type: ignore[method-assign]  # for the length of one step
+
+    def stop() -> float:
+        del backend.gemm
+        return total
+
+    return stop
+
+
+def _steps(name: str, denoiser: torch.nn.Module, count: int) -> list[dict[str, torch.Tensor]]:
+    import inspect
+
+    positional, named = zoo.example_inputs(name)
+    first = {**dict(zip(inspect.signature(denoiser.forward).parameters, positional, strict=False)), **named}
+    first = {n: t for n, t in first.items() if isinstance(t, torch.Tensor)}
+    steps = []
+    for i in range(count):
+        inputs = {}
+        for n, t in first.items():
+            if "timestep" in n:
+                inputs[n] = t - 10 * i
+            else:
+                inputs[n] = t + DRIFT * torch.randn_like(t) if t.is_floating_point() and i else t
+        steps.append(inputs)
+    return steps
+
+
+def _ignore(*_: Any) -> None:
+    pass
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    """One row a model."""
+    lines = [f"{'one step':18}" + "".join(f"{way + ' s':>10}" for way in WAYS) + f"{'golden':>9}{'model':>9}{'rtl':>9}  × fp32"]
+    for name, row in figures.items():
+        times = "".join(f"{row[f'{way}_s']:10.3f}" for way in WAYS)
+        ratios = "".join(f"{row[f'{way}_over_fp32']:9.2f}" for way in WAYS[1:])
+        lines.append(f"{name:18}{times}{ratios}")
+    first = next(iter(figures.values()))
+    lines.append(f"outside the backend in an rtl step: {first['rtl_outside_backend']:.0%}; {first['threads']:.0f} threads")
+    return "\n".join(lines)
+
+

@@ -1,0 +1,35 @@
+"""`ditto bench`: measures speed, prints a table or JSON."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Name(StrEnum):
+    """What can be measured."""
+
+    rtl = "rtl"
+    model = "model"
+    wire = "wire"
+    dram = "dram"
+    price = "price"
+
+
+def bench(
+    name: Annotated[Name, typer.Argument(help="What to measure")],
+    quick: Annotated[bool, typer.Option(help="Fewer repetitions")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")] = False,
+) -> None:
+    """Measure speed: ratios side by side within one run.
+
+    rtl: the Verilated lane and tile; model: one denoising step by fp32, golden, model and rtl; wire: ZeroMQ overhead;
+    dram: the DRAM model against two cycle-accurate simulators; price: re-pricing records.
+    """
+    module = importlib.import_module(f"ditto_cosim.bench.{name.value}")
+    figures = module.measure(quick)
+    print(json.dumps(figures) if as_json else module.table(figures))
