@@ -115,7 +115,9 @@ def quality(
 
     title = f"{model}: {result.count} pictures, {result.steps} steps, the same seeds"
     table = Table("", "fp32", "int8", title=title, title_justify="left", box=None)
-    for name in result.figures.get("fp32", {}):
+    for name, value in result.figures.get("fp32", {}).items():
+        if value is None or name == "count":
+            continue
         table.add_row(
             name.replace("_", " "), *(_figure(result.figures[kind][name]) for kind in ("fp32", "int8"))
         )
@@ -130,6 +132,8 @@ def quality(
 
 
 def _figure(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(f"{share:.0%}" for share in value)
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
