@@ -90,7 +90,7 @@ def quality(
         seed=seed,
         steps=steps or None,
         batch=batch,
-        scales=scales or _own_scales(model),
+        scales=scales or (_own_scales(model) if (policy, observer) == ("static", "mse") else None),
         observer=observer,
         policy=policy,
         progress=None if as_json or not sys.stderr.isatty() else _show_pictures,
