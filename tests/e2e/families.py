@@ -75,7 +75,7 @@ def _dit() -> nn.Module:
         sample_size=8,
         patch_size=2,
         norm_num_groups=16,
-        num_embeds_ada_norm=10,
+        num_embeds_ada_norm=1000,  # DiTPipeline takes class 1000 as "no class"
     )
 
 
@@ -127,12 +127,16 @@ _BUILDERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], list[Inputs]]]]
 FAMILIES = tuple(n for n in _BUILDERS if n != "odds")
 
 
+def build(name: str) -> nn.Module:
+    """A denoiser with fresh random weights."""
+    return _BUILDERS[name][0]().eval()
+
+
 @lru_cache
 def calibrated(name: str) -> tuple[Calibrator, list[Inputs], torch.Tensor]:
     """Calibrator after the whole trajectory, the trajectory, and the fp32 result of its last step."""
     torch.manual_seed(0)
-    build, walk = _BUILDERS[name]
-    module, steps = build().eval(), walk()
+    module, steps = build(name), _BUILDERS[name][1]()
     extra: dict[str, Any] = {} if name == "odds" else {"return_dict": False}
     calibrator = Calibrator(capture(module, steps[0], extra=extra))
     for inputs in steps:

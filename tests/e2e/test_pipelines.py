@@ -1,0 +1,169 @@
+"""Unmodified diffusers pipelines, every family and several schedulers, through a device process, verified."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ditto_cosim import accelerate
+from ditto_cosim.host.quantize import QuantizationError
+from ditto_cosim.host.supervisor import LocalDevice
+from families import build
+
+
+@pytest.fixture(scope="module")
+def device():
+    with LocalDevice(["--backend", "model"]) as found:
+        yield found
+
+
+def vae(channels):
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(latent_channels=channels, block_out_channels=(8,), norm_num_groups=4, sample_size=16)
+
+
+def unconditional(kind, scheduler):
+    def make():
+        import diffusers
+
+        return getattr(diffusers, kind)(build("unet"), getattr(diffusers, scheduler)()), {"batch_size": 2}
+
+    return make
+
+
+def stable_diffusion(scheduler):
+    def make():
+        import diffusers
+
+        pipe = diffusers.StableDiffusionPipeline(
+            vae=vae(4),
+            text_encoder=None,
+            tokenizer=None,
+            unet=build("unet-conditional"),
+            scheduler=getattr(diffusers, scheduler)(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        embeds = torch.randn(1, 7, 24, generator=torch.Generator().manual_seed(1))
+        return pipe, {
+            "prompt_embeds": embeds,
+            "negative_prompt_embeds": torch.zeros_like(embeds),
+            "guidance_scale": 5.0,
+            "height": 16,
+            "width": 16,
+        }
+
+    return make
+
+
+def dit():
+    import diffusers
+
+    pipe = diffusers.DiTPipeline(build("dit"), vae(4), diffusers.DDIMScheduler())
+    return pipe, {"class_labels": [1, 2], "guidance_scale": 3.0}
+
+
+def latte():
+    import diffusers
+
+    pipe = diffusers.LattePipeline(
+        tokenizer=None, text_encoder=None, vae=vae(4), transformer=build("latte"), scheduler=diffusers.DDIMScheduler()
+    )
+    embeds = torch.randn(1, 7, 24, generator=torch.Generator().manual_seed(1))
+    return pipe, {
+        "prompt_embeds": embeds,
+        "negative_prompt_embeds": torch.zeros_like(embeds),
+        "negative_prompt": None,
+        "video_length": 4,
+        "height": 8,
+        "width": 8,
+        "guidance_scale": 3.0,
+        "clean_caption": False,
+        "mask_feature": False,
+        "enable_temporal_attentions": True,
+        "output_type": "latent",
+    }
+
+
+PIPELINES = {
+    "ddpm": unconditional("DDPMPipeline", "DDPMScheduler"),
+    "ddim": unconditional("DDIMPipeline", "DDIMScheduler"),
+    "sd-pndm": stable_diffusion("PNDMScheduler"),
+    "sd-euler": stable_diffusion("EulerDiscreteScheduler"),
+    "dit-cfg": dit,
+    "latte-cfg": latte,
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_pipelines_run_unmodified_and_verify(name, device):
+    torch.manual_seed(0)
+    pipe, arguments = PIPELINES[name]()
+    pipe.set_progress_bar_config(disable=True)
+    steps = {"num_inference_steps": 4}
+    fp32 = pipe(**arguments, **steps, generator=torch.Generator().manual_seed(3))
+    accelerate(
+        pipe,
+        backend="model",
+        chip="tiny",
+        connect_to=device,
+        verify=True,
+        calibration={**arguments, **steps, "generator": torch.Generator().manual_seed(3)},
+    )
+    result = pipe(**arguments, **steps, generator=torch.Generator().manual_seed(3))
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
+    seen = denoiser.finish()
+    assert seen.verdict.bit_identical
+    assert seen.steps >= 4  # PNDM evaluates one timestep twice
+    assert {r.mode for r in seen.reports if r.step == 1} == {"temporal"}
+    key = "images" if hasattr(result, "images") else "frames"
+    assert type(result) is type(fp32)
+    assert len(getattr(result, key)) == len(getattr(fp32, key))
+
+
+def test_pipelines_make_one_generation_a_call(device):
+    torch.manual_seed(0)
+    pipe, arguments = PIPELINES["ddim"]()
+    accelerate(pipe, backend="model", chip="tiny", connect_to=device, calibration={"num_inference_steps": 2})
+    for _ in range(2):
+        pipe(**arguments, num_inference_steps=3, generator=torch.Generator().manual_seed(0))
+    pipe.unet.finish()
+    first, second = pipe.unet.generations
+    assert (first.steps, first.totals) == (second.steps, second.totals)
+    assert {r.mode for r in second.reports if r.step == 0} == {"original"}
+
+
+def test_pipelines_accelerate_a_plain_module(device):
+    from families import calibrated
+
+    calibrator, steps, _ = calibrated("odds")
+    module = accelerate(
+        build("odds"), backend="model", chip="tiny", connect_to=device, verify=True, scales=calibrator.grids()
+    )
+    for inputs in steps:
+        assert module(**inputs).shape == (3, 12)
+    assert module.finish().verdict.bit_identical
+
+
+def test_pipelines_need_calibration_and_finite_inputs(device):
+    uncalibrated = accelerate(build("odds"), backend="model", chip="tiny", connect_to=device)
+    sample = torch.randn(3, 12)
+    with pytest.raises(QuantizationError, match="not calibrated"):
+        uncalibrated(sample, torch.tensor(1))
+    uncalibrated.original.first.weight.data[:] = 1.0
+    ready = accelerate(
+        build("odds"),
+        backend="model",
+        chip="tiny",
+        connect_to=device,
+        calibration={"sample": sample, "timestep": torch.tensor(1)},
+    )
+    with pytest.raises(QuantizationError, match="sample"):
+        ready(torch.full((3, 12), float("nan")), torch.tensor(1))
+
+
+def test_pipelines_that_need_arguments_say_which(device):
+    pipe, _ = PIPELINES["dit-cfg"]()
+    with pytest.raises(QuantizationError, match="class_labels"):
+        accelerate(pipe, backend="model", chip="tiny", connect_to=device)
