@@ -206,9 +206,9 @@ def _runtime(root: Path, options: BuildOptions) -> Path:
         names.append(f"verilated_{options.trace}_c.cpp")
     if options.coverage:
         names.append("verilated_cov.cpp")
-    flags = [*_CXX_FLAGS, "-O2", f"-I{include}", f"-I{include / 'vltstd'}"]
+    flags = [*_CXX_FLAGS, "-O2", f"-I{Path(__file__).parent / 'fst'}", f"-I{include}", f"-I{include / 'vltstd'}"]
     flags += [d for d in _defines(Geometry(1, 1, n_max=1), options) if d.startswith("-DVM_")]
-    target = cache_dir() / f"runtime-{_hash(_tools_id(), *names, *flags)}"
+    target = cache_dir() / f"runtime-{_hash(_tools_id(), *names, *(f for f in flags if f[:2] != '-I'))}"
 
     def make(work: Path) -> None:
         log.info("compiling Verilator's runtime (once per set of options)")
@@ -278,7 +278,6 @@ def build(geometry: Geometry, options: BuildOptions | None = None) -> Built:
         command += [*_defines(geometry, options), f"-I{generated}", f"-I{Path(__file__).parent}"]
         command += [f"-I{include}", f"-I{include / 'vltstd'}", str(unity)]
         command += [*map(str, sorted(runtime.glob("*.o"))), "-o", "tile.so", "-lpthread"]
-        command += ["-lz"] if options.trace == "fst" else []
         _run(command, "compiling the tile", work)
         shutil.rmtree(generated)
 

@@ -153,7 +153,7 @@ def _check_matrix(name: str, value: object, dtype: type[np.generic], what: str) 
         raise TileInputError(f"tile: {name} has dtype {value.dtype}, {np.dtype(dtype)} is expected")
     if value.ndim != 2:
         raise TileInputError(f"tile: {name} has shape {value.shape}, {what} is expected")
-    if value.shape[1] > 1 and value.strides[1] != value.itemsize:
+    if value.size and value.shape[1] > 1 and value.strides[1] != value.itemsize:
         raise TileInputError(
             f"tile: {name} has elements {value.strides[1]} bytes apart; rows may have any stride, but "
             "the elements of a row must be adjacent: use np.ascontiguousarray"

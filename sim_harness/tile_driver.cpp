@@ -98,6 +98,7 @@ class Tile {
     if (trace_file_) trace_file_->close();
 #endif
     top_->final();
+    Verilated::threadContextp(Verilated::defaultContextp());  // it pointed to ours
   }
 
   void reset() {

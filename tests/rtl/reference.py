@@ -1,4 +1,7 @@
-"""The reference the RTL is held to: products in float64 (exact far beyond 2³¹), the rest from the written contract."""
+"""The reference the RTL is held to.
+
+Products in float64 (exact far beyond 2³¹), everything else from the written contract.
+"""
 
 from __future__ import annotations
 

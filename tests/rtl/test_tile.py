@@ -1,0 +1,233 @@
+"""The tile as an object: results, arguments, errors. Cycles are test_contract.py's."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from ditto_cosim.protocol.hardware import GEOMETRIES
+from ditto_cosim.sim_harness.build import BuildOptions
+from ditto_cosim.sim_harness.errors import HarnessError, TileBusyError, TileInputError, TileStuckError
+from ditto_cosim.sim_harness.tile import Stalls, Tile
+
+RNG = np.random.default_rng(1)
+
+
+def int8(*shape: int) -> np.ndarray:
+    return RNG.integers(-128, 128, shape).astype(np.int8)
+
+
+def product(current: np.ndarray, reference: np.ndarray | int, weights: np.ndarray) -> np.ndarray:
+    return (current.astype(np.int64) - reference) @ weights.astype(np.int64)
+
+
+@pytest.mark.parametrize("mode", ["original", "temporal", "spatial"])
+@pytest.mark.parametrize("name", ["tiny", "mag4_banks", "wide"])
+def test_tile_accumulates_exactly(tiles, name, mode):
+    tile = tiles[name]
+    k, n = tile.geometry.k_max, tile.geometry.n_max
+    current, reference, weights = int8(9, k), int8(9, k), int8(k, n)
+    assert tile.load_weights(weights) == k * (n // tile.geometry.columns)
+    run = tile.run(current, reference, mode)
+    np.testing.assert_array_equal(run.accumulators, product(current, reference, weights))
+    np.testing.assert_array_equal(run.zero + run.low + run.full, np.full(9, k))
+    assert (run.full == k).all() == (mode == "original")
+
+
+def test_tile_takes_a_zero_point_as_reference(tiles):
+    tile, current, weights = tiles["tiny"], int8(1, 21), int8(21, 5)
+    tile.load_weights(weights)
+    for zero_point in (-128, 0, 127):
+        run = tile.run(current, zero_point, "original")
+        np.testing.assert_array_equal(run.accumulators, product(current, zero_point, weights))
+
+
+def test_tile_takes_rows_of_any_stride_and_writes_into_any(tiles):
+    tile, big, other, weights = tiles["tiny"], int8(20, 90), int8(20, 64), int8(33, 16)
+    tile.load_weights(np.asfortranarray(weights).copy(order="C")[:, 3:11])
+    out = np.zeros((20, 100), np.int32)
+    run = tile.run(big[::2, 7:40], other[:10, :33], "temporal", accumulators=out[:10, 50:58])
+    expected = product(big[::2, 7:40], other[:10, :33], weights[:, 3:11])
+    np.testing.assert_array_equal(out[:10, 50:58], expected)
+    assert run.accumulators.base is out
+    assert not out[:, :50].any()
+    assert not out[:, 58:].any()
+    assert not out[10:].any()
+
+
+def test_tile_keeps_weights_between_passes_and_loads_the_next_ones_behind_rows(tiles):
+    tile, first, second = tiles["mag4_banks"], int8(40, 12), int8(64, 9)
+    tile.load_weights(first)
+    for _ in range(2):
+        current = int8(3, 40)
+        run = tile.run(current, 0, "temporal")
+        np.testing.assert_array_equal(run.accumulators, product(current, 0, first))
+    current = int8(30, 40)
+    run = tile.run(current, 0, "temporal", next_weights=second)
+    np.testing.assert_array_equal(run.accumulators, product(current, 0, first))
+    assert run.next_weights_cycles == 64 * 3
+    current = int8(2, 64)
+    np.testing.assert_array_equal(
+        tile.run(current, 0, "temporal").accumulators, product(current, 0, second)
+    )
+
+
+BAD = {
+    "current is a list": (lambda a, w: ([[1]], a, "temporal"), "current is a list"),
+    "float operands": (lambda a, w: (a.astype(float), a, "temporal"), "current has dtype float64"),
+    "one row": (lambda a, w: (a[0], a, "temporal"), "current has shape"),
+    "K of other weights": (lambda a, w: (a[:, :3].copy(), 0, "temporal"), "current has K = 3"),
+    "no rows": (lambda a, w: (a[:0], 0, "temporal"), "M = 0"),
+    "elements apart": (lambda a, w: (np.repeat(a, 2, 1)[:, ::2], 0, "temporal"), "bytes apart"),
+    "reference of another shape": (lambda a, w: (a, a[1:], "temporal"), "reference has shape"),
+    "reference out of range": (lambda a, w: (a, 128, "temporal"), "reference = 128"),
+    "reference of another type": (lambda a, w: (a, "0", "temporal"), "reference is a str"),
+    "unknown mode": (lambda a, w: (a, 0, "diagonal"), "mode = 'diagonal'"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_tile_refuses_bad_arguments_by_name(tiles, what):
+    make, words = BAD[what]
+    current, weights = int8(4, 10), int8(10, 8)
+    tiles["tiny"].load_weights(weights)
+    with pytest.raises(TileInputError, match=words):
+        tiles["tiny"].run(*make(current, weights))
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"), [((257, 8), "K = 257"), ((8, 65), "N = 65"), ((0, 8), "K = 0"), ((8, 0), "N = 0")]
+)
+def test_tile_refuses_weights_no_split_was_made_for(tiles, shape, words):
+    with pytest.raises(TileInputError, match=words):
+        tiles["tiny"].load_weights(np.zeros(shape, np.int8))
+
+
+def test_tile_refuses_what_it_cannot_do(tiles):
+    tile = Tile(GEOMETRIES["tiny"], options=BuildOptions(assertions=True))
+    with pytest.raises(TileInputError, match="no weights are loaded"):
+        tile.run(int8(1, 4), 0, "original")
+    tile.load_weights(int8(4, 4))
+    with pytest.raises(TileInputError, match="weight_banks = 2"):
+        tile.run(int8(1, 4), 0, "original", next_weights=int8(4, 4))
+    with pytest.raises(TileInputError, match="accumulators has shape"):
+        tile.run(int8(1, 4), 0, "original", accumulators=np.zeros((2, 4), np.int32))
+    with pytest.raises(TileInputError, match=r"stalls.offer has shape \(1, 5\)"):
+        tile.run(int8(1, 4), 0, "original", stalls=Stalls(np.ones((1, 5), np.uint8), np.ones((2, 5), np.uint8)))
+    tile.close()
+    with pytest.raises(HarnessError, match="closed"):
+        tile.run(int8(1, 4), 0, "original")
+
+
+def test_tile_stuck_says_where_and_stays_usable(tiles):
+    tile, current, weights = tiles["tiny"], int8(5, 12), int8(12, 8)
+    tile.load_weights(weights)
+    never = np.zeros((2, 10), np.uint8)
+    with pytest.raises(TileStuckError, match="no handshake for 3000 cycles") as caught:
+        tile.run(current, 0, "temporal", stalls=Stalls(np.ones_like(never), never))
+    assert "result_valid_o[0] 1" in caught.value.state
+    assert "result_ready_i[0] 0" in caught.value.state
+    with pytest.raises(TileInputError, match="no weights"):
+        tile.run(current, 0, "temporal")
+    tile.load_weights(weights)
+    np.testing.assert_array_equal(tile.run(current, 0, "temporal").accumulators, product(current, 0, weights))
+
+
+def test_tile_state_names_every_scalar_port(tiles):
+    lines = dict(line.rsplit(" ", 1) for line in tiles["tiny"].state().splitlines())
+    assert {"busy_o", "cycle_o", "operand_ready_o[1]", "result_row_o[0]", "starved_cycles_o[1]"} <= set(lines)
+    assert lines["busy_o"] == "0"
+
+
+def test_tile_belongs_to_one_thread_at_a_time_and_releases_the_gil():
+    tile = Tile(GEOMETRIES["cosim"])
+    tile.load_weights(int8(1024, 512))
+    current = int8(2000, 1024)
+    failures: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            tile.run(current, 0, "original")
+        except TileBusyError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(failures) == 2  # so the first one was inside while the others tried: the GIL was free
+
+
+def test_tiles_of_two_threads_do_not_disturb_each_other():
+    work = [(int8(60, 300), int8(300, 256)) for _ in range(2)]
+    results: dict[int, np.ndarray] = {}
+
+    def use(index: int) -> None:
+        tile = Tile(GEOMETRIES["cosim"])
+        tile.load_weights(work[index][1])
+        for _ in range(5):
+            results[index] = tile.run(work[index][0], 3, "temporal").accumulators
+
+    threads = [threading.Thread(target=use, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, (current, weights) in enumerate(work):
+        np.testing.assert_array_equal(results[index], product(current, 3, weights))
+
+
+@pytest.mark.parametrize("suffix", ["vcd", "fst"])
+def test_tile_writes_a_waveform(tmp_path, suffix):
+    path = tmp_path / f"tile.{suffix}"
+    weights, current = int8(9, 8), int8(3, 9)
+    with Tile(GEOMETRIES["tiny"], trace=path) as tile:
+        tile.load_weights(weights)
+        run = tile.run(current, 0, "temporal")
+    np.testing.assert_array_equal(run.accumulators, product(current, 0, weights))
+    content = path.read_bytes()
+    assert len(content) > 1000
+    if suffix == "vcd":
+        assert b"u_encoder" in content
+        assert b"partial" in content
+
+
+def test_tile_trace_must_be_a_known_format(tmp_path):
+    with pytest.raises(TileInputError, match="neither in"):
+        Tile(GEOMETRIES["tiny"], trace=tmp_path / "tile.wave")
+
+
+def test_view_drives_a_row_by_hand(tmp_path):
+    pytest.importorskip("pyverilator")
+    from ditto_cosim.sim_harness.view import open_view
+
+    def word(values: list[int]) -> int:
+        return int.from_bytes(np.array(values, np.int8).tobytes(), "little")
+
+    sim = open_view(GEOMETRIES["tiny"])
+    sim.start_vcd_trace(str(tmp_path / "view.vcd"))
+    io = sim.io
+    sim.clock.tick()
+    io.rst_ni = 1
+    weights = int8(2, 8)
+    for k in range(2):
+        io.weight_valid_i, io.weight_k_i, io.weight_i = 1, k, word(list(weights[k]))
+        sim.clock.tick()
+    io.weight_valid_i = 0
+    io.start_i, io.mode_i, io.rows_i, io.k_i, io.blocks_i = 1, 1, 1, 2, 1
+    sim.clock.tick()
+    io.start_i = 0
+    io.current_i_0, io.operand_valid_i_0, io.result_ready_i_0 = word([3, -100, 0, 0]), 1, 1
+    for _ in range(20):
+        if int(io.result_valid_o_0):
+            break
+        taken = int(io.operand_ready_o_0)
+        sim.clock.tick()
+        if taken:
+            io.operand_valid_i_0 = 0
+    got = np.frombuffer(int(io.result_o_0).to_bytes(32, "little"), np.int32)
+    np.testing.assert_array_equal(got, product(np.array([[3, -100]], np.int8), 0, weights)[0])
+    assert (int(io.low_o_0), int(io.full_o_0)) == (1, 1)
+    assert (tmp_path / "view.vcd").stat().st_size > 1000
