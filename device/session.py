@@ -298,8 +298,9 @@ class Run:
         match request:
             case m.OpenRun():
                 return self._open(request, payload[0])
-            case m.PutTensor():
-                self._store.put(self.run, request.digest, request.offset, payload[0])
+            case m.PutTensors():
+                for piece, frame in zip(request.pieces, payload, strict=True):
+                    self._store.put(self.run, piece.digest, piece.offset, frame)
                 return codec.encode(m.Stored(run=self.run, seq=request.seq))
             case m.Start():
                 return self._start(request)

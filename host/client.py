@@ -19,14 +19,15 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
-from ditto_cosim.host.link import DEAD_S, Link
+from ditto_cosim.host.link import DEAD_S, Link, Pending
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import DeviceError, DeviceLostError, DittoError, LinkError, UnknownRunError
@@ -184,10 +185,14 @@ class RemoteRun:
         on_layer: OnLayer | None = None,
         on_value: OnValue | None = None,
     ) -> StepResult:
-        """Run one step; blocks. Callbacks run in this thread, while the device computes."""
+        """Run one step; blocks. Callbacks run in this thread, while the device computes.
+
+        Inputs are kept until the next step is done, in case it must be replayed: arrays marked read-only as they are,
+        others as copies.
+        """
         if self._closed:
             raise DittoError("the run is closed; open another one")
-        kept = {name: np.array(array) for name, array in inputs.items()}
+        kept = {name: array.copy() if array.flags.writeable else array for name, array in inputs.items()}
         seen = _Seen(on_layer, on_value)
         result = self._surviving(lambda: self._step(step, kept, observe, timed, seen))
         self._last = _Completed(step, kept, result.outputs, result.snapshot)
@@ -222,21 +227,37 @@ class RemoteRun:
         request = m.OpenRun(run=self._run, seq=0, spec=self._spec, constants=self._keys)
         opened, _ = link.request(request, [codec.encode_program(self.program)])
         assert isinstance(opened, m.Opened)
-        by_digest = {key.digest: array_bytes(self._constants[name]) for name, key in self._keys.items()}
-        uploads = []
-        for digest in opened.missing:
-            data = by_digest[digest]
-            for offset in range(0, max(data.nbytes, 1), limits.chunk_bytes):
-                piece: list[Buffer] = [data[offset : offset + limits.chunk_bytes]]
-                put = m.PutTensor(run=self._run, seq=self._next(), digest=digest, offset=offset)
-                uploads.append(link.begin(put, piece))
-                while uploads and uploads[0].complete:
-                    link.finish(uploads.pop(0))
+        uploads: deque[Pending] = deque()
+        for pieces, frames in self._pieces(opened.missing, limits):
+            put = m.PutTensors(run=self._run, seq=self._next(), pieces=pieces)
+            uploads.append(link.begin(put, frames))
+            while uploads and uploads[0].complete:
+                link.finish(uploads.popleft())
         for upload in uploads:
             link.finish(upload)
         started, _ = link.request(m.Start(run=self._run, seq=self._next(), done_below=self._seq), [])
         assert isinstance(started, m.Started)
         return started
+
+    def _pieces(self, missing: Sequence[str], limits: m.Limits) -> Iterator[tuple[list[m.Piece], list[Buffer]]]:
+        """Missing constants, gathered into requests of at most `chunk_bytes`; what is longer is cut."""
+        by_digest = {key.digest: array_bytes(self._constants[name]) for name, key in self._keys.items()}
+        most = min(limits.chunk_bytes, limits.frame_bytes)
+        pieces: list[m.Piece] = []
+        frames: list[Buffer] = []
+        filled = 0
+        for digest in missing:
+            data = by_digest[digest]
+            for offset in range(0, max(data.nbytes, 1), most):
+                part = data[offset : offset + most]
+                if frames and (filled + part.nbytes > most or len(frames) + 2 > limits.frames):
+                    yield pieces, frames
+                    pieces, frames, filled = [], [], 0
+                pieces.append(m.Piece(digest=digest, offset=offset))
+                frames.append(part)
+                filled += part.nbytes
+        if pieces:
+            yield pieces, frames
 
     def _step(self, step: int, inputs: Mapping[str, Array], observe: m.Observe, timed: bool, seen: _Seen) -> StepResult:
         headers, frames = to_frames(inputs)

@@ -50,8 +50,8 @@ Watch = Callable[[], str]
 """Looks after the device's process: empty while it lives, otherwise how it ended."""
 
 
-class _Pending:
-    """A request under way."""
+class Pending:
+    """A request under way: between `Link.begin` and `Link.finish`."""
 
     def __init__(self, request: m.Request, frames: codec.Frames) -> None:
         self.key = (request.run, request.seq)
@@ -94,7 +94,7 @@ class Link:
         self.progress: dict[str, m.Progress] = {}
         self._dead_s, self._stream_bytes, self._watch = dead_s, stream_bytes, watch
         self._lock = threading.Condition()
-        self._pending: dict[tuple[str, int], _Pending] = {}
+        self._pending: dict[tuple[str, int], Pending] = {}
         self._window: set[tuple[str, int]] = set()
         """Requests that the device has not answered yet."""
         self._window_bytes = 0
@@ -137,11 +137,11 @@ class Link:
         """Identity of the device process."""
         return self.welcome.device if self.welcome else ""
 
-    def begin(self, request: m.Request, payload: list[Buffer]) -> _Pending:
+    def begin(self, request: m.Request, payload: list[Buffer]) -> Pending:
         """Send a request once the window has room for it. Its frames must stay unchanged until it is answered."""
         frames = codec.encode(request, payload)
         self._check_limits(request, frames)
-        pending = _Pending(request, frames)
+        pending = Pending(request, frames)
         with self._lock:
             while self._window and (
                 len(self._window) >= self.limits.window_requests
@@ -157,7 +157,7 @@ class Link:
         self._post(frames)
         return pending
 
-    def finish(self, pending: _Pending, on_stream: OnStream | None = None) -> tuple[m.Reply, list[Buffer]]:
+    def finish(self, pending: Pending, on_stream: OnStream | None = None) -> tuple[m.Reply, list[Buffer]]:
         """Wait for the reply; stream messages go to `on_stream` as they come. Raises what the device reports."""
         try:
             while True:
@@ -312,7 +312,7 @@ class Link:
                     self._heard(pending)
                     self._leave_window(pending)
 
-    def _leave_window(self, pending: _Pending) -> None:
+    def _leave_window(self, pending: Pending) -> None:
         """An answered request makes room for another, whether or not anybody has looked at the answer."""
         if pending.key in self._window:
             self._window.remove(pending.key)
@@ -343,7 +343,7 @@ class Link:
         elif self.welcome is not None:
             self._outbox.append(self._hello())
 
-    def _streamed(self, pending: _Pending, message: m.Stream, payload: Buffer | None) -> None:
+    def _streamed(self, pending: Pending, message: m.Stream, payload: Buffer | None) -> None:
         if message.index >= pending.arrived and message.index not in pending.stream:
             pending.stream[message.index] = (message, payload)
             while pending.arrived in pending.stream:
@@ -351,7 +351,7 @@ class Link:
             self._lock.notify_all()
         self._heard(pending)
 
-    def _send_again(self, pending: _Pending) -> None:
+    def _send_again(self, pending: Pending) -> None:
         pending.sent += 1
         if pending.sent > SEND_MOST:
             why = self._refusal or "it never arrived"
@@ -360,7 +360,7 @@ class Link:
         else:
             self._outbox.append(pending.frames)
 
-    def _heard(self, pending: _Pending) -> None:
+    def _heard(self, pending: Pending) -> None:
         pending.heard_at, pending.patience_s = time.monotonic(), ASK_AGAIN_S
 
     def _tick(self, now: float) -> None:

@@ -68,6 +68,15 @@ class TensorKey(_Part, frozen=True, kw_only=True):
     shape: Annotated[tuple[Dimension, ...], msgspec.Meta(max_length=8)]
 
 
+class Piece(_Part, frozen=True, kw_only=True):
+    """Part of a constant, or all of it, whose bytes are a frame."""
+
+    digest: Digest
+    """Which constant."""
+    offset: Count = 0
+    """Where the frame belongs, in bytes."""
+
+
 class RunSpec(_Part, frozen=True, kw_only=True):
     """What a run is, but for its program and weights. An empty name takes the device's default."""
 
@@ -99,10 +108,10 @@ class Limits(_Part, frozen=True, kw_only=True):
     depth: Count = 8
     """Deepest nesting of a header."""
     chunk_bytes: Count = 64 << 20
-    """Longest piece of a constant that one PutTensor carries."""
+    """Bytes of constants that one PutTensors carries; a longer constant travels in pieces."""
     window_requests: Count = 64
     """Requests a host may have unanswered, all runs together."""
-    window_bytes: Count = 128 << 20
+    window_bytes: Count = 256 << 20
     """Bytes of frames a host may have unanswered; one request may always be under way."""
     run_bytes: Count = 16 << 30
     """Most memory of one run."""
@@ -184,15 +193,14 @@ class OpenRun(_Request, frozen=True, kw_only=True):
         return 1
 
 
-class PutTensor(_Request, frozen=True, kw_only=True):
-    """Frame 1: bytes of a missing constant, from `offset` on."""
+class PutTensors(_Request, frozen=True, kw_only=True):
+    """Frames: pieces of missing constants, in the order of their headers."""
 
-    digest: Digest
-    offset: Count = 0
+    pieces: list[Piece]
 
     @property
     def frame_count(self) -> int:
-        return 1
+        return len(self.pieces)
 
 
 class Start(_Request, frozen=True, kw_only=True):
@@ -268,7 +276,7 @@ class Opened(_Reply, frozen=True, kw_only=True):
 
 
 class Stored(_Reply, frozen=True, kw_only=True):
-    """A PutTensor arrived."""
+    """A PutTensors arrived."""
 
 
 class Started(_Reply, frozen=True, kw_only=True):
@@ -353,7 +361,7 @@ class Error(_Message, frozen=True, kw_only=True):
     state: Annotated[str, msgspec.Meta(max_length=262144)] = ""
 
 
-Request = OpenRun | PutTensor | Start | Step | Restore | CloseRun
+Request = OpenRun | PutTensors | Start | Step | Restore | CloseRun
 Reply = Opened | Stored | Started | StepDone | Restored | Closed | Error
 Stream = Reports | Observed
 HostMessage = Hello | Request | Ack | Query | Ping | Bye

@@ -114,7 +114,7 @@ def test_host_and_device_refuse_each_others_messages() -> None:
         (b"\x91" * 100_000, "not MessagePack"),
         (msgpack.packb({"type": "CloseRun", "run": "x" * 65, "seq": 1}), "run"),
         (msgpack.packb({"type": "CloseRun", "run": "", "seq": 1}), "run"),
-        (msgpack.packb({"type": "PutTensor", "run": "r", "seq": 1, "digest": "G" * 32}), "digest"),
+        (msgpack.packb({"type": "PutTensors", "run": "r", "seq": 1, "pieces": [{"digest": "G" * 32}]}), "digest"),
     ],
 )
 def test_header_that_is_no_message_is_refused_in_words(header: bytes, says: str) -> None:

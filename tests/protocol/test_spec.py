@@ -16,7 +16,7 @@ from ditto_cosim.protocol.version import PROTOCOL_VERSION
 SPEC = resources.files("ditto_cosim.protocol").joinpath("SPEC.md").read_text(encoding="utf-8")
 HOST = {t.__name__ for t in get_args(m.HostMessage)}
 DEVICE = {t.__name__ for t in get_args(m.DeviceMessage)}
-PARTS = {"TensorHeader", "TensorKey", "RunSpec", "Limits", "LayerReport", "Progress"}
+PARTS = {"Piece", "TensorHeader", "TensorKey", "RunSpec", "Limits", "LayerReport", "Progress"}
 
 
 def type_text(info: Any) -> str:

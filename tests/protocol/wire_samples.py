@@ -47,7 +47,7 @@ SAMPLES: dict[str, m.Message] = {
     for message in (
         m.Hello(protocol="1.0", package="0.1.0", parameters="00ff00ff00ff00ff", host="box:12", stream_bytes=1 << 20),
         m.OpenRun(run="r1", seq=0, spec=_SPEC, constants={"w": _KEY}),
-        m.PutTensor(run="r1", seq=1, digest=_KEY.digest, offset=6),
+        m.PutTensors(run="r1", seq=1, pieces=[m.Piece(digest=_KEY.digest), m.Piece(digest=_KEY.digest, offset=6)]),
         m.Start(run="r1", seq=2, done_below=2),
         m.Step(run="r1", seq=3, done_below=3, step=0, inputs=[_IN], observe=[4, 5], timed=False),
         m.Restore(run="r1", seq=4, done_below=4),

@@ -1,0 +1,290 @@
+"""How much the wire costs: `ditto bench wire`, or `python tests/bench/bench_wire.py [--json] [--quick]`.
+
+Three questions, each between two processes over ipc:
+  throughput   tensors of 64 B … 64 MiB streamed as inputs of steps, one to a request and as many as fill 16 MiB (at
+               most 64), against raw pyzmq that sends the same tensors one way, unacknowledged, and drops them
+  per command  a step of 125 commands that report as they finish, against the same machine called directly
+  copies       how often a 64 MiB tensor is copied on either side, by what NumPy and Python allocate meanwhile
+The machine behind the wire does nothing, so that nothing but the wire is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import zmq
+from ditto_cosim.device.session import StepResult
+from ditto_cosim.host.client import Device
+from ditto_cosim.host.supervisor import LocalDevice
+from ditto_cosim.protocol import messages as m
+from ditto_cosim.protocol.isa import TensorSpec
+from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.tensors import Array, to_frames
+
+MIB = 1 << 20
+SIZES = (64, 1 << 10, 1 << 14, 1 << 16, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
+TOGETHER_BYTES = 16 * MIB
+COMMANDS = 125
+ROUNDS = 5
+
+
+class NullMachine:
+    """Computes nothing; reports `COMMANDS` layers if asked for timed steps."""
+
+    geometry_digest = "0" * 16
+    measures = False
+    state_bytes = 0
+
+    def __init__(self, program: Program, constants: Mapping[str, Array], spec: m.RunSpec) -> None:
+        self.facts: dict[str, str | int] = {}
+        self._trace = bool(spec.options.get("trace"))
+        self._program = program
+        units = dict.fromkeys(("encode", "compute", "weight_load", "vector", "dram"), 12345)
+        self._report = m.LayerReport(
+            step=0,
+            layer=0,
+            name="down_blocks.1.resnets.0.conv1",
+            op="conv2d",
+            mode="temporal",
+            zero=100_000,
+            low=90_000,
+            full=5_000,
+            slots=100_000,
+            cycles=123_456,
+            unit_cycles=units,
+            stall_cycles=units,
+            traffic_bytes=dict.fromkeys(("weights", "input", "previous_input", "previous_output", "output"), 65536),
+        )
+
+    def step(self, step: int, inputs: Mapping[str, Array], **how: Any) -> StepResult:
+        totals = {}
+        if self._trace:
+            if not tracemalloc.is_tracing():
+                tracemalloc.start()
+            totals["peak_bytes"] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.reset_peak()
+        if how["timed"]:
+            for _ in range(COMMANDS):
+                how["on_layer"](self._report)
+        return StepResult({name: inputs[name] for name in self._program.outputs}, None, totals)
+
+    def snapshot(self) -> bytes:
+        return b""
+
+    def restore(self, blob: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def one_tensor(nbytes: int, *, inputs: int = 1, echo: bool = False) -> Program:
+    """A program with inputs of this size; `echo` makes the first an output too."""
+    spec = TensorSpec((nbytes // 4,), "f32")
+    named = {f"x{i}": i for i in range(inputs)}
+    relu = Command("relu", "nothing", (0,), (inputs,))
+    return Program((spec,) * (inputs + 1), named, frozenset(), {}, {"x0": 0} if echo else {}, (relu,))
+
+
+@contextlib.contextmanager
+def null_device() -> Iterator[Device]:
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    with LocalDevice(["--machine", "bench_wire:NullMachine", "--log-level", "error"]) as device:
+        yield device
+
+
+# --- throughput -------------------------------------------------------------------------------------------------------
+
+
+def _count(nbytes: int, quick: bool) -> int:
+    most = 2_000 if quick else 20_000
+    return max(12, min(most, (256 if quick else 1024) * MIB // nbytes))
+
+
+def _raw_receiver(address: str) -> None:
+    socket = zmq.Context().socket(zmq.ROUTER)
+    socket.connect(address)
+    while True:
+        identity, last, *_ = socket.recv_multipart(copy=False)
+        if last.bytes == b"last":
+            socket.send_multipart([identity.bytes, b"done"])
+
+
+def raw_bytes_per_s(nbytes: int, count: int) -> float:
+    """pyzmq with a short header frame and one payload frame, no reply but the last."""
+    with tempfile.TemporaryDirectory() as directory:
+        address = f"ipc://{directory}/raw"
+        context = zmq.Context()
+        socket = context.socket(zmq.DEALER)
+        # Bounded like the wire's own window, so that a fast sender does not fill the memory.
+        socket.setsockopt(zmq.SNDHWM, max(2, 128 * MIB // nbytes))
+        socket.bind(address)
+        receiver = multiprocessing.get_context("spawn").Process(target=_raw_receiver, args=(address,), daemon=True)
+        receiver.start()
+        payload = np.ones(nbytes, np.uint8).data
+        try:
+            for header, messages in ((b"warm", 3), (b"go", count)):
+                began = time.perf_counter()
+                for i in range(messages):
+                    socket.send(b"last" if i + 1 == messages else header, zmq.SNDMORE)
+                    socket.send(payload, copy=nbytes < 1 << 16)
+                socket.recv()
+                took = time.perf_counter() - began
+        finally:
+            receiver.kill()
+            receiver.join()
+            socket.close(0)
+            context.term()
+    return count * nbytes / took
+
+
+def wire_bytes_per_s(device: Device, nbytes: int, count: int, together: int) -> float:
+    """Steps with `together` inputs of this size each, as many under way as the window allows."""
+    program = one_tensor(nbytes, inputs=together)
+    array = np.ones(nbytes // 4, np.float32)
+    headers, frames = to_frames(dict.fromkeys(program.inputs, array))
+    requests = -(-count // together)
+    with device.open_run(program, {}) as run:
+        for messages in (3, requests):
+            under_way: deque[Any] = deque()
+            began = time.perf_counter()
+            for i in range(messages):
+                seq = run._next()
+                below = under_way[0].key[1] if under_way else seq
+                step = m.Step(run=run._run, seq=seq, done_below=below, step=i, inputs=headers, timed=False)
+                under_way.append(run._link.begin(step, list(frames)))
+                while under_way and (under_way[0].complete or len(under_way) > 32):
+                    run._link.finish(under_way.popleft())
+            while under_way:
+                run._link.finish(under_way.popleft())
+            took = time.perf_counter() - began
+    return requests * together * nbytes / took
+
+
+def throughput(device: Device, quick: bool) -> list[dict[str, float]]:
+    rows = []
+    for nbytes in SIZES:
+        count = _count(nbytes, quick)
+        together = max(1, min(64, TOGETHER_BYTES // nbytes))
+        raw, single, filled = [], [], []
+        for _ in range(2 if quick else ROUNDS):  # in turn, so that all meet the same machine
+            raw.append(raw_bytes_per_s(nbytes, count))
+            single.append(wire_bytes_per_s(device, nbytes, min(count, 4000), 1))
+            filled.append(wire_bytes_per_s(device, nbytes, count, together))
+        rows.append(
+            {
+                "bytes": nbytes,
+                "tensors_per_request": together,
+                "raw_bytes_per_s": median(raw),
+                "wire_bytes_per_s": median(filled),
+                "wire_single_bytes_per_s": median(single),
+                "ratio": median(filled) / median(raw),
+                "ratio_single": median(single) / median(raw),
+            }
+        )
+    return rows
+
+
+# --- per command ------------------------------------------------------------------------------------------------------
+
+
+def per_command(device: Device, quick: bool) -> dict[str, float]:
+    """Median time of a step over the wire, less the machine's own, by command."""
+    program = one_tensor(12 * 1024, echo=True)
+    array = np.ones(3 * 1024, np.float32)
+    array.flags.writeable = False
+    steps = 200 if quick else 1000
+    machine = NullMachine(program, {}, m.RunSpec())
+    alone, over = [], []
+    with device.open_run(program, {}) as run:
+        for step in range(steps):
+            began = time.perf_counter()
+            machine.step(step, {"x0": array}, timed=True, on_layer=lambda report: None)
+            middle = time.perf_counter()
+            run.step(step, {"x0": array}, on_layer=lambda report: None)
+            alone.append(middle - began)
+            over.append(time.perf_counter() - middle)
+    return {
+        "step_ms": 1e3 * median(over),
+        "step_p99_ms": 1e3 * sorted(over)[int(0.99 * steps)],
+        "added_us_per_command": 1e6 * (median(over) - median(alone)) / COMMANDS,
+    }
+
+
+# --- copies -----------------------------------------------------------------------------------------------------------
+
+
+def copies(device: Device) -> dict[str, float]:
+    """Allocations of Python and NumPy at their peak during a step that sends 64 MiB and gets them back, in tensors."""
+    nbytes = 64 * MIB
+    program = one_tensor(nbytes, echo=True)
+    array = np.ones(nbytes // 4, np.float32)
+    found = {}
+    with device.open_run(program, {}, m.RunSpec(options={"trace": True})) as run:
+        for name, writeable in (("copies_host", False), ("copies_host_writeable_input", True)):
+            array.flags.writeable = writeable
+            tracemalloc.start()
+            for step in range(3):
+                peak = run.step(step, {"x0": array}, timed=True).totals["peak_bytes"]
+            found[name] = round(tracemalloc.get_traced_memory()[1] / nbytes, 2)
+            tracemalloc.stop()
+        found["copies_device"] = round(peak / nbytes, 2)
+    return found
+
+
+def measure(quick: bool = False) -> dict[str, Any]:
+    with null_device() as device:
+        result: dict[str, Any] = {**per_command(device, quick), **copies(device)}
+        rows = throughput(device, quick)
+    result["throughput"] = rows
+    at_1_mib = next(row for row in rows if row["bytes"] == MIB)
+    result["throughput_ratio_1MiB"] = at_1_mib["ratio"]
+    result["throughput_ratio_1MiB_single"] = at_1_mib["ratio_single"]
+    result["throughput_ratio_least_from_1MiB"] = min(row["ratio"] for row in rows if row["bytes"] >= MIB)
+    result["cores"] = len(os.sched_getaffinity(0))
+    return result
+
+
+def table(result: Mapping[str, Any]) -> str:
+    lines = [f"{'tensor':>8}  {'raw pyzmq':>13}  {'one a request':>13}  ratio  {'filled request':>14}  ratio"]
+    for row in result["throughput"]:
+        size = f"{row['bytes'] / MIB:g} MiB" if row["bytes"] >= MIB else f"{row['bytes']} B"
+        raw, single, filled = (row[f"{k}_bytes_per_s"] / 1e6 for k in ("raw", "wire_single", "wire"))
+        ratios = row["ratio_single"], row["ratio"]
+        lines.append(
+            f"{size:>8}  {raw:>8.1f} MB/s  {single:>8.1f} MB/s  {ratios[0]:5.2f}  {filled:>9.1f} MB/s  {ratios[1]:5.2f}"
+        )
+    lines += [
+        f"step of {COMMANDS} commands: {result['step_ms']:.2f} ms (99 %: {result['step_p99_ms']:.2f} ms), "
+        f"{result['added_us_per_command']:.1f} µs added per command",
+        f"copies of a 64 MiB tensor: host {result['copies_host']:g} "
+        f"({result['copies_host_writeable_input']:g} if the input may change), device {result['copies_device']:g}",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    result = measure(options.quick)
+    print(json.dumps(result, indent=1) if options.json else table(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
