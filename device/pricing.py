@@ -14,7 +14,8 @@ Contract (`tlm`)
     in and DMA out share the DRAM:
         chunks = ⌈bytes moved ÷ chunk bytes⌉ (≥ 1)
         total  = Σ ⌈stage ÷ chunks⌉ + (chunks − 1) × ⌈max(DMA in + DMA out, lanes, vector) ÷ chunks⌉
-    Groups run one after another; DRAM state resets between them (`tlm.py` says what that costs).
+    Groups run one after another; DRAM state resets between them (`ditto bench price` says what that costs, against
+    `tlm.py`), so refresh is charged in proportion.
 Contract (`paper`)
     total = lanes (aggregate throughput) + DRAM; the vector unit is hidden.
 Contract (`roofline` designs, whatever the preset)
@@ -36,6 +37,7 @@ import numpy.typing as npt
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import PAPER_MULTIPLIERS, Design, Roofline
 from ditto_cosim.device.energy import Events, energy_pj
+from ditto_cosim.device.tlm import GroupWork
 from ditto_cosim.device.units import buffers, compute, dma
 from ditto_cosim.device.units.vector_time import command_cycles, command_passes, pass_cycles
 from ditto_cosim.protocol.hardware import Mode
@@ -317,7 +319,7 @@ class Pricer:
         if extra:
             vector += pass_cycles(elements, chip.vector_lanes, chip.vector_depth_cycles, extra)
         sizes = np.array([bytes_in, bytes_out, bytes_in + bytes_out], np.int64)
-        dma_in, dma_out, dma_both = (int(c) for c in chip.dram.stream_cycles(sizes))
+        dma_in, dma_out, dma_both = (int(c) for c in chip.dram.sustained_cycles(sizes))
         roofline = self.design.roofline
         if roofline is not None:
             stage, dram, total = self._roofline(layer, roofline, stage, bytes_in + bytes_out)
@@ -366,6 +368,13 @@ class Pricer:
         return GroupColumns(
             layer, name, mode, total, units, stalls, lanes.imbalance, traffic, energy, bound, measured
         )
+
+    def group_work(self, layer: int, time: LayerTime, keeps_state: bool = True) -> GroupWork:
+        """What a priced group asks of the units, for `tlm.simulate_groups`."""
+        reads, writes = self.traffic(layer, time.mode, keeps_state)
+        waits = time.stall_cycles
+        lanes = time.total_cycles - waits["dram"] - waits["vector"] - waits["fill"]
+        return GroupWork(sum(reads.values()), sum(writes.values()), lanes, time.unit_cycles["vector"])
 
     def signature(self, layer: int) -> tuple[object, ...]:
         """Equal for layers whose groups differ in name alone."""

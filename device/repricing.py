@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +31,7 @@ from ditto_cosim.device.pricing import (
     Pricer,
     PricingError,
 )
+from ditto_cosim.device.synthetic import Shares
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import TRAFFIC, RunInfo, RunRecord, StepRecord, SubOp
@@ -70,6 +70,20 @@ class RecordColumns:
     @classmethod
     def load(cls, run: RunRecord) -> RecordColumns:
         return cls(run.program, run.info, list(run))
+
+    def shares(self) -> dict[Mode, Shares]:
+        """Mean shares of zero, low and full elements over all layers and steps, each layer counting once."""
+        found: dict[Mode, Shares] = {}
+        for mode in MODES:
+            rows = [
+                np.array([[s.zero, s.low, s.full] for s in step], np.float64).sum(axis=0)
+                for layer in self.works
+                for step in layer.get(mode, ([], []))[1]
+            ]
+            if rows:
+                each = np.stack(rows)
+                found[mode] = Shares(*(each / each.sum(axis=1, keepdims=True)).mean(axis=0).tolist())
+        return found
 
     def lanes(self, pricer: Pricer, layer: int, mode: Mode) -> LaneColumns:
         """The lanes' stage; designs with the same lanes share it."""
@@ -167,17 +181,13 @@ def price_run(columns: RecordColumns, chip: Chip, design: Design, weights: I64 |
     count, layers = len(columns.steps), len(program.layers)
     times = np.ones(count, np.int64) if weights is None else weights
     own_chip = chip.digest == columns.info.chip_digest
-    memo: dict[tuple[object, ...], GroupColumns] = {}
+    memo: dict[tuple[object, ...], _Priced] = {}
     tables = [_tables(columns, pricer, layer, own_chip, memo) for layer in range(layers)]
     chosen = np.zeros((count, layers), np.int8)
     cycles = np.zeros((count, layers), np.int64)
     measured, bound = np.zeros((count, layers), bool), np.zeros((count, layers), np.int8)
-    parts: dict[str, dict[str, npt.NDArray[Any]]] = {
-        "units": {u: np.zeros(layers, np.int64) for u in UNITS},
-        "stalls": {s: np.zeros(layers, np.int64) for s in STALLS},
-        "traffic": {t: np.zeros(layers, np.int64) for t in TRAFFIC},
-        "energy": {e: np.zeros(layers, np.float64) for e in ENERGY},
-    }
+    counts = np.zeros((layers, len(UNITS) + len(STALLS) + len(TRAFFIC)), np.int64)
+    energy = np.zeros((layers, len(ENERGY)))
     right = judged = 0
     for layer, table in enumerate(tables):
         picks: dict[tuple[Mode, bool], list[int]] = {}
@@ -205,14 +215,10 @@ def price_run(columns: RecordColumns, chip: Chip, design: Design, weights: I64 |
             group = table.columns[mode, keeps]
             rows = np.array([at[mode][i] for i in steps])
             measured[steps, layer], bound[steps, layer] = group.measured[rows], group.bound[rows]
-            for name, source in (
-                ("units", group.units),
-                ("stalls", group.stalls),
-                ("traffic", group.traffic),
-                ("energy", group.energy),
-            ):
-                for key, column in source.items():
-                    parts[name][key][layer] += (column[rows] * times[steps]).sum()
+            whole, joules = table.sums[mode, keeps]
+            counts[layer] += whole[:, rows] @ times[steps]
+            energy[layer] += joules[:, rows] @ times[steps]
+    units, stalls, traffic = np.split(counts, [len(UNITS), len(UNITS) + len(STALLS)], axis=1)
     return RunTime(
         design.name,
         chip.name,
@@ -220,10 +226,10 @@ def price_run(columns: RecordColumns, chip: Chip, design: Design, weights: I64 |
         chosen,
         cycles,
         pricer.prologue,
-        parts["units"],
-        parts["stalls"],
-        parts["traffic"],
-        parts["energy"],
+        dict(zip(UNITS, units.T, strict=True)),
+        dict(zip(STALLS, stalls.T, strict=True)),
+        dict(zip(TRAFFIC, traffic.T, strict=True)),
+        dict(zip(ENERGY, energy.T, strict=True)),
         measured,
         bound,
         controller.decisions,
@@ -238,6 +244,9 @@ def _ahead(
     return totals[mode][at[mode][step]]
 
 
+_Priced = tuple[GroupColumns, tuple[I64, npt.NDArray[np.float64]]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Table:
     """One layer's price in every mode the design may use."""
@@ -245,6 +254,8 @@ class _Table:
     rows: Mapping[Mode, Mapping[int, int]]
     """Mode -> step number -> row of its columns."""
     columns: Mapping[tuple[Mode, bool], GroupColumns]
+    sums: Mapping[tuple[Mode, bool], tuple[I64, npt.NDArray[np.float64]]]
+    """The columns stacked: [units, stalls, traffic; steps] and [energies; steps]."""
     oracle: Mapping[Mode, I64]
     """Totals as an oracle sees them beforehand: modelled, state written in temporal mode alone."""
 
@@ -254,17 +265,19 @@ def _tables(
     pricer: Pricer,
     layer: int,
     own_chip: bool,
-    memo: dict[tuple[object, ...], GroupColumns],
+    memo: dict[tuple[object, ...], _Priced],
 ) -> _Table:
-    made: dict[tuple[Mode, bool], GroupColumns] = {}
+    made: dict[tuple[Mode, bool], _Priced] = {}
     rows: dict[Mode, dict[int, int]] = {"temporal": {}}
     oracle: dict[Mode, I64] = {}
 
-    def price(mode: Mode, lanes: LaneColumns, counted: I64, keeps: bool) -> GroupColumns:
+    def price(mode: Mode, lanes: LaneColumns, counted: I64, keeps: bool) -> _Priced:
         """Layers alike in shape, traffic and slots cost the same."""
         key = (pricer.signature(layer), mode, keeps, id(lanes), counted.tobytes())
         if key not in memo:
-            memo[key] = pricer.columns(layer, mode, lanes, counted, keeps)
+            group = pricer.columns(layer, mode, lanes, counted, keeps)
+            whole = [*group.units.values(), *group.stalls.values(), *group.traffic.values()]
+            memo[key] = group, (np.stack(whole), np.stack(list(group.energy.values())))
         return memo[key]
 
     for mode in pricer.design.modes:
@@ -277,11 +290,12 @@ def _tables(
         for keeps in (True, False) if pricer.design.policy != "base" else (False,):
             made[mode, keeps] = price(mode, lanes, counted, keeps)
         keeps = mode == "temporal"
-        oracle[mode] = made[mode, keeps].total
+        oracle[mode] = made[mode, keeps][0].total
         if (counted >= 0).any():
-            oracle[mode] = price(mode, lanes, np.full(len(at), -1, np.int64), keeps).total
+            oracle[mode] = price(mode, lanes, np.full(len(at), -1, np.int64), keeps)[0].total
         rows[mode] = {step: row for row, step in enumerate(at)}
     if pricer.design.base_mode not in rows:
         name = pricer.program.layers[layer].name
         raise PricingError(f"layer {name!r}: no {pricer.design.base_mode} works recorded")
-    return _Table(rows, made, oracle)
+    groups = {key: group for key, (group, _) in made.items()}
+    return _Table(rows, groups, {key: sums for key, (_, sums) in made.items()}, oracle)

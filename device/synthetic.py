@@ -15,7 +15,7 @@ What it does not do: values. Nothing here can generate a picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,12 @@ PUBLISHED: Mapping[Mode, Shares] = {
 """Claims C09…C14: zero 44.48 % less 26.12 and 18.04 points; above 4 bit 3.99, 42.28 and 25.58 %."""
 
 
+def scaled(shares: Shares, factor: float) -> Shares:
+    """The same mix of low and full with more or fewer zeros."""
+    factor = min(factor, 1 / (shares.low + shares.full))
+    return Shares(1 - factor * (shares.low + shares.full), factor * shares.low, factor * shares.full)
+
+
 def synthetic_step(
     program: Program,
     step: int,
@@ -48,8 +54,9 @@ def synthetic_step(
     k_max: int,
     seed: int = 0,
     spread: float = 0.15,
+    drift: Callable[[int, Work], float] | None = None,
 ) -> StepRecord:
-    """One step; the first has no temporal works."""
+    """One step; the first has no temporal works. `drift(step, work)` scales the non-zero share of differences."""
     rng = np.random.default_rng([seed, step])
     records = []
     made: dict[tuple[Work, Mode], SubOp] = {}
@@ -59,7 +66,8 @@ def synthetic_step(
             wanted = layer_work(program, layer, mode)
             for work in wanted:
                 if (work, mode) not in made:
-                    made[work, mode] = _subop(work, mode, shares[mode], k_max, spread, rng)
+                    factor = drift(step, work) if drift is not None and mode == "temporal" else 1.0
+                    made[work, mode] = _subop(work, mode, scaled(shares[mode], factor), k_max, spread, rng)
             works[mode] = tuple(made[work, mode] for work in wanted)
         records.append(LayerRecord(layer, "temporal" if step else "original", False, works))
     return StepRecord(step, tuple(records))

@@ -68,13 +68,17 @@ def groups(program: Program, scope: Scope, dependency_check: bool, sign_mask: bo
     edges = list(pairwise([0, *starts, len(program.commands)]))
     home, root, readers = _homes(program, edges)
     leaves = {root.get(v, v) for v in program.outputs.values()}
+    made: list[list[int]] = [[] for _ in edges]
+    for value, g in home.items():
+        made[g].append(value)
+    constants = set(program.constants.values()) | {program.inputs[name] for name in program.static_inputs}
     difference, summation = _bypass(program, sign_mask) if dependency_check else (frozenset(), frozenset())
     found = []
     for g, (first, last) in enumerate(edges):
         commands = program.commands[first:last]
         layer = commands[0] if commands and commands[0].is_layer else None
-        reads = _reads(program, commands, {v for v, h in home.items() if h == g}, root)
-        leaving = [v for v, h in home.items() if h == g and (v in leaves or readers.get(v, set()) - {g})]
+        reads = _reads(program, commands, set(made[g]), root, constants)
+        leaving = [v for v in made[g] if v in leaves or readers.get(v, set()) - {g}]
         writes = [
             Transfer(v, "output", program.values[v].nbytes) for v in leaving if program.values[v] != PARAMS
         ]
@@ -137,9 +141,12 @@ def _homes(
 
 
 def _reads(
-    program: Program, commands: tuple[Command, ...], own: set[int], root: Mapping[int, int]
+    program: Program,
+    commands: tuple[Command, ...],
+    own: set[int],
+    root: Mapping[int, int],
+    constants: set[int],
 ) -> list[Transfer]:
-    constants = set(program.constants.values()) | {program.inputs[name] for name in program.static_inputs}
     found: dict[int, Transfer] = {}
     for command in commands:
         for at, value in enumerate(command.operands):

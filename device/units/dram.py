@@ -19,7 +19,7 @@ channels, power states.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -99,6 +99,14 @@ class DramConfig:
             late = np.maximum(busy - self.refresh_interval_cycles, 0)
             busy = busy + np.where(late > 0, 1 + late // usable, 0) * self.refresh_loss_cycles
         return np.where(nbytes > 0, busy, 0)
+
+    def sustained_cycles(self, nbytes: I64) -> I64:
+        """As `stream_cycles` for a stream that begins anywhere between two refreshes: each cycle pays its share."""
+        busy = replace(self, refresh=False).stream_cycles(nbytes)
+        if not self.refresh or self.bytes_per_cycle is not None:
+            return busy
+        usable = self.refresh_interval_cycles - self.refresh_loss_cycles
+        return busy - (-busy * self.refresh_loss_cycles // usable)
 
     def decode(self, addresses: I64) -> tuple[I64, I64, I64]:
         """Channel, bank (group × banks_per_group + bank) and row of each address."""
@@ -191,10 +199,11 @@ class Channel:
         self._unreturned = self._window_floor = 0
         self._turn = 0
 
-    def run(self, bank: I64, row: I64, write: npt.NDArray[np.bool_]) -> int:
-        """Takes the requests in order and returns the cycle of the last data."""
+    def run(self, bank: I64, row: I64, write: npt.NDArray[np.bool_], at: int = 0) -> int:
+        """Takes the requests in order, from cycle `at` on, and returns the cycle of the last data."""
         runs = _runs(bank, row, write)
-        ahead, end = 0, 0
+        self.now = max(self.now, at)
+        ahead, end = 0, at
         while True:
             ahead = self._admit(runs, ahead)
             self._forward()

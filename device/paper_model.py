@@ -1,0 +1,174 @@
+"""The paper's evaluation: seven workloads under every design of its figures, for one timing preset.
+
+Interface: `evaluate(preset, only=None) -> Evaluation`; `naive_traffic()`; `bops(shares)`.
+
+Assumptions, the same for every claim:
+    shapes        the seven denoisers at published sizes, batch 1, one evaluation a step
+    shares        the paper's average shares (Fig. 5) in every layer, step and model: it publishes no others
+    steps         Table I; the first has no differences, every later one is alike (three are priced, the third
+                  counts
+                  for all that follow)
+    chips         preset `paper`: chip `paper`; preset `tlm`: chip `paper_twin`
+    means         arithmetic over the seven models, as the paper's "on average"
+    drift (C43)   the non-zero share of every kind of work follows a sine over the steps with its own phase;
+                  the
+                  amplitude is the one that costs Defo about the seven points of accuracy that the paper
+                  reports
+
+What this file does not do: compare with published numbers (`paper.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from ditto_cosim.device.chips import load_chip
+from ditto_cosim.device.designs.base import load_design
+from ditto_cosim.device.repricing import RecordColumns, RunTime, price_run
+from ditto_cosim.device.synthetic import PUBLISHED, Shares, synthetic_step
+from ditto_cosim.device.units import dma
+from ditto_cosim.device.workloads import WORKLOADS, workload_program
+from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.protocol.record import RunInfo, Work
+
+Preset = Literal["paper", "tlm"]
+PRESETS: tuple[Preset, ...] = ("paper", "tlm")
+CHIP_OF: Mapping[Preset, str] = {"paper": "paper", "tlm": "paper_twin"}
+
+DESIGNS = (
+    "itc",
+    "diffy",
+    "cambricon_d",
+    "cambricon_d_original",
+    "cambricon_d_ditto",
+    "ds",
+    "db",
+    "db_ds",
+    "db_ds_attn",
+    "ditto",
+    "ditto_plus",
+    "ditto_sign_mask",
+    "ditto_plus_sign_mask",
+    "ideal_ditto",
+    "ideal_ditto_plus",
+    "gpu",
+)
+
+DRIFT_AMPLITUDE = 0.9
+DRIFT_SAMPLES = 6
+DRIFTING = ("ditto", "dynamic_ditto", "ideal_ditto")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Runs by workload and design."""
+
+    preset: Preset
+    runs: Mapping[str, Mapping[str, RunTime]]
+    drifting: Mapping[str, Mapping[str, RunTime]]
+    shares: Mapping[Mode, Shares]
+    """Of elements, as fed in or as measured."""
+
+    def speedup(self, design: str, over: str = "itc") -> list[float]:
+        return [r[over].total_cycles / r[design].total_cycles for r in self.runs.values()]
+
+    def energy(self, design: str, over: str = "itc") -> list[float]:
+        return [r[design].total_energy_pj / r[over].total_energy_pj for r in self.runs.values()]
+
+    def traffic(self, design: str, over: str = "itc") -> list[float]:
+        return [r[design].total_bytes / r[over].total_bytes for r in self.runs.values()]
+
+    def dram_stall(self, design: str, over: str = "itc") -> list[float]:
+        """DRAM stall cycles in units of another design's whole time."""
+        return [r[design].stall_totals()["dram"] / r[over].total_cycles for r in self.runs.values()]
+
+    def busy(self, design: str, over: str = "itc") -> list[float]:
+        """Cycles of computing, in units of another design's whole time."""
+        return [r[design].unit_totals()["compute"] / r[over].total_cycles for r in self.runs.values()]
+
+    def back(self, design: str) -> list[float]:
+        """Share of layers that Defo returned to the base mode."""
+        return [
+            sum(not d["temporal"] for d in r[design].decisions) / len(r[design].decisions)
+            for r in self.runs.values()
+        ]
+
+    def accuracy(self, design: str) -> list[float]:
+        return [r[design].accuracy or 0.0 for r in self.runs.values()]
+
+    def energy_share(self, design: str, unit: str) -> list[float]:
+        return [r[design].energy_totals()[unit] / r[design].total_energy_pj for r in self.runs.values()]
+
+    def stall_share(self, design: str, cause: str) -> list[float]:
+        return [r[design].stall_totals()[cause] / r[design].total_cycles for r in self.runs.values()]
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def evaluate(preset: Preset, only: Sequence[str] | None = None) -> Evaluation:
+    """Prices every workload under every design of the figures."""
+    runs, drifting = {}, {}
+    for name in only or WORKLOADS:
+        runs[name] = _steady(name, preset)
+        drifting[name] = _drifting(name, preset)
+    return Evaluation(preset, runs, drifting, PUBLISHED)
+
+
+def evaluate_record(columns: RecordColumns) -> Evaluation:
+    """A recorded run in the place of the seven workloads, under the `paper` preset; nothing in it is
+    published."""
+    chip = load_chip(CHIP_OF["paper"])
+    runs = {columns.info.model: {design: price_run(columns, chip, load_design(design)) for design in DESIGNS}}
+    return Evaluation("paper", runs, {}, columns.shares())
+
+
+def _steady(name: str, preset: Preset) -> dict[str, RunTime]:
+    chip, workload = load_chip(CHIP_OF[preset]), WORKLOADS[name]
+    columns = _columns(name, chip.geometry.k_max, 3, False)
+    weights = np.array([1, 1, workload.steps - 2], np.int64)
+    return {design: price_run(columns, chip, load_design(design), weights) for design in DESIGNS}
+
+
+def _drifting(name: str, preset: Preset) -> dict[str, RunTime]:
+    chip = load_chip(CHIP_OF[preset])
+    columns = _columns(name, chip.geometry.k_max, 1 + DRIFT_SAMPLES, True)
+    return {design: price_run(columns, chip, load_design(design)) for design in DRIFTING}
+
+
+def _columns(name: str, k_max: int, steps: int, drifting: bool) -> RecordColumns:
+    program = workload_program(name)
+    drift = _drift if drifting else None
+    made = [synthetic_step(program, s, PUBLISHED, k_max, drift=drift) for s in range(steps)]
+    info = RunInfo(program.to_dict(), name, "", "", "", "synthetic", "twos4", steps, 0, k_max)
+    return RecordColumns(program, info, made)
+
+
+def _drift(step: int, work: Work) -> float:
+    phase = zlib.crc32(repr(work).encode()) / 2**32
+    return 1 + DRIFT_AMPLITUDE * math.sin(2 * math.pi * (step / DRIFT_SAMPLES + phase))
+
+
+def bops(shares: Shares) -> float:
+    """Bit operations an element costs, in units of one 8-bit by 8-bit product."""
+    return 0.5 * shares.low + shares.full
+
+
+@cache
+def naive_traffic() -> tuple[float, ...]:
+    """Bytes of temporal processing without the dependency check, over original processing; by workload."""
+    ratios = []
+    for name in WORKLOADS:
+        base = naive = 0
+        for group in dma.groups(workload_program(name), "operands", False, False):
+            base += sum(sum(part.values()) for part in dma.mode_bytes(group, "original", False))
+            naive += sum(sum(part.values()) for part in dma.mode_bytes(group, "temporal", True))
+        ratios.append(naive / base)
+    return tuple(ratios)

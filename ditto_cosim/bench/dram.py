@@ -1,0 +1,94 @@
+"""`ditto bench dram`: the DRAM model against DRAMsim3's published table, Ramulator 2.1's deviation beside it.
+
+Streams and strides should be within 5 %, random, several streams in different banks and mixed traffic within
+10 %; streams in the same bank are shown as they come out. What this file does not do: run either simulator
+(their table ships).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from ditto_cosim.device.dram_traces import TRACES
+from ditto_cosim.device.units.dram import DramConfig, simulate
+
+QUICK = ("seq_16MiB", "stride_2048", "random_1GiB", "rw_64B_skew", "copy_16KiB", "two_rd_64B_samebank")
+
+
+def measure(quick: bool = False) -> dict[str, Any]:
+    """One row a case: cycles of both, deviations, Python time a request."""
+    text = resources.files("ditto_cosim.device").joinpath("hbm2_reference.json").read_text(encoding="utf-8")
+    tables = json.loads(text)["max_rate"]
+    rows = []
+    for name in QUICK if quick else TRACES:
+        addresses, writes = TRACES[name]()
+        for channels in ("8ch", "1ch"):
+            for mapping in ("coarse", "fine"):
+                for refresh in ("refresh_on", "refresh_off"):
+                    reference = tables["dramsim3"][channels][mapping][refresh][name]["cycles"]
+                    config = DramConfig(int(channels[0]), mapping, refresh=refresh == "refresh_on")
+                    begun = time.perf_counter()
+                    found = simulate(config, addresses, writes)
+                    taken = time.perf_counter() - begun
+                    other = _cycles(tables.get("ramulator2", {}), channels, mapping, refresh, name)
+                    rows.append(
+                        {
+                            "trace": name,
+                            "channels": int(channels[0]),
+                            "mapping": mapping,
+                            "refresh": config.refresh,
+                            "cycles": found.cycles,
+                            "dramsim3_cycles": reference,
+                            "deviation": found.cycles / reference - 1,
+                            "ramulator2_deviation": None if other is None else other / reference - 1,
+                            "tolerance": tolerance(name, config.channels, mapping),
+                            "us_per_request": taken / len(addresses) * 1e6,
+                        }
+                    )
+    judged = [r for r in rows if r["tolerance"] is not None]
+    inside = sum(abs(r["deviation"]) <= r["tolerance"] for r in judged)
+    worst = max((abs(r["deviation"]) for r in judged), default=0.0)
+    return {"cases": rows, "judged": len(judged), "within": inside, "worst_deviation": worst}
+
+
+def tolerance(name: str, channels: int, mapping: str) -> float | None:
+    """What a case should agree to; None where it is only shown."""
+    third_meets_first = channels == 1 and mapping == "coarse" and name == "three_rd_64B_skew"
+    if name.endswith("samebank") or third_meets_first:
+        return None
+    return 0.05 if name.startswith(("seq", "stride")) else 0.10
+
+
+def _cycles(table: Mapping[str, Any], *path: str) -> int | None:
+    found: Any = table
+    for key in path:
+        if not isinstance(found, Mapping) or key not in found:
+            return None
+        found = found[key]
+    cycles = found.get("cycles") if isinstance(found, Mapping) else None
+    return int(cycles) if cycles is not None else None
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    lines = [
+        f"{'trace':22}{'ch':>3}"
+        f" {'mapping':8}{'refresh':8}{'cycles':>9}{'DRAMsim3':>10}{'ours':>8}{'Ramulator':>11}"
+    ]
+    for r in figures["cases"]:
+        other = "" if r["ramulator2_deviation"] is None else f"{r['ramulator2_deviation']:+.1%}"
+        mark = "shown" if r["tolerance"] is None else ""
+        if r["tolerance"] is not None and abs(r["deviation"]) > r["tolerance"]:
+            mark = "OUTSIDE"
+        lines.append(
+            f"{r['trace']:22}{r['channels']:>3} {r['mapping']:8}{'on' if r['refresh'] else 'off':8}"
+            f"{r['cycles']:>9}{r['dramsim3_cycles']:>10}{r['deviation']:>+8.1%}{other:>11}  {mark}"
+        )
+    lines.append(
+        f"{figures['within']} of {figures['judged']} cases within tolerance, the worst off by"
+        f" {figures['worst_deviation']:.1%}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,340 @@
+"""`ditto price`, `compare`, `sweep`, `paper`: what a recorded run costs, under any design and chip.
+
+Heavy imports wait until a command runs. What this file does not do: price (`device/`) or judge (`device/paper.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ditto_cosim.device.chips import Chip
+    from ditto_cosim.device.repricing import RecordColumns, RunTime
+
+RunArgument = Annotated[Path, typer.Argument(help="Directory that `ditto generate` wrote")]
+ChipOption = Annotated[str, typer.Option("--chip", help="Preset or TOML file; the run's own by default")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")]
+
+
+def price(
+    run: RunArgument,
+    design: Annotated[str, typer.Option("--design", help="The run's own by default")] = "",
+    chip: ChipOption = "",
+    layers: Annotated[int, typer.Option(help="How many of the slowest layers to show")] = 12,
+    as_json: AsJson = False,
+) -> None:
+    """Cycles by unit, stalls, traffic, energy and Defo decisions of a recorded run."""
+    from ditto_cosim.device.designs.base import load_design
+    from ditto_cosim.device.repricing import price_run
+
+    columns, made = _load(run, chip)
+    found = price_run(columns, made, load_design(design or columns.info.design))
+    itc = price_run(columns, made, load_design("itc"))
+    figures = _figures(found, made, itc)
+    exact = _as_charged(columns, found, made)
+    figures["equals_the_run"] = exact
+    if as_json:
+        print(json.dumps({"run": str(run), **figures, "defo": found.decisions, "layers": _layer_rows(found)}))
+        return
+    print(f"{run}: {columns.info.model}, {len(columns.steps)} steps, as {found.design} on {found.chip}")
+    print(
+        f"  {found.total_cycles:,} cycles, {figures['seconds'] * 1e3:.3f} ms at {made.clock_ghz:g} GHz,",
+        end=" ",
+    )
+    print(
+        f"{figures['speedup_over_itc']:.2f}× ITC, {figures['energy_j']:.4g} J,"
+        f" {figures['measured_share']:.0%} measured"
+    )
+    if exact is not None:
+        print("  equal to what the run charged, step by step" if exact else "  NOT what the run charged")
+    _print_table(
+        ["unit (they overlap)", "cycles", "of total"],
+        _shares(figures["unit_cycles"], found.total_cycles),
+    )
+    waited = {"compute": figures["unit_cycles"]["compute"], **figures["stall_cycles"]}
+    _print_table(["PEs work or wait for", "cycles", "share"], _shares(waited, found.total_cycles))
+    _print_table(["traffic", "bytes", "share"], _shares(figures["traffic_bytes"], max(found.total_bytes, 1)))
+    _print_table(["energy", "pJ", "share"], _shares(figures["energy_pj"], found.total_energy_pj))
+    if found.decisions:
+        temporal = sum(bool(d["temporal"]) for d in found.decisions)
+        ties, full = (sum(bool(d[k]) for d in found.decisions) for k in ("tie", "saturated"))
+        right = "" if found.accuracy is None else f", {found.accuracy:.1%} of choices right"
+        print(
+            f"Defo: {temporal} of {len(found.decisions)} layers temporal, {ties} ties, {full}"
+            f" saturated{right}"
+        )
+    rows = sorted(_layer_rows(found), key=lambda r: -r["cycles"])[:layers]
+    _print_table(
+        ["slowest layers", "cycles", "bound by", "temporal", "measured"],
+        [
+            [r["name"], f"{r['cycles']:,}", r["bound"], f"{r['temporal']:.0%}", f"{r['measured']:.0%}"]
+            for r in rows
+        ],
+    )
+
+
+def compare(
+    run: RunArgument,
+    chip: ChipOption = "",
+    designs: Annotated[str, typer.Option(help="Comma-separated; all by default")] = "",
+    plot: Annotated[bool, typer.Option(help="Write compare.png beside the run")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """All designs side by side on one recorded run."""
+    from ditto_cosim.device.designs.base import design_names, load_design
+    from ditto_cosim.device.repricing import price_run
+
+    columns, made = _load(run, chip)
+    names = [n.strip() for n in designs.split(",") if n.strip()] or list(design_names())
+    itc = price_run(columns, made, load_design("itc"))
+    found = {name: price_run(columns, made, load_design(name)) for name in names}
+    figures = {name: _figures(time, made, itc) for name, time in found.items()}
+    path = run / "compare.png"
+    if plot:
+        _draw_compare(figures, path)
+    if as_json:
+        print(
+            json.dumps(
+                {"run": str(run), "chip": made.name, "designs": figures, "plot": str(path) if plot else None}
+            )
+        )
+        return
+    rows = [
+        [
+            load_design(name).title,
+            f"{f['total_cycles']:,}",
+            f"{f['speedup_over_itc']:.2f}",
+            f"{f['unit_cycles']['compute'] / max(f['total_cycles'], 1):.0%}",
+            f"{f['stall_cycles']['dram'] / max(f['total_cycles'], 1):.0%}",
+            f"{f['total_bytes'] / 1e6:,.1f}",
+            f"{f['energy_j'] * 1e3:.4g}",
+            f"{f['temporal_share']:.0%}",
+        ]
+        for name, f in sorted(figures.items(), key=lambda item: -item[1]["speedup_over_itc"])
+    ]
+    print(f"{run}: {columns.info.model}, {len(columns.steps)} steps on {made.name} ({made.timing})")
+    _print_table(["design", "cycles", "× ITC", "computing", "DRAM stall", "MB", "mJ", "temporal"], rows)
+    if plot:
+        print(f"plot: {path}")
+
+
+def sweep(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Recorded runs; give several to sweep what a record fixes: the low rule"),
+    ],
+    chip: ChipOption = "",
+    designs: Annotated[str, typer.Option(help="Comma-separated")] = "itc,ditto,ditto_plus",
+    tiles: Annotated[str, typer.Option(help="Factors on the number of tiles")] = "0.5,1,2",
+    bandwidth: Annotated[str, typer.Option(help="Factors on DRAM channels or width")] = "0.5,1,2",
+    buffer: Annotated[str, typer.Option(help="MB, `resident` policy; 0: streaming")] = "0",
+    jobs: Annotated[int, typer.Option(help="Processes; 0: one a core")] = 0,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the plot goes")] = Path("sweep.png"),
+    as_json: AsJson = False,
+) -> None:
+    """Chip size × bandwidth × buffer × design (× low rule), in parallel, with the Pareto front of time and energy."""
+    from ditto_cosim.device.sweep import pareto, points, run_points
+
+    wanted = [
+        point
+        for run in runs
+        for point in points(
+            run,
+            chip,
+            designs.split(","),
+            _numbers(tiles, "tiles"),
+            _numbers(bandwidth, "bandwidth"),
+            _numbers(buffer, "buffer"),
+        )
+    ]
+    rows = run_points(wanted, jobs)
+    front = pareto([(r["seconds"], r["energy_j"]) for r in rows])
+    for i, row in enumerate(rows):
+        row["pareto"] = i in front
+    _draw_sweep(rows, output)
+    if as_json:
+        print(json.dumps({"points": rows, "plot": str(output)}))
+        return
+    table = [
+        ["*" if r["pareto"] else "", r["design"], r["low_rule"], str(r["tiles"]), f"{r['bytes_per_cycle']:g}",
+         f"{r['buffer_mb']:g}", f"{r['seconds'] * 1e3:.4g}", f"{r['energy_j'] * 1e3:.4g}"]
+        for r in sorted(rows, key=lambda r: r["seconds"])
+    ]  # fmt: skip
+    _print_table(["Pareto", "design", "low rule", "tiles", "B/cycle", "buffer MB", "ms", "mJ"], table)
+    print(f"plot: {output}")
+
+
+def paper(
+    record: Annotated[Path | None, typer.Option(help="A recorded run, judged beside and kept apart")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write the figures into this directory")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every claim of the paper: published, ours under the presets `paper` and `tlm`, deviation, verdict, why."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    from ditto_cosim.device.paper import judge
+    from ditto_cosim.device.paper_model import PRESETS, evaluate, evaluate_record
+    from ditto_cosim.device.repricing import RecordColumns
+    from ditto_cosim.protocol.record import RunRecord
+
+    with ProcessPoolExecutor(2) as pool:
+        by_preset = dict(zip(PRESETS, pool.map(evaluate, PRESETS), strict=True))
+    measured = evaluate_record(RecordColumns.load(RunRecord(record))) if record is not None else None
+    verdicts = judge(by_preset["paper"], by_preset["tlm"], measured)
+    counts: dict[str, int] = {}
+    for v in verdicts:
+        counts[v.verdict] = counts.get(v.verdict, 0) + 1
+    drawn: list[str] = []
+    if output is not None:
+        from ditto_cosim.device.paper_figures import draw
+
+        drawn = [str(path) for evaluation in by_preset.values() for path in draw(evaluation, output)]
+    if as_json:
+        print(json.dumps({"claims": [asdict(v) for v in verdicts], "verdicts": counts, "figures": drawn}))
+        return
+    for v in verdicts:
+        deviation = "" if v.deviation is None else f"{v.deviation:+.1%}"
+        print(f"{v.id} {v.verdict:<12} {deviation:>8}  {v.claim}: {v.published}")
+        for label, text in (("paper", v.ours_paper), ("tlm", v.ours_tlm), ("measured", v.ours_measured)):
+            if text:
+                print(f"{'':25}{label:>9}  {text}")
+        print(f"{'':25}{'why':>9}  {v.why}")
+    print(", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items(), key=lambda item: -item[1])))
+    for path in drawn:
+        print(f"figure: {path}")
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _load(run: Path, chip: str) -> tuple[RecordColumns, Chip]:
+    from ditto_cosim.device.chips import load_chip
+    from ditto_cosim.device.repricing import RecordColumns
+    from ditto_cosim.protocol.record import RunRecord
+
+    columns = RecordColumns.load(RunRecord(run))
+    return columns, load_chip(chip or columns.info.chip)
+
+
+def _figures(found: RunTime, chip: Chip, itc: RunTime) -> dict[str, Any]:
+    return {
+        "design": found.design,
+        "chip": found.chip,
+        "timing": chip.timing,
+        "total_cycles": found.total_cycles,
+        "seconds": found.total_cycles / chip.clock_ghz / 1e9,
+        "unit_cycles": found.unit_totals(),
+        "stall_cycles": found.stall_totals(),
+        "traffic_bytes": found.traffic_totals(),
+        "total_bytes": found.total_bytes,
+        "energy_pj": found.energy_totals(),
+        "energy_j": found.total_energy_pj / 1e12,
+        "speedup_over_itc": itc.total_cycles / max(found.total_cycles, 1),
+        "energy_over_itc": found.total_energy_pj / max(itc.total_energy_pj, 1e-30),
+        "temporal_share": float((found.modes == 1).mean()),
+        "measured_share": float(found.measured.mean()),
+        "defo_accuracy": found.accuracy,
+        "step_cycles": found.step_cycles.tolist(),
+    }
+
+
+def _as_charged(columns: RecordColumns, found: RunTime, chip: Chip) -> bool | None:
+    """Whether this price is the run's own; None if it was asked under another chip or design."""
+    asked_as_run = chip.digest == columns.info.chip_digest and found.design == columns.info.design
+    if not asked_as_run or None in columns.charged:
+        return None
+    return found.step_cycles.tolist() == list(columns.charged)
+
+
+def _layer_rows(found: RunTime) -> list[dict[str, Any]]:
+    from ditto_cosim.device.pricing import BOUNDS
+
+    return [
+        {
+            "name": name,
+            "cycles": int(found.cycles[:, i].sum()),
+            "bound": BOUNDS[int(found.bound[-1, i])],
+            "temporal": float((found.modes[:, i] == 1).mean()),
+            "measured": float(found.measured[:, i].mean()),
+            "stall_cycles": {k: int(v[i]) for k, v in found.stalls.items()},
+        }
+        for i, name in enumerate(found.names)
+    ]
+
+
+def _shares(values: dict[str, Any], whole: float) -> list[list[str]]:
+    return [[name, f"{value:,.0f}", f"{value / whole:.1%}"] for name, value in values.items()]
+
+
+def _numbers(text: str, what: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"--{what} {text!r} is not a list of numbers such as 0.5,1,2") from None
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    table = Table(box=SIMPLE, pad_edge=False)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def _draw_compare(figures: dict[str, dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = sorted(figures, key=lambda n: -figures[n]["speedup_over_itc"])
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.5), layout="constrained")
+    for axis, key, label in zip(
+        axes,
+        ("speedup_over_itc", "energy_over_itc", "total_bytes"),
+        ("speed-up over ITC", "energy over ITC", "DRAM bytes"),
+        strict=True,
+    ):
+        axis.barh(names[::-1], [figures[n][key] for n in names[::-1]])
+        axis.set_xlabel(label)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _draw_sweep(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+    for design in sorted({r["design"] for r in rows}):
+        mine = [r for r in rows if r["design"] == design]
+        axis.scatter(
+            [r["seconds"] * 1e3 for r in mine], [r["energy_j"] * 1e3 for r in mine], label=design, s=18
+        )
+    front = sorted((r["seconds"] * 1e3, r["energy_j"] * 1e3) for r in rows if r["pareto"])
+    axis.plot(*zip(*front, strict=True), color="black", linewidth=1, label="Pareto front")
+    axis.set_xlabel("ms")
+    axis.set_ylabel("mJ")
+    axis.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
