@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -35,6 +36,11 @@ def expected() -> Given:
     return undisturbed()
 
 
+def kill(device: LocalDevice) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it may be between two lives
+        os.kill(device.pid, signal.SIGKILL)
+
+
 def kill_somewhere(expected: Given, seed: int) -> None:
     """kill -9 once, at a random layer of a random step and a random moment after it; one time in three once more while
     the run is being rebuilt."""
@@ -52,7 +58,7 @@ def kill_somewhere(expected: Given, seed: int) -> None:
                 time.sleep(delay_s)
                 os.kill(device.pid, signal.SIGKILL)
                 if again_s is not None:
-                    threading.Timer(again_s, lambda: os.kill(device.pid, signal.SIGKILL)).start()
+                    threading.Timer(again_s, lambda: kill(device)).start()
             seen += 1
 
         got = run_steps(run, STEPS, observe="all", on_layer=on_layer)
@@ -75,7 +81,7 @@ def test_device_killed_anywhere_changes_nothing(expected: Given, seed: int) -> N
 
 def test_device_killed_between_steps_and_while_opening_changes_nothing(expected: Given) -> None:
     with LocalDevice(PLAIN) as device:
-        threading.Timer(0.05, lambda: os.kill(device.pid, signal.SIGKILL)).start()
+        threading.Timer(0.05, lambda: kill(device)).start()
         with device.open_run(*chain(), SPEC) as run:
             got = Given()
             for step in range(STEPS):

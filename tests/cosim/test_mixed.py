@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from ditto_cosim.device import backends
 from ditto_cosim.host.client import connect
 from ditto_cosim.protocol import messages as m
-from ditto_cosim.protocol.errors import BackendError
+from ditto_cosim.protocol.errors import BackendError, WatchdogError
 from wire_harness import run_steps, serving
 from wire_programs import chain, inputs_of
 
@@ -65,3 +67,30 @@ def test_cross_check_in_rtl_compares_cycles_too(address: str) -> None:
         given = run_steps(run, 2)
     assert all(r.measured for r in given.reports)
     assert run.started.measures
+
+
+def test_stuck_rtl_is_reported_with_its_state_while_the_device_serves_others(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real RTL that nobody takes results from: its watchdog ends the step, and the user reads the tile's ports."""
+    from ditto_cosim.device.backends import rtl
+    from ditto_cosim.sim_harness.tile import Stalls, Tile
+
+    class JammedTile(Tile):
+        def __init__(self, geometry: Any) -> None:
+            super().__init__(geometry, watchdog_idle_cycles=500)
+
+        def run_ranges(self, current: Any, reference: Any, mode: Any, *rest: Any, **how: Any) -> Any:
+            lanes = self.geometry.lanes
+            never = Stalls(offer=np.ones((lanes, 4), np.uint8), accept=np.zeros((lanes, 4), np.uint8))
+            return self.run(current, reference, mode, stalls=never)
+
+    program, constants = chain(2)
+    with serving(address), connect(address) as device:
+        healthy = device.open_run(program, constants, m.RunSpec(backend="model"))
+        monkeypatch.setattr(rtl, "Tile", JammedTile)
+        stuck = device.open_run(program, constants, m.RunSpec(backend="rtl", chip="tiny"))
+        with pytest.raises(WatchdogError, match=r"block0.linear.*no handshake for 500 cycles") as caught:
+            stuck.step(0, inputs_of(program, 0))
+        assert len(caught.value.state.splitlines()) > 5
+        run_steps(healthy, 1)
