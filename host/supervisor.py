@@ -25,6 +25,11 @@ STOP_S = 5.0
 LOG_TAIL_BYTES = 2000
 
 
+def fair_threads() -> int:
+    """Half of this machine's cores: host and device compute at once, and a core shared by two costs more than it gives."""
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
 class _Process:
     """One device process."""
 
@@ -37,7 +42,12 @@ class _Process:
             self._log_start = log.tell()
             # A session of its own: Ctrl-C is the host's to handle.
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={"OMP_NUM_THREADS": str(fair_threads()), **os.environ},
             )
 
     def ended(self) -> str:

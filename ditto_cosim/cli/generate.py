@@ -179,7 +179,13 @@ def _quiet(as_json: bool) -> Iterator[Any]:
     import os
     import warnings
 
+    import torch
+
+    from ditto_cosim.host.supervisor import fair_threads
+
     os.environ.setdefault("TQDM_DISABLE", "1")  # diffusers' own bars; ours says more
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(fair_threads())
     warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
     yield (lambda text: None) if as_json else (lambda text: print(text, file=sys.stderr))
 
@@ -279,6 +285,8 @@ def _images(result: Any) -> list[Any]:
 
 def _save(directory: Path, pictures: list[Any], strip: list[Any]) -> list[str]:
     directory.mkdir(parents=True, exist_ok=True)
+    for old in (*directory.glob("picture-*.png"), *directory.glob("step-*.png")):
+        old.unlink()
     names = []
     for i, picture in enumerate(pictures):
         names.append(f"picture-{i}.png")
