@@ -37,6 +37,8 @@ TICK_S = 0.1
 COPY_BELOW_BYTES = 1 << 16
 """Shorter frames are cheaper to copy into the socket than to keep alive until it has sent them."""
 CLOSED_RUNS_REMEMBERED = 4096
+MESSAGES_TO_A_HOST = 100_000
+"""More than a host's windows let come together; a host that asks and never reads is not sent more."""
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Server:
         self._closed: OrderedDict[str, bool] = OrderedDict()
         self._outbox: deque[tuple[bytes, codec.Frames]] = deque()
         self._gone: deque[Run] = deque()
+        self._alone_since = time.monotonic()
         self._stopping = threading.Event()
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
@@ -84,7 +87,7 @@ class Server:
         socket = self._socket
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        socket.setsockopt(zmq.SNDHWM, 0)
+        socket.setsockopt(zmq.SNDHWM, MESSAGES_TO_A_HOST)
         socket.setsockopt(zmq.LINGER, 500)
         socket.setsockopt(zmq.MAXMSGSIZE, max(self._limits.frame_bytes, self._limits.header_bytes))
         if address.startswith("tcp://["):
@@ -134,10 +137,11 @@ class Server:
         while self._outbox:
             identity, frames = self._outbox.popleft()
             try:
-                self._socket.send(identity, zmq.SNDMORE)
+                self._socket.send(identity, zmq.NOBLOCK | zmq.SNDMORE)
                 for i, frame in enumerate(frames):
                     copy = memoryview(frame).nbytes < COPY_BELOW_BYTES
-                    self._socket.send(frame, zmq.SNDMORE if i + 1 < len(frames) else 0, copy=copy)
+                    more = zmq.SNDMORE if i + 1 < len(frames) else 0
+                    self._socket.send(frame, zmq.NOBLOCK | more, copy=copy)
             except zmq.ZMQError as error:
                 # The host is not connected at the moment. It queries for what it lacks when it comes back.
                 log.debug("not sent", extra={"fields": {"host": identity.hex(), "why": str(error)}})
@@ -226,6 +230,7 @@ class Server:
         self._post(identity, codec.encode(welcome))
 
     def _request(self, identity: bytes, host: _Host, request: m.Request, payload: list[Buffer]) -> None:
+        self._forget_closed_runs()
         run = host.runs.get(request.run)
         if run is None and isinstance(request, m.OpenRun) and request.run not in self._closed:
             run = self._open(identity, host, request)
@@ -292,7 +297,7 @@ class Server:
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _tick(self, now: float) -> None:
+    def _forget_closed_runs(self) -> None:
         while self._gone:
             run = self._gone.popleft()
             if host := self._hosts.get(run.owner):
@@ -300,6 +305,14 @@ class Server:
             self._closed[run.run] = True
             if len(self._closed) > CLOSED_RUNS_REMEMBERED:
                 self._closed.popitem(last=False)
+
+    def _tick(self, now: float) -> None:
+        self._forget_closed_runs()
+        if self._hosts:
+            self._alone_since = now
+        elif now - self._alone_since > self._limits.idle_s:
+            self._store.clear()
+            self._alone_since = now
         for identity, host in list(self._hosts.items()):
             for run in host.runs.values():
                 run.flush()
@@ -316,8 +329,6 @@ class Server:
         log.info("host dropped", extra={"fields": {"host": host.name, "why": why, "runs": len(host.runs)}})
         for run in host.runs.values():
             run.abandon()
-        if not self._hosts:
-            self._store.clear()
 
     def _shut_down(self) -> None:
         log.info("device stops", extra={"fields": {"hosts": len(self._hosts)}})

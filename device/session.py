@@ -47,6 +47,7 @@ log = logging.getLogger("ditto.device")
 FLUSH_S = 0.02
 """A layer report waits at most so long for others to share its message."""
 FLUSH_REPORTS = 64
+MESSAGE_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -292,6 +293,7 @@ class Run:
             log.exception("machine did not close")
         self._machine = None
         self._store.release(self.run)
+        log.info("run closed", extra={"fields": {"run": self.run}})
         self._on_closed(self)
 
     def _execute(self, request: m.Request, payload: list[Buffer]) -> codec.Frames:
@@ -465,7 +467,8 @@ class Run:
 
 
 def _nbytes(frames: codec.Frames) -> int:
-    return sum(memoryview(frame).nbytes for frame in frames)
+    """What a stream message counts against the window: its bytes, and its own cost, so that small ones count too."""
+    return MESSAGE_BYTES + sum(memoryview(frame).nbytes for frame in frames)
 
 
 def _key_bytes(key: m.TensorKey) -> int:

@@ -163,8 +163,10 @@ class RemoteRun:
         self._keys = {name: key_of(name, array) for name, array in constants.items()}
         self._last: _Completed | None = None
         self._closed = False
+        self._unfinished = False
+        """A step was left before its end: by Ctrl-C, or an exception of a callback."""
         self.recoveries = 0
-        """How often the device was lost and the run rebuilt."""
+        """How often the run was rebuilt: the device was lost, or a step left before its end."""
         self._link = device.link
         self._run = ""
         self._seq = 0
@@ -192,6 +194,8 @@ class RemoteRun:
         """
         if self._closed:
             raise DittoError("the run is closed; open another one")
+        if self._unfinished:
+            self._abandon()
         kept = {name: array.copy() if array.flags.writeable else array for name, array in inputs.items()}
         seen = _Seen(on_layer, on_value)
         result = self._surviving(lambda: self._step(step, kept, observe, timed, seen))
@@ -265,7 +269,14 @@ class RemoteRun:
         request = m.Step(
             run=self._run, seq=seq, done_below=seq, step=step, inputs=headers, observe=observe, timed=timed
         )
-        reply, payload = self._link.request(request, list(frames), seen.on_stream)
+        pending = self._link.begin(request, list(frames))
+        self._unfinished = True
+        try:
+            reply, payload = self._link.finish(pending, seen.on_stream)
+            self._unfinished = False
+        finally:
+            if isinstance(pending.reply, m.Error):
+                self._unfinished = False
         assert isinstance(reply, m.StepDone)
         snapshot, tensors = bytes(payload[0]), payload[1:]
         count = len(reply.outputs)
@@ -277,6 +288,12 @@ class RemoteRun:
             totals=reply.totals,
             snapshot=snapshot,
         )
+
+    def _abandon(self) -> None:
+        """Forget a step that was left before its end, on the device too: go back behind the last completed one."""
+        with contextlib.suppress(LinkError, UnknownRunError):
+            self._link.request(m.CloseRun(run=self._run, seq=self._next()), [])
+        self._surviving(self._rebuild)
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 
@@ -301,6 +318,7 @@ class RemoteRun:
         began = time.monotonic()
         self.recoveries += 1
         self.started = self._open()
+        self._unfinished = False
         last = self._last
         if last is not None:
             frame: list[Buffer] = [last.snapshot]

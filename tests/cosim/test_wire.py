@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 from ditto_cosim.device.machine import Machine
-from ditto_cosim.host.client import connect
+from ditto_cosim.host.client import Device, connect
 from ditto_cosim.host.link import Link
 from ditto_cosim.protocol import codec, version
 from ditto_cosim.protocol import messages as m
@@ -33,7 +35,20 @@ from ditto_cosim.protocol.program import Command, Program
 from wire_harness import SlowMachine, run_steps, serving
 from wire_programs import Builder, chain, inputs_of
 
+T = TypeVar("T")
 SPEC = m.RunSpec(backend="model", chip="tiny", design="ditto")
+
+
+def wait_for(work: Callable[[], T], timeout_s: float = 5.0) -> T:
+    """The result of `work` once the device has room for it."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return work()
+        except QuotaError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 @pytest.fixture
@@ -146,8 +161,6 @@ def test_slow_host_loses_nothing_and_holds_the_device_back(address: str) -> None
     window = 1 << 15
     with serving(address):
         link = Link(address, stream_bytes=window)
-        from ditto_cosim.host.client import Device
-
         with Device(link) as device, device.open_run(program, constants) as run:
             waiting: list[int] = []
 
@@ -276,13 +289,7 @@ def test_runs_and_hosts_beyond_the_limit_are_refused(address: str) -> None:
         with pytest.raises(QuotaError, match="holds 2 runs, its limit"):
             device.open_run(program, constants)
         kept.pop().close()
-        deadline = time.monotonic() + 5
-        while True:
-            try:
-                device.open_run(program, constants)
-                break
-            except QuotaError:
-                assert time.monotonic() < deadline
+        wait_for(lambda: device.open_run(program, constants))
         with connect(address), pytest.raises(QuotaError, match="serves 2 hosts already"):
             connect(address)
 
@@ -348,6 +355,44 @@ def test_silent_host_loses_its_runs_and_gets_them_back(address: str) -> None:
             assert result.totals == expected.totals[step]
         assert run.recoveries == 1
         assert first.outputs == expected.outputs[:2]
+
+
+def test_host_that_vanishes_frees_its_runs_after_the_stated_time(address: str) -> None:
+    program, constants = chain(2)
+    with serving(address, idle_s=0.6, runs=1), connect(address) as other:
+        vanishing = Link(address)
+        run = Device(vanishing).open_run(program, constants)
+        vanishing._send = lambda frames: None  # type: ignore[method-assign]  # as if its cable were cut
+        with pytest.raises(QuotaError, match="holds 1 runs"):
+            other.open_run(program, constants)
+        began = time.monotonic()
+        with wait_for(lambda: other.open_run(program, constants)) as mine:
+            assert 0.3 < time.monotonic() - began < 3
+            run_steps(mine, 1)
+        vanishing.close()
+        assert run.program is program
+
+
+@pytest.mark.parametrize("at", [(0, 1), (2, 0), (2, 2), (3, 1)])
+def test_step_left_by_an_exception_is_taken_back(address: str, at: tuple[int, int]) -> None:
+    program, constants = chain(3)
+
+    def trip(report: m.LayerReport) -> None:
+        if (report.step, report.layer) == at:
+            raise KeyboardInterrupt
+
+    with serving(address), connect(address) as device:
+        with device.open_run(program, constants) as run:
+            expected = run_steps(run, 5)
+        with device.open_run(program, constants) as run:
+            for step in range(5):
+                if step == at[0]:
+                    with pytest.raises(KeyboardInterrupt):
+                        run.step(step, inputs_of(program, step), on_layer=trip)
+                result = run.step(step, inputs_of(program, step))
+                assert result.outputs["y"].tobytes() == expected.outputs[step]["y"]
+                assert result.totals == expected.totals[step]
+            assert run.recoveries == 1
 
 
 def test_closing_a_run_cancels_its_step(address: str) -> None:
