@@ -206,7 +206,13 @@ def _runtime(root: Path, options: BuildOptions) -> Path:
         names.append(f"verilated_{options.trace}_c.cpp")
     if options.coverage:
         names.append("verilated_cov.cpp")
-    flags = [*_CXX_FLAGS, "-O2", f"-I{Path(__file__).parent / 'fst'}", f"-I{include}", f"-I{include / 'vltstd'}"]
+    flags = [
+        *_CXX_FLAGS,
+        "-O2",
+        f"-I{Path(__file__).parent / 'fst'}",
+        f"-I{include}",
+        f"-I{include / 'vltstd'}",
+    ]
     flags += [d for d in _defines(Geometry(1, 1, n_max=1), options) if d.startswith("-DVM_")]
     target = cache_dir() / f"runtime-{_hash(_tools_id(), *names, *(f for f in flags if f[:2] != '-I'))}"
 

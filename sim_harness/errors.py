@@ -5,7 +5,8 @@ HarnessError
 │   └── ToolMissingError      a tool is not there; the message says what to install
 ├── TileInputError            an argument is wrong; nothing has run            (also a ValueError)
 ├── TileStuckError            no handshake for too long; carries the state     (also a TimeoutError)
-├── TileAssertionError        an assertion of the RTL failed; carries the state
+├── TileFaultError            the RTL broke its protocol; carries the state
+│   └── TileAssertionError    one of its assertions said so (checked builds)
 └── TileBusyError             the same tile was used from two threads at once
 """
 
@@ -37,13 +38,17 @@ class TileStuckError(HarnessError, TimeoutError):
         """Every port of the tile and the driver's position, one per line."""
 
 
-class TileAssertionError(HarnessError):
-    """An assertion of the RTL failed (checked builds only)."""
+class TileFaultError(HarnessError):
+    """The tile did what no tile may do: results out of order, rows asked for that are not there."""
 
     def __init__(self, message: str, state: str) -> None:
         super().__init__(f"{message}\n{state}")
         self.state = state
         """As in `TileStuckError`."""
+
+
+class TileAssertionError(TileFaultError):
+    """An assertion of the RTL failed (checked builds only)."""
 
 
 class TileBusyError(HarnessError):

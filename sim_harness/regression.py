@@ -22,7 +22,7 @@ from ditto_cosim.protocol.hardware import GEOMETRIES, Geometry, LowRule, Mode
 
 from .build import BuildOptions
 from .cases import Case, Operands, directed_cases, random_case
-from .errors import TileAssertionError, TileInputError, TileStuckError
+from .errors import TileAssertionError, TileFaultError, TileInputError, TileStuckError
 from .functional import FunctionalCoverage
 from .tile import Tile, TileRun, trace_format
 
@@ -81,7 +81,7 @@ class Mismatch:
     after: Case | None
     """A case that has to run before, on the same tile."""
     what: str
-    """accumulators, zero, low, full, enc_done, done, busy, starved, stalled, cycles, assertion, stuck."""
+    """accumulators, zero, low, full, enc_done, done, busy, starved, stalled, cycles, assertion, protocol, stuck."""
     row: int | None
     element: int | None
     expected: int | None
@@ -145,6 +145,9 @@ class Bench:
         except TileAssertionError as error:
             self.loaded = None
             return Mismatch(case, None, "assertion", None, None, None, None, str(error).splitlines()[0])
+        except TileFaultError as error:
+            self.loaded = None
+            return Mismatch(case, None, "protocol", None, None, None, None, str(error).splitlines()[0])
         except TileStuckError as error:
             self.loaded = None
             return Mismatch(case, None, "stuck", None, None, None, None, str(error))

@@ -19,7 +19,14 @@ import numpy.typing as npt
 from ditto_cosim.protocol.hardware import MODE_CODES, TILE_ABI_VERSION, Geometry, Mode
 
 from .build import BuildOptions, Built, build
-from .errors import HarnessError, TileAssertionError, TileBusyError, TileInputError, TileStuckError
+from .errors import (
+    HarnessError,
+    TileAssertionError,
+    TileBusyError,
+    TileFaultError,
+    TileInputError,
+    TileStuckError,
+)
 
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
@@ -29,7 +36,7 @@ U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
 
 ROWS_MAX = 1 << 23
-_STUCK = 1
+_STUCK, _ASSERTION = 1, 2
 
 
 class _Pass(ctypes.Structure):
@@ -384,7 +391,8 @@ class Tile:
         after = "the tile was reset, load its weights again. Its state was:"
         if status == _STUCK:
             raise TileStuckError(f"tile: no handshake for {self._watchdog} cycles {where}; {after}", state)
-        raise TileAssertionError(f"tile: {message}, {where}; {after}", state)
+        fault = TileAssertionError if status == _ASSERTION else TileFaultError
+        raise fault(f"tile: {message}, {where}; {after}", state)
 
     def _state(self) -> str:
         buffer = ctypes.create_string_buffer(1 << 16)

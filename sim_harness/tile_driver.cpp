@@ -35,6 +35,10 @@ double sc_time_stamp() { return 0; }
 struct RtlStopped {
   std::string what;
 };
+// What a tile does at its ports that no tile may do.
+struct RtlBroken {
+  std::string what;
+};
 static std::string place(const char* file, int line, const char* scope) {
   std::string path(file);
   path = path.substr(path.rfind('/') + 1) + ":" + std::to_string(line);
@@ -64,6 +68,8 @@ struct Feed {  // where a lane's operand stream stands
   const int8_t* reference;
   int64_t row;
   int64_t k;
+  int64_t result_row = 0;  // the result expected next
+  int64_t result_block = 0;
 };
 
 // Weights on their way into the tile, a row of C at a time; columns past N are zero.
@@ -147,6 +153,9 @@ class Tile {
     } catch (const RtlStopped& stopped) {
       message_ = stopped.what;
       return kDittoAssertion;
+    } catch (const RtlBroken& broken) {
+      message_ = broken.what;
+      return kDittoProtocol;
     }
   }
 
@@ -275,11 +284,21 @@ class Tile {
 
   void take_result(int64_t l, const DittoPass& pass) {
     const int64_t row = top_->result_row_o[l];
+    Feed& feed = feeds_[l];
+    const bool last = (feed.result_block + 1) * kColumns >= pass.n;
+    if (row != feed.result_row || row >= pass.rows || top_->result_block_o[l] != feed.result_block ||
+        top_->result_last_o[l] != last) {
+      throw RtlBroken{"lane " + std::to_string(l) + " gave row " + std::to_string(row) + ", block " +
+                      std::to_string(top_->result_block_o[l]) + " where row " + std::to_string(feed.result_row) +
+                      ", block " + std::to_string(feed.result_block) + " was due"};
+    }
+    feed.result_block = last ? 0 : feed.result_block + 1;
+    if (last) feed.result_row += kLanes;
     const int64_t column = int64_t{top_->result_block_o[l]} * kColumns;
     const int64_t width = std::min(kColumns, pass.n - column);
     std::memcpy(pass.accumulators + row * pass.accumulators_stride + column, &top_->result_o[l * kColumns],
                 width * sizeof(int32_t));
-    if (top_->result_last_o[l]) {
+    if (last) {
       pass.enc_done[row] = top_->enc_done_o[l];
       pass.done[row] = top_->done_o[l];
       pass.zero[row] = top_->zero_o[l];
@@ -299,7 +318,7 @@ class Tile {
     top_->blocks_i = (pass.n + kColumns - 1) / kColumns;
     bool more[kLanes];
     for (int64_t l = 0; l < kLanes; ++l) {
-      feeds_[l] = {pass.current + l * pass.current_stride, pass.reference + l * pass.reference_stride, l, 0};
+      feeds_[l] = {pass.current + l * pass.current_stride, pass.reference + l * pass.reference_stride, l, 0, l, 0};
       more[l] = l < pass.rows;
       if (kPatterns) port_trace_[l].clear();
     }
@@ -324,6 +343,9 @@ class Tile {
           const int64_t at = l * pass.pattern_cycles + cycle % pass.pattern_cycles;
           if (more[l] && pass.offer[at]) top_->operand_valid_i[l] = 1;  // and stays, until taken
           top_->result_ready_i[l] = pass.accept[at];
+        }
+        if (kPatterns && !more[l] && top_->operand_ready_o[l]) {
+          throw RtlBroken{"lane " + std::to_string(l) + " asks for a row after the last one"};
         }
         taken[l] = top_->operand_valid_i[l] && top_->operand_ready_o[l];
         const bool given = top_->result_valid_o[l] && top_->result_ready_i[l];
@@ -359,6 +381,12 @@ class Tile {
       }
       top_->weight_valid_i = 0;
       swap_next_ = true;
+    }
+    for (int64_t l = 0; l < kLanes; ++l) {
+      if (feeds_[l].result_row < pass.rows) {
+        throw RtlBroken{"the pass ended before lane " + std::to_string(l) + " gave row " +
+                        std::to_string(feeds_[l].result_row)};
+      }
     }
     pass.cycles = top_->cycle_o;
     for (int64_t l = 0; l < kLanes; ++l) {

@@ -6,7 +6,7 @@
 
 extern "C" {
 
-enum DittoStatus : int32_t { kDittoOk = 0, kDittoStuck = 1, kDittoAssertion = 2 };
+enum DittoStatus : int32_t { kDittoOk = 0, kDittoStuck = 1, kDittoAssertion = 2, kDittoProtocol = 3 };
 
 // One pass. Strides are in elements; a reference stride of 0 repeats one row.
 struct DittoPass {
@@ -49,7 +49,7 @@ uint64_t ditto_bare_eval(void* tile, uint64_t cycles);
 uint64_t ditto_trace(void* tile, int64_t lane, uint8_t* into, uint64_t capacity);
 // Every scalar port, one `name value` per line. Returns the length; copies at most `capacity` bytes.
 uint64_t ditto_state(void* tile, char* into, uint64_t capacity);
-// What an assertion of the RTL said; empty if none failed.
+// What a failed assertion or a broken protocol was; empty if neither.
 const char* ditto_message(void* tile);
 void ditto_write_coverage(void* tile, const char* path);
 

@@ -117,6 +117,16 @@ def tile_times(slots: npt.NDArray[np.integer], k: int, n: int, geometry: Geometr
     return TileTimes(enc_done, done, busy, last - busy, np.zeros_like(busy), int(last.max()) + DRAIN_CYCLES)
 
 
+def _nth(cycles: npt.NDArray[np.intp], start: int, count: int) -> int:
+    """The count-th of these cycles from `start` on."""
+    at = int(np.searchsorted(cycles, start)) + count - 1
+    if at >= len(cycles):
+        raise ValueError(
+            f"the recorded ports end before the pass does: {count} cycles from {start} on are missing"
+        )
+    return int(cycles[at])
+
+
 def stalled_times(
     slots: npt.NDArray[np.integer],
     k: int,
@@ -141,8 +151,7 @@ def stalled_times(
         waited_last = 0
         for row in range(lane, m, lanes):
             start = max(encoded, replayed_before)
-            first = int(np.searchsorted(offered, start))
-            encoded = int(offered[first + beats - 1]) + 1 + ENCODE_FLUSH_CYCLES
+            encoded = _nth(offered, start, beats) + 1 + ENCODE_FLUSH_CYCLES
             replayed_before = replayed
             for block in range(blocks):
                 begin = max(free, encoded) if block == 0 else free
@@ -151,7 +160,7 @@ def stalled_times(
                 free = max(replayed, accepted)
                 waited_last = free - replayed
                 stalled[lane] += waited_last
-                accepted = int(ready[np.searchsorted(ready, free + 1)])
+                accepted = _nth(ready, free + 1, 1)
             busy[lane] += blocks * words[row]
             enc_done[row], done[row] = encoded, replayed
         stalled[lane] -= waited_last  # after the last `done`

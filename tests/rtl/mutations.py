@@ -132,13 +132,14 @@ MUTANTS = (
     Mutant("first row of a lane", TILE, ".FirstRow(l)", ".FirstRow(0)"),
     Mutant("blocks off by one", TILE, "blocks_i - BlockWidth'(1)", "blocks_i"),
     Mutant("start while busy", TILE, "start_i && !busy_q", "start_i", "the driver never starts a busy tile"),
-    Mutant("bank not swapped", TILE, "bank_q ^ (swap_i && (WeightBanks > 1))", "bank_q"),
-    Mutant("bank always swapped", TILE, "bank_q ^ (swap_i && (WeightBanks > 1))", "bank_q ^ (WeightBanks > 1)"),
+    Mutant("bank not swapped", TILE, "swap_i && (WeightBanks > 1)", "swap_i && (WeightBanks > 2)"),
+    Mutant("bank always swapped", TILE, "(swap_i && (WeightBanks > 1))",
+           "((swap_i || rows_i != '0) && (WeightBanks > 1))"),
     Mutant("loads into the active bank", TILE, "(WeightBanks > 1) && !bank_q", "(WeightBanks > 1) && bank_q"),
     Mutant("weights refused while busy", TILE, "(WeightBanks > 1) || !busy_q", "!busy_q"),
     Mutant("cycle not cleared", TILE, "      cycle_q      <= '0;\n", ""),
     Mutant("done with one lane idle", TILE, "if (&idle) busy_q", "if (|idle) busy_q"),
-    Mutant("mode not stored", TILE, "mode_q       <= mode_e'(mode_i)", "mode_q       <= ModeTemporal"),
+    Mutant("mode not stored", TILE, "mode_e'(mode_i);", "mode_e'(mode_i & 2'd1);"),
 )  # fmt: skip
 
 
@@ -173,7 +174,11 @@ def try_mutant(mutant: Mutant, seconds: float, assertions: bool) -> str:
     if not report.mismatches:
         return ""
     found = report.mismatches[0]
-    where = found.detail.splitlines()[0] if found.what in ("assertion", "stuck") and found.detail else ""
+    where = (
+        found.detail.splitlines()[0]
+        if found.what in ("assertion", "protocol", "stuck") and found.detail
+        else ""
+    )
     return f"{found.what} {where}".strip() + f" (pass {report.cases})"
 
 
@@ -181,12 +186,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--only", default="")
+    parser.add_argument("--file", default="")
     parser.add_argument("--no-assertions", action="store_true")
     arguments = parser.parse_args()
     os.environ["DITTO_CACHE"] = tempfile.mkdtemp(prefix="ditto-mutants-")
     caught = survived = refused = 0
     for mutant in MUTANTS:
-        if arguments.only not in mutant.name:
+        if arguments.only not in mutant.name or arguments.file not in mutant.file:
             continue
         began = time.monotonic()
         said = try_mutant(mutant, arguments.seconds, not arguments.no_assertions)

@@ -68,9 +68,7 @@ def test_tile_keeps_weights_between_passes_and_loads_the_next_ones_behind_rows(t
     np.testing.assert_array_equal(run.accumulators, product(current, 0, first))
     assert run.next_weights_cycles == 64 * 3
     current = int8(2, 64)
-    np.testing.assert_array_equal(
-        tile.run(current, 0, "temporal").accumulators, product(current, 0, second)
-    )
+    np.testing.assert_array_equal(tile.run(current, 0, "temporal").accumulators, product(current, 0, second))
 
 
 BAD = {
@@ -114,7 +112,9 @@ def test_tile_refuses_what_it_cannot_do(tiles):
     with pytest.raises(TileInputError, match="accumulators has shape"):
         tile.run(int8(1, 4), 0, "original", accumulators=np.zeros((2, 4), np.int32))
     with pytest.raises(TileInputError, match=r"stalls.offer has shape \(1, 5\)"):
-        tile.run(int8(1, 4), 0, "original", stalls=Stalls(np.ones((1, 5), np.uint8), np.ones((2, 5), np.uint8)))
+        tile.run(
+            int8(1, 4), 0, "original", stalls=Stalls(np.ones((1, 5), np.uint8), np.ones((2, 5), np.uint8))
+        )
     tile.close()
     with pytest.raises(HarnessError, match="closed"):
         tile.run(int8(1, 4), 0, "original")
