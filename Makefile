@@ -31,7 +31,7 @@ install: $(VENV)/.installed ## the environment, without test tools
 install-dev: $(VENV)/.installed-dev ## the environment, with test tools
 
 demo: $(VENV)/.installed ## a picture through Verilated RTL, two processes, every value verified
-	$(BIN)/ditto generate --model fashion-ddpm --backend rtl --verify --seed 7 --output runs/demo
+	$(BIN)/ditto generate --model fashion-ddpm --backend rtl --verify --seed 11 --output runs/demo
 
 test: install-dev ## lint and all quick tests
 	@$(MAKE) --no-print-directory lint

@@ -142,25 +142,25 @@ class Machine:
         mode = self.controller.mode_for(step, index, draft, forced)
         keeps = self.controller.keeps_state(step, index, mode)
         accumulators, measured = layer.run(mode, self.backend)
-        if measured is not None:
-            measured = self._agreed(command, draft, mode, measured)
-        time = self.controller.pricer.price(index, draft, mode, measured, keeps)
+        pricer = self.controller.pricer
+        lanes = pricer.lane_columns(index, [draft.works[mode]], mode)
+        if measured is not None and self.counts_lanes:
+            self._agree(command, mode, measured, int(lanes.total[0]))
+        else:
+            measured = None
+        counted = np.array([-1 if measured is None else measured], np.int64)
+        time = pricer.columns(index, mode, lanes, counted, keeps).at(0)
         self.controller.observe(step, index, time)
         record = LayerRecord(index, mode, forced, draft.works, measured, time.total_cycles, time.traffic)
         return accumulators, record, time
 
-    def _agreed(self, command: Command, record: LayerRecord, mode: Mode, measured: int) -> int | None:
-        """Measured cycles, after the contract has predicted the very same; None if they are not this design's own."""
-        if not self.counts_lanes:
-            return None
-        pricer = self.controller.pricer
-        predicted = int(pricer.lane_columns(record.layer, [record.works[mode]], mode).total[0])
+    def _agree(self, command: Command, mode: Mode, measured: int, predicted: int) -> None:
+        """The cycles that the lanes took must be those that the contract says, to the cycle."""
         if predicted != measured:
             raise BackendError(
                 f"layer {command.name!r} ({mode}): backend {self.backend.name!r} measured {measured} cycles, the cycle "
                 f"contract says {predicted}. One of them is wrong; `ditto rtl test` narrows it down."
             )
-        return measured
 
     def _report(self, step: int, command: Command, record: LayerRecord, time: LayerTime) -> LayerReport:
         ran = record.works[record.mode]
