@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from ditto_cosim.device.server import Server, exit_now, log_to_stderr, stop_on_signals
 from ditto_cosim.device.session import Machine
 from ditto_cosim.protocol import messages as m
@@ -43,18 +44,28 @@ def lazy_machine(path: str) -> Callable[[Program, Mapping[str, Array], m.RunSpec
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(prog="ditto device", description="Emulate the accelerator for hosts that connect.")
+    result = argparse.ArgumentParser(
+        prog="ditto device", description="Emulate the accelerator for hosts that connect."
+    )
     limits = m.Limits()
-    result.add_argument("--bind", default="tcp://127.0.0.1:5590", help="address to listen on (ipc:// or tcp://)")
-    result.add_argument("--keys", type=Path, help="directory made by `ditto keys`; needed beyond this machine")
+    result.add_argument(
+        "--bind", default="tcp://127.0.0.1:5590", help="address to listen on (ipc:// or tcp://)"
+    )
+    result.add_argument(
+        "--keys", type=Path, help="directory made by `ditto keys`; needed beyond this machine"
+    )
     result.add_argument("--backend", default="model", help="backend of runs that name none")
-    result.add_argument("--offer", action="append", default=[], help="a further backend hosts may name: module:Class")
+    result.add_argument("--offer", action="append", default=[], help="a further backend, module:Class")
     result.add_argument("--design", default="ditto", help="design of runs that name none")
     result.add_argument("--chip", default="paper_twin", help="chip of runs that name none")
-    result.add_argument("--idle-s", type=float, default=limits.idle_s, help="silence after which a host loses its runs")
+    result.add_argument(
+        "--idle-s", type=float, default=limits.idle_s, help="silence after which a host loses its runs"
+    )
     result.add_argument("--runs", type=int, default=limits.runs, help="most runs at once")
     result.add_argument("--run-bytes", type=int, default=limits.run_bytes, help="memory limit of one run")
-    result.add_argument("--store-bytes", type=int, default=limits.store_bytes, help="memory for constants, all runs")
+    result.add_argument(
+        "--store-bytes", type=int, default=limits.store_bytes, help="memory for constants, all runs"
+    )
     result.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     result.add_argument("--parent-pid", type=int, help="exit when this process is not the parent any more")
     result.add_argument("--machine", default=DEFAULT_MACHINE, help="module:Name of another execution core")
@@ -91,8 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def keep_memory() -> None:
-    """Have malloc keep what large tensors free instead of returning it to the kernel page by page: every step needs it
-    again, and a fresh page costs more than the copy into it. glibc only; elsewhere nothing happens."""
+    """Have malloc keep what large tensors free: every step needs it again, and a fresh page costs more
+    than the copy into it. glibc only; elsewhere nothing happens."""
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -3,10 +3,9 @@
     report = check("my_board:Board", load_chip("tiny"))
     report.passed, report.findings
 
-Every expectation is computed here in plain 64-bit NumPy from the text of `backends/base.py`, and cycles from the
-contract (`units/compute.py`); no other backend is asked. A backend whose memory stalls it may take longer than the
-contract says, which is reported; it can never be faster.
-What this file does not do: speed.
+Every expectation is computed here in plain 64-bit NumPy from the text of `backends/base.py`, and cycles from
+the contract (`units/compute.py`); no other backend is asked. A backend whose memory stalls it may take longer
+than the contract says, which is reported; it can never be faster. What this file does not do: speed.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
 from ditto_cosim.device.backends import find_backend
 from ditto_cosim.device.backends.base import I8, I32, Backend, Gemm, GemmResult
 from ditto_cosim.device.chips import Chip
@@ -78,7 +78,7 @@ def check(name: str, chip: Chip, *, on_finding: Callable[[Finding], None] = lamb
     return report
 
 
-# --- what is right ----------------------------------------------------------------------------------------------------
+# --- what is right ------------------------------------------------------------------------------------------
 
 
 def expected(job: Gemm, geometry: Geometry) -> tuple[I32, I32, tuple[int, int, int]]:
@@ -100,7 +100,10 @@ def _verify(job: Gemm, result: GemmResult, geometry: Geometry) -> None:
     groups, rows, k = job.current.shape
     where = f"{job.name} ({job.mode}, {groups}×[{rows}, {k}]·[{k}, {job.weights.shape[2]}])"
     accumulators, slots, classes = expected(job, geometry)
-    for what, got, right in (("accumulators", result.accumulators, accumulators), ("slots", result.slots, slots)):
+    for what, got, right in (
+        ("accumulators", result.accumulators, accumulators),
+        ("slots", result.slots, slots),
+    ):
         if got.shape != right.shape or got.dtype != np.int32:
             raise _Wrong(f"{where}: {what} are {got.dtype}{got.shape}, expected int32{right.shape}")
         if not np.array_equal(got, right):
@@ -112,7 +115,7 @@ def _verify(job: Gemm, result: GemmResult, geometry: Geometry) -> None:
         raise _Wrong(f"{where}: (zero, low, full) are {got_classes}, expected {classes}")
 
 
-# --- jobs -------------------------------------------------------------------------------------------------------------
+# --- jobs ---------------------------------------------------------------------------------------------------
 
 _Values = Callable[[np.random.Generator, tuple[int, ...]], tuple[I8, I8]]
 
@@ -124,7 +127,9 @@ def _anything(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[I8, I8]
 def _similar(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[I8, I8]:
     """Mostly zero and low differences, as two steps give them."""
     before = rng.integers(-100, 100, shape)
-    return (before + np.rint(rng.standard_normal(shape) * 2).astype(np.int64)).astype(np.int8), before.astype(np.int8)
+    return (before + np.rint(rng.standard_normal(shape) * 2).astype(np.int64)).astype(np.int8), before.astype(
+        np.int8
+    )
 
 
 def _equal(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[I8, I8]:
@@ -144,7 +149,11 @@ _DATA: dict[str, _Values] = {"anything": _anything, "similar": _similar, "equal"
 
 
 def _job(
-    rng: np.random.Generator, mode: Mode, shape: tuple[int, int, int, int], data: str = "anything", key: Any = None
+    rng: np.random.Generator,
+    mode: Mode,
+    shape: tuple[int, int, int, int],
+    data: str = "anything",
+    key: Any = None,
 ) -> Gemm:
     groups, rows, k, n = shape
     current, before = _DATA[data](rng, (groups, rows, k))
@@ -169,7 +178,7 @@ def _shapes(geometry: Geometry) -> Iterator[tuple[int, int, int, int]]:
     yield 3, 2, 5, 2 * geometry.n_max + c + 1
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
+# --- checks -------------------------------------------------------------------------------------------------
 
 
 def _starts(name: str, chip: Chip, made: list[Backend]) -> str:
@@ -226,7 +235,10 @@ def _purity(backend: Backend, chip: Chip) -> str:
         raise _Wrong("a later product changed an earlier result: results must own their memory")
     if not first.accumulators.flags.writeable:
         raise _Wrong("accumulators are read-only; the layer adds to them in place")
-    if any(not np.array_equal(a, b) for a, b in zip(before, (job.current, job.reference, job.weights), strict=True)):
+    if any(
+        not np.array_equal(a, b)
+        for a, b in zip(before, (job.current, job.reference, job.weights), strict=True)
+    ):
         raise _Wrong("the operands were changed")
     again = backend.gemm(job)
     if again.cycles != first.cycles or not np.array_equal(again.accumulators, kept):
@@ -269,10 +281,10 @@ def _cycles(backend: Backend, chip: Chip) -> str:
             least = _contract(job, chip)
             if cycles < least:
                 raise _Wrong(
-                    f"{shape} ({mode}, {data}): {cycles} cycles, but the contract's unstalled lane takes {least}"
+                    f"{shape} ({mode}, {data}): {cycles} cycles, the contract takes {least} unstalled"
                 )
             worst, exact, count = max(worst, cycles / least - 1), exact + (cycles == least), count + 1
-    return f"{exact} of {count} products exactly as the contract says, the others up to {100 * worst:.1f} % longer"
+    return f"{exact} of {count} products exactly as the contract says, the rest ≤ {100 * worst:.1f} % longer"
 
 
 def _contract(job: Gemm, chip: Chip) -> int:
@@ -291,7 +303,8 @@ def _contract(job: Gemm, chip: Chip) -> int:
 
 
 def _layouts(backend: Backend, chip: Chip) -> str:
-    """Operands that do not lie in one piece are views like any other: computed, or refused with a BackendError."""
+    """Operands that do not lie in one piece are views like any other: computed, or refused with a
+    BackendError."""
     rng = np.random.default_rng(6)
     good = _job(rng, "temporal", (2, 3, 10, 6))
     assert not isinstance(good.reference, int)
@@ -331,7 +344,10 @@ def _concurrency(name: str, chip: Chip) -> str:
             try:
                 for _ in range(10):
                     job = _job(
-                        rng, "temporal", (1, 4, 3 * chip.geometry.encode_width, chip.geometry.columns), "similar"
+                        rng,
+                        "temporal",
+                        (1, 4, 3 * chip.geometry.encode_width, chip.geometry.columns),
+                        "similar",
                     )
                     _verify(job, backend.gemm(job), chip.geometry)
             finally:

@@ -1,8 +1,9 @@
 """The device process: one ROUTER socket, the sessions of its hosts, and their runs.
 
-The loop never computes: it decodes, hands requests to runs' workers, and sends what they put into the outbox. So a Pong
-comes back in milliseconds while every worker is busy. Hosts that fall silent lose their runs after `limits.idle_s`.
-What this file does not do: execute anything (session.py), decide who may connect (wire security is set up by `bind`).
+The loop never computes: it decodes, hands requests to runs' workers, and sends what they put into the outbox.
+So a Pong comes back in milliseconds while every worker is busy. Hosts that fall silent lose their runs after
+`limits.idle_s`. What this file does not do: execute anything (session.py), decide who may connect (wire
+security is set up by `bind`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 import zmq
+
 from ditto_cosim.device.session import MachineFactory, Run
 from ditto_cosim.device.store import Store
 from ditto_cosim.protocol import codec, security
@@ -126,7 +128,7 @@ class Server:
         finally:
             self._shut_down()
 
-    # --- sockets ------------------------------------------------------------------------------------------------------
+    # --- sockets --------------------------------------------------------------------------------------------
 
     def _post(self, identity: bytes, frames: codec.Frames) -> None:
         """Called by workers and by the loop alike."""
@@ -176,9 +178,11 @@ class Server:
 
     def _refuse(self, identity: bytes, error: Exception, run: str = "", seq: int = 0) -> None:
         kind, text, state = describe(error)
-        self._post(identity, codec.encode(m.Error(run=run, seq=seq, kind=kind, message=text[:65536], state=state)))
+        self._post(
+            identity, codec.encode(m.Error(run=run, seq=seq, kind=kind, message=text[:65536], state=state))
+        )
 
-    # --- messages -----------------------------------------------------------------------------------------------------
+    # --- messages -------------------------------------------------------------------------------------------
 
     def _handle(self, identity: bytes, message: m.HostMessage, payload: list[Buffer]) -> None:
         if isinstance(message, m.Hello):
@@ -211,7 +215,9 @@ class Server:
         try:
             check_peer("host", hello.protocol, hello.package, hello.parameters)
             if identity not in self._hosts and len(self._hosts) >= self._limits.sessions:
-                raise QuotaError(f"device serves {len(self._hosts)} hosts already, its limit; close one of them")
+                raise QuotaError(
+                    f"device serves {len(self._hosts)} hosts already, its limit; close one of them"
+                )
         except DittoError as error:
             log.warning("host refused", extra={"fields": {"host": hello.host, "why": str(error)}})
             self._refuse(identity, error)
@@ -242,9 +248,11 @@ class Server:
             kind, where = "UnknownRunError", f"{type(request).__name__} {request.seq}"
             text = (
                 f"{where}: device {self._device} holds no run {request.run!r}. "
-                f"It was closed, or freed after {self._limits.idle_s:g} s of silence, or the device was restarted."
+                f"It was closed, freed after {self._limits.idle_s:g} s of silence, or lost with a restart."
             )
-            self._post(identity, codec.encode(m.Error(run=request.run, seq=request.seq, kind=kind, message=text)))
+            self._post(
+                identity, codec.encode(m.Error(run=request.run, seq=request.seq, kind=kind, message=text))
+            )
 
     def _open(self, identity: bytes, host: _Host, request: m.OpenRun) -> Run | None:
         if any(request.run in other.runs for other in self._hosts.values()):
@@ -274,7 +282,8 @@ class Server:
         return run
 
     def _settle(self, spec: m.RunSpec) -> m.RunSpec:
-        """Fill in defaults, and refuse names through which a host could make this device load code or read files."""
+        """Fill in defaults, and refuse names through which a host could make this device load code or read
+        files."""
         defaults = self._defaults
         spec = msgspec.structs.replace(
             spec,
@@ -295,7 +304,7 @@ class Server:
             )
         return spec
 
-    # --- time ---------------------------------------------------------------------------------------------------------
+    # --- time -----------------------------------------------------------------------------------------------
 
     def _forget_closed_runs(self) -> None:
         while self._gone:

@@ -1,8 +1,9 @@
-"""Runs on the device: one worker thread each, every request executed once, streams kept until the host has used them.
+"""Runs on the device: one worker thread each, every request executed once, streams kept until used.
 
-A `Run` owns its program, its machine, its constants (shared through `Store`) and its replies. The server's loop calls
-`submit`, `acknowledge` and `query`; the worker executes requests in the order they came and hands frames to `send`.
-What this file does not do: sockets, handshakes, time-outs (server.py); arithmetic and time (machine.py).
+A `Run` owns its program, its machine, its constants (shared through `Store`) and its replies. The server's
+loop calls `submit`, `acknowledge` and `query`; the worker executes requests in the order they came and hands
+frames to `send`. What this file does not do: sockets, handshakes, time-outs (server.py); arithmetic and time
+(machine.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
+
 from ditto_cosim.device.store import Store
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
@@ -154,7 +156,7 @@ class Run:
         self._thread = threading.Thread(target=self._work, name=f"run {run[:8]}", daemon=True)
         self._thread.start()
 
-    # --- called by the server's loop ----------------------------------------------------------------------------------
+    # --- called by the server's loop ------------------------------------------------------------------------
 
     def submit(self, request: m.Request, payload: list[Buffer]) -> None:
         """Queue a request, or answer a repeated one from the cache."""
@@ -219,7 +221,7 @@ class Run:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    # --- streams and replies, under the lock --------------------------------------------------------------------------
+    # --- streams and replies, under the lock ----------------------------------------------------------------
 
     def _repeat(self, seq: int, received: int) -> None:
         if seq == self._stream_seq:
@@ -248,7 +250,7 @@ class Run:
         while self._stream_unused > self._stream_limit and not self._cancel.is_set():
             self._lock.wait(1.0)
 
-    # --- the worker ---------------------------------------------------------------------------------------------------
+    # --- the worker -----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while (item := self._inbox.get()) is not None:
@@ -326,7 +328,9 @@ class Run:
         for name, value in program.constants.items():
             expected, key = program.values[value], request.constants[name]
             if (tuple(key.shape), key.dtype) != (expected.shape, expected.dtype):
-                raise TensorError(f"constant {name!r} is {key.dtype}{list(key.shape)}, the program expects {expected}")
+                raise TensorError(
+                    f"constant {name!r} is {key.dtype}{list(key.shape)}, the program expects {expected}"
+                )
         sizes = {key.digest: _key_bytes(key) for key in request.constants.values()}
         needed = sum(sizes.values()) + live_bytes(program)
         if needed > self._quota:
@@ -344,7 +348,9 @@ class Run:
             raise RequestError(f"run {self.run}: Start before OpenRun")
         if self._machine is not None:
             raise RequestError(f"run {self.run}: it is started already")
-        constants = {name: from_frame(key, self._store.get(key.digest), name) for name, key in self._keys.items()}
+        constants = {
+            name: from_frame(key, self._store.get(key.digest), name) for name, key in self._keys.items()
+        }
         try:
             machine = self._factory(self._program, constants, self._spec)
         except ValueError as error:
@@ -415,7 +421,8 @@ class Run:
         arrays = from_frames(request.inputs, payload)
         if arrays.keys() != program.inputs.keys():
             raise TensorError(
-                f"step {request.step}: inputs are {sorted(arrays)}, the program expects {sorted(program.inputs)}"
+                f"step {request.step}: inputs are {sorted(arrays)}, "
+                f"the program expects {sorted(program.inputs)}"
             )
         for header in request.inputs:
             expected = program.values[program.inputs[header.name]]
@@ -434,7 +441,8 @@ class Run:
         held = machine.state_bytes + sum(_key_bytes(key) for key in self._keys.values())
         if held > self._quota:
             raise QuotaError(
-                f"run {self.run}: constants and temporal state hold {held} bytes, the quota is {self._quota}. "
+                f"run {self.run}: constants and temporal state hold {held} bytes, the quota is "
+                f"{self._quota}. "
                 "Raise the run's memory_bytes or the device's --run-bytes."
             )
 
@@ -453,7 +461,9 @@ class Run:
         self._check_cancel()
         header, frame = to_frame(str(value), array)
         if frame.nbytes > self._limits.frame_bytes:
-            raise BackendError(f"value {value} has {frame.nbytes} bytes, more than a frame carries; do not observe it")
+            raise BackendError(
+                f"value {value} has {frame.nbytes} bytes, more than a frame carries; do not observe it"
+            )
         with self._lock:
             self._flush()
             index = self._stream_next
@@ -467,7 +477,8 @@ class Run:
 
 
 def _nbytes(frames: codec.Frames) -> int:
-    """What a stream message counts against the window: its bytes, and its own cost, so that small ones count too."""
+    """What a stream message counts against the window: its bytes, and its own cost, so that small ones count
+    too."""
     return MESSAGE_BYTES + sum(memoryview(frame).nbytes for frame in frames)
 
 

@@ -1,7 +1,7 @@
 """Constants on the device, by content, shared by all runs so that weights cross the wire once.
 
-A tensor that one host sent is given to another host's run only after the device has hashed it itself. Tensors that no
-run uses stay until their memory is needed.
+A tensor that one host sent is given to another host's run only after the device has hashed it itself. Tensors
+that no run uses stay until their memory is needed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from ditto_cosim.protocol.errors import QuotaError, RequestError, TensorError
 from ditto_cosim.protocol.tensors import Buffer, digest_of
 
@@ -63,7 +64,8 @@ class Store:
             self._evict(wanted)
             if (held := self._held()) + wanted > self._limit_bytes:
                 raise QuotaError(
-                    f"run {run}: its constants need {wanted} more bytes, {held} of the device's {self._limit_bytes} "
+                    f"run {run}: its constants need {wanted} more bytes, {held} of the device's "
+                    f"{self._limit_bytes} "
                     "are in use. Close other runs or raise the device's --store-bytes."
                 )
             for digest in missing:
@@ -101,7 +103,9 @@ class Store:
     def get(self, digest: str) -> memoryview:
         with self._lock:
             if digest not in self._tensors:
-                raise RequestError(f"constant {digest} has not arrived; send every missing constant before Start")
+                raise RequestError(
+                    f"constant {digest} has not arrived; send every missing constant before Start"
+                )
             return self._tensors[digest].data
 
     def release(self, run: str) -> None:
@@ -136,7 +140,9 @@ class Store:
             return genuine
 
     def _held(self) -> int:
-        return sum(t.data.nbytes for t in self._tensors.values()) + sum(u.nbytes for u in self._uploads.values())
+        return sum(t.data.nbytes for t in self._tensors.values()) + sum(
+            u.nbytes for u in self._uploads.values()
+        )
 
     def _evict(self, wanted_bytes: int) -> None:
         for digest in [d for d, t in self._tensors.items() if not t.users]:

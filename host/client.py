@@ -1,15 +1,15 @@
-"""A device as its user sees it: open a run, step it, close it. A device that dies meanwhile is not the user's problem.
+"""A device as its user sees it: open a run, step it, close it. Its death is not their problem.
 
     with connect("tcp://127.0.0.1:5590") as device:
         run = device.open_run(program, constants, RunSpec(backend="rtl"))
         result = run.step(0, inputs)
         run.close()
 
-When the device is lost in the middle of a step, the run is opened again on whatever `Device.revive` finds (the same
-address, or a new process): constants, the snapshot of the last completed step, that step replayed untimed to rebuild
-temporal state and compared with what it gave the first time, then the interrupted step from its beginning. Callbacks
-see every layer and value once.
-What this file does not do: sockets and retries (link.py), processes (supervisor.py), torch.
+When the device is lost in the middle of a step, the run is opened again on whatever `Device.revive` finds
+(the same address, or a new process): constants, the snapshot of the last completed step, that step replayed
+untimed to rebuild temporal state and compared with what it gave the first time, then the interrupted step
+from its beginning. Callbacks see every layer and value once. What this file does not do: sockets and retries
+(link.py), processes (supervisor.py), torch.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
+
 from ditto_cosim.host.link import DEAD_S, Link, Pending
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
@@ -63,7 +64,8 @@ class StepResult:
 
 
 class Device:
-    """A device reached over the wire; a context manager. Runs of one device may be used from several threads."""
+    """A device reached over the wire; a context manager. Runs of one device may be used from several
+    threads."""
 
     def __init__(self, link: Link, *, revivals: int = 5) -> None:
         self._link = link
@@ -84,7 +86,9 @@ class Device:
         """Where the runs are, as of the last heartbeat."""
         return dict(self._link.progress)
 
-    def open_run(self, program: Program, constants: Mapping[str, Array], spec: m.RunSpec | None = None) -> RemoteRun:
+    def open_run(
+        self, program: Program, constants: Mapping[str, Array], spec: m.RunSpec | None = None
+    ) -> RemoteRun:
         """Open a run; weights the device holds already are not sent again. The arrays must stay unchanged."""
         return RemoteRun(self, program, constants, spec or m.RunSpec())
 
@@ -95,7 +99,9 @@ class Device:
                 return
             while True:
                 if self._revivals_left <= 0:
-                    raise DeviceLostError(f"{why}\nNo step was completed since {self._revivals} restarts; giving up.")
+                    raise DeviceLostError(
+                        f"{why}\nNo step was completed since {self._revivals} restarts; giving up."
+                    )
                 self._revivals_left -= 1
                 if isinstance(why, UnknownRunError) and not lost.failed:
                     return
@@ -137,8 +143,11 @@ class _Elsewhere(Device):
         return Link(self._address, keys=self._keys, timeout_s=self._timeout_s, dead_s=self._dead_s)
 
 
-def connect(address: str, keys: Path | None = None, *, timeout_s: float = 30.0, dead_s: float = DEAD_S) -> Device:
-    """A device that listens at `address`; `keys` is a directory with this host's pair and the device's public key."""
+def connect(
+    address: str, keys: Path | None = None, *, timeout_s: float = 30.0, dead_s: float = DEAD_S
+) -> Device:
+    """A device that listens at `address`; `keys` is a directory with this host's pair and the device's public
+    key."""
     return _Elsewhere(address, keys, timeout_s, dead_s)
 
 
@@ -155,7 +164,9 @@ class _Completed:
 class RemoteRun:
     """One run on a device. One step at a time; several runs may step at once from several threads."""
 
-    def __init__(self, device: Device, program: Program, constants: Mapping[str, Array], spec: m.RunSpec) -> None:
+    def __init__(
+        self, device: Device, program: Program, constants: Mapping[str, Array], spec: m.RunSpec
+    ) -> None:
         self.program = program
         self._device = device
         self._spec = spec
@@ -189,8 +200,8 @@ class RemoteRun:
     ) -> StepResult:
         """Run one step; blocks. Callbacks run in this thread, while the device computes.
 
-        Inputs are kept until the next step is done, in case it must be replayed: arrays marked read-only as they are,
-        others as copies.
+        Inputs are kept until the next step is done, in case it must be replayed: arrays marked read-only as
+        they are, others as copies.
         """
         if self._closed:
             raise DittoError("the run is closed; open another one")
@@ -219,7 +230,7 @@ class RemoteRun:
     ) -> None:
         self.close()
 
-    # --- requests -----------------------------------------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------------------
 
     def _next(self) -> int:
         self._seq += 1
@@ -243,7 +254,9 @@ class RemoteRun:
         assert isinstance(started, m.Started)
         return started
 
-    def _pieces(self, missing: Sequence[str], limits: m.Limits) -> Iterator[tuple[list[m.Piece], list[Buffer]]]:
+    def _pieces(
+        self, missing: Sequence[str], limits: m.Limits
+    ) -> Iterator[tuple[list[m.Piece], list[Buffer]]]:
         """Missing constants, gathered into requests of at most `chunk_bytes`; what is longer is cut."""
         by_digest = {key.digest: array_bytes(self._constants[name]) for name, key in self._keys.items()}
         most = min(limits.chunk_bytes, limits.frame_bytes)
@@ -263,7 +276,9 @@ class RemoteRun:
         if pieces:
             yield pieces, frames
 
-    def _step(self, step: int, inputs: Mapping[str, Array], observe: m.Observe, timed: bool, seen: _Seen) -> StepResult:
+    def _step(
+        self, step: int, inputs: Mapping[str, Array], observe: m.Observe, timed: bool, seen: _Seen
+    ) -> StepResult:
         headers, frames = to_frames(inputs)
         seq = self._next()
         request = m.Step(
@@ -290,15 +305,17 @@ class RemoteRun:
         )
 
     def _abandon(self) -> None:
-        """Forget a step that was left before its end, on the device too: go back behind the last completed one."""
+        """Forget a step that was left before its end, on the device too: go back behind the last completed
+        one."""
         with contextlib.suppress(LinkError, UnknownRunError):
             self._link.request(m.CloseRun(run=self._run, seq=self._next()), [])
         self._surviving(self._rebuild)
 
-    # --- recovery -----------------------------------------------------------------------------------------------------
+    # --- recovery -------------------------------------------------------------------------------------------
 
     def _surviving(self, work: Callable[[], T]) -> T:
-        """The result of `work`, however often the device is lost meanwhile; `Device.revive` says when it is enough."""
+        """The result of `work`, however often the device is lost meanwhile; `Device.revive` says when it is
+        enough."""
         while True:
             try:
                 return work()
@@ -327,10 +344,13 @@ class RemoteRun:
             for name, array in again.outputs.items():
                 if not np.array_equal(array, last.outputs[name], equal_nan=array.dtype.kind == "f"):
                     raise DeviceError(
-                        f"recovery: step {last.step} replayed on the restarted device gives another {name!r} than "
+                        f"recovery: step {last.step} replayed on the restarted device gives another "
+                        f"{name!r} than "
                         "before, so the run cannot go on. The device or its backend is not deterministic."
                     )
-        log.warning("run %s goes on after step %s (%.2f s)", self._run, last and last.step, time.monotonic() - began)
+        log.warning(
+            "run %s goes on after step %s (%.2f s)", self._run, last and last.step, time.monotonic() - began
+        )
 
 
 class _Seen:

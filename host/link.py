@@ -1,9 +1,9 @@
 """One connection to one device process: its socket, its thread, its windows.
 
-The thread owns the DEALER socket. It greets the device, beats (so that a busy user is not a dead host), receives, and
-asks again for what got lost. `request` is called from users' threads and blocks until the reply is complete, calling
-back for what the device streams meanwhile, in order, in the caller's thread.
-What this file does not do: reopen anything after the device is lost (client.py).
+The thread owns the DEALER socket. It greets the device, beats (so that a busy user is not a dead host),
+receives, and asks again for what got lost. `request` is called from users' threads and blocks until the reply
+is complete, calling back for what the device streams meanwhile, in order, in the caller's thread. What this
+file does not do: reopen anything after the device is lost (client.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import zmq
+
 from ditto_cosim.protocol import codec, security
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (
@@ -130,7 +131,7 @@ class Link:
         self._thread.start()
         self._greet(timeout_s, keys is not None)
 
-    # --- called from users' threads -----------------------------------------------------------------------------------
+    # --- called from users' threads -------------------------------------------------------------------------
 
     @property
     def device(self) -> str:
@@ -138,7 +139,8 @@ class Link:
         return self.welcome.device if self.welcome else ""
 
     def begin(self, request: m.Request, payload: list[Buffer]) -> Pending:
-        """Send a request once the window has room for it. Its frames must stay unchanged until it is answered."""
+        """Send a request once the window has room for it. Its frames must stay unchanged until it is
+        answered."""
         frames = codec.encode(request, payload)
         self._check_limits(request, frames)
         pending = Pending(request, frames)
@@ -158,11 +160,16 @@ class Link:
         return pending
 
     def finish(self, pending: Pending, on_stream: OnStream | None = None) -> tuple[m.Reply, list[Buffer]]:
-        """Wait for the reply; stream messages go to `on_stream` as they come. Raises what the device reports."""
+        """Wait for the reply; stream messages go to `on_stream` as they come. Raises what the device
+        reports."""
         try:
             while True:
                 with self._lock:
-                    while pending.used not in pending.stream and not pending.complete and pending.failure is None:
+                    while (
+                        pending.used not in pending.stream
+                        and not pending.complete
+                        and pending.failure is None
+                    ):
                         self._lock.wait(1.0)
                     item = pending.stream.pop(pending.used, None)
                     if item is None and pending.failure is not None:
@@ -210,7 +217,7 @@ class Link:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    # --- the thread ---------------------------------------------------------------------------------------------------
+    # --- the thread -----------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
         poller = zmq.Poller()
@@ -271,7 +278,7 @@ class Link:
                 flags = zmq.NOBLOCK | (zmq.SNDMORE if i + 1 < len(frames) else 0)
                 self._socket.send(frame, flags, copy=copy)
         except zmq.Again:
-            # Not connected at the moment: refused, or the device is starting. What is lost is asked for again.
+            # Not connected: refused, or the device is starting. What is lost is asked for again.
             pass
 
     def _receive(self) -> bool:
@@ -355,7 +362,9 @@ class Link:
         pending.sent += 1
         if pending.sent > SEND_MOST:
             why = self._refusal or "it never arrived"
-            pending.failure = DeviceLostError(f"a request was sent {SEND_MOST} times to {self.address} in vain: {why}")
+            pending.failure = DeviceLostError(
+                f"a request was sent {SEND_MOST} times to {self.address} in vain: {why}"
+            )
             self._lock.notify_all()
         else:
             self._outbox.append(pending.frames)
@@ -378,7 +387,7 @@ class Link:
                     self._outbox.append(codec.encode(m.Query(run=run, seq=seq, received=pending.arrived)))
         self._send_outbox()
 
-    # --- checks -------------------------------------------------------------------------------------------------------
+    # --- checks ---------------------------------------------------------------------------------------------
 
     def _greet(self, timeout_s: float, with_keys: bool) -> None:
         deadline = time.monotonic() + timeout_s
@@ -388,7 +397,9 @@ class Link:
             failure = self._failure
             if failure is None and self.welcome is None:
                 hint = "its keys may not admit this host" if with_keys else "is `ditto device` running there?"
-                failure = DeviceLostError(f"no device answers at {self.address} within {timeout_s:g} s; {hint}")
+                failure = DeviceLostError(
+                    f"no device answers at {self.address} within {timeout_s:g} s; {hint}"
+                )
         if failure is not None:
             self.close()
             raise failure
@@ -401,6 +412,8 @@ class Link:
         what, limits = type(request).__name__, self.limits
         if len(frames) > limits.frames:
             raise LimitError(f"{what} has {len(frames)} frames, the device takes {limits.frames}")
-        for frame, limit in zip(frames, [limits.header_bytes] + [limits.frame_bytes] * len(frames), strict=False):
+        for frame, limit in zip(
+            frames, [limits.header_bytes] + [limits.frame_bytes] * len(frames), strict=False
+        ):
             if (size := memoryview(frame).nbytes) > limit:
                 raise LimitError(f"{what} has a frame of {size} bytes, the device takes {limit}")

@@ -1,8 +1,8 @@
 """Starts a device of one's own, keeps it alive, and takes it down again. Nobody opens a second terminal.
 
-The device listens on an ipc socket in a private directory and writes its log to a file. It ends with the host: it is
-told to on a clean exit, and notices on its own when the host is killed.
-What this file does not do: talk to the device (client.py, link.py).
+The device listens on an ipc socket in a private directory and writes its log to a file. It ends with the
+host: it is told to on a clean exit, and notices on its own when the host is killed. What this file does not
+do: talk to the device (client.py, link.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ LOG_TAIL_BYTES = 2000
 
 
 def fair_threads() -> int:
-    """Half of this machine's cores: host and device compute at once, and a core shared by two costs more than it gives."""
+    """Half of this machine's cores: host and device compute at once, and a core shared by two costs more than
+    it gives."""
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
@@ -60,7 +61,11 @@ class _Process:
             log.seek(0, os.SEEK_END)
             log.seek(max(self._log_start, log.tell() - LOG_TAIL_BYTES))
             tail = log.read().decode(errors="replace").strip()
-        return f"{how}; log {self._log_path} ends with:\n{tail}" if tail else f"{how}; log {self._log_path} is empty"
+        return (
+            f"{how}; log {self._log_path} ends with:\n{tail}"
+            if tail
+            else f"{how}; log {self._log_path} is empty"
+        )
 
     def stop(self) -> None:
         if self.process.poll() is None:

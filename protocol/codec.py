@@ -1,7 +1,8 @@
 """Messages to frames and back, without sockets.
 
-Frame 0 is the header in MessagePack, the frames after it are raw. Decoding trusts nothing: lengths, counts, nesting and
-every field's type are checked, and whatever fails is a `ProtocolError`. Nothing executable is ever decoded.
+Frame 0 is the header in MessagePack, the frames after it are raw. Decoding trusts nothing: lengths, counts,
+nesting and every field's type are checked, and whatever fails is a `ProtocolError`. Nothing executable is
+ever decoded.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import msgpack
 import msgspec
+
 from ditto_cosim.protocol.errors import LimitError, ProtocolError
 from ditto_cosim.protocol.messages import DeviceMessage, HostMessage, Limits, Message
 from ditto_cosim.protocol.program import Program
@@ -24,7 +26,9 @@ _encoder = msgspec.msgpack.Encoder()
 def encode(message: Message, payload: Sequence[Buffer] = ()) -> Frames:
     """Header frame and raw frames; refuses a message whose frames do not match it."""
     if len(payload) != message.frame_count:
-        raise ProtocolError(f"{type(message).__name__} carries {message.frame_count} frames, {len(payload)} were given")
+        raise ProtocolError(
+            f"{type(message).__name__} carries {message.frame_count} frames, {len(payload)} were given"
+        )
     return [_encoder.encode(message), *payload]
 
 

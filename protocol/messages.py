@@ -1,8 +1,8 @@
 """Every message that crosses the wire, as a type. `SPEC.md` says what each means and when it is sent.
 
-A message is the MessagePack header of frame 0; tensors, programs and snapshots follow as raw frames. `frame_count` says
-how many a message carries, so that the codec can refuse a message whose frames do not match it.
-What this file does not do: bytes (codec.py), arrays (tensors.py), sockets.
+A message is the MessagePack header of frame 0; tensors, programs and snapshots follow as raw frames.
+`frame_count` says how many a message carries, so that the codec can refuse a message whose frames do not
+match it. What this file does not do: bytes (codec.py), arrays (tensors.py), sockets.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Reply(_Message, frozen=True, kw_only=True):
     seq: Count
 
 
-# --- parts ------------------------------------------------------------------------------------------------------------
+# --- parts --------------------------------------------------------------------------------------------------
 
 
 class TensorHeader(_Part, frozen=True, kw_only=True):
@@ -169,7 +169,7 @@ class Progress(_Part, frozen=True, kw_only=True):
     """Seconds the request has been under way."""
 
 
-# --- host to device ---------------------------------------------------------------------------------------------------
+# --- host to device -----------------------------------------------------------------------------------------
 
 
 class Hello(_Message, frozen=True, kw_only=True):
@@ -242,7 +242,8 @@ class Ack(_Message, frozen=True, kw_only=True):
 
 
 class Query(_Message, frozen=True, kw_only=True):
-    """A host waits: send again stream messages from `received` on, and the reply; Missing if the request is unknown."""
+    """A host waits: send again stream messages from `received` on, and the reply; Missing if the request is
+    unknown."""
 
     run: RunId
     seq: Count
@@ -257,7 +258,7 @@ class Bye(_Message, frozen=True, kw_only=True):
     """The host leaves; its runs may go."""
 
 
-# --- device to host ---------------------------------------------------------------------------------------------------
+# --- device to host -----------------------------------------------------------------------------------------
 
 
 class Welcome(_Message, frozen=True, kw_only=True):

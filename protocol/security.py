@@ -1,7 +1,8 @@
 """Who may talk: addresses that need no keys, key files, and the gate that checks a host's key.
 
-ipc and loopback stay on this machine and need none. Any other address takes CURVE on both sides: the device knows the
-public key of every host it admits, the host knows the device's. `ditto keys` writes a directory of this form:
+ipc and loopback stay on this machine and need none. Any other address takes CURVE on both sides: the device
+knows the public key of every host it admits, the host knows the device's. `ditto keys` writes a directory of
+this form:
 
     device.key_secret          the device's own pair (mode 600)         stays on the device
     device.key                 its public half                          copied to hosts
@@ -21,8 +22,9 @@ from urllib.parse import urlsplit
 
 import zmq
 import zmq.auth
-from ditto_cosim.protocol.errors import SecurityError
 from zmq.auth.thread import ThreadAuthenticator
+
+from ditto_cosim.protocol.errors import SecurityError
 
 
 def is_local(address: str) -> bool:
@@ -62,7 +64,9 @@ def make_keys(directory: Path, host: str) -> list[Path]:
     if not (directory / "device.key_secret").exists():
         written += _make_pair(directory, "device")
     if (directory / f"{host}.key_secret").exists() or (hosts / f"{host}.key").exists():
-        raise SecurityError(f"{directory} has keys for host {host!r} already; remove them first to replace them")
+        raise SecurityError(
+            f"{directory} has keys for host {host!r} already; remove them first to replace them"
+        )
     public, secret = _make_pair(directory, host)
     admitted = hosts / public.name
     public.rename(admitted)
@@ -87,7 +91,8 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
 
 
 class Gate:
-    """Admits hosts whose public key lies in `KEYS/hosts`; everybody else is refused before a message is read."""
+    """Admits hosts whose public key lies in `KEYS/hosts`; everybody else is refused before a message is
+    read."""
 
     def __init__(self, context: zmq.Context[Any], socket: zmq.Socket[Any], keys: Path) -> None:
         public, secret = _load(keys / "device.key_secret")
@@ -105,11 +110,12 @@ class Gate:
 
 
 def use_keys(socket: zmq.Socket[Any], keys: Path) -> None:
-    """Give a host's socket its own pair (the one `*.key_secret` besides the device's) and the device's public key."""
+    """Give a host's socket its own pair (the one `*.key_secret` besides the device's) and the device's public
+    key."""
     own = [path for path in sorted(keys.glob("*.key_secret")) if path.name != "device.key_secret"]
     if len(own) != 1:
         raise SecurityError(
-            f"{keys} has {len(own)} host keys (*.key_secret), expected one: this host's. Move the others away."
+            f"{keys} has {len(own)} host keys (*.key_secret), expected one, this host's. Move the others."
         )
     public, secret = _load(own[0])
     if secret is None:

@@ -1,8 +1,8 @@
 """Arrays to frames and back without copying.
 
-A frame is the array's own memory on the way out, and the array is a read-only view of the frame on the way in. The one
-exception: an array that is not contiguous, and a short frame that the socket delivered misaligned, are copied.
-What this file never does: pickle, object arrays, byte swapping.
+A frame is the array's own memory on the way out, and the array is a read-only view of the frame on the way
+in. The one exception: an array that is not contiguous, and a short frame that the socket delivered
+misaligned, are copied. What this file never does: pickle, object arrays, byte swapping.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from ditto_cosim.protocol.errors import TensorError
 from ditto_cosim.protocol.messages import TensorHeader, TensorKey, WireType
 
@@ -40,13 +41,15 @@ def wire_type(array: Array, name: str) -> WireType:
     wire = _WIRE_TYPES.get(array.dtype)
     if wire is None:
         raise TensorError(
-            f"tensor {name!r}: {array.dtype} does not cross the wire; convert it to one of {', '.join(NUMPY_TYPES)}"
+            f"tensor {name!r}: {array.dtype} does not cross the wire; "
+            f"convert it to one of {', '.join(NUMPY_TYPES)}"
         )
     return wire
 
 
 def to_frame(name: str, array: Array) -> tuple[TensorHeader, memoryview]:
-    """Header and bytes; the bytes are the array's own memory, which must stay unchanged until they are sent."""
+    """Header and bytes; the bytes are the array's own memory, which must stay unchanged until they are
+    sent."""
     header = TensorHeader(name=name, dtype=wire_type(array, name), shape=array.shape)
     return header, array_bytes(array)
 
@@ -69,7 +72,8 @@ def from_frame(header: TensorHeader | TensorKey, frame: Buffer, name: str = "") 
     if view.nbytes != expected:
         label = name or (header.name if isinstance(header, TensorHeader) else header.digest)
         raise TensorError(
-            f"tensor {label!r}: frame of {view.nbytes} bytes, but {header.dtype}{list(header.shape)} takes {expected}"
+            f"tensor {label!r}: frame of {view.nbytes} bytes, "
+            f"but {header.dtype}{list(header.shape)} takes {expected}"
         )
     array = np.frombuffer(view, dtype) if expected else np.zeros(0, dtype)
     if not array.flags.aligned:
@@ -101,4 +105,6 @@ def key_of(name: str, array: Array) -> TensorKey:
 
 
 if sys.byteorder != "little":  # pragma: no cover
-    raise ImportError("the wire carries little-endian arrays as they lie in memory; this machine is big-endian")
+    raise ImportError(
+        "the wire carries little-endian arrays as they lie in memory; this machine is big-endian"
+    )

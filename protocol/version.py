@@ -1,9 +1,9 @@
 """Which versions work together, and the hash of everything both sides must agree on before they do.
 
-The rule: a change that an older peer would misread raises the major number, and peers of different major numbers
-refuse each other. A field added with a default raises the minor number; older peers ignore fields they do not know.
-The parameter hash covers what a version number cannot: the tiles, the instruction set, and the package that carries
-them.
+The rule: a change that an older peer would misread raises the major number, and peers of different major
+numbers refuse each other. A field added with a default raises the minor number; older peers ignore fields
+they do not know. The parameter hash covers what a version number cannot: the tiles, the instruction set, and
+the package that carries them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def check_peer(peer: str, protocol: str, package: str, parameters: str) -> None:
     theirs = f"the {peer} has protocol {protocol}, package {package}, parameters {parameters}"
     if _major(protocol) != _major(PROTOCOL_VERSION):
         raise VersionError(
-            f"protocol versions do not go together: {theirs}; {ours}. Install the same ditto-cosim on both sides."
+            f"protocol versions do not go together: {theirs}; {ours}. "
+            "Install the same ditto-cosim on both sides."
         )
     if parameters != parameters_digest():
         raise ParametersError(

@@ -1,4 +1,5 @@
-"""Wakes a thread that waits for its sockets, from any other thread; what both ends of the wire use beside them."""
+"""Wakes a thread that waits for its sockets, from any other thread; what both ends of the wire use beside
+them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Who computes a layer: one file per backend, found by its name.
 
-A name is a file here (`rtl`, `model`), an entry point of the group `ditto_cosim.backends`, or `module:Class`. The
-class is made with the chip it computes for and closes with the run.
+A name is a file here (`rtl`, `model`), an entry point of the group `ditto_cosim.backends`, or `module:Class`.
+The class is made with the chip it computes for and closes with the run.
 """
 
 from __future__ import annotations

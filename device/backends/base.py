@@ -1,8 +1,8 @@
 """The seam between the device and whoever computes a layer.
 
-A backend multiplies one operand matrix by one weight matrix, from differences, and says what it met on the way. It
-knows nothing of layers, steps, quantization or time beyond its own lanes. `ditto conform BACKEND` checks one against
-all of this.
+A backend multiplies one operand matrix by one weight matrix, from differences, and says what it met on the
+way. It knows nothing of layers, steps, quantization or time beyond its own lanes. `ditto conform BACKEND`
+checks one against all of this.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.hardware import MODES, Geometry, Mode
 
@@ -34,7 +35,8 @@ class Gemm:
     weights: I8
     """[groups, K, N]"""
     mode: Mode
-    """`original` bypasses classification: two slots per element. The other two differ in their reference alone."""
+    """`original` bypasses classification: two slots per element. The other two differ in their reference
+    alone."""
     weights_key: Hashable = None
     """Equal keys promise equal weights, so a backend may keep them loaded; None promises nothing."""
 
@@ -51,7 +53,9 @@ class Gemm:
             not isinstance(self.reference, int) and self.reference.shape != self.current.shape
         ):
             met = ", ".join(f"{name} {list(a.shape)}" for name, a in operands.items())
-            raise BackendError(f"layer {self.name!r}: {met} do not fit; expected [G, M, K], [G, K, N], [G, M, K]")
+            raise BackendError(
+                f"layer {self.name!r}: {met} do not fit; expected [G, M, K], [G, K, N], [G, M, K]"
+            )
         if isinstance(self.reference, int) and not -128 <= self.reference <= 127:
             raise BackendError(f"layer {self.name!r}: zero point {self.reference} is outside −128…127")
         if 0 in self.current.shape or 0 in weights:

@@ -1,4 +1,4 @@
-"""Backends made of backends: some layers on one and the rest on another, or every layer on two that must agree.
+"""Backends made of backends: some layers on one and the rest on another, or all on two that must agree.
 
     --backend model --rtl-layers 'conv_in,mid.*'     a large denoiser with a few layers in RTL
     --backend rtl --cross-check model                every result compared, bit for bit, as it is made
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
+
 from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult
 from ditto_cosim.protocol.errors import BackendError
 
@@ -81,7 +82,8 @@ class CheckedBackend:
 
     def _refuse(self, job: Gemm, what: str) -> None:
         raise BackendError(
-            f"layer {job.name!r} ({job.mode}): {self._first.name!r} and {self._second.name!r} disagree: {what}. "
+            f"layer {job.name!r} ({job.mode}): {self._first.name!r} and "
+            f"{self._second.name!r} disagree: {what}. "
             "Run `ditto conform` on both to find out which is wrong."
         )
 
@@ -93,6 +95,7 @@ class CheckedBackend:
 def _same_tile(one: Backend, other: Backend) -> None:
     if one.geometry != other.geometry:
         raise BackendError(
-            f"backends {one.name!r} and {other.name!r} have different tiles ({one.geometry} and {other.geometry}) "
+            f"backends {one.name!r} and {other.name!r} have different tiles "
+            f"({one.geometry} and {other.geometry}) "
             "and cannot share a run; choose a chip that both are built for"
         )

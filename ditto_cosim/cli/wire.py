@@ -1,4 +1,5 @@
-"""`ditto device`, `ditto keys`, `ditto conform`: the device as a process, its keys, and the check of a backend."""
+"""`ditto device`, `ditto keys`, `ditto conform`: the device as a process, its keys, and the check of a
+backend."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ import typer
 def device(
     bind: Annotated[str, typer.Option(help="Address to listen on: ipc://PATH or tcp://HOST:PORT.")] = "",
     backend: Annotated[str, typer.Option(help="Backend of runs that name none, or module:Class.")] = "",
-    offer: Annotated[list[str] | None, typer.Option(help="A further backend hosts may name: module:Class.")] = None,
+    offer: Annotated[
+        list[str] | None, typer.Option(help="A further backend hosts may name: module:Class.")
+    ] = None,
     design: Annotated[str, typer.Option(help="Design of runs that name none.")] = "",
     chip: Annotated[str, typer.Option(help="Chip of runs that name none: a preset or a TOML file.")] = "",
     keys: Annotated[Path | None, typer.Option(help="Directory made by `ditto keys`.")] = None,
@@ -21,7 +24,9 @@ def device(
     runs: Annotated[int | None, typer.Option(help="Most runs at once.")] = None,
     run_bytes: Annotated[int | None, typer.Option(help="Memory limit of one run.")] = None,
     store_bytes: Annotated[int | None, typer.Option(help="Memory for constants, all runs together.")] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error; the log goes to stderr.")] = "info",
+    log_level: Annotated[
+        str, typer.Option(help="debug, info, warning or error; the log goes to stderr.")
+    ] = "info",
 ) -> None:
     """Run a device that hosts connect to, until Ctrl-C. Its log is JSON, a line an event, on stderr."""
     from ditto_cosim.device.__main__ import main
@@ -38,7 +43,9 @@ def device(
         "--store-bytes": store_bytes,
         "--log-level": log_level,
     }
-    options = [text for name, value in given.items() if value not in ("", None) for text in (name, str(value))]
+    options = [
+        text for name, value in given.items() if value not in ("", None) for text in (name, str(value))
+    ]
     raise typer.Exit(main([*options, *(text for name in offer or () for text in ("--offer", name))]))
 
 

@@ -1,4 +1,5 @@
-"""Puts the helpers of this folder and the protocol's on the import path, here and in devices that tests start."""
+"""Puts the helpers of this folder and the protocol's on the import path, here and in devices that tests
+start."""
 
 import os
 import sys

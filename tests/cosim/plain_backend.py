@@ -1,11 +1,13 @@
-"""A backend of its own, as somebody else would write one: NumPy alone, differences formed literally, nothing clever.
+"""A backend as somebody else would write one: NumPy alone, differences formed literally, nothing clever.
 
-It starts in a moment (no torch), so tests that kill devices use it; and it shows that a backend from elsewhere fits.
+It starts in a moment (no torch), so tests that kill devices use it; and it shows that a backend from
+elsewhere fits.
 """
 
 from __future__ import annotations
 
 import numpy as np
+
 from ditto_cosim.device.backends.base import Gemm, GemmResult
 from ditto_cosim.device.chips import Chip
 

@@ -1,4 +1,5 @@
-"""The conformance kit: backends that are right pass it, and every way of being wrong fails the check made for it."""
+"""The conformance kit: backends that are right pass it, and every way of being wrong fails the check made for
+it."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_backend import PlainBackend
+
 from ditto_cosim.device.backends.base import Gemm, GemmResult
 from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.conformance import _contract, check
 from ditto_cosim.protocol.errors import BackendError
-from plain_backend import PlainBackend
 
 TINY = load_chip("tiny")
 
@@ -59,7 +61,9 @@ class _Spoiled(PlainBackend):
 
 class WrongTile(PlainBackend):
     def __init__(self, chip: Chip) -> None:
-        self.geometry = replace(chip.geometry, columns=chip.geometry.columns * 2, n_max=chip.geometry.n_max * 2)
+        self.geometry = replace(
+            chip.geometry, columns=chip.geometry.columns * 2, n_max=chip.geometry.n_max * 2
+        )
 
 
 class WrongBehindKMax(_Spoiled):
@@ -112,7 +116,11 @@ class KeepsUnkeyedWeights(PlainBackend):
     kept: Any = None
 
     def gemm(self, job: Gemm) -> GemmResult:
-        if job.weights_key is None and self.kept is not None and self.kept.shape == job.weights.shape == (1, 9, 7):
+        if (
+            job.weights_key is None
+            and self.kept is not None
+            and self.kept.shape == job.weights.shape == (1, 9, 7)
+        ):
             job = Gemm(job.name, job.current, job.reference, self.kept, job.mode)
         self.kept = job.weights
         return super().gemm(job)
@@ -135,7 +143,9 @@ class InventsCycles(_Spoiled):
 class AssumesOnePiece(PlainBackend):
     def gemm(self, job: Gemm) -> GemmResult:
         flat = np.frombuffer(np.lib.stride_tricks.as_strided(job.current, (job.current.size,), (1,)), np.int8)
-        return super().gemm(Gemm(job.name, flat.reshape(job.current.shape), job.reference, job.weights, job.mode))
+        return super().gemm(
+            Gemm(job.name, flat.reshape(job.current.shape), job.reference, job.weights, job.mode)
+        )
 
 
 class OnlyOne(PlainBackend):

@@ -9,13 +9,14 @@ import msgspec
 import psutil
 import pytest
 import zmq
+from wire_harness import run_steps
+from wire_programs import chain
+
 from ditto_cosim.host.link import Link
 from ditto_cosim.host.supervisor import LocalDevice
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.version import PROTOCOL_VERSION, package_version, parameters_digest
-from wire_harness import run_steps
-from wire_programs import chain
 
 LIMITS = m.Limits()
 PLAIN = ["--backend", "plain_backend:PlainBackend", "--chip", "tiny"]
@@ -72,7 +73,9 @@ def survive(seed: int, count: int) -> None:
         after = process.memory_info().rss
         assert came.get("ProtocolError", 0) > count * 0.3
         assert came.get("LimitError", 0) > 0
-        assert came.get("DeviceError", 0) == 0, "a wrong message met an unexpected exception; see the device's log"
+        assert came.get("DeviceError", 0) == 0, (
+            "a wrong message met an unexpected exception; see the device's log"
+        )
         assert came.get("Pong", 0) > 0
         with device.open_run(*chain(), m.RunSpec()) as run:
             assert run_steps(run, 2) == expected

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from wire_harness import Given, run_steps
+from wire_programs import chain, inputs_of
+
 from ditto_cosim.host.client import RemoteRun
 from ditto_cosim.host.supervisor import LocalDevice
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import CancelledError, DeviceLostError
-from wire_harness import Given, run_steps
-from wire_programs import chain, inputs_of
 
 STEPS = 6
 PLAIN = ["--backend", "plain_backend:PlainBackend", "--chip", "tiny"]
@@ -42,8 +43,7 @@ def kill(device: LocalDevice) -> None:
 
 
 def kill_somewhere(expected: Given, seed: int) -> None:
-    """kill -9 once, at a random layer of a random step and a random moment after it; one time in three once more while
-    the run is being rebuilt."""
+    """kill -9 at a random layer and moment; one time in three once more while the run is being rebuilt."""
     rng = random.Random(seed)
     at = rng.randrange(len(expected.reports))
     delay_s = rng.choice([0.0, rng.random() * 0.004])
@@ -117,15 +117,21 @@ def test_two_runs_of_a_killed_device_both_go_on(expected: Given) -> None:
 
 
 def test_device_that_always_dies_is_given_up_with_its_log(tmp_path: Path) -> None:
-    with LocalDevice([*PLAIN, "--machine", "wire_harness:DyingMachine"], run_directory=tmp_path, restarts=2) as device:
+    with LocalDevice(
+        [*PLAIN, "--machine", "wire_harness:DyingMachine"], run_directory=tmp_path, restarts=2
+    ) as device:
         run = device.open_run(*chain(), SPEC)
-        with pytest.raises(DeviceLostError, match=r"killed by signal 6(.|\n)*No step was completed since 2 restarts"):
+        with pytest.raises(
+            DeviceLostError, match=r"killed by signal 6(.|\n)*No step was completed since 2 restarts"
+        ):
             run.step(0, inputs_of(run.program, 0))
     assert "about to abort" in (tmp_path / "device.log").read_text()
 
 
 def test_device_that_cannot_start_says_why() -> None:
-    with pytest.raises(DeviceLostError, match=r"the device did not start: exit status 2(.|\n)*unrecognized arguments"):
+    with pytest.raises(
+        DeviceLostError, match=r"the device did not start: exit status 2(.|\n)*unrecognized arguments"
+    ):
         LocalDevice(["--no-such-option"])
 
 
@@ -155,7 +161,9 @@ for step in range(1000):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_killed_host_leaves_no_device(number: signal.Signals) -> None:
-    host = subprocess.Popen([sys.executable, "-c", HOST], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert host.stdout is not None
     pid, directory = host.stdout.readline().split()
     time.sleep(0.5)

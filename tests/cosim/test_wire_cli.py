@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from ditto_cosim.host.client import connect
 from typer.testing import CliRunner
 from wire_programs import chain, inputs_of
 
 from ditto_cosim.cli import root
+from ditto_cosim.host.client import connect
 
 
 def test_device_serves_until_ctrl_c_and_logs_json(tmp_path: Path) -> None:
@@ -42,7 +42,9 @@ def test_device_serves_until_ctrl_c_and_logs_json(tmp_path: Path) -> None:
         (["--bind", "ipc:///no/such/directory/x"], "cannot listen on"),
     ],
 )
-def test_device_that_cannot_listen_says_why(options: list[str], says: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_device_that_cannot_listen_says_why(
+    options: list[str], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     result = CliRunner().invoke(root, ["device", *options])
     assert result.exit_code == 2
     assert says in capfd.readouterr().err + result.output

@@ -1,4 +1,5 @@
-"""A device in a thread, a proxy that loses and muddles messages, machines that misbehave, and what a run gave."""
+"""A device in a thread, a proxy that loses and muddles messages, machines that misbehave, and what a run
+gave."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import zmq
+from wire_programs import Array, inputs_of
+
 from ditto_cosim.device.machine import Machine
 from ditto_cosim.device.server import Server
 from ditto_cosim.device.session import StepResult
@@ -25,7 +28,6 @@ from ditto_cosim.host.client import RemoteRun
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import WatchdogError
 from ditto_cosim.protocol.program import Program
-from wire_programs import Array, inputs_of
 
 OFFERED = ["model", "rtl"]
 
@@ -64,7 +66,11 @@ class Given:
 
 
 def run_steps(
-    run: RemoteRun, steps: int, *, observe: m.Observe = "none", on_layer: Callable[[m.LayerReport], None] | None = None
+    run: RemoteRun,
+    steps: int,
+    *,
+    observe: m.Observe = "none",
+    on_layer: Callable[[m.LayerReport], None] | None = None,
 ) -> Given:
     given = Given()
 
@@ -200,7 +206,8 @@ class StuckBackend:
 
     def gemm(self, job: Any) -> Any:
         raise WatchdogError(
-            f"layer {job.name!r}: lane 0 made no progress for 10000 cycles", state="encoder: WAIT_SLOTS\nrow: 3"
+            f"layer {job.name!r}: lane 0 made no progress for 10000 cycles",
+            state="encoder: WAIT_SLOTS\nrow: 3",
         )
 
     def close(self) -> None:

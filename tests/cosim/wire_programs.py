@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from ditto_cosim.protocol.isa import Attrs, TensorSpec, infer
 from ditto_cosim.protocol.program import Command, Program
 
@@ -36,14 +37,18 @@ class Builder:
         self.arrays[name] = array
         return self.constants[name]
 
-    def do(self, op: str, name: str, operands: tuple[int, ...], attrs: Attrs | None = None) -> tuple[int, ...]:
+    def do(
+        self, op: str, name: str, operands: tuple[int, ...], attrs: Attrs | None = None
+    ) -> tuple[int, ...]:
         specs = infer(op, [self.values[v] for v in operands], attrs or {})
         results = tuple(self.value(spec) for spec in specs)
         self.commands.append(Command(op, name, operands, results, attrs or {}))
         return results
 
     def program(self, **outputs: int) -> Program:
-        program = Program(tuple(self.values), self.inputs, frozenset(), self.constants, outputs, tuple(self.commands))
+        program = Program(
+            tuple(self.values), self.inputs, frozenset(), self.constants, outputs, tuple(self.commands)
+        )
         program.validate()
         return program
 
@@ -58,8 +63,11 @@ QUANTIZE: Attrs = {
 }
 
 
-def chain(layers: int = 6, rows: int = 16, width: int = 32, seed: int = 0) -> tuple[Program, dict[str, Array]]:
-    """`layers` linear layers, each with dynamic quantization and silu, so that Defo, scales and state all matter."""
+def chain(
+    layers: int = 6, rows: int = 16, width: int = 32, seed: int = 0
+) -> tuple[Program, dict[str, Array]]:
+    """`layers` linear layers, each with dynamic quantization and silu, so that Defo, scales and state all
+    matter."""
     rng = np.random.default_rng(seed)
     b = Builder()
     x = b.input("x", rows, width)

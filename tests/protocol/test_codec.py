@@ -9,6 +9,11 @@ from typing import Any, get_args
 import msgpack
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from wire_samples import SAMPLES
+
 from ditto_cosim.protocol import codec, tensors
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (
@@ -22,10 +27,6 @@ from ditto_cosim.protocol.errors import (
     revive,
 )
 from ditto_cosim.protocol.isa import IsaError
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from wire_samples import SAMPLES
 
 GOLDEN: dict[str, str] = json.loads(Path(__file__).with_name("golden_messages.json").read_text())
 LIMITS = m.Limits()
@@ -114,7 +115,10 @@ def test_host_and_device_refuse_each_others_messages() -> None:
         (b"\x91" * 100_000, "not MessagePack"),
         (msgpack.packb({"type": "CloseRun", "run": "x" * 65, "seq": 1}), "run"),
         (msgpack.packb({"type": "CloseRun", "run": "", "seq": 1}), "run"),
-        (msgpack.packb({"type": "PutTensors", "run": "r", "seq": 1, "pieces": [{"digest": "G" * 32}]}), "digest"),
+        (
+            msgpack.packb({"type": "PutTensors", "run": "r", "seq": 1, "pieces": [{"digest": "G" * 32}]}),
+            "digest",
+        ),
     ],
 )
 def test_header_that_is_no_message_is_refused_in_words(header: bytes, says: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
+
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import WIRE_ERRORS
 from ditto_cosim.protocol.isa import ISA

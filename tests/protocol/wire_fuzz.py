@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import msgpack
+from wire_samples import SAMPLES
+
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
-from wire_samples import SAMPLES
 
 HOST_NAMES = [t.__name__ for t in get_args(m.HostMessage)]
 _BOMBS = [
@@ -83,7 +84,9 @@ def messages(seed: int, count: int) -> Iterator[list[bytes]]:
     rng = random.Random(seed)
     for _ in range(count):
         sample = SAMPLES[rng.choice(HOST_NAMES)]
-        frames = [bytes(f) for f in codec.encode(sample, [rng.randbytes(rng.randrange(64))] * sample.frame_count)]
+        frames = [
+            bytes(f) for f in codec.encode(sample, [rng.randbytes(rng.randrange(64))] * sample.frame_count)
+        ]
         match rng.randrange(8):
             case 0:
                 frames = [rng.randbytes(rng.randrange(200)) for _ in range(rng.randrange(1, 5))]

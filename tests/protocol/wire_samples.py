@@ -45,9 +45,17 @@ _REPORT = m.LayerReport(
 SAMPLES: dict[str, m.Message] = {
     type(message).__name__: message
     for message in (
-        m.Hello(protocol="1.0", package="0.1.0", parameters="00ff00ff00ff00ff", host="box:12", stream_bytes=1 << 20),
+        m.Hello(
+            protocol="1.0",
+            package="0.1.0",
+            parameters="00ff00ff00ff00ff",
+            host="box:12",
+            stream_bytes=1 << 20,
+        ),
         m.OpenRun(run="r1", seq=0, spec=_SPEC, constants={"w": _KEY}),
-        m.PutTensors(run="r1", seq=1, pieces=[m.Piece(digest=_KEY.digest), m.Piece(digest=_KEY.digest, offset=6)]),
+        m.PutTensors(
+            run="r1", seq=1, pieces=[m.Piece(digest=_KEY.digest), m.Piece(digest=_KEY.digest, offset=6)]
+        ),
         m.Start(run="r1", seq=2, done_below=2),
         m.Step(run="r1", seq=3, done_below=3, step=0, inputs=[_IN], observe=[4, 5], timed=False),
         m.Restore(run="r1", seq=4, done_below=4),
@@ -76,9 +84,17 @@ SAMPLES: dict[str, m.Message] = {
             facts={"low_rule": "twos4", "k_max": 1024},
         ),
         m.Reports(run="r1", seq=3, index=0, reports=[_REPORT]),
-        m.Observed(run="r1", seq=3, index=1, value=4, tensor=m.TensorHeader(name="4", dtype="i32", shape=(2, 2))),
+        m.Observed(
+            run="r1", seq=3, index=1, value=4, tensor=m.TensorHeader(name="4", dtype="i32", shape=(2, 2))
+        ),
         m.StepDone(
-            run="r1", seq=3, step=0, streamed=2, outputs=[_OUT], record=[_RECORD], totals={"cycles": 7, "steps": 1}
+            run="r1",
+            seq=3,
+            step=0,
+            streamed=2,
+            outputs=[_OUT],
+            record=[_RECORD],
+            totals={"cycles": 7, "steps": 1},
         ),
         m.Restored(run="r1", seq=4),
         m.Closed(run="r1", seq=5),
@@ -86,7 +102,9 @@ SAMPLES: dict[str, m.Message] = {
         m.Pong(
             token=9,
             device="dev1",
-            progress=[m.Progress(run="r1", seq=3, busy=True, step=1, layer=2, name="conv_in", request_s=0.25)],
+            progress=[
+                m.Progress(run="r1", seq=3, busy=True, step=1, layer=2, name="conv_in", request_s=0.25)
+            ],
         ),
         m.Error(run="r1", seq=3, kind="WatchdogError", message="lane 0 is stuck.", state="encoder: WAIT"),
     )
@@ -95,6 +113,7 @@ SAMPLES: dict[str, m.Message] = {
 
 if __name__ == "__main__":
     headers = {
-        name: bytes(codec.encode(sample, [b""] * sample.frame_count)[0]).hex() for name, sample in SAMPLES.items()
+        name: bytes(codec.encode(sample, [b""] * sample.frame_count)[0]).hex()
+        for name, sample in SAMPLES.items()
     }
     print(json.dumps(headers, indent=1))

@@ -1,32 +1,31 @@
-"""How much the wire costs: `ditto bench wire`, or `python tests/bench/bench_wire.py [--json] [--quick]`.
+"""`ditto bench wire`: how much the wire costs.
 
 Three questions, each between two processes over ipc:
-  throughput   tensors of 64 B … 64 MiB streamed as inputs of steps, one to a request and as many as fill 16 MiB (at
+  throughput   tensors of 64 B … 64 MiB streamed as inputs of steps, one to a request and as many as fill 16
+  MiB (at
                most 64), against raw pyzmq that sends the same tensors one way, unacknowledged, and drops them
   per command  a step of 125 commands that report as they finish, against the same machine called directly
   copies       how often a 64 MiB tensor is copied on either side, by what NumPy and Python allocate meanwhile
-The machine behind the wire does nothing, so that nothing but the wire is measured.
+The machine behind the wire does nothing, so that nothing but the wire is measured. Sender and receiver keep
+two cores busy; on a machine that does other things meanwhile the ratios say little.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 import tracemalloc
 from collections import deque
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import zmq
+
 from ditto_cosim.device.session import StepResult
 from ditto_cosim.host.client import Device
 from ditto_cosim.host.supervisor import LocalDevice
@@ -67,7 +66,9 @@ class NullMachine:
             cycles=123_456,
             unit_cycles=units,
             stall_cycles=units,
-            traffic_bytes=dict.fromkeys(("weights", "input", "previous_input", "previous_output", "output"), 65536),
+            traffic_bytes=dict.fromkeys(
+                ("weights", "input", "previous_input", "previous_output", "output"), 65536
+            ),
         )
 
     def step(self, step: int, inputs: Mapping[str, Array], **how: Any) -> StepResult:
@@ -102,12 +103,11 @@ def one_tensor(nbytes: int, *, inputs: int = 1, echo: bool = False) -> Program:
 
 @contextlib.contextmanager
 def null_device() -> Iterator[Device]:
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    with LocalDevice(["--machine", "bench_wire:NullMachine", "--log-level", "error"]) as device:
+    with LocalDevice(["--machine", "ditto_cosim.bench.wire:NullMachine", "--log-level", "error"]) as device:
         yield device
 
 
-# --- throughput -------------------------------------------------------------------------------------------------------
+# --- throughput ---------------------------------------------------------------------------------------------
 
 
 def _count(nbytes: int, quick: bool) -> int:
@@ -133,7 +133,9 @@ def raw_bytes_per_s(nbytes: int, count: int) -> float:
         # Bounded like the wire's own window, so that a fast sender does not fill the memory.
         socket.setsockopt(zmq.SNDHWM, max(2, 128 * MIB // nbytes))
         socket.bind(address)
-        receiver = multiprocessing.get_context("spawn").Process(target=_raw_receiver, args=(address,), daemon=True)
+        receiver = multiprocessing.get_context("spawn").Process(
+            target=_raw_receiver, args=(address,), daemon=True
+        )
         receiver.start()
         payload = np.ones(nbytes, np.uint8).data
         try:
@@ -141,7 +143,7 @@ def raw_bytes_per_s(nbytes: int, count: int) -> float:
                 began = time.perf_counter()
                 for i in range(messages):
                     socket.send(b"last" if i + 1 == messages else header, zmq.SNDMORE)
-                    socket.send(payload, copy=nbytes < 1 << 16)
+                    socket.send(payload, 0, copy=nbytes < 1 << 16)
                 socket.recv()
                 took = time.perf_counter() - began
         finally:
@@ -199,7 +201,7 @@ def throughput(device: Device, quick: bool) -> list[dict[str, float]]:
     return rows
 
 
-# --- per command ------------------------------------------------------------------------------------------------------
+# --- per command --------------------------------------------------------------------------------------------
 
 
 def per_command(device: Device, quick: bool) -> dict[str, float]:
@@ -225,11 +227,12 @@ def per_command(device: Device, quick: bool) -> dict[str, float]:
     }
 
 
-# --- copies -----------------------------------------------------------------------------------------------------------
+# --- copies -------------------------------------------------------------------------------------------------
 
 
 def copies(device: Device) -> dict[str, float]:
-    """Allocations of Python and NumPy at their peak during a step that sends 64 MiB and gets them back, in tensors."""
+    """Allocations of Python and NumPy at their peak during a step that sends 64 MiB and gets them back, in
+    tensors."""
     nbytes = 64 * MIB
     program = one_tensor(nbytes, echo=True)
     array = np.ones(nbytes // 4, np.float32)
@@ -266,25 +269,14 @@ def table(result: Mapping[str, Any]) -> str:
         raw, single, filled = (row[f"{k}_bytes_per_s"] / 1e6 for k in ("raw", "wire_single", "wire"))
         ratios = row["ratio_single"], row["ratio"]
         lines.append(
-            f"{size:>8}  {raw:>8.1f} MB/s  {single:>8.1f} MB/s  {ratios[0]:5.2f}  {filled:>9.1f} MB/s  {ratios[1]:5.2f}"
+            f"{size:>8}  {raw:>8.1f} MB/s  {single:>8.1f} MB/s  {ratios[0]:5.2f}  "
+            f"{filled:>9.1f} MB/s  {ratios[1]:5.2f}"
         )
     lines += [
         f"step of {COMMANDS} commands: {result['step_ms']:.2f} ms (99 %: {result['step_p99_ms']:.2f} ms), "
         f"{result['added_us_per_command']:.1f} µs added per command",
         f"copies of a 64 MiB tensor: host {result['copies_host']:g} "
-        f"({result['copies_host_writeable_input']:g} if the input may change), device {result['copies_device']:g}",
+        f"({result['copies_host_writeable_input']:g} if the input may change), "
+        f"device {result['copies_device']:g}",
     ]
     return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    result = measure(options.quick)
-    print(json.dumps(result, indent=1) if options.json else table(result))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
