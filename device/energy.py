@@ -2,7 +2,8 @@
 
 Contract
     compute  multiplier operations × (Table III's power ÷ its multipliers ÷ 1 GHz): busy multipliers only. The
-             `paper` preset draws that power as long as a layer takes ("due to reduced execution times", §VI-B)
+             `paper` preset draws that power as long as a layer takes ("due to reduced execution times",
+             §VI-B)
     encode   elements that pass the encoder          vector   elements × passes in the vector unit
     sram     bytes to and from the large buffer: DMA in and out, encoder reads (two operands in temporal and
              spatial
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from ditto_cosim.device.designs.base import Design
 
 I64 = npt.NDArray[np.int64]

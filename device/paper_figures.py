@@ -1,6 +1,7 @@
 """The paper's Figures 6, 8 and 13–19 redrawn from an evaluation, published means marked.
 
-Interface: `draw(evaluation, directory) -> list of files`. What this file does not do: price or judge anything.
+Interface: `draw(evaluation, directory) -> list of files`. What this file does not do: price or judge
+anything.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.paper_model import Evaluation, bops, mean, naive_traffic
 from ditto_cosim.device.workloads import WORKLOADS
+from ditto_cosim.protocol.hardware import Mode
 
 PUBLISHED_MARK: Mapping[str, Any] = {"marker": "D", "color": "black", "linestyle": "none", "zorder": 5}
 
@@ -82,7 +85,7 @@ def _title(design: str) -> str:
 
 def _bops(evaluation: Evaluation) -> Any:
     figure, axis = plt.subplots(figsize=(5, 3.5), layout="constrained")
-    modes = ("original", "spatial", "temporal")
+    modes: tuple[Mode, ...] = ("original", "spatial", "temporal")
     base = bops(evaluation.shares["original"])
     axis.bar(modes, [bops(evaluation.shares[m]) / base for m in modes if m in evaluation.shares])
     axis.plot(["spatial", "temporal"], [1 - 0.388, 1 - 0.533], label="published mean", **PUBLISHED_MARK)

@@ -28,6 +28,7 @@ from functools import cache
 from typing import Literal
 
 import numpy as np
+
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.repricing import RecordColumns, RunTime, price_run

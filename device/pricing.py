@@ -14,8 +14,8 @@ Contract (`tlm`)
     in and DMA out share the DRAM:
         chunks = ⌈bytes moved ÷ chunk bytes⌉ (≥ 1)
         total  = Σ ⌈stage ÷ chunks⌉ + (chunks − 1) × ⌈max(DMA in + DMA out, lanes, vector) ÷ chunks⌉
-    Groups run one after another; DRAM state resets between them (`ditto bench price` says what that costs, against
-    `tlm.py`), so refresh is charged in proportion.
+    Groups run one after another; DRAM state resets between them (`ditto bench price` says what that costs,
+    against `tlm.py`), so refresh is charged in proportion.
 Contract (`paper`)
     total = lanes (aggregate throughput) + DRAM; the vector unit is hidden.
 Contract (`roofline` designs, whatever the preset)
@@ -34,6 +34,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import PAPER_MULTIPLIERS, Design, Roofline
 from ditto_cosim.device.energy import Events, energy_pj
@@ -174,7 +175,7 @@ class Pricer:
         self._works: dict[tuple[int, Mode], tuple[Work, ...]] = {}
         self._signatures: dict[int, tuple[object, ...]] = {}
 
-    # --- one step -------------------------------------------------------------------------------------
+    # --- one step -------------------------------------------------------------------------------------------
 
     def price(
         self,
@@ -208,7 +209,7 @@ class Pricer:
         )
         return StepTime(step, layers, self.prologue)
 
-    # --- lanes ----------------------------------------------------------------------------------------
+    # --- lanes ----------------------------------------------------------------------------------------------
 
     def works(self, layer: int, mode: Mode) -> tuple[Work, ...]:
         key = layer, mode
@@ -297,7 +298,7 @@ class Pricer:
             cycles.imbalance,
         )
 
-    # --- the group ------------------------------------------------------------------------------------
+    # --- the group ------------------------------------------------------------------------------------------
 
     def columns(
         self, layer: int, mode: Mode, lanes: LaneColumns, measured_cycles: I64, keeps_state: bool

@@ -18,6 +18,7 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.controller import Controller
 from ditto_cosim.device.designs.base import Design

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import LayerRecord, StepRecord, SubOp, Work, layer_work, split_k
@@ -56,7 +57,8 @@ def synthetic_step(
     spread: float = 0.15,
     drift: Callable[[int, Work], float] | None = None,
 ) -> StepRecord:
-    """One step; the first has no temporal works. `drift(step, work)` scales the non-zero share of differences."""
+    """One step; the first has no temporal works. `drift(step, work)` scales the non-zero share of
+    differences."""
     rng = np.random.default_rng([seed, step])
     records = []
     made: dict[tuple[Work, Mode], SubOp] = {}

@@ -6,14 +6,15 @@ Interface
     Pipe(bytes_per_cycle), Dram(config)              targets
     simulate_groups(config, chunk_bytes, groups) -> StepTimeline
 
-Loosely timed in the SystemC sense: an initiator calls `b_transport` with the cycle at which it asks and gets the cycle
-at which the transfer is done; contention and back-pressure are the target's. Time is an integer count of cycles.
-Where initiators overlap (DMA in of a later chunk beside DMA out of an earlier one) a heap serves the earlier request
-first, ties by kind (in before out) and number, so that the same run is the same run.
+Loosely timed in the SystemC sense: an initiator calls `b_transport` with the cycle at which it asks and gets
+the cycle at which the transfer is done; contention and back-pressure are the target's. Time is an integer
+count of cycles. Where initiators overlap (DMA in of a later chunk beside DMA out of an earlier one) a heap
+serves the earlier request first, ties by kind (in before out) and number, so that the same run is the same
+run.
 
-`simulate_groups` is what `pricing.py`'s closed form stands for: chunks through DMA in → lanes → vector unit → DMA out,
-two chunk buffers in front of the lanes and two behind the vector unit, DRAM state kept from group to group. How far the
-two differ is measured by `ditto bench price` and bounded by a test.
+`simulate_groups` is what `pricing.py`'s closed form stands for: chunks through DMA in → lanes → vector unit →
+DMA out, two chunk buffers in front of the lanes and two behind the vector unit, DRAM state kept from group to
+group. How far the two differ is measured by `ditto bench price` and bounded by a test.
 
 What this file does not do: say how long the lanes or the vector unit need (they are given).
 """
@@ -65,7 +66,8 @@ class Pipe:
 
 
 class Dram:
-    """All channels of a memory. A transaction is spread over them by address; it is done when its last byte is."""
+    """All channels of a memory. A transaction is spread over them by address; it is done when its last byte
+    is."""
 
     def __init__(self, config: DramConfig) -> None:
         self.config = config

@@ -1,6 +1,7 @@
 """Captures and lowers the paper's workloads at published sizes and writes them where `device/workloads.py` reads.
 
-Run as `python -m ditto_cosim.workloads [NAME…]`. Needs torch and diffusers, no weights: everything is on `meta`.
+Run as `python -m ditto_cosim.workloads [NAME…]`. Needs torch and diffusers, no weights: everything is on
+`meta`.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
 from ditto_cosim.device.units.dma import ACCUMULATOR_BYTES, Group
 
 Residency = Literal["streaming", "resident"]

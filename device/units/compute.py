@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from ditto_cosim.protocol.hardware import (
     DRAIN_CYCLES,
     ENCODE_FLUSH_CYCLES,

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -62,8 +63,27 @@ class Group:
     """Static bypass: no previous accumulators needed."""
 
 
+class _ByDigest:
+    """A program as a key: equal digests, equal programs."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def __hash__(self) -> int:
+        return hash(self.program.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByDigest) and other.program.digest == self.program.digest
+
+
 def groups(program: Program, scope: Scope, dependency_check: bool, sign_mask: bool) -> tuple[Group, ...]:
     """The prologue, then one group a layer."""
+    return _groups(_ByDigest(program), scope, dependency_check, sign_mask)
+
+
+@lru_cache(maxsize=16)
+def _groups(key: _ByDigest, scope: Scope, dependency_check: bool, sign_mask: bool) -> tuple[Group, ...]:
+    program = key.program
     starts = [i for i, c in enumerate(program.commands) if c.is_layer]
     edges = list(pairwise([0, *starts, len(program.commands)]))
     home, root, readers = _homes(program, edges)

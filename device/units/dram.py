@@ -101,7 +101,8 @@ class DramConfig:
         return np.where(nbytes > 0, busy, 0)
 
     def sustained_cycles(self, nbytes: I64) -> I64:
-        """As `stream_cycles` for a stream that begins anywhere between two refreshes: each cycle pays its share."""
+        """As `stream_cycles` for a stream that begins anywhere between two refreshes: each cycle pays its
+        share."""
         busy = replace(self, refresh=False).stream_cycles(nbytes)
         if not self.refresh or self.bytes_per_cycle is not None:
             return busy
@@ -213,7 +214,7 @@ class Channel:
                 continue
             end = max(end, self._issue())
 
-    # --- queues ---------------------------------------------------------------------------------------
+    # --- queues ---------------------------------------------------------------------------------------------
 
     def _admit(self, runs: list[list[int]], ahead: int) -> int:
         config = self.config
@@ -299,7 +300,7 @@ class Channel:
                 i += 1
         return moved
 
-    # --- commands -------------------------------------------------------------------------------------
+    # --- commands -------------------------------------------------------------------------------------------
 
     def _issue(self) -> int:
         """Commits the earliest possible column (and those that follow it in its row); returns its last

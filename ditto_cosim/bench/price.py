@@ -208,8 +208,8 @@ from scalesim.scale_sim import scalesim
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     begun = time.perf_counter()
     simulator = scalesim(
-        save_disk_space=True, verbose=False, config=str(folder / "array.cfg"), topology=str(folder /
-        "layer.csv"), input_type_gemm=True,
+        save_disk_space=True, verbose=False, config=str(folder / "array.cfg"),
+        topology=str(folder / "layer.csv"), layout=str(folder / "layout.csv"), input_type_gemm=True,
     )
     simulator.run_scale(top_path=str(folder / "out"))
     taken = time.perf_counter() - begun

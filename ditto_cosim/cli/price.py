@@ -1,6 +1,7 @@
 """`ditto price`, `compare`, `sweep`, `paper`: what a recorded run costs, under any design and chip.
 
-Heavy imports wait until a command runs. What this file does not do: price (`device/`) or judge (`device/paper.py`).
+Heavy imports wait until a command runs. What this file does not do: price (`device/`) or judge
+(`device/paper.py`).
 """
 
 from __future__ import annotations
@@ -139,7 +140,8 @@ def sweep(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the plot goes")] = Path("sweep.png"),
     as_json: AsJson = False,
 ) -> None:
-    """Chip size × bandwidth × buffer × design (× low rule), in parallel, with the Pareto front of time and energy."""
+    """Chip size × bandwidth × buffer × design (× low rule), in parallel, with the Pareto front of time and
+    energy."""
     from ditto_cosim.device.sweep import pareto, points, run_points
 
     wanted = [
@@ -178,7 +180,8 @@ def paper(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every claim of the paper: published, ours under the presets `paper` and `tlm`, deviation, verdict, why."""
+    """Every claim of the paper: published, ours under the presets `paper` and `tlm`, deviation, verdict,
+    why."""
     from concurrent.futures import ProcessPoolExecutor
 
     from ditto_cosim.device.paper import judge
@@ -213,7 +216,7 @@ def paper(
         print(f"figure: {path}")
 
 
-# --- shared -----------------------------------------------------------------------------------------------------------
+# --- shared -------------------------------------------------------------------------------------------------
 
 
 def _load(run: Path, chip: str) -> tuple[RecordColumns, Chip]:
@@ -252,7 +255,7 @@ def _as_charged(columns: RecordColumns, found: RunTime, chip: Chip) -> bool | No
     asked_as_run = chip.digest == columns.info.chip_digest and found.design == columns.info.design
     if not asked_as_run or None in columns.charged:
         return None
-    return found.step_cycles.tolist() == list(columns.charged)
+    return bool(found.step_cycles.tolist() == list(columns.charged))
 
 
 def _layer_rows(found: RunTime) -> list[dict[str, Any]]:

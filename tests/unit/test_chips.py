@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from ditto_cosim.device.chips import ChipError, chip_names, load_chip
 from ditto_cosim.device.designs.base import DesignError, design_names, load_design
 from ditto_cosim.protocol.hardware import GEOMETRIES

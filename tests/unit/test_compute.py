@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ditto_cosim.device.units.compute import resplit, schedule, work_cycles
 from ditto_cosim.device.units.lane import tile_times, weight_load_cycles
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.record import Work, split_k
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SMALL = Geometry(lanes=2, columns=4, encode_width=4, k_max=16, n_max=8)
 WIDE = Geometry(lanes=3, columns=8, encode_width=8, k_max=32, n_max=32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ditto_cosim.device.units.defo import COUNTER_MAX, ENTRIES, DefoError, DefoTable
 
 

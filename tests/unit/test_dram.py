@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from ditto_cosim.device.dram_traces import TRACES, interleave, random, stream, stride
 from ditto_cosim.device.units.dram import DramConfig, simulate
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.controller import Controller
 from ditto_cosim.device.designs.base import design_names, load_design

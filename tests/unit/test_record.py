@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from ditto_cosim.protocol.isa import PARAMS, TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 from ditto_cosim.protocol.record import (

@@ -1,0 +1,86 @@
+"""Sweeps and the commands on top: `ditto price`, `compare`, `sweep` on a recorded run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ditto_cosim.cli import root
+from ditto_cosim.device.chips import ChipError, load_chip
+from ditto_cosim.device.designs.base import design_names
+from ditto_cosim.device.sweep import pareto, points, run_points
+from ditto_cosim.device.synthetic import PUBLISHED, synthetic_step
+from ditto_cosim.device.workloads import workload_program
+from ditto_cosim.protocol.record import RunInfo, RunWriter
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "ddpm"
+    program, chip = workload_program("ddpm"), load_chip("paper_twin")
+    info = RunInfo(
+        program.to_dict(), "ddpm", chip.name, chip.digest, "ditto", "synthetic", "twos4", 3, 0, 1024
+    )
+    writer = RunWriter(folder, info)
+    for step in range(3):
+        writer.append(synthetic_step(program, step, PUBLISHED, 1024))
+    return folder
+
+
+def call(*arguments: str) -> dict[str, object]:
+    done = CliRunner().invoke(root, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    found: dict[str, object] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def test_price_says_where_the_cycles_went(run: Path) -> None:
+    found = call("price", str(run))
+    assert found["design"] == "ditto"
+    assert found["total_cycles"] == found["unit_cycles"]["compute"] + sum(found["stall_cycles"].values())  # type: ignore[index]
+    assert len(found["layers"]) == len(found["defo"]) == 125  # type: ignore[arg-type]
+    slower = call("price", str(run), "--chip", "tiny", "--design", "itc")
+    assert slower["total_cycles"] > 50 * found["total_cycles"]  # type: ignore[operator]
+    assert CliRunner().invoke(root, ["price", str(run)]).exit_code == 0
+
+
+def test_compare_has_every_design_and_draws_it(run: Path) -> None:
+    found = call("compare", str(run), "--chip", "paper")
+    assert found["designs"].keys() == set(design_names())  # type: ignore[attr-defined]
+    assert found["designs"]["itc"]["speedup_over_itc"] == 1  # type: ignore[index]
+    assert Path(str(found["plot"])).stat().st_size > 10_000
+
+
+def test_sweep_runs_every_combination_and_marks_the_front(run: Path, tmp_path: Path) -> None:
+    options = ("--tiles", "0.5,1", "--bandwidth", "1,2", "--buffer", "0,64", "--designs", "itc,ditto")
+    found = call("sweep", str(run), *options, "-o", str(tmp_path / "sweep.png"))
+    rows: list[dict[str, float]] = found["points"]  # type: ignore[assignment]
+    assert len(rows) == 16
+    assert any(r["pareto"] for r in rows)
+    kept = {(r["design"], r["tiles"], r["bytes_per_cycle"]): r for r in rows if r["buffer_mb"]}
+    for r in rows:
+        if not r["buffer_mb"]:
+            assert kept[r["design"], r["tiles"], r["bytes_per_cycle"]]["bytes"] < r["bytes"]
+
+
+def test_sweep_is_the_same_on_one_and_on_two_processes(run: Path) -> None:
+    wanted = points(run, "edge", ["ditto"], [1, 2], [1], [0, 16])
+    assert run_points(wanted, 1) == run_points(wanted, 2)
+
+
+def test_sweep_refuses_sizes_that_are_none(run: Path) -> None:
+    with pytest.raises(ChipError, match="must be positive"):
+        points(run, "edge", ["ditto"], [0], [1], [0])
+
+
+def test_pareto_keeps_what_nothing_beats_in_both() -> None:
+    assert pareto([(1, 5), (2, 4), (2, 6), (3, 4), (4, 1)]) == {0, 1, 4}
+
+
+def test_price_of_no_run_is_a_sentence(tmp_path: Path) -> None:
+    done = CliRunner().invoke(root, ["price", str(tmp_path)])
+    assert done.exit_code != 0
+    assert "no run.json" in str(done.exception)
