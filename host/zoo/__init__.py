@@ -64,6 +64,19 @@ def _shipped() -> tuple[ZooModel, ...]:
             dataset="fashion-mnist",
             licence="Apache-2.0",
         ),
+        ZooModel(
+            name="fashion-dit",
+            family="dit",
+            description="class-conditional DiT on Fashion-MNIST pixels, 49 tokens, with guidance",
+            weights=WEIGHTS / "fashion-dit",
+            steps=50,
+            sampler="DDIM",
+            image_size=28,
+            channels=1,
+            pipeline="DiTPipeline",
+            dataset="fashion-mnist",
+            licence="Apache-2.0",
+        ),
     )
 
 
