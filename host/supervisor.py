@@ -68,12 +68,16 @@ class _Process:
         )
 
     def stop(self) -> None:
+        """Ask it to end; insist if it does not."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
                 self.process.wait(STOP_S)
             except subprocess.TimeoutExpired:
-                self.process.kill()
+                self.kill()
+
+    def kill(self) -> None:
+        self.process.kill()
         self.process.wait()
 
 
@@ -115,7 +119,7 @@ class LocalDevice(Device):
 
     def _reconnect(self) -> Link:
         if self._process is not None:
-            self._process.stop()
+            self._process.kill()
         self._process = process = _Process(self._options, self._directory, self._started, self.log_path)
         self._started += 1
         try:

@@ -1,5 +1,4 @@
-"""Wakes a thread that waits for its sockets, from any other thread; what both ends of the wire use beside
-them."""
+"""Wakes a thread that waits for its sockets, from any other thread."""
 
 from __future__ import annotations
 
@@ -8,10 +7,10 @@ import threading
 
 
 class Waker:
-    """An event that a poller can wait for. The waiting thread calls `clear` before it looks for work."""
+    """An event a poller can wait for at `fd`. The waiting thread calls `clear` before it looks for work."""
 
     def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.fd, self._write_fd = os.pipe()
         self._lock = threading.Lock()
         self._set = False
         self._open = True
@@ -22,16 +21,19 @@ class Waker:
         with self._lock:
             if self._open and not self._set:
                 self._set = True
-                os.eventfd_write(self.fd, 1)
+                os.write(self._write_fd, b"\0")
 
     def clear(self) -> None:
+        if not self._set:
+            return
         with self._lock:
             if self._set:
                 self._set = False
-                os.eventfd_read(self.fd)
+                os.read(self.fd, 1)
 
     def close(self) -> None:
         with self._lock:
             if self._open:
                 self._open = False
                 os.close(self.fd)
+                os.close(self._write_fd)

@@ -96,6 +96,17 @@ def test_device_killed_between_steps_and_while_opening_changes_nothing(expected:
             assert run.recoveries >= 1
 
 
+def test_device_that_hangs_is_replaced(expected: Given) -> None:
+    with LocalDevice(PLAIN, dead_s=2.0) as device, device.open_run(*chain(), SPEC) as run:
+
+        def stop_once(report: m.LayerReport) -> None:
+            if (report.step, report.layer) == (3, 2) and not run.recoveries:
+                os.kill(device.pid, signal.SIGSTOP)
+
+        assert run_steps(run, STEPS, observe="all", on_layer=stop_once) == expected
+        assert run.recoveries >= 1
+
+
 def test_two_runs_of_a_killed_device_both_go_on(expected: Given) -> None:
     with LocalDevice(PLAIN) as device:
         runs = [device.open_run(*chain(), SPEC) for _ in range(2)]

@@ -271,6 +271,16 @@ def test_program_that_would_not_fit_is_refused_before_it_runs(address: str) -> N
         device.open_run(b.program(y=y), {})
 
 
+def test_run_that_outgrows_its_quota_is_stopped(address: str) -> None:
+    program, constants = chain(6)
+    spec = m.RunSpec(memory_bytes=18_000)
+    with serving(address), connect(address) as device, device.open_run(program, constants, spec) as run:
+        with pytest.raises(QuotaError, match=r"temporal state hold .* the quota is 18000"):
+            run.step(0, inputs_of(program, 0))
+        with pytest.raises(DeviceError, match="unusable since an earlier failure"):
+            run.step(1, inputs_of(program, 1))
+
+
 def test_constants_that_do_not_match_the_program_are_refused(address: str) -> None:
     program, constants = chain(2)
     with serving(address), connect(address) as device:
