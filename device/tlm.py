@@ -1,4 +1,4 @@
-"""Transaction-level time: sockets, targets with their own busy-until state, and a step simulated chunk by chunk.
+"""Transaction-level time: sockets, targets that keep their own busy-until state, a step simulated in chunks.
 
 Interface
     Transaction(address, nbytes, write)

@@ -1,4 +1,4 @@
-"""Captures and lowers the paper's workloads at published sizes and writes them where `device/workloads.py` reads.
+"""Captures and lowers the paper's workloads at published sizes, for `device/workloads.py` to read.
 
 Run as `python -m ditto_cosim.workloads [NAME…]`. Needs torch and diffusers, no weights: everything is on
 `meta`.
