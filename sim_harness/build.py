@@ -198,7 +198,7 @@ def _publish(target: Path, make: Callable[[Path], None]) -> bool:
     return True
 
 
-def _runtime(root: Path, options: BuildOptions) -> Path:
+def _runtime(root: Path, options: BuildOptions, cache: Path) -> Path:
     """Folder of the compiled Verilator runtime for these options."""
     include = root / "include"
     names = ["verilated.cpp", "verilated_threads.cpp"]
@@ -214,7 +214,7 @@ def _runtime(root: Path, options: BuildOptions) -> Path:
         f"-I{include / 'vltstd'}",
     ]
     flags += [d for d in _defines(Geometry(1, 1, n_max=1), options) if d.startswith("-DVM_")]
-    target = cache_dir() / f"runtime-{_hash(_tools_id(), *names, *(f for f in flags if f[:2] != '-I'))}"
+    target = cache / f"runtime-{_hash(_tools_id(), *names, *(f for f in flags if f[:2] != '-I'))}"
 
     def make(work: Path) -> None:
         log.info("compiling Verilator's runtime (once per set of options)")
@@ -262,17 +262,17 @@ def build_key(geometry: Geometry, options: BuildOptions) -> str:
     return _hash(*files, geometry.digest, chosen, flags, _tools_id())
 
 
-def build(geometry: Geometry, options: BuildOptions | None = None) -> Built:
-    """The library of this tile; compiles it if nobody has."""
+def build(geometry: Geometry, options: BuildOptions | None = None, cache: Path | None = None) -> Built:
+    """The library of this tile; compiles it if nobody has. `cache` is `cache_dir()` unless given."""
     options = options or BuildOptions()
     began = time.perf_counter()
     root = verilator_root()
     key = build_key(geometry, options)
-    target = cache_dir() / f"tile-{key}"
+    target = (cache or cache_dir()) / f"tile-{key}"
 
     def make(work: Path) -> None:
         log.info("building tile %s (%s)", key, geometry)
-        runtime = _runtime(root, options)
+        runtime = _runtime(root, options, cache or cache_dir())
         generated = work / "generated"
         verilate(geometry, options, generated)
         unity = work / "unity.cpp"

@@ -136,7 +136,7 @@ def _library(path: Path) -> ctypes.CDLL:
             ctypes.c_int32,
             [ctypes.c_void_p, ctypes.POINTER(_Pass), ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p],
         ),
-        "ditto_bare_eval": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_uint64]),
+        "ditto_run_bare": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.POINTER(_Pass)]),
         "ditto_trace": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64]),
         "ditto_state": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]),
         "ditto_message": (ctypes.c_char_p, [ctypes.c_void_p]),
@@ -262,6 +262,28 @@ class Tile:
             accumulators, enc_done, done, *classes, busy, starved, stalled,
             int(request.cycles), int(request.next_cycles), ports,
         )  # fmt: skip
+
+    def run_bare(self, beat: I8, rows: int, mode: Mode) -> int:
+        """A pass of `rows` rows made of one repeated beat [E] against zero, clock only: what driving costs is
+        the difference to `run`. Nothing comes back but the cycles."""
+        current, _ = self._check_operands(np.tile(beat, (1, self._k() // len(beat))), 0, mode)
+        zeros = np.zeros_like(current)
+        assert self._loaded is not None
+        request = _Pass(
+            rows=rows,
+            k=current.shape[1],
+            n=self._loaded[1],
+            mode=MODE_CODES[mode],
+            current=current.ctypes.data,
+            reference=zeros.ctypes.data,
+        )
+        with self._exclusive():
+            return int(self._library.ditto_run_bare(self._handle, ctypes.byref(request)))
+
+    def _k(self) -> int:
+        if self._loaded is None:
+            raise TileInputError("tile: no weights are loaded; call load_weights first")
+        return self._loaded[0]
 
     def reset(self) -> None:
         """Pulls the reset; loaded weights are forgotten."""

@@ -165,9 +165,15 @@ class Tile {
     return run_as<false, false>(pass);
   }
 
-  // The clock alone, ports as they stand: what a pass would cost without driving.
-  uint64_t bare_eval(uint64_t cycles) {
-    for (uint64_t i = 0; i < cycles; ++i) tick();
+  // The same pass with the driver left out: ports as they stand, nothing copied. For rows whose beats are all alike the
+  // tile does exactly what it does under `run`.
+  uint64_t run_bare(const DittoPass& pass) {
+    begin(pass);
+    for (int64_t l = 0; l < kLanes; ++l) {
+      put_beat(l, pass);
+      top_->operand_valid_i[l] = 1;
+    }
+    while (top_->busy_o) tick();
     return top_->cycle_o;
   }
 
@@ -307,29 +313,33 @@ class Tile {
     }
   }
 
-  template <bool kPatterns, bool kNext>
-  int32_t run_as(DittoPass& pass) {
-    Load next{pass.next_weights, pass.next_stride, pass.next_k, pass.next_n};
+  void begin(const DittoPass& pass) {
     top_->start_i = 1;
     top_->swap_i = swap_next_;
     top_->mode_i = pass.mode;
     top_->rows_i = pass.rows;
     top_->k_i = pass.k;
     top_->blocks_i = (pass.n + kColumns - 1) / kColumns;
-    bool more[kLanes];
     for (int64_t l = 0; l < kLanes; ++l) {
       feeds_[l] = {pass.current + l * pass.current_stride, pass.reference + l * pass.reference_stride, l, 0, l, 0};
-      more[l] = l < pass.rows;
-      if (kPatterns) port_trace_[l].clear();
+      top_->operand_valid_i[l] = 0;
+      top_->result_ready_i[l] = 1;
     }
     tick();
     top_->start_i = 0;
     swap_next_ = false;
+  }
+
+  template <bool kPatterns, bool kNext>
+  int32_t run_as(DittoPass& pass) {
+    Load next{pass.next_weights, pass.next_stride, pass.next_k, pass.next_n};
+    bool more[kLanes];
+    begin(pass);
     for (int64_t l = 0; l < kLanes; ++l) {
-      top_->result_ready_i[l] = 1;
+      more[l] = l < pass.rows;
+      if (kPatterns) port_trace_[l].clear();
       if (more[l]) put_beat(l, pass);
-      top_->operand_valid_i[l] = more[l];
-      if (kPatterns && pass.pattern_cycles) top_->operand_valid_i[l] = 0;
+      top_->operand_valid_i[l] = more[l] && !(kPatterns && pass.pattern_cycles);
     }
 
     uint64_t idle = 0;
@@ -443,7 +453,7 @@ DITTO_API int32_t ditto_run_ranges(void* tile, DittoPass* pass, const int64_t* e
   }
   return kDittoOk;
 }
-DITTO_API uint64_t ditto_bare_eval(void* tile, uint64_t cycles) { return as_tile(tile)->bare_eval(cycles); }
+DITTO_API uint64_t ditto_run_bare(void* tile, const DittoPass* pass) { return as_tile(tile)->run_bare(*pass); }
 DITTO_API uint64_t ditto_trace(void* tile, int64_t lane, uint8_t* into, uint64_t capacity) {
   return as_tile(tile)->trace(lane, into, capacity);
 }

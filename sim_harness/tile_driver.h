@@ -43,7 +43,8 @@ int32_t ditto_run(void* tile, DittoPass* pass);
 // The rows of `pass` as `count` passes one after another, rows edges[i] … edges[i+1]−1 each; cycles[i] is the i-th pass's.
 // Counters and port trace are the last one's. Stops at the first that fails.
 int32_t ditto_run_ranges(void* tile, DittoPass* pass, const int64_t* edges, int64_t count, uint64_t* cycles);
-uint64_t ditto_bare_eval(void* tile, uint64_t cycles);
+// The pass without a driver: the first beat stays on every operand port, results are dropped. Returns its cycles.
+uint64_t ditto_run_bare(void* tile, const DittoPass* pass);
 // Port trace of the last recorded pass: per cycle, bit 0 operand valid, bit 1 operand ready, bit 2 result valid,
 // bit 3 result ready. Returns its length in cycles; copies at most `capacity` of them.
 uint64_t ditto_trace(void* tile, int64_t lane, uint8_t* into, uint64_t capacity);

@@ -1,7 +1,8 @@
 """`ditto rtl …`: build, test, replay, look at, cover, lint and synthesise the RTL.
 
-The only place where the device's lane model is handed to the harness's regression. Heavy imports wait until a command
-runs. What it does not do: generate images (`ditto generate --backend rtl`) or measure speed (`ditto bench rtl`).
+The only place where the device's lane model is handed to the harness's regression. Heavy imports wait until a
+command runs. What it does not do: generate images (`ditto generate --backend rtl`) or measure speed (`ditto
+bench rtl`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object in
 
 
 class _LaneReference:
-    """What the RTL is held to: products in float64 (exact far beyond 2³¹), the rest from the written contract."""
+    """What the RTL is held to: products in float64 (exact far beyond 2³¹), the rest from the contract."""
 
     def __init__(self) -> None:
         from ditto_cosim.device.units import lane
@@ -94,8 +95,8 @@ def build(
         )
 
 
-@app.command()
-def test(
+@app.command("test")
+def run_test(
     seconds: Annotated[float, typer.Option(help="How long to run.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of the random cases.")] = 0,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Parameter sets; all by default.")] = None,
@@ -137,6 +138,8 @@ def _recorded(path: Path | None, model: Any) -> Any:
     """Runs recorded activations on a bench: those of the file, or the ones that ship."""
     from ditto_cosim.sim_harness.recorded import load_captures, replay, shipped
 
+    if path is None and not shipped().exists():
+        return None
     captures = load_captures(path or shipped())
 
     def run(bench: Any, report: Any) -> Any:

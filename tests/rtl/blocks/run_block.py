@@ -1,0 +1,38 @@
+"""Runs a cocotb module against one block of the RTL on the pinned Verilator."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cocotb_tools.runner import get_runner
+from ditto_cosim.sim_harness.build import RTL_SOURCES, WAIVERS, rtl_dir, verilator_root
+
+HERE = Path(__file__).parent
+
+
+def run_block(block: str, folder: Path, parameters: dict[str, int], seed: int = 1) -> Path:
+    """Builds `block` with these parameters, runs `block_<block>.py` in it; returns the result file."""
+    root = verilator_root()
+    os.environ["VERILATOR_ROOT"] = str(root)
+    os.environ["PATH"] = f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    runner = get_runner("verilator")
+    runner.build(
+        sources=[rtl_dir() / name for name in RTL_SOURCES if name != "tile.sv" or block == "tile"],
+        hdl_toplevel=block,
+        parameters=parameters,
+        build_args=[str(rtl_dir() / WAIVERS), "--assert", "-Wno-fatal", "-CFLAGS", "-O1", "--public-flat-rw"],
+        build_dir=folder,
+        always=True,
+    )
+    return Path(
+        runner.test(
+            hdl_toplevel=block,
+            test_module=f"block_{block}",
+            test_dir=HERE,
+            build_dir=folder,
+            results_xml=str(folder / "results.xml"),
+            seed=seed,
+            extra_env={"PYTHONPATH": f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        )
+    )
