@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def accelerate(
         raise TypeError("this pipeline is accelerated already; change its denoiser's `settings` instead")
     spec = RunSpec(backend=backend, chip=chip, design=design, rtl_layers=list(rtl_layers), cross_check=cross_check)
     settings = Settings(spec, verify, record, on_layer, on_step)
-    device = _Devices(connect_to, keys)
+    device = _Devices(connect_to, keys, [n for n in (backend, cross_check) if ":" in n], record)
 
     def open_run(compiled: Compiled, steps: int) -> Run:
         if settings.on_open is not None:
@@ -167,13 +167,20 @@ def _hook_scheduler(scheduler: Any, denoiser: AcceleratedDenoiser) -> None:
 class _Devices:
     """The device, found or started when first needed."""
 
-    def __init__(self, target: str | Device | None, keys: Path | None) -> None:
+    def __init__(
+        self, target: str | Device | None, keys: Path | None, backends: Sequence[str], record: Recording | None
+    ) -> None:
         self._target, self._keys = target, keys
+        self._options = [text for name in backends for text in ("--offer", name)]
+        self._log_directory = None if record is None else record.directory
         self._device: Device | None = target if isinstance(target, Device) else None
 
     def __call__(self) -> Device:
         if self._device is None:
-            self._device = LocalDevice() if self._target is None else connect(str(self._target), self._keys)
+            if self._target is None:
+                self._device = LocalDevice(self._options, run_directory=self._log_directory)
+            else:
+                self._device = connect(str(self._target), self._keys)
         return self._device
 
     def close(self) -> None:
