@@ -71,10 +71,16 @@ class Layer(ABC):
             self._check(job, counted, result, backend.name)
             results.append(result)
         accumulators = self._combine(mode, results)
-        self.previous, self.previous_params, self.previous_accumulators = self.current, self.params, accumulators
+        self.previous, self.previous_params, self.previous_accumulators = (
+            self.current,
+            self.params,
+            accumulators,
+        )
         self.current = ()
         measured = [r.cycles for r in results]
-        return self._shape(accumulators), None if None in measured else sum(c for c in measured if c is not None)
+        return self._shape(accumulators), None if None in measured else sum(
+            c for c in measured if c is not None
+        )
 
     @property
     def state_bytes(self) -> int:
@@ -212,7 +218,9 @@ class Linear(_Weighted):
 class Conv2d(_Weighted):
     """Rows are windows (b, i, j) of the padded picture, elements in the order (u, v, c)."""
 
-    def __init__(self, command: Command, k_max: int, rule: LowRule, weights: I8, out: tuple[int, ...]) -> None:
+    def __init__(
+        self, command: Command, k_max: int, rule: LowRule, weights: I8, out: tuple[int, ...]
+    ) -> None:
         n, _, kh, kw = weights.shape
         super().__init__(command, k_max, rule, weights.transpose(2, 3, 1, 0).reshape(-1, n))
         stride, self.padding = ints(command.attrs, "stride"), ints(command.attrs, "padding")

@@ -119,7 +119,9 @@ class Machine:
         for name, value in self.program.inputs.items():
             spec, array = self.program.values[value], inputs[name]
             if array.shape != spec.shape or array.dtype != NUMPY_TYPES[spec.dtype]:
-                raise TensorError(f"input {name!r} is {array.dtype}{list(array.shape)}, the program takes {spec}")
+                raise TensorError(
+                    f"input {name!r} is {array.dtype}{list(array.shape)}, the program takes {spec}"
+                )
             found[value] = array
         return found
 
@@ -200,13 +202,17 @@ class Machine:
         try:
             data = msgpack.unpackb(blob)
             if data["version"] != SNAPSHOT_VERSION:
-                raise RequestError(f"snapshot version {data['version']}, this device reads {SNAPSHOT_VERSION}")
+                raise RequestError(
+                    f"snapshot version {data['version']}, this device reads {SNAPSHOT_VERSION}"
+                )
             self.controller.restore(data["controller"])
             for name, scale in data["scales"].items():
                 self.quantizers[name].scale = np.float32(scale)
             self.totals = {str(k): int(v) for k, v in data["totals"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RequestError(f"snapshot: not one of this program ({type(error).__name__}: {error})") from None
+            raise RequestError(
+                f"snapshot: not one of this program ({type(error).__name__}: {error})"
+            ) from None
 
     @property
     def state_bytes(self) -> int:

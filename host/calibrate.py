@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from ditto_cosim.host.capture import Captured
 from ditto_cosim.host.lower import quantization_points
@@ -21,7 +21,9 @@ Inputs = Mapping[str, torch.Tensor]
 class _Watch(fx.Interpreter):
     """Runs the graph and shows the watched nodes' results."""
 
-    def __init__(self, module: fx.GraphModule, see: Callable[[str, torch.Tensor], None], watched: set[str]) -> None:
+    def __init__(
+        self, module: fx.GraphModule, see: Callable[[str, torch.Tensor], None], watched: set[str]
+    ) -> None:
         super().__init__(module)
         self.see, self.watched = see, watched
 

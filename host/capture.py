@@ -16,7 +16,9 @@ import torch
 from torch import nn
 from torch.export.graph_signature import InputKind
 
-STATIC_INPUTS = frozenset({"encoder_hidden_states", "class_labels", "encoder_attention_mask", "attention_mask"})
+STATIC_INPUTS = frozenset(
+    {"encoder_hidden_states", "class_labels", "encoder_attention_mask", "attention_mask"}
+)
 """Arguments that diffusers' pipelines keep constant during one generation."""
 
 
@@ -95,10 +97,14 @@ def capture(
     module = _Denoiser(denoiser, names, extra or {}).eval()
     for name, tensor in example.items():
         if not isinstance(tensor, torch.Tensor):
-            raise CaptureError(f"input {name!r} is a {type(tensor).__name__}, expected a tensor (pass it in `extra`)")
+            raise CaptureError(
+                f"input {name!r} is a {type(tensor).__name__}, expected a tensor (pass it in `extra`)"
+            )
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # export warns about its own internals; nothing a user could act on
+            warnings.simplefilter(
+                "ignore"
+            )  # export warns about its own internals; nothing a user could act on
             exported = torch.export.export(module, tuple(example.values()), strict=False)
             exported = exported.run_decompositions(
                 {torch.ops.aten.scaled_dot_product_attention.default: _attention}

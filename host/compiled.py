@@ -56,7 +56,9 @@ class Compiled:
             with safe_open(path, "pt") as file:
                 metadata: dict[str, Any] = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
-                    raise QuantizationError(f"{path}: not a compiled denoiser (format {metadata.get('format')!r})")
+                    raise QuantizationError(
+                        f"{path}: not a compiled denoiser (format {metadata.get('format')!r})"
+                    )
                 constants = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             program = Program.from_dict(json.loads(metadata["program"]))
             grids = grids_of(json.loads(metadata["grids"]))
@@ -64,7 +66,9 @@ class Compiled:
         except FileNotFoundError:
             raise QuantizationError(f"{path}: no such file; `ditto compile` makes one") from None
         except (SafetensorError, KeyError, TypeError, ValueError, IsaError) as error:
-            raise QuantizationError(f"{path}: not a compiled denoiser ({type(error).__name__}: {error})") from None
+            raise QuantizationError(
+                f"{path}: not a compiled denoiser ({type(error).__name__}: {error})"
+            ) from None
 
 
 def compile_denoiser(captured: Captured, grids: Mapping[str, Grid], *, steps: int = 50) -> Compiled:

@@ -118,7 +118,9 @@ class AcceleratedDenoiser(nn.Module):
         """Grids from what was seen; they take effect at once."""
         calibrators, self._calibrators = self._calibrators or {}, None
         if not calibrators:
-            raise QuantizationError("calibration saw no denoiser call; run the pipeline between start and stop")
+            raise QuantizationError(
+                "calibration saw no denoiser call; run the pipeline between start and stop"
+            )
         first, *others = calibrators.values()
         for other in others:
             for point, histograms in other.histograms.items():
@@ -138,7 +140,9 @@ class AcceleratedDenoiser(nn.Module):
             return self._wrap(calibrator.observe(call.tensors), call)
         for name, tensor in call.tensors.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise QuantizationError(f"input {name!r} of the denoiser holds NaN or infinity; check the pipeline")
+                raise QuantizationError(
+                    f"input {name!r} of the denoiser holds NaN or infinity; check the pipeline"
+                )
         timestep = _timestep(call)
         rose = timestep is not None and self._timestep is not None and timestep > self._timestep
         if self._fresh or rose or self._run is None or self._run_key != call.key:

@@ -12,7 +12,7 @@ import hashlib
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch.fx import Node
@@ -76,7 +76,7 @@ def _softmax_results(captured: Captured) -> set[str]:
     for node in captured.module.graph.nodes:
         target = str(node.target)
         is_alias = target in _ALIASES and isinstance(node.args[0], Node) and node.args[0].name in found
-        if target.startswith("aten.softmax") or target.startswith("aten._softmax") or is_alias:
+        if target.startswith(("aten.softmax", "aten._softmax")) or is_alias:
             found.add(node.name)
     return found
 
@@ -202,7 +202,9 @@ class Lowering:
         elif point in self.grids:
             grid = self.grids[point]
         else:
-            raise QuantizationError(f"{point} has no scale: the model was calibrated in another form; calibrate it again")
+            raise QuantizationError(
+                f"{point} has no scale: the model was calibrated in another form; calibrate it again"
+            )
         if symmetric and not grid.symmetric:
             raise QuantizationError(f"{point} is an attention operand and needs a symmetric grid")
         q, params = self.emit("quantize", self.f32(x), name=f"{point}/quantize", **grid.attrs(self.steps))
@@ -228,7 +230,9 @@ class Lowering:
     ) -> _Value:
         layer = self.layers[node.name]
         if groups != 1 or tuple(dilation) not in ((1, 1), (1,)):
-            raise LoweringError(f"{layer}: conv2d with groups = {groups}, dilation = {dilation} is not supported")
+            raise LoweringError(
+                f"{layer}: conv2d with groups = {groups}, dilation = {dilation} is not supported"
+            )
         pair = {"stride": _pair(stride), "padding": _pair(padding)}
         acc, params, scale = self._weighted(layer, "conv2d", x, weight, **pair)
         return self._dequantize(layer, acc, params, scale, bias, 1)
@@ -237,10 +241,14 @@ class Lowering:
         self, layer: str, op: str, x: Operand, weight: Operand, **attrs: Attr
     ) -> tuple[_Value, _Value, _Value]:
         if not isinstance(weight, torch.Tensor):
-            raise LoweringError(f"{layer}: its weights are computed, not parameters; {op} needs constant weights")
+            raise LoweringError(
+                f"{layer}: its weights are computed, not parameters; {op} needs constant weights"
+            )
         reduction = weight[0].numel()
         if reduction > isa.K_EXACT:
-            raise LoweringError(f"{layer}: K = {reduction} could overflow 32 bits; the longest exact K is {isa.K_EXACT}")
+            raise LoweringError(
+                f"{layer}: K = {reduction} could overflow 32 bits; the longest exact K is {isa.K_EXACT}"
+            )
         q_weight, w_scale = quantize_weight(weight)
         q, params = self.quantize(layer, "x", x)
         w = self.constant(q_weight, f"{layer}.weight")
@@ -304,7 +312,9 @@ class Lowering:
             else:
                 raise LoweringError(f"{node.op} {node.target} in the captured graph is not supported")
         assert output is not None
-        constants = {n.removeprefix("constant "): v for n, v in self.input_values.items() if n.startswith("constant ")}
+        constants = {
+            n.removeprefix("constant "): v for n, v in self.input_values.items() if n.startswith("constant ")
+        }
         inputs = {n: v.id for n, v in self.input_values.items() if not n.startswith("constant ")}
         program = Program(
             values=tuple(self.values),
@@ -343,7 +353,7 @@ class Lowering:
         args = [self._resolve(a) for a in node.args]
         kwargs = {k: self._resolve(v) for k, v in node.kwargs.items()}
         target = str(node.target)
-        if target.startswith("aten._assert") or target.startswith("aten.sym_"):
+        if target.startswith(("aten._assert", "aten.sym_")):
             return None
         if node.target is operator.getitem:
             return args[0][args[1]]
@@ -359,7 +369,9 @@ class Lowering:
         try:
             return rule(self, node, *args, **kwargs)
         except TypeError as error:
-            raise LoweringError(f"{target} in module {self.scope!r}: unsupported arguments ({error})") from error
+            raise LoweringError(
+                f"{target} in module {self.scope!r}: unsupported arguments ({error})"
+            ) from error
 
     def _resolve(self, argument: Any) -> Any:
         if isinstance(argument, Node):
@@ -401,12 +413,20 @@ def _alias(low: Lowering, node: Node, x: Operand, *_: Any, **__: Any) -> Operand
     return x
 
 
-def _to_copy(low: Lowering, node: Node, x: _Value, *_: Any, dtype: torch.dtype | None = None, **__: Any) -> _Value:
+def _to_copy(
+    low: Lowering, node: Node, x: _Value, *_: Any, dtype: torch.dtype | None = None, **__: Any
+) -> _Value:
     if dtype in (None, torch.float32):
         return low.f32(x) if dtype is not None else x
     if dtype is not None and _DTYPES.get(dtype) == x.spec.dtype:
         return x
     raise LoweringError(f"{low.scope}: conversion of {x.spec} to {dtype} is not supported")
+
+
+def _is_ones(operand: Operand) -> TypeGuard[torch.Tensor]:
+    if not isinstance(operand, torch.Tensor) or operand.dtype != torch.int64:
+        return False
+    return operand.is_meta or bool((operand == 1).all())
 
 
 def _binary(op: str) -> Rule:
@@ -416,9 +436,10 @@ def _binary(op: str) -> Rule:
         neutral = 0 if op in ("add", "sub") else 1
         if isinstance(a, _Value) and isinstance(b, int | float) and b == neutral:
             return a
-        if isinstance(a, _Value) and a.spec.dtype == "i64" and isinstance(b, torch.Tensor) and op == "mul":
-            if b.dtype == torch.int64 and (b.is_meta or bool((b == 1).all())):  # timesteps * ones(batch)
-                return low.emit("broadcast", a, shape=isa.broadcast_shape(a.spec.shape, tuple(b.shape)))[0]
+        if (
+            op == "mul" and isinstance(a, _Value) and a.spec.dtype == "i64" and _is_ones(b)
+        ):  # timesteps * ones(batch)
+            return low.emit("broadcast", a, shape=isa.broadcast_shape(a.spec.shape, tuple(b.shape)))[0]
         return low.emit(op, low.f32(a), low.f32(b))[0]
 
     return rule
@@ -440,24 +461,42 @@ def _neg(low: Lowering, node: Node, x: Operand) -> _Value:
 
 
 def _group_norm(
-    low: Lowering, node: Node, x: _Value, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+    low: Lowering,
+    node: Node,
+    x: _Value,
+    groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *_: Any,
 ) -> _Value:
     extra = _affine(low, weight, bias, x.spec.shape[1])
     return low.emit("group_norm", x, *extra, groups=groups, eps=float(eps))[0]
 
 
 def _layer_norm(
-    low: Lowering, node: Node, x: _Value, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+    low: Lowering,
+    node: Node,
+    x: _Value,
+    shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *_: Any,
 ) -> _Value:
     if len(shape) != 1:
-        raise LoweringError(f"{low.scope}: layer_norm over {len(shape)} axes is not supported, expected the last one")
+        raise LoweringError(
+            f"{low.scope}: layer_norm over {len(shape)} axes is not supported, expected the last one"
+        )
     return low.emit("layer_norm", x, *_affine(low, weight, bias, shape[0]), eps=float(eps))[0]
 
 
 def _affine(low: Lowering, weight: Any, bias: Any, size: int) -> list[_Value]:
     if weight is None and bias is None:
         return []
-    gamma = low.constant(torch.ones(size) if weight is None else weight.to(torch.float32), f"{low.scope}.gamma")
+    gamma = low.constant(
+        torch.ones(size) if weight is None else weight.to(torch.float32), f"{low.scope}.gamma"
+    )
     return [gamma] if bias is None else [gamma, low.constant(bias.to(torch.float32), f"{low.scope}.beta")]
 
 
@@ -497,7 +536,9 @@ def _concat(low: Lowering, node: Node, parts: Any, dim: int = 0) -> _Value:
     return low.emit("concat", *values, axis=_axis(dim, len(values[0].spec.shape)))[0]
 
 
-def _pad(low: Lowering, node: Node, x: Operand, pad: Any, mode: str = "constant", value: float | None = None) -> _Value:
+def _pad(
+    low: Lowering, node: Node, x: Operand, pad: Any, mode: str = "constant", value: float | None = None
+) -> _Value:
     if mode != "constant" or min(pad) < 0:
         raise LoweringError(f"{low.scope}: padding of mode {mode!r} by {tuple(pad)} is not supported")
     padded = low.f32(x)
@@ -506,14 +547,22 @@ def _pad(low: Lowering, node: Node, x: Operand, pad: Any, mode: str = "constant"
         sides = []
         for count in (before, after):
             shape = (*padded.spec.shape[:at], count, *padded.spec.shape[at + 1 :])
-            sides.append([low.constant(torch.full(shape, float(value or 0)), f"{low.scope}.padding")] if count else [])
+            sides.append(
+                [low.constant(torch.full(shape, float(value or 0)), f"{low.scope}.padding")] if count else []
+            )
         if before or after:
             padded = low.emit("concat", *sides[0], padded, *sides[1], axis=at)[0]
     return padded
 
 
 def _slice(
-    low: Lowering, node: Node, x: _Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+    low: Lowering,
+    node: Node,
+    x: _Value,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
 ) -> _Value:
     axis = _axis(dim, len(x.spec.shape))
     first, last, stride = slice(start, end, step).indices(x.spec.shape[axis])
@@ -531,7 +580,11 @@ def _select(low: Lowering, node: Node, x: _Value, dim: int, index: int) -> _Valu
 
 def _split(low: Lowering, node: Node, x: _Value, size: Any, dim: int = 0) -> tuple[_Value, ...]:
     length = x.spec.shape[_axis(dim, len(x.spec.shape))]
-    sizes = [size] * (length // size) + ([length % size] if length % size else []) if isinstance(size, int) else size
+    sizes = (
+        [size] * (length // size) + ([length % size] if length % size else [])
+        if isinstance(size, int)
+        else size
+    )
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     return tuple(_slice(low, node, x, dim, s, s + n) for s, n in zip(starts, sizes, strict=True))
 
@@ -561,11 +614,20 @@ def _upsample(low: Lowering, node: Node, x: _Value, *_: Any, **__: Any) -> _Valu
 
 
 def _avg_pool(
-    low: Lowering, node: Node, x: Operand, kernel: Any, stride: Any = None, padding: Any = (0, 0), *_: Any, **__: Any
+    low: Lowering,
+    node: Node,
+    x: Operand,
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = (0, 0),
+    *_: Any,
+    **__: Any,
 ) -> _Value:
     (kh, kw), padded = _pair(kernel), tuple(_pair(padding))
     if padded != (0, 0) or tuple(_pair(stride or kernel)) != (kh, kw):
-        raise LoweringError(f"{low.scope}: average pooling with stride {stride} and padding {padded} is not supported")
+        raise LoweringError(
+            f"{low.scope}: average pooling with stride {stride} and padding {padded} is not supported"
+        )
     value = low.f32(x)
     rows, columns = (size // k * k for size, k in zip(value.spec.shape[-2:], (kh, kw), strict=True))
     rank, total = len(value.spec.shape), None
@@ -674,14 +736,18 @@ def _prune(program: Program) -> Program:
         constants={n: number[v] for n, v in constants.items()},
         outputs={n: number[v] for n, v in program.outputs.items()},
         commands=tuple(
-            replace(c, operands=tuple(number[v] for v in c.operands), results=tuple(number[v] for v in c.results))
+            replace(
+                c, operands=tuple(number[v] for v in c.operands), results=tuple(number[v] for v in c.results)
+            )
             for c in kept
         ),
     )
 
 
 def _static_analysis(program: Program) -> tuple[frozenset[str], frozenset[str]]:
-    """Layers that skip difference calculation, and layers that skip summation. Defo at lowering: between two layers with nothing non-linear in between, differences need no detour.
+    """Layers that skip difference calculation, and layers that skip summation.
+
+    Defo at lowering: between two layers with nothing non-linear in between, differences need no detour.
 
     A layer skips difference calculation if every path back from its operands reaches layers through linear commands
     only, and skips summation if every path forward from its result does.

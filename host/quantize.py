@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,9 +46,15 @@ class Histogram:
         flat = values.detach().to(torch.float32).flatten()
         low, high = float(flat.min()), float(flat.max())
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise QuantizationError(f"{where}: calibration met NaN or infinity; check the model's weights and inputs")
+            raise QuantizationError(
+                f"{where}: calibration met NaN or infinity; check the model's weights and inputs"
+            )
         width = high - low
-        counts = torch.histc(flat, BINS, low, high) if width > 0 else torch.tensor([float(flat.numel())] + [0.0] * (BINS - 1))
+        counts = (
+            torch.histc(flat, BINS, low, high)
+            if width > 0
+            else torch.tensor([float(flat.numel())] + [0.0] * (BINS - 1))
+        )
         return cls(low, high, counts.double().numpy())
 
     @property
@@ -159,7 +166,7 @@ def choose(
     count = min(clusters, len(histograms)) if policy == "clustered" else 1
     edges = [round(i * len(histograms) / count) for i in range(count + 1)]
     scales, points = [], []
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         merged = Histogram.merge(histograms[first:last])
         scale, point = _grid(*_range(merged, observer, symmetric), symmetric)
         scales.append(scale)
@@ -206,5 +213,7 @@ def load_grids(path: Path) -> dict[str, Grid]:
         raise QuantizationError(f"{path}: not a file of scales ({type(error).__name__}: {error})") from None
     for name, grid in grids.items():
         if not all(math.isfinite(s) and s > 0 for s in grid.scales):
-            raise QuantizationError(f"{path}: {name} has scales {grid.scales}; every scale must be positive and finite")
+            raise QuantizationError(
+                f"{path}: {name} has scales {grid.scales}; every scale must be positive and finite"
+            )
     return grids

@@ -128,7 +128,10 @@ def ints(attrs: Attrs, name: str) -> tuple[int, ...]:
 
 def integer(attrs: Attrs, name: str) -> int:
     value = attrs.get(name)
-    _require(isinstance(value, int) and not isinstance(value, bool), f"attribute {name} = {value!r} is not an integer")
+    _require(
+        isinstance(value, int) and not isinstance(value, bool),
+        f"attribute {name} = {value!r} is not an integer",
+    )
     return value  # type: ignore[return-value]  # checked in the line above
 
 
@@ -149,7 +152,9 @@ def _infer_conv2d(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     _require(len(x.shape) == 4 and len(w.shape) == 4, f"conv2d takes 4-d operands, got {x} and {w}")
     _require(x.shape[1] == w.shape[1], f"conv2d: {x.shape[1]} input channels, weights for {w.shape[1]}")
     (sh, sw), (ph, pw) = _pair(a, "stride"), _pair(a, "padding")
-    _require(min(sh, sw) > 0 and min(ph, pw) >= 0, f"conv2d: stride {sh, sw} or padding {ph, pw} out of range")
+    _require(
+        min(sh, sw) > 0 and min(ph, pw) >= 0, f"conv2d: stride {sh, sw} or padding {ph, pw} out of range"
+    )
     ho, wo = (x.shape[2] + 2 * ph - w.shape[2]) // sh + 1, (x.shape[3] + 2 * pw - w.shape[3]) // sw + 1
     _require(ho > 0 and wo > 0, f"conv2d: kernel {w.shape[2:]} does not fit into {x.shape[2:]}")
     return (TensorSpec((x.shape[0], w.shape[0], ho, wo), "i32"),)
@@ -180,7 +185,9 @@ def _infer_dequantize(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ..
     axis = integer(a, "axis")
     _require(-len(acc.shape) <= axis < len(acc.shape), f"dequantize: axis {axis} outside {acc}")
     for other in t[2:]:
-        _require(other.shape == (acc.shape[axis],), f"dequantize: {other} for {acc.shape[axis]} channels ({scale})")
+        _require(
+            other.shape == (acc.shape[axis],), f"dequantize: {other} for {acc.shape[axis]} channels ({scale})"
+        )
     return (TensorSpec(acc.shape, "f32"),)
 
 
@@ -194,7 +201,9 @@ def _infer_dequantize_attention(t: Sequence[TensorSpec], a: Attrs) -> tuple[Tens
 
 
 def _infer_softmax(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
-    _require(len(t[0].shape) >= 1 and t[0].shape[-1] <= 2**24, f"softmax: last axis of {t[0]} is out of range")
+    _require(
+        len(t[0].shape) >= 1 and t[0].shape[-1] <= 2**24, f"softmax: last axis of {t[0]} is out of range"
+    )
     return TensorSpec(t[0].shape, "i8"), TensorSpec(t[0].shape[:-1], "i32")
 
 
@@ -205,9 +214,14 @@ def _infer_binary(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
 def _infer_group_norm(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     x, groups = t[0], integer(a, "groups")
     _require(len(x.shape) >= 2 and groups > 0, f"group_norm: {x} with {groups} groups")
-    _require(x.shape[1] % groups == 0, f"group_norm: {x.shape[1]} channels do not divide into {groups} groups")
+    _require(
+        x.shape[1] % groups == 0, f"group_norm: {x.shape[1]} channels do not divide into {groups} groups"
+    )
     _require(number(a, "eps") > 0, "group_norm: eps must be positive")
-    _require(x.elements // (x.shape[0] * groups) <= N_MOMENTS, f"group_norm: groups of {x} exceed {N_MOMENTS} values")
+    _require(
+        x.elements // (x.shape[0] * groups) <= N_MOMENTS,
+        f"group_norm: groups of {x} exceed {N_MOMENTS} values",
+    )
     for other in t[1:]:
         _require(other.shape == (x.shape[1],), f"group_norm: {other} for {x.shape[1]} channels")
     return (x,)
@@ -230,7 +244,9 @@ def _infer_reshape(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
 
 def _infer_permute(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     order = ints(a, "order")
-    _require(sorted(order) == list(range(len(t[0].shape))), f"permute: {order} does not order the axes of {t[0]}")
+    _require(
+        sorted(order) == list(range(len(t[0].shape))), f"permute: {order} does not order the axes of {t[0]}"
+    )
     return (TensorSpec(tuple(t[0].shape[i] for i in order), t[0].dtype),)
 
 
@@ -251,7 +267,9 @@ def _infer_concat(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
 def _infer_slice(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     axis, start, stop, step = (integer(a, name) for name in ("axis", "start", "stop", "step"))
     _require(0 <= axis < len(t[0].shape), f"slice: axis {axis} outside {t[0]}")
-    _require(0 <= start < stop <= t[0].shape[axis] and step > 0, f"slice: {start}:{stop}:{step} outside {t[0]}")
+    _require(
+        0 <= start < stop <= t[0].shape[axis] and step > 0, f"slice: {start}:{stop}:{step} outside {t[0]}"
+    )
     shape = list(t[0].shape)
     shape[axis] = -(-(stop - start) // step)
     return (TensorSpec(tuple(shape), t[0].dtype),)
@@ -317,7 +335,9 @@ _FORMS: list[Form] = [
         "layer",
         ("a:i8", "params_a:f32", "b:i8", "params_b:f32"),
         ("acc:i32",),
-        {"static_b": "bool: b comes from inputs that do not change between steps, so it is treated as weights"},
+        {
+            "static_b": "bool: b comes from inputs that do not change between steps, so it is treated as weights"
+        },
         "acc[…,m,n] = Σₖ a[…,m,k] × b[…,k,n]; both operands symmetric (zero point 0).",
         _infer_matmul,
     ),
@@ -401,7 +421,8 @@ _FORMS: list[Form] = [
         ("x:f32", "gamma:f32?", "beta:f32?"),
         ("y:f32",),
         {"groups": "int", "eps": "float (f64 in the arithmetic)"},
-        "per batch and group of C/groups channels, moments over all its values; y = (x − mean) × rstd, then × gamma and + beta if given",
+        "per batch and group of C/groups channels, moments over all its values; y = (x − mean) × rstd, "
+        "then × gamma and + beta if given",
         _infer_group_norm,
     ),
     Form(
@@ -414,9 +435,33 @@ _FORMS: list[Form] = [
         _infer_layer_norm,
     ),
     # --- data movement: any type, no arithmetic ---------------------------------------------------------------------
-    Form("reshape", "move", ("x:any",), ("y:any",), {"shape": "ints"}, "row-major order is kept", _infer_reshape),
-    Form("permute", "move", ("x:any",), ("y:any",), {"order": "ints"}, "y axis i is x axis order[i]", _infer_permute),
-    Form("concat", "move", ("x:any*",), ("y:any",), {"axis": "int"}, "operands one after another", _infer_concat),
+    Form(
+        "reshape",
+        "move",
+        ("x:any",),
+        ("y:any",),
+        {"shape": "ints"},
+        "row-major order is kept",
+        _infer_reshape,
+    ),
+    Form(
+        "permute",
+        "move",
+        ("x:any",),
+        ("y:any",),
+        {"order": "ints"},
+        "y axis i is x axis order[i]",
+        _infer_permute,
+    ),
+    Form(
+        "concat",
+        "move",
+        ("x:any*",),
+        ("y:any",),
+        {"axis": "int"},
+        "operands one after another",
+        _infer_concat,
+    ),
     Form(
         "slice",
         "move",
@@ -426,7 +471,15 @@ _FORMS: list[Form] = [
         "x[start:stop:step] on one axis",
         _infer_slice,
     ),
-    Form("broadcast", "move", ("x:any",), ("y:any",), {"shape": "ints"}, "axes of 1 stretched", _infer_broadcast),
+    Form(
+        "broadcast",
+        "move",
+        ("x:any",),
+        ("y:any",),
+        {"shape": "ints"},
+        "axes of 1 stretched",
+        _infer_broadcast,
+    ),
     Form(
         "upsample_nearest",
         "move",
@@ -476,16 +529,28 @@ def check_attrs(form: Form, attrs: Attrs) -> None:
 
 def _check_quantize(attrs: Attrs) -> None:
     scales, points, bounds = attrs["scales"], attrs["zero_points"], attrs["bounds"]
-    _require(attrs["policy"] in ("static", "clustered", "dynamic"), f"quantize: policy {attrs['policy']!r} is unknown")
+    _require(
+        attrs["policy"] in ("static", "clustered", "dynamic"),
+        f"quantize: policy {attrs['policy']!r} is unknown",
+    )
     _require(
         isinstance(scales, tuple) and isinstance(points, tuple) and isinstance(bounds, tuple),
         "quantize: scales, zero_points and bounds are sequences",
     )
-    assert isinstance(scales, tuple) and isinstance(points, tuple) and isinstance(bounds, tuple)
-    _require(0 < len(scales) == len(points) == len(bounds), "quantize: one scale, zero point and bound per cluster")
+    assert isinstance(scales, tuple)
+    assert isinstance(points, tuple)
+    assert isinstance(bounds, tuple)
+    _require(
+        0 < len(scales) == len(points) == len(bounds), "quantize: one scale, zero point and bound per cluster"
+    )
     _require(all(1e-30 <= s <= 1e30 for s in scales), f"quantize: scales {scales} must lie in 1e-30…1e30")
-    _require(all(isinstance(z, int) and -128 <= z <= 127 for z in points), f"quantize: zero points {points} outside i8")
-    _require(bounds[0] == 0 and list(bounds) == sorted(set(bounds)), f"quantize: bounds {bounds} must rise from 0")
+    _require(
+        all(isinstance(z, int) and -128 <= z <= 127 for z in points),
+        f"quantize: zero points {points} outside i8",
+    )
+    _require(
+        bounds[0] == 0 and list(bounds) == sorted(set(bounds)), f"quantize: bounds {bounds} must rise from 0"
+    )
     _require(number(attrs, "hysteresis") >= 1, "quantize: hysteresis must be at least 1")
     if attrs["policy"] != "clustered":
         _require(len(scales) == 1, f"quantize: policy {attrs['policy']} takes one scale, got {len(scales)}")

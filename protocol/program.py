@@ -68,7 +68,9 @@ class Program:
     def validate(self) -> None:
         """Every rule a device relies on; raises `IsaError` naming the command."""
         if len(self.commands) > MAX_COMMANDS or len(self.values) > MAX_VALUES:
-            raise IsaError(f"program: {len(self.commands)} commands, {len(self.values)} values exceed the limits")
+            raise IsaError(
+                f"program: {len(self.commands)} commands, {len(self.values)} values exceed the limits"
+            )
         defined: set[int] = set()
         names: set[str] = set()
         for group in (self.inputs, self.constants):
@@ -91,7 +93,9 @@ class Program:
             for value, spec in zip(command.results, results, strict=True):
                 self._define(defined, value, where)
                 if self.values[value] != spec:
-                    raise IsaError(f"{where}: value {value} is declared {self.values[value]}, the command makes {spec}")
+                    raise IsaError(
+                        f"{where}: value {value} is declared {self.values[value]}, the command makes {spec}"
+                    )
         for name, value in self.outputs.items():
             if value not in defined:
                 raise IsaError(f"program: output {name!r} is value {value}, which nothing defines")

@@ -106,7 +106,9 @@ class RtlBackend:
             loaded[c] = tile.load_weights(job.weights[g, part, columns])
             reference = job.reference if isinstance(job.reference, int) else job.reference[g, rows, part]
             target = out[g, rows, columns] if c == 0 else None
-            result = tile.run_ranges(job.current[g, rows, part], reference, job.mode, edges, accumulators=target)
+            result = tile.run_ranges(
+                job.current[g, rows, part], reference, job.mode, edges, accumulators=target
+            )
             if c:
                 out[g, rows, columns] += result.accumulators
             if columns.start == 0:

@@ -9,6 +9,7 @@ size cheaper than counting its unrolled rows. What this file does not do: produc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,9 @@ def classify_rows(current: I8, reference: I8 | int, rule: LowRule) -> I32:
     step = max(1, _BLOCK_ELEMENTS // current.shape[1])
     for start in range(0, len(current), step):
         part = slice(start, start + step)
-        nonzero, full = _marks(current[part], reference if isinstance(reference, int) else reference[part], rule)
+        nonzero, full = _marks(
+            current[part], reference if isinstance(reference, int) else reference[part], rule
+        )
         counted[2, part] = _sum_last(full)
         counted[1, part] = _sum_last(nonzero)
     counted[0] = current.shape[1] - counted[1]
@@ -78,7 +81,9 @@ def count_rows(current: I8, reference: I8 | int, splits: tuple[int, ...], rule: 
     at = 0
     for i, length in enumerate(splits):
         part = slice(at, at + length)
-        counted = classify_rows(current[:, part], reference if isinstance(reference, int) else reference[:, part], rule)
+        counted = classify_rows(
+            current[:, part], reference if isinstance(reference, int) else reference[:, part], rule
+        )
         slots[i] = counted[1] + 2 * counted[2]
         totals += counted.sum(1)
         at += length
@@ -125,10 +130,10 @@ def _segments(splits: tuple[int, ...], channels: int) -> tuple[list[int], list[l
     edges = np.cumsum([0, *splits])
     cuts = sorted({int(e) % channels for e in edges} | {0, channels})
     chunks: list[list[tuple[int, int]]] = []
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         chunk = []
         for position in range(first // channels, -(-last // channels)):
-            for s, (low, high) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+            for s, (low, high) in enumerate(pairwise(cuts)):
                 if first <= position * channels + low and position * channels + high <= last:
                     chunk.append((position, s))
         chunks.append(chunk)
@@ -145,9 +150,11 @@ def count_windows(
     fulls = np.zeros(current.shape[:3], np.int32)
     nonzeros = np.zeros(current.shape[:3], np.int32)
     shape = current.shape[:3]
-    for low, high in zip(cuts[:-1], cuts[1:], strict=True):
+    for low, high in pairwise(cuts):
         counted = classify_rows(
-            current[..., low:high].reshape(-1, high - low), reference[..., low:high].reshape(-1, high - low), rule
+            current[..., low:high].reshape(-1, high - low),
+            reference[..., low:high].reshape(-1, high - low),
+            rule,
         )
         fulls += counted[2].reshape(shape)
         nonzeros += (counted[1] + counted[2]).reshape(shape)
@@ -156,7 +163,9 @@ def count_windows(
     slots = np.zeros((len(splits), batch, *windows.out), np.uint16)
     for i, chunk in enumerate(chunks):
         for position, segment in chunk:
-            slots[i] += windows.windowed(pixel_slots[segment], position // kw, position % kw).astype(np.uint16)
+            slots[i] += windows.windowed(pixel_slots[segment], position // kw, position % kw).astype(
+                np.uint16
+            )
     positions = [(u, v) for u in range(windows.kernel[0]) for v in range(kw)]
     full = sum(int(windows.windowed(fulls, u, v).sum()) for u, v in positions)
     nonzero = sum(int(windows.windowed(nonzeros, u, v).sum()) for u, v in positions)
@@ -188,5 +197,7 @@ def count_windows_spatial(
     right = count_rows(first.reshape(line), before.reshape(line), splits, rule)
     mistaken = count_rows(first.reshape(line), wrong.reshape(line), splits, rule)
     slots[..., 0] = right.slots.reshape(len(splits), batch, ho)
-    totals += np.array([right.zero, right.low, right.full]) - np.array([mistaken.zero, mistaken.low, mistaken.full])
+    totals += np.array([right.zero, right.low, right.full]) - np.array(
+        [mistaken.zero, mistaken.low, mistaken.full]
+    )
     return Counted(slots.reshape(len(splits), -1), *(int(t) for t in totals))

@@ -57,7 +57,9 @@ def _elementwise(kernel: Callable[..., Array], dtype: npt.DTypeLike, first: Arra
 
 # --- shared functions of the specification ------------------------------------------------------------------------------
 
-_EXP_COEFFICIENTS = [f32(c) for c in (1.98756915e-4, 1.39819995e-3, 8.33345205e-3, 4.16657962e-2, 1.66666657e-1)]
+_EXP_COEFFICIENTS = [
+    f32(c) for c in (1.98756915e-4, 1.39819995e-3, 8.33345205e-3, 4.16657962e-2, 1.66666657e-1)
+]
 _EXP_HALF = f32(5.00000012e-1)
 
 
@@ -115,7 +117,8 @@ def _gelu_erf(x: F32) -> F32:
         p = (p + c) * t
     e = f32(1) - p * exp32(-(a * a))
     np.negative(e, out=e, where=x < 0)
-    return (f32(0.5) * x) * (f32(1) + e)
+    result: F32 = (f32(0.5) * x) * (f32(1) + e)
+    return result
 
 
 _SIN = (
@@ -164,7 +167,9 @@ def _moments(values: F32, eps: float, where: str) -> tuple[F32, F32]:
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
         v = values[part]
-        mean[part], rstd[part] = _finish_moments(*_integer_sums(v, _exponents(v.max(1), v.min(1), where)), n, eps)
+        mean[part], rstd[part] = _finish_moments(
+            *_integer_sums(v, _exponents(v.max(1), v.min(1), where)), n, eps
+        )
     return mean, rstd
 
 
@@ -203,7 +208,9 @@ class QuantizeState:
 
 def quantize(x: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) -> tuple[Array, F32]:
     scales, points, bounds = attrs["scales"], attrs["zero_points"], attrs["bounds"]
-    assert isinstance(scales, tuple) and isinstance(points, tuple) and isinstance(bounds, tuple)
+    assert isinstance(scales, tuple)
+    assert isinstance(points, tuple)
+    assert isinstance(bounds, tuple)
     high, low = x.max(), x.min()
     if not (np.isfinite(high) and np.isfinite(low)):
         raise NonFiniteError(f"{where}: its input holds NaN or infinity")
@@ -274,7 +281,10 @@ def group_norm(x: F32, gamma: F32 | None, beta: F32 | None, groups: int, eps: fl
         wide = np.ascontiguousarray(x).reshape(batch, groups, inner, -1)
     mean, rstd = _moments(wide.reshape(batch * groups, -1), eps, where)
     out = _empty_like(x, order, np.float32)
-    per_channel = np.repeat(mean.reshape(batch, groups), inner, 1), np.repeat(rstd.reshape(batch, groups), inner, 1)
+    per_channel = (
+        np.repeat(mean.reshape(batch, groups), inner, 1),
+        np.repeat(rstd.reshape(batch, groups), inner, 1),
+    )
     tail = (1,) * (x.ndim - 2)
     axis_first = [v.reshape(batch, channels, *tail) for v in per_channel]
     np.subtract(x, axis_first[0], out=out)
@@ -299,8 +309,10 @@ def layer_norm(x: F32, gamma: F32 | None, beta: F32 | None, eps: float, where: s
 
 
 def gather(table: Array, index: Array, where: str) -> Array:
-    if index.size and not (0 <= int(index.min()) and int(index.max()) < len(table)):
-        raise TensorError(f"{where}: index {int(index.min())}…{int(index.max())} outside a table of {len(table)}")
+    if index.size and not (int(index.min()) >= 0 and int(index.max()) < len(table)):
+        raise TensorError(
+            f"{where}: index {int(index.min())}…{int(index.max())} outside a table of {len(table)}"
+        )
     return table[index]
 
 
@@ -333,7 +345,9 @@ def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tup
     extra = (*operands[1:], None, None)
     match op:
         case "dequantize":
-            return (dequantize(x, operands[1], operands[2], (*operands[3:], None)[0], integer(attrs, "axis")),)
+            return (
+                dequantize(x, operands[1], operands[2], (*operands[3:], None)[0], integer(attrs, "axis")),
+            )
         case "dequantize_matmul":
             factor = (operands[1][0] * operands[2][0]) * f32(number(attrs, "factor"))
             return (_elementwise(lambda v: v.astype(np.float32) * factor, np.float32, x),)

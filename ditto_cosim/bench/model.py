@@ -49,7 +49,10 @@ def _one(name: str, repeats: int) -> dict[str, float]:
     calibrator.observe(steps[0])
     compiled = compile_denoiser(captured, calibrator.grids(observer="minmax"))
     golden = Golden(compiled.program, compiled.constants)
-    machines = {b: Machine(compiled.program, compiled.arrays, RunSpec(backend=b, chip="paper_twin", design="ditto")) for b in WAYS[2:]}
+    machines = {
+        b: Machine(compiled.program, compiled.arrays, RunSpec(backend=b, chip="paper_twin", design="ditto"))
+        for b in WAYS[2:]
+    }
 
     def fp32(step: int) -> None:
         with torch.no_grad():
@@ -64,7 +67,12 @@ def _one(name: str, repeats: int) -> dict[str, float]:
 
         return run
 
-    ways = {"fp32": fp32, "golden": lambda i: golden.step(i, steps[i]), "model": device("model"), "rtl": device("rtl")}
+    ways = {
+        "fp32": fp32,
+        "golden": lambda i: golden.step(i, steps[i]),
+        "model": device("model"),
+        "rtl": device("rtl"),
+    }
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     inside: list[float] = []
     for step in range(len(steps)):
@@ -137,13 +145,17 @@ def _ignore(*_: Any) -> None:
 
 def table(figures: Mapping[str, Any]) -> str:
     """One row a model."""
-    lines = [f"{'one step':18}" + "".join(f"{way + ' s':>10}" for way in WAYS) + f"{'golden':>9}{'model':>9}{'rtl':>9}  × fp32"]
+    lines = [
+        f"{'one step':18}"
+        + "".join(f"{way + ' s':>10}" for way in WAYS)
+        + f"{'golden':>9}{'model':>9}{'rtl':>9}  × fp32"
+    ]
     for name, row in figures.items():
         times = "".join(f"{row[f'{way}_s']:10.3f}" for way in WAYS)
         ratios = "".join(f"{row[f'{way}_over_fp32']:9.2f}" for way in WAYS[1:])
         lines.append(f"{name:18}{times}{ratios}")
     first = next(iter(figures.values()))
-    lines.append(f"outside the backend in an rtl step: {first['rtl_outside_backend']:.0%}; {first['threads']:.0f} threads")
+    lines.append(
+        f"outside the backend in an rtl step: {first['rtl_outside_backend']:.0%}; {first['threads']:.0f} threads"
+    )
     return "\n".join(lines)
-
-

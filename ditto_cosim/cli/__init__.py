@@ -28,7 +28,9 @@ class _Entry:
 COMMANDS: dict[str, _Entry] = {
     "generate": _Entry("Run", "generate:generate", "Generate pictures through the emulated accelerator"),
     "models": _Entry("Run", "models:models", "List the models that ship and the paper's workloads"),
-    "compile": _Entry("Run", "models:compile_model", "Compile a model's denoiser into a program, and save it"),
+    "compile": _Entry(
+        "Run", "models:compile_model", "Compile a model's denoiser into a program, and save it"
+    ),
     "calibrate": _Entry("Run", "models:calibrate", "Choose a model's 8-bit scales from real trajectories"),
     "data": _Entry("Run", "models:data", "Fetch a training data set through the package clients"),
     "report": _Entry("Look", "models:report", "Show a finished run again"),
@@ -71,7 +73,11 @@ class _Ditto(TyperGroup):
                 formatter.write_dl([(n, e.help) for n, e in COMMANDS.items() if e.group == group])
 
 
-_PLAIN: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+_PLAIN: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+}
 root = typer.Typer(
     cls=_Ditto,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -115,7 +121,9 @@ def main() -> None:
 
 def _is_users(error: Exception) -> bool:
     """Whether an error is a sentence of ours for the user, not a fault of the program."""
-    return type(error).__module__.startswith("ditto_cosim.") or isinstance(error, FileNotFoundError | PermissionError)
+    return type(error).__module__.startswith("ditto_cosim.") or isinstance(
+        error, FileNotFoundError | PermissionError
+    )
 
 
 def _end(text: str, status: int) -> None:

@@ -41,28 +41,45 @@ class _Strip:
 
 
 def generate(
-    model: Annotated[str, typer.Option(help="A model that ships (`ditto models`), or a folder that save_pretrained wrote")]
-    = "fashion-ddpm",
-    backend: Annotated[str, typer.Option(help="rtl, model, or a backend of your own (name or module:Class)")] = "rtl",
+    model: Annotated[
+        str, typer.Option(help="A model that ships (`ditto models`), or a folder that save_pretrained wrote")
+    ] = "fashion-ddpm",
+    backend: Annotated[
+        str, typer.Option(help="rtl, model, or a backend of your own (name or module:Class)")
+    ] = "rtl",
     chip: Annotated[str, typer.Option(help="paper, paper_twin, edge, tiny, or a TOML file")] = "paper_twin",
-    design: Annotated[str, typer.Option(help="ditto, ditto_plus, itc, diffy, … (`ditto compare` shows all)")] = "ditto",
+    design: Annotated[
+        str, typer.Option(help="ditto, ditto_plus, itc, diffy, … (`ditto compare` shows all)")
+    ] = "ditto",
     steps: Annotated[int, typer.Option(min=0, help="Denoising steps; 0 takes the model's own")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the starting noise")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once")] = 1,
-    verify: Annotated[bool, typer.Option(help="Compare every value of every step with the int8 reference")] = False,
-    label: Annotated[list[int] | None, typer.Option(help="Class label of a class-conditional model; may be repeated")]
-    = None,
+    verify: Annotated[
+        bool, typer.Option(help="Compare every value of every step with the int8 reference")
+    ] = False,
+    label: Annotated[
+        list[int] | None, typer.Option(help="Class label of a class-conditional model; may be repeated")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="Text prompt of a text-conditional model")] = "",
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 0 leaves the pipeline's own")] = 0.0,
+    guidance: Annotated[
+        float, typer.Option(help="Classifier-free guidance; 0 leaves the pipeline's own")
+    ] = 0.0,
     policy: Annotated[str, typer.Option(help="Activation scales: static, clustered or dynamic")] = "static",
-    observer: Annotated[str, typer.Option(help="How calibration chooses a range: mse, percentile or minmax")] = "mse",
+    observer: Annotated[
+        str, typer.Option(help="How calibration chooses a range: mse, percentile or minmax")
+    ] = "mse",
     scales: Annotated[Path | None, typer.Option(help="File of scales (`ditto calibrate` writes one)")] = None,
-    rtl_layers: Annotated[list[str] | None, typer.Option(help="Layers (patterns) that run in RTL whatever the backend")]
-    = None,
+    rtl_layers: Annotated[
+        list[str] | None, typer.Option(help="Layers (patterns) that run in RTL whatever the backend")
+    ] = None,
     cross_check: Annotated[str, typer.Option(help="Second backend that must agree on every layer")] = "",
     connect: Annotated[str, typer.Option(help="Address of a device that is running already")] = "",
-    keys: Annotated[Path | None, typer.Option(help="Keys for a device on another machine (`ditto keys`)")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Directory for pictures, record, report")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="Keys for a device on another machine (`ditto keys`)")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Directory for pictures, record, report")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")] = False,
 ) -> None:
     """Generate pictures through the emulated accelerator.
@@ -70,7 +87,9 @@ def generate(
     Writes into the output directory: picture-N.png, strip.png (how the picture emerges), report.html, report.json,
     timeline.json (for a trace viewer) and the run's record, which `ditto price`, `compare` and `analyze` read.
     """
-    directory = output or Path("runs") / f"{Path(model).name}-{design}-{backend.rpartition(':')[2]}-seed{seed}"
+    directory = (
+        output or Path("runs") / f"{Path(model).name}-{design}-{backend.rpartition(':')[2]}-seed{seed}"
+    )
     with _quiet(as_json) as say:
         say(f"loading {model}")
         pipe, own_steps = _load(model)
@@ -223,7 +242,10 @@ def _arguments(
     import torch
 
     taken = inspect.signature(pipe.__call__).parameters
-    arguments: dict[str, Any] = {"num_inference_steps": steps, "generator": torch.Generator().manual_seed(seed)}
+    arguments: dict[str, Any] = {
+        "num_inference_steps": steps,
+        "generator": torch.Generator().manual_seed(seed),
+    }
     if "class_labels" in taken:
         labels = label or [0]
         arguments["class_labels"] = (labels * batch)[: max(batch, len(labels))]
@@ -291,7 +313,11 @@ def _save(directory: Path, pictures: list[Any], strip: list[Any]) -> list[str]:
     for i, picture in enumerate(pictures):
         names.append(f"picture-{i}.png")
         picture.save(directory / names[-1])
-    chosen = sorted({round(i * (len(strip) - 1) / (STRIP_PICTURES - 1)) for i in range(STRIP_PICTURES)}) if strip else []
+    chosen = (
+        sorted({round(i * (len(strip) - 1) / (STRIP_PICTURES - 1)) for i in range(STRIP_PICTURES)})
+        if strip
+        else []
+    )
     tiles = [_to_image(strip[i]) for i in chosen]
     for index, tile in zip(chosen, tiles, strict=True):
         tile.save(directory / f"step-{index:04d}.png")

@@ -71,13 +71,19 @@ def compile_model(
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
     found = scales or _shipped_scales(model)
     if found is None:
-        raise QuantizationError(f"{model} has no scales yet; `ditto calibrate {model} -o scales.json` makes them")
+        raise QuantizationError(
+            f"{model} has no scales yet; `ditto calibrate {model} -o scales.json` makes them"
+        )
     if model not in all_models():
-        raise QuantizationError(f"{model}: compile takes a model that ships; use accelerate() for one of your own")
+        raise QuantizationError(
+            f"{model}: compile takes a model that ships; use accelerate() for one of your own"
+        )
     positional, named = example_inputs(model, batch=batch)
     names = list(inspect.signature(denoiser.forward).parameters)
     inputs = {**dict(zip(names, positional, strict=False)), **named}
-    compiled = compile_denoiser(capture(denoiser, inputs, extra={"return_dict": False}), load_grids(found), steps=steps)
+    compiled = compile_denoiser(
+        capture(denoiser, inputs, extra={"return_dict": False}), load_grids(found), steps=steps
+    )
     compiled.save(output)
     program = compiled.program
     summary = {
@@ -94,8 +100,9 @@ def compile_model(
 
 def calibrate(
     model: Annotated[str, typer.Argument(help="A model that ships, or a folder that save_pretrained wrote")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File of scales; default: beside the weights")]
-    = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File of scales; default: beside the weights")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures of the calibration run")] = 4,
     steps: Annotated[int, typer.Option(min=1)] = 50,
     observer: Annotated[str, typer.Option(help="mse, percentile or minmax")] = "mse",

@@ -7,10 +7,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import nn
+
 from ditto_cosim.host.calibrate import Calibrator
 from ditto_cosim.host.capture import capture
 from ditto_cosim.host.compiled import Compiled, compile_denoiser
-from torch import nn
 
 STEPS = 4
 Inputs = dict[str, torch.Tensor]
@@ -120,7 +121,9 @@ _BUILDERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], list[Inputs]]]]
     "dit": (_dit, lambda: _walk("hidden_states", (2, 4, 8, 8), {"class_labels": torch.tensor([1, 2])}, True)),
     "latte": (
         _latte,
-        lambda: _walk("hidden_states", (2, 4, 4, 8, 8), {"encoder_hidden_states": torch.randn(2, 7, 24)}, True),
+        lambda: _walk(
+            "hidden_states", (2, 4, 4, 8, 8), {"encoder_hidden_states": torch.randn(2, 7, 24)}, True
+        ),
     ),
     "odds": (Odds, lambda: _walk("sample", (3, 12), {}, False)),
 }

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, calibrated, compiled
+
 from ditto_cosim.device.layers import Layer
 from ditto_cosim.device.machine import Machine
 from ditto_cosim.device.units import vector
 from ditto_cosim.host.golden import Verifier
 from ditto_cosim.protocol.isa import ISA, LAYER_OPS
 from ditto_cosim.protocol.messages import RunSpec
-
-from families import FAMILIES, calibrated, compiled
 
 
 def run(name, *, policy="static", backend="model", chip="tiny", design="ditto"):

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
 from ditto_cosim.host.report import load_report
 from ditto_cosim.protocol.record import RunRecord
-from PIL import Image
 
 DITTO = [sys.executable, "-c", "from ditto_cosim.cli import main; main()"]
 
@@ -87,7 +88,12 @@ def test_generate_without_a_compiler_says_what_to_do(tmp_path, monkeypatch):
 
 
 def test_help_imports_no_subcommand():
-    probe = "import sys; sys.argv = ['ditto', '--help']\nimport ditto_cosim.cli as c\ntry: c.main()\nfinally: print('torch' in sys.modules, 'numpy' in sys.modules)"
+    probe = (
+        "import sys; sys.argv = ['ditto', '--help']\n"
+        "import ditto_cosim.cli as c\n"
+        "try: c.main()\n"
+        "finally: print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert result.stdout.strip().endswith("False False")
     assert "generate" in result.stdout

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from families import build
+
 from ditto_cosim import accelerate
 from ditto_cosim.host.quantize import QuantizationError
 from ditto_cosim.host.supervisor import LocalDevice
-from families import build
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,11 @@ def latte():
     import diffusers
 
     pipe = diffusers.LattePipeline(
-        tokenizer=None, text_encoder=None, vae=vae(4), transformer=build("latte"), scheduler=diffusers.DDIMScheduler()
+        tokenizer=None,
+        text_encoder=None,
+        vae=vae(4),
+        transformer=build("latte"),
+        scheduler=diffusers.DDIMScheduler(),
     )
     embeds = torch.randn(1, 7, 24, generator=torch.Generator().manual_seed(1))
     return pipe, {

@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ditto_cosim.device.units.slots import (
     Windows,
     classify_rows,
@@ -10,8 +13,6 @@ from ditto_cosim.device.units.slots import (
     count_windows_spatial,
 )
 from ditto_cosim.protocol.record import split_k
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def count_one(d: int, rule: str) -> tuple[int, int, int]:

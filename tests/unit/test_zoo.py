@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from ditto_cosim.host import zoo
-from ditto_cosim.host.zoo.workloads import workloads
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from ditto_cosim.host import zoo
+from ditto_cosim.host.zoo.workloads import workloads
 
 WITH_WEIGHTS = [name for name, model in zoo.models().items() if model.weights is not None]
 

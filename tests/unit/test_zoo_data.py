@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from ditto_cosim.host.zoo import data
 
 COUNTS = {"train": 6, "test": 3}

@@ -7,8 +7,9 @@ import json
 
 import numpy as np
 import pytest
-from ditto_cosim.host.zoo import fashion_classifier as judge
 from scipy.linalg import sqrtm
+
+from ditto_cosim.host.zoo import fashion_classifier as judge
 
 
 def test_frechet_distance_of_shifted_set_is_the_shift_squared() -> None:
@@ -62,6 +63,7 @@ def test_shipped_classifier_is_the_recorded_one() -> None:
 def test_classifier_tells_pictures_from_noise() -> None:
     """The distance to the real statistics must grow with noise added to real-looking pictures."""
     import torch
+
     from ditto_cosim.host import zoo
 
     pictures = zoo.load_pipeline("fashion-ddpm")(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DiTPipeline
+
 from ditto_cosim.host.zoo import data, export, shipped, train
 from ditto_cosim.host.zoo.pixels import PixelVAE
 
