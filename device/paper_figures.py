@@ -68,7 +68,7 @@ def _bars(
         axis.plot([], [], label="published mean", **PUBLISHED_MARK)
     axis.set_xticks(range(len(groups) + 1), [*groups, "mean"])
     axis.set_ylabel(label)
-    axis.legend(fontsize=7, ncols=3)
+    axis.legend(fontsize=7, ncols=8, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
 
 
 def _one(
@@ -160,7 +160,7 @@ def _variants(evaluation: Evaluation) -> Any:
     axis.bar(names, rest, bottom=[b + s for b, s in zip(busy, stall, strict=True)], label="other stalls")
     axis.plot(["DB&DS&Attn.", "Ditto"], [1.1832 / 1.5, 1 / 1.5], label="published", **PUBLISHED_MARK)
     axis.set_ylabel("cycles over ITC")
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return figure
 
 

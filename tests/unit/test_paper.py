@@ -7,9 +7,11 @@ import json
 import re
 
 import pytest
+import torch
 
 from ditto_cosim.device.paper import TESTS, claims, judge
 from ditto_cosim.device.paper_model import Evaluation, bops, evaluate, naive_traffic
+from ditto_cosim.device.paper_shares import closest_shares, misses
 from ditto_cosim.device.synthetic import PUBLISHED, Shares
 from ditto_cosim.device.workloads import WORKLOADS, workload_program
 from ditto_cosim.protocol.record import layer_work
@@ -90,6 +92,22 @@ def test_workload_program_is_what_lowering_makes() -> None:
     program = workloads.lowered_program("ddpm")
     assert program.to_dict() == workload_program("ddpm").to_dict()
     assert json.loads(gzip.decompress(workloads.pack(program))) == json.loads(json.dumps(program.to_dict()))
+
+
+def test_share_search_finds_what_exists_and_misses_what_does_not() -> None:
+    """A short search gets close to the constraints, not onto them; shares that fit by construction are met."""
+    assert 0.005 < closest_shares(starts=32, iterations=300) < 0.2
+    fitting = torch.log(
+        torch.tensor([[0.1836, 0.3936, 0.4228], [0.2644, 0.4798, 0.2558], [0.4448, 0.5153, 0.0399]])
+    )
+    found = misses(fitting[None, :, None, :].expand(1, 3, 7, 3))[0]
+    assert float(found[:6].abs().max()) < 1e-3
+    assert float(found[7].abs()) > 0.1  # spatial against activations: C16
+
+
+@pytest.mark.long
+def test_share_search_never_meets_the_paper() -> None:
+    assert closest_shares() > 0.005
 
 
 @pytest.mark.long
