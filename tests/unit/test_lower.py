@@ -1,0 +1,134 @@
+"""Capture and lowering: names, merging, static analysis, refusals; published sizes on `meta`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ditto_cosim.host.capture import CaptureError, capture
+from ditto_cosim.host.lower import LoweringError, lower, quantization_points
+from ditto_cosim.host.quantize import Grid, QuantizationError
+
+
+class Attention(nn.Module):
+    """q, k, v share their input; k and v come from the context if there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+        self.norm = nn.LayerNorm(8)
+        self.out = nn.Linear(8, 8)
+
+    def forward(self, sample, encoder_hidden_states=None):
+        x = self.norm(sample)
+        context = x if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = (
+            f(y).unflatten(-1, (2, 4)).transpose(1, 2)
+            for f, y in ((self.q, x), (self.k, context), (self.v, context))
+        )
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return sample + self.out(y.transpose(1, 2).flatten(2))
+
+
+def program(module, **inputs):
+    return lower(capture(module.eval(), inputs), None).program
+
+
+def test_lower_attention_becomes_two_products_named_by_module():
+    found = program(Attention(), sample=torch.randn(1, 5, 8))
+    assert [c.name for c in found.layers] == ["q", "k", "v", ".qk", ".pv", "out"] or [
+        c.name.rpartition(".")[2] for c in found.layers
+    ] == ["q", "k", "v", "qk", "pv", "out"]
+    assert [c.op for c in found.layers].count("matmul") == 2
+
+
+def test_lower_shares_one_quantizer_between_layers_with_one_input():
+    found = program(Attention(), sample=torch.randn(1, 5, 8))
+    sources = {c.operands[0] for c in found.layers if c.op == "linear"}
+    assert len(sources) == 2  # q, k, v read one quantized tensor, out another
+
+
+def test_lower_knows_products_with_an_unchanging_context():
+    found = program(Attention(), sample=torch.randn(1, 5, 8), encoder_hidden_states=torch.randn(1, 3, 8))
+    assert found.static_inputs == {"encoder_hidden_states"}
+    assert all(c.attrs["static_b"] for c in found.layers if c.op == "matmul")
+    moving = program(Attention(), sample=torch.randn(1, 5, 8))
+    assert not any(c.attrs["static_b"] for c in moving.layers if c.op == "matmul")
+
+
+def test_lower_static_analysis_sees_what_is_linear():
+    class Chain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, sample):
+            return self.c(torch.relu(self.b(self.a(sample))))
+
+    found = program(Chain(), sample=torch.randn(2, 8))
+    assert found.skip_difference == {"b"}  # behind a, nothing non-linear
+    assert found.skip_summation == {"a"}  # only b reads it
+
+
+def test_lower_folds_constants_and_drops_what_nobody_reads():
+    class Folds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(8, 8)
+
+        def forward(self, sample):
+            unused = torch.exp(sample)
+            scale = torch.exp(torch.arange(8, dtype=torch.float32) / 8)
+            return self.a(sample * scale) + 0 * unused.shape[0]
+
+    found = program(Folds(), sample=torch.randn(2, 8))
+    assert "exp" not in {c.op for c in found.commands}
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: torch.cumsum(x, 1), "cumsum"),
+        (lambda x: torch.einsum("ab,bc->ac", x, x.T), "einsum"),
+        (lambda x: torch.softmax(x, 0), "softmax over axis 0"),
+    ],
+)
+def test_lower_refuses_by_name_what_the_accelerator_lacks(function, words):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(8, 8)
+
+        def forward(self, sample):
+            return function(self.a(sample))
+
+    with pytest.raises((LoweringError, QuantizationError), match=words):
+        program(Odd(), sample=torch.randn(8, 8))
+
+
+def test_lower_refuses_convolutions_it_cannot_run_and_k_that_could_overflow():
+    with pytest.raises(LoweringError, match="groups = 4"):
+        program(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4)), input=torch.randn(1, 4, 8, 8))
+    with pytest.raises(LoweringError, match="65793"):
+        program(nn.Sequential(nn.Linear(65_794, 1)), input=torch.randn(1, 65_794))
+
+
+def test_lower_says_which_point_has_no_scale():
+    captured = capture(nn.Sequential(nn.Linear(8, 8)).eval(), {"input": torch.randn(2, 8)})
+    (point,) = quantization_points(captured)
+    with pytest.raises(QuantizationError, match=point):
+        lower(captured, {})
+    made = lower(captured, {point: Grid("static", (0.5,), (3,))}).program
+    (quantizer,) = (c for c in made.commands if c.op == "quantize")
+    assert quantizer.attrs["scales"] == (0.5,)
+    assert quantizer.attrs["zero_points"] == (3,)
+
+
+def test_capture_says_what_export_refused():
+    class Branches(nn.Module):
+        def forward(self, sample):
+            return sample if sample.sum() > 0 else -sample
+
+    with pytest.raises(CaptureError, match="Branches"):
+        capture(Branches(), {"sample": torch.randn(2, 2)})

@@ -1,0 +1,123 @@
+"""Grids from histograms, weights, files of scales, compiled programs on disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ditto_cosim.host.calibrate import Calibrator
+from ditto_cosim.host.capture import capture
+from ditto_cosim.host.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.quantize import (
+    OBSERVERS,
+    Grid,
+    Histogram,
+    QuantizationError,
+    choose,
+    load_grids,
+    quantize_weight,
+    save_grids,
+)
+
+
+def histogram(values) -> Histogram:
+    return Histogram.of(torch.as_tensor(values, dtype=torch.float32), "here")
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_quantize_grid_holds_what_it_saw(observer, symmetric):
+    values = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    grid = choose([histogram(values)], symmetric=symmetric, observer=observer)
+    scale, zero = grid.scales[0], grid.zero_points[0]
+    low = -127 if symmetric else -128
+    q = torch.clamp(torch.round(values / scale) + zero, low, 127)
+    error = ((q - zero) * scale - values).square().mean().sqrt()
+    assert error < 0.03
+    assert not symmetric or zero == 0
+
+
+def test_quantize_mse_cuts_an_outlier_that_minmax_keeps():
+    values = torch.cat(
+        [torch.randn(100_000, generator=torch.Generator().manual_seed(0)), torch.tensor([80.0])]
+    )
+    kept = choose([histogram(values)], symmetric=True, observer="minmax").scales[0]
+    cut = choose([histogram(values)], symmetric=True, observer="mse").scales[0]
+    assert kept == pytest.approx(80 / 127)
+    assert cut < 0.7 * kept
+
+
+def test_quantize_clusters_follow_the_steps():
+    growing = [histogram(torch.linspace(-1, 1, 1000) * (i + 1)) for i in range(8)]
+    grid = choose(growing, symmetric=True, observer="minmax", policy="clustered", clusters=4)
+    assert list(grid.scales) == sorted(grid.scales)
+    assert grid.attrs(100)["bounds"] == (0, 25, 50, 75)
+    assert grid.attrs(2)["bounds"] == (0, 1)
+    assert len(grid.attrs(1)["scales"]) == 1
+
+
+@given(st.integers(1, 60), st.lists(st.floats(0, 0.99), min_size=1, max_size=6))
+def test_quantize_bounds_always_rise_from_zero(steps, starts):
+    starts = (0.0, *sorted(starts))
+    grid = Grid("clustered", (1.0,) * len(starts), (0,) * len(starts), starts)
+    bounds = grid.attrs(steps)["bounds"]
+    assert bounds[0] == 0
+    assert list(bounds) == sorted(set(bounds))
+    assert max(bounds) < steps
+
+
+def test_quantize_weights_per_channel_and_all_zero_channels():
+    weight = torch.tensor([[0.0, 0.0], [1.0, -0.5], [0.001, 0.0005]])
+    q, scale = quantize_weight(weight)
+    assert q.tolist() == [[0, 0], [127, -64], [127, 64]]
+    assert torch.isfinite(scale).all()
+    with pytest.raises(QuantizationError, match="NaN"):
+        quantize_weight(torch.tensor([[float("nan")]]))
+
+
+def test_quantize_calibration_names_the_point_that_met_nan():
+    calibrator = Calibrator(capture(nn.Sequential(nn.Linear(4, 4)).eval(), {"input": torch.randn(2, 4)}))
+    with pytest.raises(QuantizationError, match="0:x"):
+        calibrator.observe({"input": torch.full((2, 4), float("inf"))})
+
+
+def test_quantize_files_of_scales_come_back_and_are_checked(tmp_path):
+    grids = {
+        "a:x": Grid("static", (0.25,), (-3,)),
+        "b:a": Grid("dynamic", (1.0,), (0,), symmetric=True, hysteresis=1.5),
+    }
+    path = tmp_path / "scales.json"
+    save_grids(grids, path)
+    assert load_grids(path) == grids
+    for text, words in [
+        ('{"a:x": {"policy": "static", "scales": [0.0], "zero_points": [0], "symmetric": true}}', "a:x"),
+        ("[]", "scales"),
+        ("no json", "scales"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(QuantizationError, match=words):
+            load_grids(path)
+    with pytest.raises(QuantizationError, match="absent"):
+        load_grids(tmp_path / "absent.json")
+
+
+def test_compiled_programs_survive_the_disk(tmp_path):
+    captured = capture(nn.Sequential(nn.Linear(4, 4)).eval(), {"input": torch.randn(2, 4)})
+    calibrator = Calibrator(captured)
+    calibrator.observe({"input": torch.randn(2, 4)})
+    compiled = compile_denoiser(captured, calibrator.grids())
+    compiled.save(tmp_path / "c.safetensors")
+    again = Compiled.load(tmp_path / "c.safetensors")
+    assert again.program.digest == compiled.program.digest
+    assert again.grids == compiled.grids
+    for name, array in compiled.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], array)
+    (tmp_path / "bad").write_bytes(b"rubbish")
+    with pytest.raises(QuantizationError, match="not a compiled denoiser"):
+        Compiled.load(tmp_path / "bad")
+    with pytest.raises(QuantizationError, match="no such file"):
+        Compiled.load(tmp_path / "absent")
