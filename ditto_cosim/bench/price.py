@@ -3,7 +3,7 @@
     ten_designs_s     load and price a 100-step record of the 35.7 M DDPM under ten designs
     us_per_command    of that, per layer, step and design
     paper_s           `ditto paper --json` as a process of its own, from cold
-    scalesim_ratio    SCALE-Sim's time per layer ÷ ours, same layers, an ITC-like array (package `scalesim`)
+    scalesim_ratio    SCALE-Sim's time per layer ÷ ours, same layers, an ITC-like array (packages `pandas`, `tqdm`, `scalesim`)
     closed_form_error `pricing.py`'s pipeline against `tlm.py`'s chunks over one whole step
 The record is synthetic (published shares over the real shapes); what it costs to price does not depend on
 where it came
@@ -120,7 +120,7 @@ def _closed_form() -> dict[str, Any]:
 
 def _scalesim(quick: bool) -> dict[str, Any]:
     if importlib.util.find_spec("scalesim") is None:
-        return {"scalesim_ratio": None, "scalesim": "not installed: pip install scalesim pandas"}
+        return {"scalesim_ratio": None, "scalesim": "not installed: pip install pandas tqdm, then pip install --no-deps scalesim"}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, m, n, k in SCALESIM_LAYERS[: 1 if quick else None]:
