@@ -1,4 +1,4 @@
-"""Runs on the device: one worker thread each, every request executed once, streams kept until used.
+"""Runs on the device: one worker thread each, which executes every request once.
 
 A `Run` owns its program, its machine, its constants (shared through `Store`) and its replies. The server's
 loop calls `submit`, `acknowledge` and `query`; the worker executes requests in the order they came and hands
@@ -12,13 +12,13 @@ import logging
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
+from ditto_cosim.device.outgoing import Outgoing, Send
 from ditto_cosim.device.store import Store
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
@@ -40,16 +40,10 @@ from ditto_cosim.protocol.tensors import (
     Buffer,
     from_frame,
     from_frames,
-    to_frame,
     to_frames,
 )
 
 log = logging.getLogger("ditto.device")
-
-FLUSH_S = 0.02
-"""A layer report waits at most so long for others to share its message."""
-FLUSH_REPORTS = 64
-MESSAGE_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,6 @@ class Machine(Protocol):
 
 
 MachineFactory = Callable[[Program, Mapping[str, Array], m.RunSpec], Machine]
-Send = Callable[[codec.Frames], None]
 
 
 def live_bytes(program: Program) -> int:
@@ -126,23 +119,12 @@ class Run:
     ) -> None:
         self.run = run
         self.owner = owner
-        self._limits, self._stream_limit = limits, stream_bytes
+        self._limits = limits
         self._store, self._factory, self._settle = store, factory, settle
-        self._send, self._on_closed = send, on_closed
-
+        self._on_closed = on_closed
+        self._outgoing = Outgoing(run, stream_bytes, send)
         self._inbox: queue.SimpleQueue[tuple[m.Request, list[Buffer]] | None] = queue.SimpleQueue()
         self._cancel = threading.Event()
-        self._lock = threading.Condition()
-        # Guarded by the lock:
-        self._pending: set[int] = set()
-        self._replies: OrderedDict[int, codec.Frames] = OrderedDict()
-        self._floor = 0
-        self._stream: OrderedDict[int, codec.Frames] = OrderedDict()
-        self._stream_seq = -1
-        self._stream_next = 0
-        self._stream_unused = 0
-        self._reports: list[m.LayerReport] = []
-        self._flushed_at = 0.0
         self._progress = m.Progress(run=run, seq=0, busy=False)
         self._busy_since = 0.0
 
@@ -159,105 +141,53 @@ class Run:
     # --- called by the server's loop ------------------------------------------------------------------------
 
     def submit(self, request: m.Request, payload: list[Buffer]) -> None:
-        """Queue a request, or answer a repeated one from the cache."""
-        with self._lock:
-            if request.seq < self._floor or request.seq in self._pending:
-                return
-            for seq in [s for s in self._replies if s < request.done_below]:
-                del self._replies[seq]
-            self._floor = max(self._floor, request.done_below)
-            if request.seq in self._replies:
-                self._repeat(request.seq, 0)
-                return
-            self._pending.add(request.seq)
-        if isinstance(request, m.CloseRun):
-            self.cancel()
-        self._inbox.put((request, payload))
+        """Queue a request, or answer a repeated one."""
+        if self._outgoing.accept(request):
+            if isinstance(request, m.CloseRun):
+                self._cancel_step()
+            self._inbox.put((request, payload))
 
     def acknowledge(self, seq: int, received: int) -> None:
-        with self._lock:
-            if seq != self._stream_seq:
-                return
-            for index in [i for i in self._stream if i < received]:
-                self._stream_unused -= _nbytes(self._stream.pop(index))
-            self._lock.notify_all()
+        self._outgoing.acknowledge(seq, received)
 
     def query(self, seq: int, received: int) -> bool:
         """Send again what the host lacks; False if this request never came."""
-        with self._lock:
-            if seq in self._replies or seq in self._pending:
-                self._repeat(seq, received)
-                return True
-            return seq < self._floor
+        return self._outgoing.query(seq, received)
 
     def flush(self) -> None:
-        """Send layer reports that have waited long enough."""
-        with self._lock:
-            if self._reports and time.monotonic() - self._flushed_at > FLUSH_S:
-                self._flush()
+        self._outgoing.flush_due()
 
     def progress(self) -> m.Progress:
-        with self._lock:
-            elapsed = time.monotonic() - self._busy_since if self._progress.busy else 0.0
-            return msgspec.structs.replace(self._progress, request_s=round(elapsed, 3))
-
-    def cancel(self) -> None:
-        """Ask a step under way to stop at its next layer."""
-        self._cancel.set()
-        with self._lock:
-            self._lock.notify_all()
+        progress = self._progress
+        elapsed = time.monotonic() - self._busy_since if progress.busy else 0.0
+        return msgspec.structs.replace(progress, request_s=round(elapsed, 3))
 
     def abandon(self) -> None:
         """Free the run without anybody to tell: its host is gone, or will open it again."""
-        self._send = lambda frames: None
+        self._outgoing.mute()
         self.stop()
 
     def stop(self) -> None:
         """Free the run; a request under way is answered with a CancelledError."""
-        self.cancel()
+        self._cancel_step()
         self._inbox.put(None)
 
     def join(self, timeout_s: float) -> bool:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    # --- streams and replies, under the lock ----------------------------------------------------------------
-
-    def _repeat(self, seq: int, received: int) -> None:
-        if seq == self._stream_seq:
-            for index, frames in self._stream.items():
-                if index >= received:
-                    self._send(frames)
-        if seq in self._replies:
-            self._send(self._replies[seq])
-
-    def _flush(self) -> None:
-        if self._reports:
-            batch, self._reports = self._reports, []
-            self._flushed_at = time.monotonic()
-            index = self._stream_next
-            self._push(m.Reports(run=self.run, seq=self._stream_seq, index=index, reports=batch), ())
-
-    def _push(self, message: m.Stream, payload: tuple[Buffer, ...]) -> None:
-        frames = codec.encode(message, payload)
-        self._stream[self._stream_next] = frames
-        self._stream_next += 1
-        self._stream_unused += _nbytes(frames)
-        self._send(frames)
-
-    def _await_window(self) -> None:
-        """Wait until the host has used enough of the stream. A single message may exceed the window."""
-        while self._stream_unused > self._stream_limit and not self._cancel.is_set():
-            self._lock.wait(1.0)
+    def _cancel_step(self) -> None:
+        """A step under way stops at its next layer."""
+        self._cancel.set()
+        self._outgoing.release()
 
     # --- the worker -----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while (item := self._inbox.get()) is not None:
             request, payload = item
-            with self._lock:
-                self._progress = m.Progress(run=self.run, seq=request.seq, busy=True)
-                self._busy_since = time.monotonic()
+            self._busy_since = time.monotonic()
+            self._progress = m.Progress(run=self.run, seq=request.seq, busy=True)
             try:
                 reply = self._execute(request, payload)
             except Exception as error:
@@ -274,12 +204,8 @@ class Run:
                 )
                 reply = codec.encode(error_message)
             del item, payload
-            with self._lock:
-                self._flush()
-                self._pending.discard(request.seq)
-                self._replies[request.seq] = reply
-                self._progress = msgspec.structs.replace(self._progress, busy=False)
-                self._send(reply)
+            self._progress = msgspec.structs.replace(self._progress, busy=False)
+            self._outgoing.reply(request.seq, reply)
             if isinstance(request, m.CloseRun):
                 break
         self._free()
@@ -383,9 +309,7 @@ class Run:
     def _step(self, request: m.Step, payload: list[Buffer]) -> codec.Frames:
         machine = self._ready()
         inputs = self._inputs(request, payload)
-        with self._lock:
-            self._stream.clear()
-            self._stream_seq, self._stream_next, self._stream_unused = request.seq, 0, 0
+        self._outgoing.begin_stream(request.seq)
         try:
             result = machine.step(
                 request.step,
@@ -401,14 +325,11 @@ class Run:
             raise
         outputs, output_frames = to_frames(result.outputs)
         record, record_frames = to_frames(result.record.to_frames() if result.record is not None else {})
-        with self._lock:
-            self._flush()
-            streamed = self._stream_next
         done = m.StepDone(
             run=self.run,
             seq=request.seq,
             step=request.step,
-            streamed=streamed,
+            streamed=self._outgoing.end_stream(),
             outputs=outputs,
             record=record,
             totals=dict(result.totals),
@@ -448,38 +369,22 @@ class Run:
 
     def _on_layer(self, report: m.LayerReport) -> None:
         self._check_cancel()
-        with self._lock:
-            self._progress = msgspec.structs.replace(
-                self._progress, step=report.step, layer=report.layer + 1, name=report.name
-            )
-            self._reports.append(report)
-            if len(self._reports) >= FLUSH_REPORTS or time.monotonic() - self._flushed_at > FLUSH_S:
-                self._flush()
-            self._await_window()
+        self._progress = msgspec.structs.replace(
+            self._progress, step=report.step, layer=report.layer + 1, name=report.name
+        )
+        self._outgoing.report(report)
 
     def _on_value(self, value: int, array: Array) -> None:
         self._check_cancel()
-        header, frame = to_frame(str(value), array)
-        if frame.nbytes > self._limits.frame_bytes:
+        if array.nbytes > self._limits.frame_bytes:
             raise BackendError(
-                f"value {value} has {frame.nbytes} bytes, more than a frame carries; do not observe it"
+                f"value {value} has {array.nbytes} bytes, more than a frame carries; do not observe it"
             )
-        with self._lock:
-            self._flush()
-            index = self._stream_next
-            message = m.Observed(run=self.run, seq=self._stream_seq, index=index, value=value, tensor=header)
-            self._push(message, (frame,))
-            self._await_window()
+        self._outgoing.value(value, array)
 
     def _check_cancel(self) -> None:
         if self._cancel.is_set():
             raise CancelledError(f"run {self.run}: cancelled, it was closed or the device is stopping")
-
-
-def _nbytes(frames: codec.Frames) -> int:
-    """What a stream message counts against the window: its bytes, and its own cost, so that small ones count
-    too."""
-    return MESSAGE_BYTES + sum(memoryview(frame).nbytes for frame in frames)
 
 
 def _key_bytes(key: m.TensorKey) -> int:
