@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from ditto_cosim.protocol.hardware import LOW_RULE_CODES, TILE_ABI_VERSION, Geometry
 from filelock import FileLock
+
+from ditto_cosim.protocol.hardware import LOW_RULE_CODES, TILE_ABI_VERSION, Geometry
 
 from .errors import BuildError, ToolMissingError
 from .ports import accessors

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+
 from ditto_cosim.protocol.hardware import MODES, Geometry, Mode
 
 from .errors import TileInputError

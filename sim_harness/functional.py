@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+
 from ditto_cosim.protocol.hardware import MODES, Geometry, LowRule, Mode
 
 from .tile import TileRun

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.record import split_k
 
@@ -97,21 +98,18 @@ def replay(
     return None
 
 
-def replay_file(
-    path: Path, name: str, model: Reference, row: int | None, trace: Path | None
+def replay_all(
+    captures: list[Capture], name: str, model: Reference, row: int | None, trace: Path | None
 ) -> tuple[Mismatch | None, Report]:
-    """Every capture of a file on one set, or one row of each into a waveform."""
-    options = options_for(name, trace=trace)
-    bench = Bench(name, options, trace)
+    """Captures on one set, or one row of each into a waveform."""
+    for capture in captures:
+        if row is not None and not 0 <= row < len(capture.current):
+            raise TileInputError(f"replay: row = {row}, {capture.name} has rows 0…{len(capture.current) - 1}")
+    bench = Bench(name, options_for(name, trace=trace), trace)
     report = Report(0, geometries=(name,))
     try:
-        for capture in load_captures(path):
-            if row is not None and not 0 <= row < len(capture.current):
-                raise TileInputError(
-                    f"replay: row = {row}, {capture.name} has rows 0…{len(capture.current) - 1}"
-                )
-            rows = slice(None) if row is None else slice(row, row + 1)
-            found = replay(capture, bench, model, report, rows)
+        for capture in captures:
+            found = replay(capture, bench, model, report, slice(None) if row is None else slice(row, row + 1))
             if found is not None:
                 return found, report
     finally:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
 from ditto_cosim.protocol.hardware import GEOMETRIES, Geometry, LowRule, Mode
 
 from .build import BuildOptions

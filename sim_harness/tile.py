@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+
 from ditto_cosim.protocol.hardware import MODE_CODES, TILE_ABI_VERSION, Geometry, Mode
 
 from .build import BuildOptions, Built, build

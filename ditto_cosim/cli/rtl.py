@@ -291,31 +291,67 @@ def synth(
 
 @app.command()
 def replay(
-    capture: Annotated[Path, typer.Argument(help="Captured operands of a layer (.npz).")],
+    run: Annotated[
+        Path, typer.Argument(help="A run that `ditto generate` wrote, or captured operands (.npz).")
+    ],
+    step: Annotated[int, typer.Option(help="Step of the run.")] = 0,
+    layer: Annotated[str, typer.Option(help="Layer of the run; all of them if left out.")] = "",
     row: Annotated[int | None, typer.Option(help="Only this row, into a waveform.")] = None,
-    name: Annotated[str, typer.Option("--set", help="Parameter set.")] = "cosim",
+    name: Annotated[str, typer.Option("--set", help="Parameter set; by default the run's chip's.")] = "",
     output: Annotated[Path, typer.Option("-o", "--output", help="Waveform of --row.")] = Path("row.vcd"),
+    save: Annotated[Path | None, typer.Option(help="Also keep the operands in this .npz.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a layer's recorded operands through the RTL again and hold every row to the model."""
+    """Run a layer of a recorded run through the RTL again and hold every row to the model."""
     from ditto_cosim.sim_harness.errors import HarnessError
-    from ditto_cosim.sim_harness.recorded import replay_file
+    from ditto_cosim.sim_harness.recorded import load_captures, replay_all, save_captures
 
-    _set_names([name])
     try:
-        found, report = replay_file(capture, name, _LaneReference(), row, output if row is not None else None)
-    except HarnessError as error:
+        if run.suffix == ".npz":
+            captures = load_captures(run)
+            captures = [c for c in captures if not layer or c.name.partition("[")[0] == layer]
+        else:
+            captures, chip_set = _recapture(run, step, layer)
+            name = name or chip_set
+        name = name or "cosim"
+        _set_names([name])
+        if row is not None and not layer:
+            _fail("--row needs --layer: a waveform shows one row of one layer")
+        if save is not None:
+            save_captures(save, captures)
+        model = _LaneReference()
+        found, report = replay_all(captures, name, model, row, output if row is not None else None)
+    except (HarnessError, ValueError) as error:
         _fail(error)
+    values = {
+        "set": name,
+        "products": len(captures),
+        "rows": report.rows,
+        "cycles": report.cycles,
+        "mismatch": None if found is None else str(found),
+        "waveform": str(output) if row is not None else None,
+    }
     if as_json:
-        values = {
-            "rows": report.rows,
-            "cycles": report.cycles,
-            "mismatch": None if found is None else str(found),
-        }
         typer.echo(json.dumps(values))
     else:
-        typer.echo(f"{report.rows} rows, {report.cycles} cycles: {found or 'RTL and model agree'}")
+        typer.echo(f"{len(captures)} products on {name}: {report.rows} rows, {report.cycles} cycles")
+        typer.echo(str(found or "RTL and model agree"))
         if row is not None:
             typer.echo(f"waveform: {output}")
     if found is not None:
         raise typer.Exit(1)
+
+
+def _recapture(run: Path, step: int, layer: str) -> tuple[Any, str]:
+    """A run's operands again, and the parameter set of its chip."""
+    from ditto_cosim.cli.analyze import _denoiser
+    from ditto_cosim.device.chips import load_chip
+    from ditto_cosim.protocol.record import RunRecord
+    from ditto_cosim.recapture import recapture
+    from ditto_cosim.sim_harness.regression import SETS
+
+    record = RunRecord(run)
+    layers = [layer] if layer else [command.name for command in record.program.layers]
+    geometry = load_chip(record.info.chip).geometry
+    known = next((name for name, candidate in SETS.items() if candidate == geometry), "")
+    return recapture(run, _denoiser(record.info.model), step, layers), known

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ditto_cosim.device.units import lane
 from ditto_cosim.sim_harness.build import BuildOptions
 from ditto_cosim.sim_harness.regression import SETS

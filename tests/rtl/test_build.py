@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from ditto_cosim.protocol.hardware import GEOMETRIES, Geometry, GeometryError
 from ditto_cosim.sim_harness import build as building
 from ditto_cosim.sim_harness.build import BuildOptions, build, build_key, rtl_dir, verilate
@@ -51,7 +52,11 @@ def test_build_is_found_again(empty_cache):
 
 
 def test_build_key_follows_everything_that_matters(tmp_path):
-    keys = {build_key(SMALL, QUICK), build_key(SMALL, BuildOptions()), build_key(replace(SMALL, k_max=32), QUICK)}
+    keys = {
+        build_key(SMALL, QUICK),
+        build_key(SMALL, BuildOptions()),
+        build_key(replace(SMALL, k_max=32), QUICK),
+    }
     keys.add(build_key(SMALL, replace(QUICK, assertions=True)))
     keys.add(build_key(SMALL, replace(QUICK, trace="vcd")))
     other = tmp_path / "rtl"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from ditto_cosim.protocol.hardware import MODES
 from ditto_cosim.sim_harness.build import BuildOptions
 from ditto_cosim.sim_harness.cases import DATA, STALLS, WEIGHTS, Case
 from ditto_cosim.sim_harness.regression import SETS, Bench, Report, directed_cases, run_cases
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 _BENCHES: dict[str, Bench] = {}
 

@@ -7,15 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from mutations import MUTANTS, plant
+from typer.testing import CliRunner
+
 from ditto_cosim.cli.rtl import app
 from ditto_cosim.sim_harness.build import BuildOptions
 from ditto_cosim.sim_harness.cases import DATA, STALLS, Case, Window
 from ditto_cosim.sim_harness.errors import TileInputError
 from ditto_cosim.sim_harness.functional import slots_of
-from ditto_cosim.sim_harness.recorded import Capture, load_captures, replay_file, save_captures
+from ditto_cosim.sim_harness.recorded import (
+    Capture,
+    load_captures,
+    replay_all,
+    save_captures,
+    shipped,
+)
 from ditto_cosim.sim_harness.regression import SETS, run_alone, run_regression
-from mutations import MUTANTS, plant
-from typer.testing import CliRunner
 
 
 def test_regression_agrees_and_reports_what_it_did(model):
@@ -47,7 +54,9 @@ def test_regression_finds_a_planted_bug_and_shrinks_it(model, tmp_path, name):
 
 
 def test_case_survives_its_own_text():
-    case = Case("tiny", 9, 33, 20, "spatial", "edges", "signs", "bursts", True, True, 12, Window(1, 2, 3, 4, 5, 6))
+    case = Case(
+        "tiny", 9, 33, 20, "spatial", "edges", "signs", "bursts", True, True, 12, Window(1, 2, 3, 4, 5, 6)
+    )
     assert Case.parse(case.text) == case
     with pytest.raises(TileInputError, match="name=value"):
         Case.parse("geometry=tiny,colour=red")
@@ -87,14 +96,24 @@ def test_captures_replay_in_pieces_the_tile_takes(model, tmp_path):
     path = tmp_path / "layer.npz"
     save_captures(path, [Capture("conv_in", "temporal", current, np.roll(current, 1, 0), weights)])
     assert load_captures(path)[0].name == "conv_in"
-    found, report = replay_file(path, "tiny", model, None, None)
+    captures = load_captures(path)
+    found, report = replay_all(captures, "tiny", model, None, None)
     assert found is None
     assert report.rows == 5 * 2 * 2  # two pieces of K, two of N
-    found, report = replay_file(path, "tiny", model, 3, tmp_path / "row.vcd")
+    found, report = replay_all(captures, "tiny", model, 3, tmp_path / "row.vcd")
     assert found is None
     assert report.rows == 4
     with pytest.raises(TileInputError, match="row = 5"):
-        replay_file(path, "tiny", model, 5, tmp_path / "row.vcd")
+        replay_all(captures, "tiny", model, 5, tmp_path / "row.vcd")
+
+
+def test_recorded_activations_that_ship_agree(model):
+    captures = load_captures(shipped())
+    assert {c.mode for c in captures} == {"original", "temporal"}
+    assert max(c.current.shape[1] for c in captures) > 1024
+    found, report = replay_all(captures, "tiny", model, None, None)
+    assert found is None, found
+    assert report.rows > 500
 
 
 def test_cli_test_prints_json(tmp_path):

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from ditto_cosim.protocol.hardware import GEOMETRIES
 from ditto_cosim.sim_harness.build import BuildOptions
 from ditto_cosim.sim_harness.errors import HarnessError, TileBusyError, TileInputError, TileStuckError

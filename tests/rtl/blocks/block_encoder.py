@@ -58,7 +58,7 @@ async def encoder_gives_every_row_its_slots(dut) -> None:
             beat = row[at : at + width]
             offered = bool(beat) and (int(dut.valid_i.value) == 1 or rng.random() < 0.7)
             dut.valid_i.value = int(offered)
-            dut.open_i.value = int(at == 0 and rng.random() < 0.5 or at > 0 or last_beat is not None)
+            dut.open_i.value = int((at == 0 and rng.random() < 0.5) or at > 0 or last_beat is not None)
             if offered:
                 padding = [(rng.randint(-128, 127), rng.randint(-128, 127))] * (width - len(beat))
                 for e, (current, reference) in enumerate(beat + padding):
@@ -85,9 +85,7 @@ async def encoder_gives_every_row_its_slots(dut) -> None:
         assert last_beat is not None
         assert cycle - last_beat == 3, "a row ends three cycles after its last beat"
         assert int(dut.row_slots_o.value) == len(expected)
-        assert int(dut.row_full_o.value) == sum(
-            1 for c, r in row if original or not -8 <= c - r <= 7
-        )
+        assert int(dut.row_full_o.value) == sum(1 for c, r in row if original or not -8 <= c - r <= 7)
         for i, slot in enumerate(expected):
             assert got[i] == slot, f"slot {i}: {got[i]}, expected {slot}"
             assert not (slot[2] and i % 2)

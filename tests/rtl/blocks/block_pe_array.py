@@ -18,7 +18,14 @@ async def pe_array_sums_words_under_back_pressure(dut) -> None:
     rng = random.Random(5)
     columns, k_count, block_count = len(dut.weight_i), 16, 2
     cocotb.start_soon(Clock(dut.clk_i, 2, "step").start())
-    for name in ("rst_ni", "weight_valid_i", "word_valid_i", "result_ready_i", "weight_bank_i", "active_bank_i"):
+    for name in (
+        "rst_ni",
+        "weight_valid_i",
+        "word_valid_i",
+        "result_ready_i",
+        "weight_bank_i",
+        "active_bank_i",
+    ):
         getattr(dut, name).value = 0
     for name in ("enc_done_i", "done_i", "zero_i", "low_i", "full_i", "row_done_i", "word_row_i"):
         getattr(dut, name).value = 0
@@ -42,7 +49,11 @@ async def pe_array_sums_words_under_back_pressure(dut) -> None:
         for i in range(length):
             word = 0
             for position in range(4):
-                k, nibble, sign = rng.randrange(k_count), rng.choice([0, 15, rng.randrange(16)]), rng.randrange(2)
+                k, nibble, sign = (
+                    rng.randrange(k_count),
+                    rng.choice([0, 15, rng.randrange(16)]),
+                    rng.randrange(2),
+                )
                 hi = rng.randrange(2) if position % 2 == 0 else 0
                 word |= (k << 6 | nibble << 2 | sign << 1 | hi) << (16 * position)
                 value = (-1 if sign else 1) * nibble * (16 if hi else 1)

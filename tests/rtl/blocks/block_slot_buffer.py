@@ -15,7 +15,15 @@ async def slot_buffer_replays_rows_once_a_block(dut) -> None:
     words_a_group = len(dut.group_i)
     rows, blocks = 25, 3
     cocotb.start_soon(Clock(dut.clk_i, 2, "step").start())
-    for name in ("rst_ni", "start_i", "group_valid_i", "row_end_i", "word_ready_i", "cycle_i", "group_addr_i"):
+    for name in (
+        "rst_ni",
+        "start_i",
+        "group_valid_i",
+        "row_end_i",
+        "word_ready_i",
+        "cycle_i",
+        "group_addr_i",
+    ):
         getattr(dut, name).value = 0
     dut.rows_i.value, dut.last_block_i.value, dut.k_i.value = rows, blocks - 1, 64
     dut.row_slots_i.value, dut.row_full_i.value = 0, 0

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from cocotb_tools.runner import get_runner
+
 from ditto_cosim.sim_harness.build import RTL_SOURCES, WAIVERS, rtl_dir, verilator_root
 
 HERE = Path(__file__).parent
