@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -15,9 +15,9 @@ from wire_programs import Builder, chain, inputs_of
 
 from ditto_cosim.device.machine import Machine
 from ditto_cosim.host import link as link_module
-from ditto_cosim.host.client import Device, connect
+from ditto_cosim.host.client import Device, RemoteRun, connect
 from ditto_cosim.host.link import Link
-from ditto_cosim.protocol import codec, version
+from ditto_cosim.protocol import codec, tensors, version
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (
     BackendError,
@@ -154,6 +154,38 @@ def test_constant_in_many_pieces_arrives_whole(address: str) -> None:
         device.open_run(program, constants) as run,
     ):
         assert run_steps(run, 3) == expected
+
+
+def test_repeated_request_is_answered_again_and_executed_once(address: str) -> None:
+    program, constants = chain(2)
+    executed: list[int] = []
+
+    class Counting(Machine):
+        def step(self, step: int, inputs: Any, **how: Any) -> Any:
+            executed.append(step)
+            return super().step(step, inputs, **how)
+
+    with serving(address, factory=Counting), connect(address) as device:
+        run, link = device.open_run(program, constants), device.link
+        headers, frames = tensors.to_frames(inputs_of(program, 0))
+        request = m.Step(run=run._run, seq=50, done_below=50, step=0, inputs=headers, timed=False)
+        replies = []
+        for _ in range(3):
+            pending = link.begin(request, list(frames))
+            link._post(pending.frames)
+            reply, payload = link.finish(pending)
+            replies.append((reply, [bytes(frame) for frame in payload]))
+        old = m.Step(run=run._run, seq=49, step=1, inputs=headers)
+        link._post(codec.encode(old, frames))
+        assert run_steps_of(run, 51, program) == 1
+    assert executed == [0, 1]
+    assert replies[0] == replies[1] == replies[2]
+
+
+def run_steps_of(run: RemoteRun, seq: int, program: Program) -> int:
+    """One more step, to be sure that everything sent before has been looked at."""
+    run._seq = seq - 1
+    return run.step(1, inputs_of(program, 1)).step
 
 
 def test_slow_host_loses_nothing_and_holds_the_device_back(address: str) -> None:

@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from wire_samples import SAMPLES
 
-from ditto_cosim.protocol import codec, tensors
+from ditto_cosim.protocol import codec, tensors, version
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (
     WIRE_ERRORS,
     BackendError,
     DeviceError,
     LimitError,
+    ParametersError,
     ProtocolError,
     TensorError,
+    VersionError,
     describe,
     revive,
 )
@@ -214,6 +216,17 @@ def test_error_of_a_foreign_type_arrives_as_its_nearest_kind() -> None:
     assert "ZeroDivisionError: oops" in message
     assert isinstance(revive("SomethingNew", "hm"), DeviceError)
     assert str(revive("BackendError", "stuck", "state")) == "stuck\nstate"
+
+
+def test_peer_of_the_same_major_version_is_accepted() -> None:
+    here = version.parameters_digest()
+    version.check_peer("host", "1.7", "0.1.0", here)
+    with pytest.raises(
+        VersionError, match=r"the host has protocol 10\.0, package 9.*this side has protocol 1\.0"
+    ):
+        version.check_peer("host", "10.0", "9", here)
+    with pytest.raises(ParametersError, match=r"the host has .* parameters ffff; this side has"):
+        version.check_peer("host", "1.0", "0.1.0", "ffff")
 
 
 def test_program_that_is_not_one_is_refused() -> None:
