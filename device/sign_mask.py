@@ -20,7 +20,8 @@ F64 = npt.NDArray[np.float64]
 
 
 def silu(x: F64) -> F64:
-    return x / (1 + np.exp(-x))
+    y: F64 = x / (1 + np.exp(-x))
+    return y
 
 
 def silu_by_mask(xs: F64) -> F64:
@@ -36,7 +37,8 @@ def group_norm(x: F64, groups: int) -> F64:
     """[channels, …], no affine part."""
     flat = x.reshape(groups, -1)
     normal = (flat - flat.mean(1, keepdims=True)) / np.sqrt(flat.var(1, keepdims=True) + 1e-5)
-    return normal.reshape(x.shape)
+    y: F64 = normal.reshape(x.shape)
+    return y
 
 
 def group_norm_by_mask(xs: F64, groups: int) -> F64:
@@ -53,7 +55,8 @@ def group_norm_by_mask(xs: F64, groups: int) -> F64:
 def relative_error(approximate: F64, exact: F64) -> F64:
     """Root mean square of the error over that of the exact value, per step."""
     axes = tuple(range(1, exact.ndim))
-    return np.sqrt(((approximate - exact) ** 2).mean(axes) / (exact**2).mean(axes))
+    error: F64 = np.sqrt(((approximate - exact) ** 2).mean(axes) / (exact**2).mean(axes))
+    return error
 
 
 def trajectory(steps: int, shape: tuple[int, ...], similarity: float, seed: int = 0) -> F64:

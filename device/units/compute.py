@@ -39,6 +39,7 @@ from ditto_cosim.protocol.hardware import (
 from ditto_cosim.protocol.record import Work, chunks_of, split_k
 
 I64 = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,19 +133,15 @@ def _divisions(count: int, most: int) -> list[int]:
     return sorted({-(-count // share) for share in range(1, count + 1) if -(-count // share) <= most})
 
 
-def lane_cycles(cycles: I64, encode: I64) -> I64:
-    """The lane's recurrence over the last axis of `cycles` (a row's cycles on the PEs; 0: no row).
+def lane_cycles(cycles: Ints, encode: Ints) -> Ints:
+    """The lane's recurrence over the first axis of `cycles` (a row's cycles on the PEs; 0: no row).
 
-    `encode` broadcasts against the leading axes. Fill and drain are not included."""
-    rows = cycles.shape[-1]
-    encode = np.broadcast_to(encode, cycles.shape[:-1])
-    enc = np.zeros(cycles.shape[:-1], np.int64)
+    `encode` broadcasts against the other axes. Fill and drain are not included."""
+    if not ((cycles < encode) & (cycles > 0)).any():  # the encoder is never late after the first row
+        return np.where(cycles[0] > 0, encode + cycles.sum(axis=0, dtype=cycles.dtype), 0)
+    enc = np.zeros_like(cycles[0])
     done, before = enc.copy(), enc.copy()
-    smallest = np.where(cycles > 0, cycles, np.iinfo(np.int64).max).min(axis=-1)
-    if bool(np.all(smallest >= encode)):
-        return np.where(cycles[..., 0] > 0, encode + cycles.sum(axis=-1), 0)
-    for r in range(rows):
-        work = cycles[..., r]
+    for work in cycles:
         present = work > 0
         enc = np.where(present, np.maximum(enc, before) + encode, enc)
         before, done = done, np.where(present, np.maximum(done, enc) + work, done)
@@ -173,64 +170,66 @@ def work_cycles(
 ) -> ComputeCycles:
     """Cycles of one work. `slots`: [steps, chunks, groups × rows]; None: two for every element, one step."""
     plan = schedule(geometry, tiles, work.groups, work.rows, work.n)
-    chunk = np.array(split_k(work.k, geometry.k_max), np.int64)
+    lengths = split_k(work.k, geometry.k_max)
+    deepest = ceil(max(plan.row_shares) / geometry.lanes)
+    most = deepest * geometry.blocks_max * (lengths[0] + ENCODE_FLUSH_CYCLES)
+    chunk = np.array(lengths, np.int64)
     if slots is None:
-        grid = np.broadcast_to(-(-2 * chunk // SLOTS_PER_CYCLE)[None, :, None], (1, len(chunk), 1))
-        rows = np.zeros((1, 1, 1, -(-max(plan.row_shares) // geometry.lanes)), np.intp)
-        share_groups = False
+        per_row = -(-2 * chunk // SLOTS_PER_CYCLE)
+        row_cycles = np.broadcast_to(per_row, (deepest, 1, 1, 1, 1, len(chunk)))
     else:
-        words = -(-slots.astype(np.int64) // SLOTS_PER_CYCLE)  # a record's slots are unsigned
-        quarter = np.maximum(1, words)
-        grid = np.concatenate([quarter, np.zeros_like(quarter[..., :1])], axis=-1)
-        rows = _row_grid(plan)
-        share_groups = True
-    row_cycles = grid[:, :, rows]  # steps, chunks, groups, row tiles, lanes, rows of a lane
-    encode = (-(-chunk // geometry.encode_width) + ENCODE_FLUSH_CYCLES)[None, :, None, None, None]
+        words = -(
+            -slots.astype(np.int32 if most < 2**31 else np.int64) // SLOTS_PER_CYCLE
+        )  # unsigned in a record
+        words = np.ascontiguousarray(np.maximum(words, 1).transpose(2, 0, 1))
+        row_cycles = np.concatenate([words, np.zeros_like(words[:1])])[_row_grid(plan)]
+    # axes: rows of a lane, groups, row tiles, lanes, steps, chunks
+    encode = (-(-chunk // geometry.encode_width) + ENCODE_FLUSH_CYCLES).astype(row_cycles.dtype)
+    on_pes = row_cycles.sum(axis=0, dtype=np.int64)
+    encoded = (row_cycles > 0).sum(axis=0).max(axis=2) * encode
     totals, busies, loads, encodes = [], [], [], []
     for blocks in plan.passes(max(plan.block_shares)):
-        lanes = lane_cycles(row_cycles * blocks, encode)
-        run = lanes.max(axis=-1) + FILL_CYCLES + DRAIN_CYCLES  # steps, chunks, groups, row tiles
-        slowest = lanes.argmax(axis=-1)[..., None]
-        busy = np.take_along_axis((row_cycles * blocks).sum(axis=-1), slowest, axis=-1)[..., 0]
-        load = (chunk * blocks)[None, :, None, None]
+        lanes = lane_cycles(row_cycles * blocks if blocks > 1 else row_cycles, encode)
+        slowest = lanes.argmax(axis=2)[:, :, None]
+        run = np.take_along_axis(lanes, slowest, axis=2)[:, :, 0] + np.int64(FILL_CYCLES + DRAIN_CYCLES)
+        busy = np.take_along_axis(on_pes, slowest, axis=2)[:, :, 0] * blocks
+        load = np.broadcast_to(chunk * blocks, run.shape)
+        waited = load.sum(axis=-1)
         if geometry.weight_banks == 2:
-            waited = np.maximum(load[:, 1:] - run[:, :-1], 0).sum(axis=1) + load[:, 0]
-        else:
-            waited = np.broadcast_to(load, run.shape).sum(axis=1)
-        totals.append(run.sum(axis=1) + waited)
-        busies.append(busy.sum(axis=1))
+            waited = np.maximum(load[..., 1:] - run[..., :-1], 0).sum(axis=-1) + load[..., 0]
+        totals.append(run.sum(axis=-1) + waited)
+        busies.append(busy.sum(axis=-1))
         loads.append(waited)
-        encodes.append(((row_cycles > 0).sum(axis=-1).max(axis=-1) * encode[..., 0]).sum(axis=1))
-    by_group = [np.sum(part, axis=0) for part in (totals, busies, loads, encodes)]  # steps, groups, row tiles
+        encodes.append(encoded.sum(axis=-1))
+    by_group = [np.sum(part, axis=0) for part in (totals, busies, loads, encodes)]  # groups, row tiles, steps
     shares = plan.group_shares
-    if share_groups:
+    steps = by_group[0].shape[-1]
+    if slots is None:
+        by_tile = [part.reshape(-1, steps) * max(shares) for part in by_group]
+    else:
         starts = np.concatenate([[0], np.cumsum(shares)[:-1]])
-        by_tile = [np.add.reduceat(part, starts, axis=1).reshape(part.shape[0], -1) for part in by_group]
-    else:
-        by_tile = [part.reshape(part.shape[0], -1) * max(shares) for part in by_group]
-    slowest_tile = by_tile[0].argmax(axis=1)[:, None]
-    total, busy, load, encode_busy = (
-        np.take_along_axis(part, slowest_tile, axis=1)[:, 0] for part in by_tile
-    )
-    if share_groups:
-        used = by_tile[0].sum(axis=1) * plan.column_tiles
-    else:
+        by_tile = [np.add.reduceat(part, starts, axis=0).reshape(-1, steps) for part in by_group]
+    slowest_tile = by_tile[0].argmax(axis=0)[None]
+    total, busy, load, encode_busy = (np.take_along_axis(part, slowest_tile, axis=0)[0] for part in by_tile)
+    if slots is None:
         used = total * plan.group_tiles * plan.row_tiles * plan.column_tiles
+    else:
+        used = by_tile[0].sum(axis=0) * plan.column_tiles
     return ComputeCycles(total, busy, total - busy - load, load, encode_busy, total - used // tiles)
 
 
 @lru_cache(maxsize=4096)
 def _row_grid(plan: Schedule) -> npt.NDArray[np.intp]:
-    """[groups, row tiles, lanes, rows of a lane] -> index into groups × rows, −1 (the zero appended) where
+    """[rows of a lane, groups, row tiles, lanes] -> index into groups × rows, −1 (the zero appended) where
     no row is."""
     lanes, shares = plan.geometry.lanes, plan.row_shares
     depth = -(-max(shares) // lanes)
     grid = np.full((plan.row_tiles, depth * lanes), -1, np.intp)
     for tile, rows in enumerate(_ranges(shares)):
         grid[tile, : rows.stop - rows.start] = np.arange(rows.start, rows.stop)
-    one = grid.reshape(plan.row_tiles, depth, lanes).transpose(0, 2, 1)
-    groups = (np.arange(plan.groups) * plan.rows)[:, None, None, None]
-    return np.where(one[None] >= 0, one[None] + groups, -1)
+    one = grid.reshape(plan.row_tiles, depth, lanes).transpose(1, 0, 2)[:, None]
+    groups = (np.arange(plan.groups) * plan.rows)[:, None, None]
+    return np.where(one >= 0, one + groups, -1)
 
 
 def resplit(slots: npt.NDArray[np.integer[Any]], k: int, chunks: tuple[int, ...]) -> I64:

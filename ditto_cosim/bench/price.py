@@ -120,7 +120,10 @@ def _closed_form() -> dict[str, Any]:
 
 def _scalesim(quick: bool) -> dict[str, Any]:
     if importlib.util.find_spec("scalesim") is None:
-        return {"scalesim_ratio": None, "scalesim": "not installed: pip install pandas tqdm, then pip install --no-deps scalesim"}
+        return {
+            "scalesim_ratio": None,
+            "scalesim": "not installed: pip install pandas tqdm, then pip install --no-deps scalesim",
+        }
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, m, n, k in SCALESIM_LAYERS[: 1 if quick else None]:
