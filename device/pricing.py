@@ -161,6 +161,33 @@ class GroupColumns:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """One work in many steps."""
+
+    work: Work
+    splits: tuple[int, ...]
+    slots: npt.NDArray[np.uint16] | None
+    """[steps, chunks, groups × rows]"""
+    classes: I64
+    """[steps, zero | low | full]"""
+    slot_total: I64
+
+
+def stack(works: Sequence[tuple[SubOp, ...]]) -> tuple[Stack, ...]:
+    """Stacks the works of many steps, which must be of one shape."""
+    made = []
+    for steps in zip(*works, strict=True):
+        first = steps[0]
+        if any(s.work != first.work or s.splits != first.splits for s in steps):
+            raise PricingError(f"record: steps disagree on the shape of a work that began as {first.work}")
+        slots = None if first.slots is None else np.stack([s.slots for s in steps if s.slots is not None])
+        classes = np.array([(s.zero, s.low, s.full) for s in steps], np.int64).reshape(-1, 3)
+        total = np.array([s.slot_total for s in steps], np.int64)
+        made.append(Stack(first.work, first.splits, slots, classes, total))
+    return tuple(made)
+
+
 class Pricer:
     """Prices one program on one chip under one design."""
 
@@ -219,70 +246,61 @@ class Pricer:
 
     def lane_columns(self, layer: int, works: Sequence[tuple[SubOp, ...]], mode: Mode) -> LaneColumns:
         """The lanes' stage of one layer and mode, one entry a step."""
+        return self.stacked_columns(layer, stack(works), mode)
+
+    def stacked_columns(self, layer: int, stacks: tuple[Stack, ...], mode: Mode) -> LaneColumns:
+        """As `lane_columns`, from works stacked once for several designs."""
         expected = self.works(layer, mode)
-        for step in works:
-            if tuple(s.work for s in step) != expected:
-                raise PricingError(
-                    f"layer {self._name(layer)!r}: record holds {[s.work for s in step]}, not {expected}"
-                )
-        parts = [self._work_columns([step[i] for step in works], mode) for i in range(len(expected))]
+        if tuple(s.work for s in stacks) != expected:
+            raise PricingError(
+                f"layer {self._name(layer)!r}: record holds {[s.work for s in stacks]}, not {expected}"
+            )
+        parts = [self._work_columns(s, mode) for s in stacks]
         return LaneColumns(*(np.sum(column, axis=0) for column in zip(*parts, strict=True)))
 
-    def _work_columns(self, steps: Sequence[SubOp], mode: Mode) -> tuple[I64, ...]:
-        work, count = steps[0].work, len(steps)
+    def _work_columns(self, met: Stack, mode: Mode) -> tuple[I64, ...]:
+        work, count = met.work, len(met.classes)
         elements = work.groups * work.rows * work.k
-        classes = np.array([(s.zero, s.low, s.full) for s in steps], np.int64).reshape(count, 3)
-        dense = steps[0].slots is None
-        slot_total = np.array([s.slot_total for s in steps], np.int64)
-        effective = _operations(self.design.datapath, slot_total, classes, elements, dense)
+        effective = _operations(self.design.datapath, met, elements)
         if self.chip.timing == "paper" or self.design.roofline is not None:
             busy = compute.aggregate_cycles(effective * work.n, self.multipliers)
             none = np.zeros(count, np.int64)
             cycles = compute.ComputeCycles(busy, busy, none, none, none, none)
         else:
-            cycles = self._on_lanes(steps, effective, slot_total, dense)
+            cycles = self._on_lanes(met, effective)
         if self.design.datapath == "outlier":
-            cycles = self._beside_outliers(cycles, classes[:, 2] * work.n)
+            cycles = self._beside_outliers(cycles, met.classes[:, 2] * work.n)
         encoded = np.full(count, elements if mode != "original" else 0, np.int64)
         columns = (
-            cycles.total,
-            cycles.busy,
-            cycles.starved,
-            cycles.weight_load,
-            cycles.encode,
-            cycles.imbalance,
+            *(cycles.total, cycles.busy, cycles.starved),
+            *(cycles.weight_load, cycles.encode, cycles.imbalance),
         )
         return *(np.broadcast_to(c, (count,)) for c in columns), effective * work.n, encoded
 
-    def _on_lanes(
-        self, steps: Sequence[SubOp], effective: I64, total: I64, dense: bool
-    ) -> compute.ComputeCycles:
-        """The chip's lanes, stretched to the design's share of multipliers and to its operations an
-        element."""
-        work, geometry, tiles = steps[0].work, self.chip.geometry, self.chip.tiles
-        if dense:
+    def _on_lanes(self, met: Stack, effective: I64) -> compute.ComputeCycles:
+        """The chip's lanes, stretched to the design's share of multipliers and its operations an element."""
+        work, geometry, tiles = met.work, self.chip.geometry, self.chip.tiles
+        stretch = self.chip.multipliers / self.multipliers
+        if met.slots is None:
             cycles = compute.work_cycles(geometry, tiles, work, None)
+            if self.design.datapath != "slots":
+                stretch *= int(effective[0]) / int(met.slot_total[0])
         else:
-            slots: npt.NDArray[np.integer[Any]] = np.stack([s.slots for s in steps if s.slots is not None])
-            if steps[0].splits != split_k(work.k, geometry.k_max):
+            slots: npt.NDArray[np.integer[Any]] = met.slots
+            if met.splits != split_k(work.k, geometry.k_max):
                 slots = compute.resplit(slots, work.k, split_k(work.k, geometry.k_max))
             if self.design.datapath != "slots":
-                share = effective[:, None, None].astype(np.float64) / np.maximum(total, 1)[:, None, None]
+                share = (effective / np.maximum(met.slot_total, 1))[:, None, None]
                 slots = np.rint(slots * share).astype(np.int64)
             cycles = compute.work_cycles(geometry, tiles, work, slots)
-        up, down = self.chip.multipliers, self.multipliers
-        if dense and self.design.datapath != "slots":
-            up, down = up * int(effective[0]), down * int(total[0])
-        if up == down:
+        if stretch == 1:
             return cycles
-        scaled = [
-            -(-part * up // down) for part in (cycles.total, cycles.busy, cycles.encode, cycles.imbalance)
-        ]
-        total_cycles, busy, encode, imbalance = scaled
-        load = np.minimum(
-            cycles.weight_load, total_cycles - busy
-        )  # loading is not faster or slower than it was
-        return compute.ComputeCycles(total_cycles, busy, total_cycles - busy - load, load, encode, imbalance)
+        total, busy, encode, imbalance = (
+            np.ceil(part * stretch).astype(np.int64)
+            for part in (cycles.total, cycles.busy, cycles.encode, cycles.imbalance)
+        )
+        load = np.minimum(cycles.weight_load, total - busy)  # loading is not faster or slower than it was
+        return compute.ComputeCycles(total, busy, total - busy - load, load, encode, imbalance)
 
     def _beside_outliers(self, cycles: compute.ComputeCycles, outlier_products: I64) -> compute.ComputeCycles:
         """Full values run on the outlier PEs meanwhile; the slower side sets the time."""
@@ -442,18 +460,19 @@ class Pricer:
         return self.program.layers[layer].name if layer >= 0 else "(before the first layer)"
 
 
-def _operations(datapath: str, slots: I64, classes: I64, elements: int, dense: bool) -> I64:
+def _operations(datapath: str, met: Stack, elements: int) -> I64:
     """Multiplier operations per output column that a datapath needs for the same elements."""
-    zero, low, full = classes[:, 0], classes[:, 1], classes[:, 2]
-    if datapath == "slots":
-        return slots
-    if datapath == "sparse8":
-        return np.full(len(slots), elements, np.int64) if dense else low + full
+    zero, low, full = (np.asarray(column, np.int64) for column in met.classes.T)
+    dense = met.slots is None
+    if datapath == "slots" or (datapath == "low4" and dense):
+        return met.slot_total
+    if datapath == "sparse8" and not dense:
+        return low + full
     if datapath == "low4":
-        return slots if dense else zero + low + 2 * full
+        return zero + low + 2 * full
     if datapath == "outlier":
         return zero + low
-    return np.full(len(slots), elements, np.int64)
+    return np.full(len(met.classes), elements, np.int64)
 
 
 def _stalls(whole: I64, stage: I64, units: Mapping[str, I64], bound: I64, added: bool) -> dict[str, I64]:

@@ -31,6 +31,8 @@ from ditto_cosim.device.pricing import (
     LayerTime,
     Pricer,
     PricingError,
+    Stack,
+    stack,
 )
 from ditto_cosim.device.synthetic import Shares
 from ditto_cosim.protocol.hardware import MODES, Mode
@@ -67,6 +69,8 @@ class RecordColumns:
                     at.append(i)
                     kept.append(made)
         self._lanes: dict[tuple[object, ...], LaneColumns] = {}
+        self._met: dict[tuple[int, Mode], tuple[int, ...]] = {}
+        self._stacks: dict[tuple[tuple[int, ...], Mode], tuple[Stack, ...]] = {}
 
     @classmethod
     def load(cls, run: RunRecord) -> RecordColumns:
@@ -90,13 +94,17 @@ class RecordColumns:
         """The lanes' stage; designs with the same lanes share it."""
         chip, design = pricer.chip, pricer.design
         works = self.works[layer][mode][1]
-        met = tuple(id(s) for step in works for s in step)  # alive as long as this object
+        if (layer, mode) not in self._met:  # identities of what was met; alive as long as this object
+            self._met[layer, mode] = tuple(id(s) for step in works for s in step)
+        met = self._met[layer, mode]
         key = (
             *(met, pricer.works(layer, mode), mode, chip.timing, chip.geometry, chip.tiles, chip.multipliers),
             *(design.datapath, pricer.multipliers, design.outlier_multipliers),
         )
         if key not in self._lanes:
-            self._lanes[key] = pricer.lane_columns(layer, works, mode)
+            if (met, mode) not in self._stacks:
+                self._stacks[met, mode] = stack(works)
+            self._lanes[key] = pricer.stacked_columns(layer, self._stacks[met, mode], mode)
         return self._lanes[key]
 
 

@@ -138,7 +138,8 @@ def lane_cycles(cycles: Ints, encode: Ints) -> Ints:
 
     `encode` broadcasts against the other axes. Fill and drain are not included."""
     if not ((cycles < encode) & (cycles > 0)).any():  # the encoder is never late after the first row
-        return np.where(cycles[0] > 0, encode + cycles.sum(axis=0, dtype=cycles.dtype), 0)
+        done: Ints = np.where(cycles[0] > 0, encode + cycles.sum(axis=0, dtype=cycles.dtype), 0)
+        return done
     enc = np.zeros_like(cycles[0])
     done, before = enc.copy(), enc.copy()
     for work in cycles:
@@ -178,10 +179,9 @@ def work_cycles(
         per_row = -(-2 * chunk // SLOTS_PER_CYCLE)
         row_cycles = np.broadcast_to(per_row, (deepest, 1, 1, 1, 1, len(chunk)))
     else:
-        words = -(
-            -slots.astype(np.int32 if most < 2**31 else np.int64) // SLOTS_PER_CYCLE
-        )  # unsigned in a record
-        words = np.ascontiguousarray(np.maximum(words, 1).transpose(2, 0, 1))
+        signed: Ints = slots.astype(np.int32 if most < 2**31 else np.int64)  # they are unsigned in a record
+        words: Ints = np.maximum((signed + (SLOTS_PER_CYCLE - 1)) // SLOTS_PER_CYCLE, 1)
+        words = np.ascontiguousarray(words.transpose(2, 0, 1))
         row_cycles = np.concatenate([words, np.zeros_like(words[:1])])[_row_grid(plan)]
     # axes: rows of a lane, groups, row tiles, lanes, steps, chunks
     encode = (-(-chunk // geometry.encode_width) + ENCODE_FLUSH_CYCLES).astype(row_cycles.dtype)
