@@ -17,7 +17,7 @@ STEPS = 4
 SPEC = m.RunSpec(backend="model", chip="tiny", design="ditto")
 KINDS = {
     "lose": Faults(lose=0.1),
-    "double": Faults(double=0.3),
+    "double": Faults(double=0.9),
     "reorder": Faults(delay=0.5, delay_most_s=0.05),
     "all": Faults(lose=0.08, double=0.1, delay=0.3, delay_most_s=0.08),
 }

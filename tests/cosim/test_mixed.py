@@ -11,6 +11,7 @@ from wire_harness import run_steps, serving
 from wire_programs import chain, inputs_of
 
 from ditto_cosim.device import backends
+from ditto_cosim.device.chips import load_chip
 from ditto_cosim.host.client import connect
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import BackendError, WatchdogError
@@ -98,3 +99,19 @@ def test_stuck_rtl_is_reported_with_its_state_while_the_device_serves_others(
             stuck.step(0, inputs_of(program, 0))
         assert len(caught.value.state.splitlines()) > 5
         run_steps(healthy, 1)
+
+
+def test_backend_is_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import EntryPoint
+
+    point = EntryPoint("lab", "plain_backend:PlainBackend", backends.ENTRY_POINTS)
+    broken = EntryPoint("broken", "no_such_module:Board", backends.ENTRY_POINTS)
+    monkeypatch.setattr(backends.metadata, "entry_points", lambda group: [point, broken])
+    assert backends.names() == ["broken", "lab", "model", "rtl"]
+    assert backends.make_backend("lab", load_chip("tiny")).name == "plain"
+    with pytest.raises(BackendError, match="'broken' cannot be loaded from no_such_module:Board"):
+        backends.find_backend("broken")
+    with pytest.raises(
+        BackendError, match="'fpga' is unknown; known: broken, lab, model, rtl, or give module"
+    ):
+        backends.find_backend("fpga")
