@@ -90,6 +90,8 @@ def generate(
     directory = (
         output or Path("runs") / f"{Path(model).name}-{design}-{backend.rpartition(':')[2]}-seed{seed}"
     )
+    if not connect:
+        _check_names(chip, design, *(name for name in (backend, cross_check) if name))
     with _quiet(as_json) as say:
         say(f"loading {model}")
         pipe, own_steps = _load(model)
@@ -190,6 +192,18 @@ def generate(
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------------
+
+
+def _check_names(chip: str, design: str, *backends: str) -> None:
+    """A misspelt name is told before anything heavy is loaded; a device elsewhere may know others."""
+    from ditto_cosim.device.backends import find_backend
+    from ditto_cosim.device.chips import load_chip
+    from ditto_cosim.device.designs.base import load_design
+
+    load_chip(chip)
+    load_design(design)
+    for backend in backends:
+        find_backend(backend)
 
 
 @contextmanager
