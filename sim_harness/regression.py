@@ -49,12 +49,18 @@ CHECKED = ("tiny", "mag4_banks", "wide")
 class Times(Protocol):
     """Cycles of a pass as the model has them."""
 
-    enc_done: Array
-    done: Array
-    busy: Array
-    starved: Array
-    stalled: Array
-    cycles: int
+    @property
+    def enc_done(self) -> Array: ...
+    @property
+    def done(self) -> Array: ...
+    @property
+    def busy(self) -> Array: ...
+    @property
+    def starved(self) -> Array: ...
+    @property
+    def stalled(self) -> Array: ...
+    @property
+    def cycles(self) -> int: ...
 
 
 class Reference(Protocol):

@@ -143,7 +143,7 @@ def pyverilator_rate(rows: int = 2, k: int = 64) -> float:
     sim.clock.tick()
     io.start_i, io.result_ready_i_0 = 0, 1
     beats = [(r, b) for r in range(rows) for b in range(0, k, 8)]
-    results = []
+    results: list[int] = []
     while len(results) < rows:
         if beats:
             row, at = beats[0]

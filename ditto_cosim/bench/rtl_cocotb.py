@@ -77,7 +77,7 @@ if "DITTO_BENCH_RESULT" in os.environ:  # inside the simulator
     async def drive_lane(dut: Any) -> None:
         """Loads weights, then times one pass."""
         columns = len(dut.weight_i)
-        cocotb.start_soon(Clock(dut.clk_i, 2, "step").start())
+        Clock(dut.clk_i, 2, "step").start()
         for name in ("rst_ni", "start_i", "swap_i", "weight_valid_i", "weight_block_i"):
             getattr(dut, name).value = 0
         dut.operand_valid_i[0].value, dut.result_ready_i[0].value = 0, 1

@@ -35,7 +35,7 @@ def decode(word: int) -> tuple[int, int, int]:
 @cocotb.test()
 async def encoder_gives_every_row_its_slots(dut) -> None:
     width = len(dut.current_i)
-    cocotb.start_soon(Clock(dut.clk_i, 2, "step").start())
+    Clock(dut.clk_i, 2, "step").start()
     dut.rst_ni.value, dut.valid_i.value, dut.open_i.value = 0, 0, 0
     await RisingEdge(dut.clk_i)
     await RisingEdge(dut.clk_i)

@@ -17,7 +17,7 @@ def signed(value: int, bits: int) -> int:
 async def pe_array_sums_words_under_back_pressure(dut) -> None:
     rng = random.Random(5)
     columns, k_count, block_count = len(dut.weight_i), 16, 2
-    cocotb.start_soon(Clock(dut.clk_i, 2, "step").start())
+    Clock(dut.clk_i, 2, "step").start()
     for name in (
         "rst_ni",
         "weight_valid_i",

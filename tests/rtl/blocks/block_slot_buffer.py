@@ -14,7 +14,7 @@ async def slot_buffer_replays_rows_once_a_block(dut) -> None:
     rng = random.Random(3)
     words_a_group = len(dut.group_i)
     rows, blocks = 25, 3
-    cocotb.start_soon(Clock(dut.clk_i, 2, "step").start())
+    Clock(dut.clk_i, 2, "step").start()
     for name in (
         "rst_ni",
         "start_i",
