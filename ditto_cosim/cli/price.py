@@ -29,6 +29,7 @@ def price(
     design: Annotated[str, typer.Option("--design", help="The run's own by default")] = "",
     chip: ChipOption = "",
     layers: Annotated[int, typer.Option(help="How many of the slowest layers to show")] = 12,
+    sources: Annotated[bool, typer.Option("--sources", help="Say where the energies come from")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Cycles by unit, stalls, traffic, energy and Defo decisions of a recorded run."""
@@ -63,6 +64,15 @@ def price(
     _print_table(["PEs work or wait for", "cycles", "share"], _shares(waited, found.total_cycles))
     _print_table(["traffic", "bytes", "share"], _shares(figures["traffic_bytes"], max(found.total_bytes, 1)))
     _print_table(["energy", "pJ", "share"], _shares(figures["energy_pj"], found.total_energy_pj))
+    if sources:
+        from ditto_cosim.device.energy import AREA_MM2, TABLE
+
+        watts = load_design(found.design).power_watts
+        print(
+            f"compute: {watts} W at the paper's size (its Table III), {AREA_MM2} mm² for every design alike"
+        )
+        for event, energy in TABLE.items():
+            print(f"{event}: {energy.picojoules} {energy.unit}, {energy.source}")
     if found.decisions:
         temporal = sum(bool(d["temporal"]) for d in found.decisions)
         ties, full = (sum(bool(d[k]) for d in found.decisions) for k in ("tie", "saturated"))
@@ -86,6 +96,7 @@ def compare(
     chip: ChipOption = "",
     designs: Annotated[str, typer.Option(help="Comma-separated; all by default")] = "",
     plot: Annotated[bool, typer.Option(help="Write compare.png beside the run")] = True,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Measure this machine's GPU too, if it has one")] = False,
     as_json: AsJson = False,
 ) -> None:
     """All designs side by side on one recorded run."""
@@ -97,13 +108,15 @@ def compare(
     itc = price_run(columns, made, load_design("itc"))
     found = {name: price_run(columns, made, load_design(name)) for name in names}
     figures = {name: _figures(time, made, itc) for name, time in found.items()}
+    measured = _measure_gpu(columns, itc.total_cycles / made.clock_ghz / 1e9) if gpu else None
     path = run / "compare.png"
     if plot:
         _draw_compare(figures, path)
     if as_json:
+        drawn = str(path) if plot else None
         print(
             json.dumps(
-                {"run": str(run), "chip": made.name, "designs": figures, "plot": str(path) if plot else None}
+                {"run": str(run), "chip": made.name, "designs": figures, "gpu": measured, "plot": drawn}
             )
         )
         return
@@ -122,6 +135,13 @@ def compare(
     ]
     print(f"{run}: {columns.info.model}, {len(columns.steps)} steps on {made.name} ({made.timing})")
     _print_table(["design", "cycles", "× ITC", "computing", "DRAM stall", "MB", "mJ", "temporal"], rows)
+    if measured is not None:
+        print(
+            f"{measured['name']}, measured: {measured['run_s'] * 1e3:.1f} ms,"
+            f" {measured['speedup_over_itc']:.2f}× ITC"
+            if measured["name"]
+            else "this machine has no GPU to measure"
+        )
     if plot:
         print(f"plot: {path}")
 
@@ -226,6 +246,18 @@ def _load(run: Path, chip: str) -> tuple[RecordColumns, Chip]:
 
     columns = RecordColumns.load(RunRecord(run))
     return columns, load_chip(chip or columns.info.chip)
+
+
+def _measure_gpu(columns: RecordColumns, itc_s: float) -> dict[str, Any]:
+    """The whole run on this machine's GPU, eager and in half precision; all empty without one."""
+    from ditto_cosim.gpu import measure_step, present
+
+    device = present()
+    if device is None:
+        return {"name": "", "step_s": None, "run_s": None, "speedup_over_itc": None}
+    step = measure_step(columns.info.model, device)
+    run_s = step.seconds * len(columns.steps)
+    return {"name": step.name, "step_s": step.seconds, "run_s": run_s, "speedup_over_itc": itc_s / run_s}
 
 
 def _figures(found: RunTime, chip: Chip, itc: RunTime) -> dict[str, Any]:

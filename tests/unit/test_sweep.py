@@ -48,7 +48,8 @@ def test_price_says_where_the_cycles_went(run: Path) -> None:
 
 
 def test_compare_has_every_design_and_draws_it(run: Path) -> None:
-    found = call("compare", str(run), "--chip", "paper")
+    found = call("compare", str(run), "--chip", "paper", "--gpu")
+    assert found["gpu"].keys() == {"name", "step_s", "run_s", "speedup_over_itc"}  # type: ignore[attr-defined]
     assert found["designs"].keys() == set(design_names())  # type: ignore[attr-defined]
     assert found["designs"]["itc"]["speedup_over_itc"] == 1  # type: ignore[index]
     assert Path(str(found["plot"])).stat().st_size > 10_000
@@ -78,6 +79,22 @@ def test_sweep_refuses_sizes_that_are_none(run: Path) -> None:
 
 def test_pareto_keeps_what_nothing_beats_in_both() -> None:
     assert pareto([(1, 5), (2, 4), (2, 6), (3, 4), (4, 1)]) == {0, 1, 4}
+
+
+def test_gpu_step_is_measured_where_there_is_a_device() -> None:
+    """On any machine: the same measurement on the CPU stands in for the GPU."""
+    from ditto_cosim.gpu import measure_step, present
+
+    assert present() in (None, "cuda")
+    step = measure_step("fashion-ddpm", "cpu", repeats=1)
+    assert step.name == "CPU"
+    assert 0 < step.seconds < 60
+
+
+def test_price_names_the_sources_of_its_energies(run: Path) -> None:
+    done = CliRunner().invoke(root, ["price", str(run), "--sources"])
+    assert "MICRO 2017" in done.stdout
+    assert "64.48 mm²" in done.stdout
 
 
 def test_price_of_no_run_is_a_sentence(tmp_path: Path) -> None:
