@@ -72,6 +72,22 @@ def test_tile_keeps_weights_between_passes_and_loads_the_next_ones_behind_rows(t
     np.testing.assert_array_equal(tile.run(current, 0, "temporal").accumulators, product(current, 0, second))
 
 
+def test_tile_runs_several_passes_in_one_call(tiles):
+    tile, current, reference, weights = tiles["tiny"], int8(20, 30), int8(20, 30), int8(30, 20)
+    tile.load_weights(weights)
+    edges = np.array([0, 1, 8, 12, 20])
+    together = tile.run_ranges(current, reference, "temporal", edges)
+    np.testing.assert_array_equal(together.accumulators, product(current, reference, weights))
+    for first, last, cycles in zip(edges[:-1], edges[1:], together.cycles, strict=True):
+        alone = tile.run(current[first:last], reference[first:last], "temporal")
+        assert alone.cycles == cycles
+        np.testing.assert_array_equal(alone.low, together.low[first:last])
+    with pytest.raises(TileInputError, match="edges must be int64"):
+        tile.run_ranges(current, reference, "temporal", np.array([0, 19]))
+    with pytest.raises(TileInputError, match="rise by at least one row"):
+        tile.run_ranges(current, reference, "temporal", np.array([0, 5, 5, 20]))
+
+
 BAD = {
     "current is a list": (lambda a, w: ([[1]], a, "temporal"), "current is a list"),
     "float operands": (lambda a, w: (a.astype(float), a, "temporal"), "current has dtype float64"),
