@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ditto_cosim.device.units.dram import DramConfig
+from ditto_cosim.device.units.dram import AddressMapping, DramConfig
 from ditto_cosim.protocol.hardware import Geometry, GeometryError
 
 Timing = Literal["tlm", "paper"]
@@ -65,6 +65,8 @@ class Chip:
         return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:16]
 
 
+_DRAM_TYPES: Mapping[str, type] = {"mapping": str, "refresh": bool}
+
 _FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "": {"timing": str, "multipliers": int, "clock_ghz": (int, float), "defo_unit_log2": int},
     "tile": {
@@ -78,7 +80,7 @@ _FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
         "tiles": int,
     },
     "buffer": {"megabytes": (int, float), "policy": str},
-    "dram": {"stacks": int, "channels": int, "bytes_per_cycle": int},
+    "dram": {"stacks": int, **{f.name: _DRAM_TYPES.get(f.name, int) for f in fields(DramConfig)}},
     "vector": {"lanes": int, "depth_cycles": int},
 }
 
@@ -117,7 +119,8 @@ def _parse(source: str, name: str, where: str) -> Chip:
         for key, value in values.items():
             if key not in _FIELDS[table]:
                 raise ChipError(f"{where}: [{table}] {key} is unknown; known: {', '.join(_FIELDS[table])}")
-            if not isinstance(value, _FIELDS[table][key]) or isinstance(value, bool):
+            wanted = _FIELDS[table][key]
+            if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
                 raise ChipError(f"{where}: [{table}] {key} = {value!r} has the wrong type")
     tile = dict(_table(tables, "tile", where))
     tiles = _within(tile.pop("tiles", 1), 1, 65_536, f"{where}: [tile] tiles")
@@ -151,13 +154,17 @@ def _parse(source: str, name: str, where: str) -> Chip:
 
 
 def _dram(values: Mapping[str, Any], where: str) -> DramConfig:
+    """Every field of `DramConfig` may be given; `stacks` stands for eight channels each."""
     if "stacks" in values and "channels" in values:
         raise ChipError(f"{where}: [dram] give stacks or channels, not both")
-    channels = values.get("channels", values.get("stacks", 1) * CHANNELS_PER_STACK)
-    pipe = values.get("bytes_per_cycle")
-    if pipe is not None:
-        _within(pipe, 1, 2**20, f"{where}: [dram] bytes_per_cycle")
-    return DramConfig(channels=_within(channels, 1, 1024, f"{where}: [dram] channels"), bytes_per_cycle=pipe)
+    given = {k: v for k, v in values.items() if k != "stacks"}
+    given.setdefault("channels", values.get("stacks", 1) * CHANNELS_PER_STACK)
+    for name, value in given.items():
+        if not isinstance(value, bool | str):
+            _within(value, 1, 2**20, f"{where}: [dram] {name}")
+    _within(given["channels"], 1, 1024, f"{where}: [dram] channels")
+    _choice(given.get("mapping", "coarse"), get_args(AddressMapping), f"{where}: [dram] mapping")
+    return DramConfig(**given)
 
 
 def _table(tables: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:

@@ -256,6 +256,8 @@ class Pricer:
                 f"layer {self._name(layer)!r}: record holds {[s.work for s in stacks]}, not {expected}"
             )
         parts = [self._work_columns(s, mode) for s in stacks]
+        if len(parts) == 1:
+            return LaneColumns(*parts[0])
         return LaneColumns(*(np.sum(column, axis=0) for column in zip(*parts, strict=True)))
 
     def _work_columns(self, met: Stack, mode: Mode) -> tuple[I64, ...]:
@@ -275,14 +277,15 @@ class Pricer:
             *(cycles.total, cycles.busy, cycles.starved),
             *(cycles.weight_load, cycles.encode, cycles.imbalance),
         )
-        return *(np.broadcast_to(c, (count,)) for c in columns), effective * work.n, encoded
+        wide = (c if len(c) == count else np.broadcast_to(c, (count,)) for c in columns)
+        return *wide, effective * work.n, encoded
 
     def _on_lanes(self, met: Stack, effective: I64) -> compute.ComputeCycles:
         """The chip's lanes, stretched to the design's share of multipliers and its operations an element."""
         work, geometry, tiles = met.work, self.chip.geometry, self.chip.tiles
         stretch = self.chip.multipliers / self.multipliers
         if met.slots is None:
-            cycles = compute.work_cycles(geometry, tiles, work, None)
+            cycles = compute.dense_cycles(geometry, tiles, work)
             if self.design.datapath != "slots":
                 stretch *= int(effective[0]) / int(met.slot_total[0])
         else:

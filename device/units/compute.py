@@ -187,35 +187,40 @@ def work_cycles(
     encode = (-(-chunk // geometry.encode_width) + ENCODE_FLUSH_CYCLES).astype(row_cycles.dtype)
     on_pes = row_cycles.sum(axis=0, dtype=np.int64)
     encoded = (row_cycles > 0).sum(axis=0).max(axis=2) * encode
-    totals, busies, loads, encodes = [], [], [], []
+    parts = np.zeros((4, *on_pes.shape[:2], on_pes.shape[3]), np.int64)  # of what; groups, row tiles, steps
     for blocks in plan.passes(max(plan.block_shares)):
         lanes = lane_cycles(row_cycles * blocks if blocks > 1 else row_cycles, encode)
-        slowest = lanes.argmax(axis=2)[:, :, None]
-        run = np.take_along_axis(lanes, slowest, axis=2)[:, :, 0] + np.int64(FILL_CYCLES + DRAIN_CYCLES)
-        busy = np.take_along_axis(on_pes, slowest, axis=2)[:, :, 0] * blocks
-        load = np.broadcast_to(chunk * blocks, run.shape)
-        waited = load.sum(axis=-1)
+        run = lanes.max(axis=2) + np.int64(FILL_CYCLES + DRAIN_CYCLES)
+        if geometry.lanes == 1:
+            busy = on_pes[:, :, 0]
+        else:
+            busy = np.take_along_axis(on_pes, lanes.argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
+        load = chunk * blocks
+        waited: I64 | np.int64 = load.sum()
         if geometry.weight_banks == 2:
-            waited = np.maximum(load[..., 1:] - run[..., :-1], 0).sum(axis=-1) + load[..., 0]
-        totals.append(run.sum(axis=-1) + waited)
-        busies.append(busy.sum(axis=-1))
-        loads.append(waited)
-        encodes.append(encoded.sum(axis=-1))
-    by_group = [np.sum(part, axis=0) for part in (totals, busies, loads, encodes)]  # groups, row tiles, steps
-    shares = plan.group_shares
-    steps = by_group[0].shape[-1]
+            waited = np.maximum(load[1:] - run[..., :-1], 0).sum(axis=-1) + load[0]
+        parts[0] += run.sum(axis=-1) + waited
+        parts[1] += busy.sum(axis=-1) * blocks
+        parts[2] += waited
+        parts[3] += encoded.sum(axis=-1)
+    shares, steps = plan.group_shares, parts.shape[-1]
     if slots is None:
-        by_tile = [part.reshape(-1, steps) * max(shares) for part in by_group]
+        by_tile = parts.reshape(4, -1, steps) * max(shares)
     else:
         starts = np.concatenate([[0], np.cumsum(shares)[:-1]])
-        by_tile = [np.add.reduceat(part, starts, axis=0).reshape(-1, steps) for part in by_group]
-    slowest_tile = by_tile[0].argmax(axis=0)[None]
-    total, busy, load, encode_busy = (np.take_along_axis(part, slowest_tile, axis=0)[0] for part in by_tile)
+        by_tile = np.add.reduceat(parts, starts, axis=1).reshape(4, -1, steps)
+    total, busy, load, encode_busy = by_tile[:, by_tile[0].argmax(axis=0), np.arange(steps)]
     if slots is None:
         used = total * plan.group_tiles * plan.row_tiles * plan.column_tiles
     else:
         used = by_tile[0].sum(axis=0) * plan.column_tiles
     return ComputeCycles(total, busy, total - busy - load, load, encode_busy, total - used // tiles)
+
+
+@lru_cache(maxsize=4096)
+def dense_cycles(geometry: Geometry, tiles: int, work: Work) -> ComputeCycles:
+    """Cycles of one work in original mode: two slots for every element, whatever the data."""
+    return work_cycles(geometry, tiles, work, None)
 
 
 @lru_cache(maxsize=4096)

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 I64 = npt.NDArray[np.int64]
-Mapping = Literal["coarse", "fine"]
+AddressMapping = Literal["coarse", "fine"]
 
 REQUEST_BYTES = 64
 NEVER = -(10**9)
@@ -38,7 +38,7 @@ class DramConfig:
     """Geometry and timings; cycles are the controller's (1 ns)."""
 
     channels: int = 8
-    mapping: Mapping = "coarse"
+    mapping: AddressMapping = "coarse"
     """From the lowest address bit up. coarse: column, channel, bank, group, row. fine: channel, group,
     column, bank, row."""
     bytes_per_cycle: int | None = None

@@ -65,6 +65,12 @@ def test_own_chip_loads_by_path(tmp_path: Path) -> None:
         (('"tlm"', '"cycle"'), "timing = 'cycle', expected one of tlm, paper"),
         (("[vector]", "[vectors]"), r"table \[vectors\] is unknown"),
         (("timing", "timing ="), "not TOML"),
+        (
+            ("[vector]", '[dram]\nmapping = "wide"\n[vector]'),
+            "mapping = 'wide', expected one of coarse, fine",
+        ),
+        (("[vector]", "[dram]\nrefresh = 1\n[vector]"), "refresh = 1 has the wrong type"),
+        (("[vector]", "[dram]\nburst_cycles = 0\n[vector]"), "burst_cycles = 0 is outside"),
         (("[buffer]\nmegabytes = 2", ""), r"table \[buffer\] is missing"),
     ],
 )
@@ -74,6 +80,13 @@ def test_chip_refusals_name_the_field(tmp_path: Path, change: tuple[str, str], c
     with pytest.raises(ChipError, match=complaint) as error:
         load_chip(path)
     assert "bad.toml" in str(error.value)
+
+
+def test_own_chip_may_set_every_timing_of_its_memory(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD + '[dram]\nchannels = 3\nmapping = "fine"\nrefresh = false\nprecharge_cycles = 20\n')
+    dram = load_chip(path).dram
+    assert (dram.channels, dram.mapping, dram.refresh, dram.precharge_cycles) == (3, "fine", False, 20)
 
 
 def test_unknown_chip_and_design_list_what_exists() -> None:
