@@ -206,7 +206,11 @@ class Bench:
             times = model.times(slots, k, n, self.geometry)
         else:
             ports = run.ports
-            times = model.stalled_times(slots, k, n, self.geometry, ports.operand_valid, ports.result_ready)
+            try:
+                valid, ready = ports.operand_valid, ports.result_ready
+                times = model.stalled_times(slots, k, n, self.geometry, valid, ready)
+            except ValueError as error:  # the pass ended before the model's
+                return Mismatch(case, None, "cycles", None, None, None, run.cycles, str(error))
         pairs: list[tuple[str, Array, Array]] = [
             ("accumulators", model.accumulators(current, reference, weights), run.accumulators),
             ("zero", counts[0], run.zero),
