@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from ditto_cosim.host.capture import Captured
-from ditto_cosim.host.lower import quantization_points
+from ditto_cosim.host.points import quantization_points
 from ditto_cosim.host.quantize import Grid, Histogram, Observer, Policy, QuantizationError, choose
 
 Inputs = Mapping[str, torch.Tensor]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ditto_cosim.host.capture import Captured, capture
-from ditto_cosim.host.lower import name_layers
+from ditto_cosim.host.points import name_layers
 from ditto_cosim.host.quantize import quantize_weight
 from ditto_cosim.host.replay import AnalysisError, recorded_inputs
 from ditto_cosim.protocol.isa import Attrs, ints

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ditto_cosim.host.capture import CaptureError, capture
-from ditto_cosim.host.lower import LoweringError, lower, quantization_points
+from ditto_cosim.host.lower import LoweringError, lower
+from ditto_cosim.host.points import quantization_points
 from ditto_cosim.host.quantize import Grid, QuantizationError
 
 
