@@ -70,7 +70,9 @@ def accelerate(
     original = getattr(target, name) if name else target
     if isinstance(original, AcceleratedDenoiser):
         raise TypeError("this pipeline is accelerated already; change its denoiser's `settings` instead")
-    spec = RunSpec(backend=backend, chip=chip, design=design, rtl_layers=list(rtl_layers), cross_check=cross_check)
+    spec = RunSpec(
+        backend=backend, chip=chip, design=design, rtl_layers=list(rtl_layers), cross_check=cross_check
+    )
     settings = Settings(spec, verify, record, on_layer, on_step)
     device = _Devices(connect_to, keys, [n for n in (backend, cross_check) if ":" in n], record)
 
@@ -125,7 +127,9 @@ def _calibration_call(target: Any, calibration: Any) -> None:
         target(**calibration)
         return
     parameters = inspect.signature(target.__call__).parameters
-    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    required = [
+        n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
     arguments = dict(calibration or {})
     if "num_inference_steps" in parameters:
         arguments.setdefault("num_inference_steps", CALIBRATION_STEPS)
@@ -168,7 +172,11 @@ class _Devices:
     """The device, found or started when first needed."""
 
     def __init__(
-        self, target: str | Device | None, keys: Path | None, backends: Sequence[str], record: Recording | None
+        self,
+        target: str | Device | None,
+        keys: Path | None,
+        backends: Sequence[str],
+        record: Recording | None,
     ) -> None:
         self._target, self._keys = target, keys
         self._options = [text for name in backends for text in ("--offer", name)]
