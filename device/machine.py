@@ -20,8 +20,8 @@ from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.controller import Controller
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.layers import Layer, make_layer
-from ditto_cosim.device.pricing import LayerTime
 from ditto_cosim.device.session import StepResult
+from ditto_cosim.device.times import LayerTime
 from ditto_cosim.device.units import vector
 from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError, TensorError
 from ditto_cosim.protocol.hardware import Mode

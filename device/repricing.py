@@ -22,19 +22,19 @@ import numpy.typing as npt
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.controller import Controller
 from ditto_cosim.device.designs.base import Design
-from ditto_cosim.device.pricing import (
+from ditto_cosim.device.pricing import Pricer
+from ditto_cosim.device.synthetic import Shares
+from ditto_cosim.device.times import (
     ENERGY,
     STALLS,
     UNITS,
     GroupColumns,
     LaneColumns,
     LayerTime,
-    Pricer,
     PricingError,
     Stack,
     stack,
 )
-from ditto_cosim.device.synthetic import Shares
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import TRAFFIC, RunInfo, RunRecord, StepRecord, SubOp

@@ -291,7 +291,7 @@ def _as_charged(columns: RecordColumns, found: RunTime, chip: Chip) -> bool | No
 
 
 def _layer_rows(found: RunTime) -> list[dict[str, Any]]:
-    from ditto_cosim.device.pricing import BOUNDS
+    from ditto_cosim.device.times import BOUNDS
 
     return [
         {
