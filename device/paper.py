@@ -394,7 +394,7 @@ TESTS: Mapping[str, Test] = {
             Number("Defo+", 0.3829, _back("ditto_plus")),
             Number("Latte Defo+", 0.816, _latte_back),
         ),
-        "Defo alone comes out at 15.8 % under `tlm`; Latte's 82 % come from frames that resemble each"
+        "Defo alone is nearer under `tlm`; Latte's 82 % come from frames that resemble each"
         " other, which average"
         " shares cannot show",
     ),
