@@ -62,7 +62,7 @@ def write_folder(name: str, denoiser: Any, out: Path) -> None:
     """The diffusers folder: fp16 weights, configurations, model_index.json."""
     from diffusers import DDIMPipeline, DiTPipeline
 
-    scheduler = shipped.noise_schedule()
+    scheduler = shipped.noise_schedule(clip_sample=not recipes()[name].class_conditional)
     denoiser = denoiser.half()
     if not recipes()[name].class_conditional:
         DDIMPipeline(denoiser, scheduler).save_pretrained(out)

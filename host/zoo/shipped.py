@@ -78,8 +78,12 @@ def cifar_ddpm() -> UNet2DModel:
     return UNet2DModel(**workloads()["ddpm"].config)
 
 
-def noise_schedule() -> DDIMScheduler:
-    """Linear betas over 1000 training steps, noise prediction; 50 DDIM steps are the advice."""
+def noise_schedule(clip_sample: bool = True) -> DDIMScheduler:
+    """Linear betas over 1000 training steps, noise prediction; 50 DDIM steps are the advice.
+
+    Guided models sample without clipping: guidance overshoots the range early on, and DDIM, which keeps the
+    unclipped noise beside the clipped picture, then drifts to grey patches.
+    """
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
@@ -87,7 +91,7 @@ def noise_schedule() -> DDIMScheduler:
         beta_start=1e-4,
         beta_end=0.02,
         beta_schedule="linear",
-        clip_sample=True,
+        clip_sample=clip_sample,
         set_alpha_to_one=True,
         prediction_type="epsilon",
     )
