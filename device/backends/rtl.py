@@ -26,7 +26,7 @@ from ditto_cosim.sim_harness.errors import HarnessError, TileStuckError
 from ditto_cosim.sim_harness.tile import Tile
 
 _WORTH_A_THREAD_MACS = 8_000_000
-"""Below, handing work to another thread costs more than it saves."""
+"""Below, handing work to another thread costs more than it saves. A lane's idle columns count: they are simulated too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class RtlBackend:
         def run(share: _Share) -> I64:
             return self._run(job, share, chunks, out, classes)
 
-        alone = groups * rows * k * n < _WORTH_A_THREAD_MACS
+        alone = groups * rows * k * max(n, self.geometry.columns) < _WORTH_A_THREAD_MACS
         shares = _shares(plan, 1 if alone else self._threads)
         try:
             for cycles in map(run, shares) if alone else self._pool.map(run, shares):
