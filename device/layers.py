@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Layer(ABC):
         self.previous: tuple[Array, ...] = ()
         self.previous_accumulators: I32 | None = None
         self.current: tuple[Array, ...] = ()
-        self.counted: dict[Mode, tuple[SubOp, ...]] = {}
+        self._counting: Future[Works] | None = None
 
     # --- one step, in this order ----------------------------------------------------------------------------------------
 
@@ -51,25 +52,26 @@ class Layer(ABC):
         self.current = self._arrange(operands)
         return self.previous_params is not None and not self._comparable()
 
-    @property
-    def can_difference(self) -> bool:
-        return self.previous_params is not None and self._comparable()
+    def start_counting(self, pool: Executor) -> tuple[Mode, ...]:
+        """Begins to count what the encoder would meet in every mode possible in this step; returns these modes."""
+        modes: tuple[Mode, ...] = ("original", "spatial")
+        if self.previous_params is not None and self._comparable():
+            modes += ("temporal",)
+        self._counting = pool.submit(lambda: {mode: self._count(mode) for mode in modes})
+        return modes
 
     def works(self) -> Works:
-        """What the encoder would meet in every mode that is possible in this step."""
-        modes: list[Mode] = ["original", "spatial"]
-        if self.can_difference:
-            modes.append("temporal")
-        self.counted = {mode: self._count(mode) for mode in modes}
-        return self.counted
+        """What was counted; waits for it."""
+        assert self._counting is not None
+        return self._counting.result()
 
     def run(self, mode: Mode, backend: Backend) -> tuple[I32, int | None]:
         """Accumulators in the shape the instruction set gives them, and measured cycles if the backend measures."""
-        results: list[GemmResult] = []
-        for job, counted in zip(self._jobs(mode), self.counted.get(mode) or self._count(mode), strict=True):
-            result = backend.gemm(job)
+        jobs = self._jobs(mode)
+        results = [backend.gemm(job) for job in jobs]
+        counts = self._count(mode) if self._counting is None else self.works()[mode]
+        for job, counted, result in zip(jobs, counts, results, strict=True):
             self._check(job, counted, result, backend.name)
-            results.append(result)
         accumulators = self._combine(mode, results)
         self.previous, self.previous_params, self.previous_accumulators = (
             self.current,

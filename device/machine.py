@@ -1,14 +1,15 @@
 """The machine: executes a run's program, step by step, in function and in time.
 
 Values live here from the command that makes them to the last that reads them; layers keep their temporal state between
-steps. For every layer the order is: count what each mode would meet, choose the mode, compute in it, price it, tell the
-controller. What this file does not do: sessions and replies (`session.py`), the arithmetic itself (`layers.py`,
-`units/vector.py`), the cycles themselves (`pricing.py`).
+steps. For every layer the order is: choose the mode, compute in it while what each mode would meet is counted, price it,
+tell the controller; an oracle design waits for the counts before it chooses. What this file does not do: sessions and
+replies (`session.py`), the arithmetic (`layers.py`, `units/vector.py`), the cycles (`pricing.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgpack
@@ -66,6 +67,8 @@ class Machine:
         for value, index in program.last_use.items():
             self.dying.setdefault(index, []).append(value)
         self.totals: dict[str, int] = {"cycles": 0, "steps": 0}
+        self.counters = ThreadPoolExecutor(1, thread_name_prefix="count")
+        """Counts what each mode would meet while the backend computes in one of them."""
 
     # --- one step ---------------------------------------------------------------------------------------------------------
 
@@ -140,12 +143,15 @@ class Machine:
         if not timed:
             accumulators, _ = layer.run("original", self.backend)
             return accumulators, LayerRecord(index, "original", forced, {}), None
-        draft = LayerRecord(index, self.design.base_mode, forced, layer.works())
+        modes = layer.start_counting(self.counters)
+        works = layer.works() if self.design.policy == "ideal" else dict.fromkeys(modes, ())
+        draft = LayerRecord(index, self.design.base_mode, forced, works)
         mode = self.controller.mode_for(step, index, draft, forced)
         keeps = self.controller.keeps_state(step, index, mode)
         accumulators, measured = layer.run(mode, self.backend)
+        works = layer.works()
         pricer = self.controller.pricer
-        lanes = pricer.lane_columns(index, [draft.works[mode]], mode)
+        lanes = pricer.lane_columns(index, [works[mode]], mode)
         if measured is not None and self.counts_lanes:
             self._agree(command, mode, measured, int(lanes.total[0]))
         else:
@@ -153,7 +159,7 @@ class Machine:
         counted = np.array([-1 if measured is None else measured], np.int64)
         time = pricer.columns(index, mode, lanes, counted, keeps).at(0)
         self.controller.observe(step, index, time)
-        record = LayerRecord(index, mode, forced, draft.works, measured, time.total_cycles, time.traffic)
+        record = LayerRecord(index, mode, forced, works, measured, time.total_cycles, time.traffic)
         return accumulators, record, time
 
     def _agree(self, command: Command, mode: Mode, measured: int, predicted: int) -> None:
@@ -219,4 +225,5 @@ class Machine:
         return sum(layer.state_bytes for layer in self.layers.values())
 
     def close(self) -> None:
+        self.counters.shutdown()
         self.backend.close()
