@@ -132,6 +132,10 @@ def generate(
                 pictures = _images(pipe(**arguments))
         except VerificationError as error:
             failure = error
+        except KeyboardInterrupt:
+            done = 0 if denoiser.run is None else denoiser.run.seen.steps
+            say(f"interrupted after {done} steps; their record is in {directory}")
+            raise
         finally:
             wall_s = time.perf_counter() - began
             run = denoiser.run

@@ -1,0 +1,43 @@
+"""Ctrl-C on `ditto generate` stops both processes, without a traceback."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+
+def test_interrupt_stops_host_and_device(tmp_path):
+    command = "from ditto_cosim.cli import main; main()"
+    host = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            command,
+            "generate",
+            "--backend",
+            "model",
+            "--steps",
+            "1000",
+            "-o",
+            str(tmp_path),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("step-0001.npz")):
+        assert host.poll() is None, host.stderr.read()
+        assert time.monotonic() < deadline, "the run did not begin"
+        time.sleep(0.1)
+    (device,) = psutil.Process(host.pid).children()
+    host.send_signal(signal.SIGINT)
+    _, errors = host.communicate(timeout=60)
+    assert host.returncode == 130, errors
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    psutil.wait_procs([device], timeout=30)
+    assert not device.is_running() or device.status() == psutil.STATUS_ZOMBIE
