@@ -169,8 +169,9 @@ class _Weighted(Layer):
         self.weights = np.ascontiguousarray(weights)[None]
         self.key = ("constant", command.operands[2])
 
+    @abstractmethod
     def _rows(self, arranged: Array) -> I8:
-        raise NotImplementedError
+        """[rows, K] of an arranged operand."""
 
     def _jobs(self, mode: Mode) -> list[Gemm]:
         rows = self._rows(self.current[0])
