@@ -220,7 +220,6 @@ def _quiet(as_json: bool) -> Iterator[Any]:
 
     from ditto_cosim.host.supervisor import fair_threads
 
-    os.environ.setdefault("TQDM_DISABLE", "1")  # diffusers' own bars; ours says more
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(fair_threads())
     warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
@@ -236,7 +235,9 @@ def _load(model: str) -> tuple[Any, int]:
 
     if Path(model).is_dir():
         from diffusers import DiffusionPipeline
+        from diffusers.utils import logging as diffusers_logging
 
+        diffusers_logging.disable_progress_bar()
         pipe = DiffusionPipeline.from_pretrained(model, low_cpu_mem_usage=False)
         pipe.set_progress_bar_config(disable=True)
         return pipe, 50

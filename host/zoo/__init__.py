@@ -135,6 +135,7 @@ def load_pipeline(name: str) -> Any:
         )
     if not (model.weights / "model_index.json").is_file():
         raise ZooError(f"the weights of {name} are missing from {model.weights}; reinstall ditto-cosim")
+    diffusers.utils.logging.disable_progress_bar()
     options: dict[str, Any] = {"dtype": torch.float32, "low_cpu_mem_usage": False}
     if model.pipeline == "DiTPipeline":
         from .pixels import PixelVAE
