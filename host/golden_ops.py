@@ -37,22 +37,33 @@ def f32(value: float) -> float:
 # --- integer products -----------------------------------------------------------------------------
 
 
+F32_EXACT_K = 1024
+"""Products of two int8 are at most 2¹⁴; sums of so many stay within 2²⁴ in any order, so binary32 holds each exactly."""
+
+
 @cache
-def int_mm_is_exact() -> bool:
-    """Whether this machine's int8 product saturates nowhere (some CPUs' 16-bit intermediate sums do)."""
+def has_int8_product() -> bool:
+    """Whether `_int_mm` is fast here (it is a scalar loop without VNNI) and saturates nowhere."""
+    if not torch.cpu.get_capabilities().get("avx512_vnni"):
+        return False
     generator = torch.Generator().manual_seed(0)
     for rows, k, columns in ((1, 64, 1), (17, 1000, 33), (64, 256, 64)):
         extremes = torch.tensor([-128, -127, 127], dtype=torch.int8)
         a = extremes[torch.randint(3, (rows, k), generator=generator)]
         b = extremes[torch.randint(3, (k, columns), generator=generator)]
         a[0], b[:, 0] = -128, -128
-        if not torch.equal(torch._int_mm(a, b), _f64_mm(a, b)):
+        if not torch.equal(torch._int_mm(a, b), f32_product(a, b)):
             return False
     return True
 
 
-def _f64_mm(a: Tensor, b: Tensor) -> Tensor:
-    return (a.double() @ b.double()).to(torch.int64).to(torch.int32)
+def f32_product(a: Tensor, b: Tensor) -> Tensor:
+    """a[M,K] · b[K,N] of int8 by exact binary32 sums over pieces of K, which add up in int32."""
+    total = torch.zeros(a.shape[0], b.shape[1], dtype=torch.int32)
+    for piece in range(0, a.shape[1], F32_EXACT_K):
+        k = slice(piece, piece + F32_EXACT_K)
+        total += (a[:, k].float() @ b[k].float()).to(torch.int32)
+    return total
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -60,8 +71,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
     `_int_mm` returns garbage where rows overlap or an axis of length 1 has a stray stride: both made plain.
     """
+    if not has_int8_product():
+        return f32_product(a, b)
     a, b = (m.contiguous().as_strided(m.shape, (m.shape[1], 1)) for m in (a, b))
-    return torch._int_mm(a, b) if int_mm_is_exact() else _f64_mm(a, b)
+    return torch._int_mm(a, b)
 
 
 @dataclass(frozen=True, slots=True)

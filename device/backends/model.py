@@ -1,7 +1,8 @@
 """Backend `model`: the same accumulators and slot counts as the RTL, computed by integer matrix products.
 
-Needs neither a compiler nor Verilator. It does not measure cycles: those come from the written contract. Exactness rests on
-W·(x − reference) = W·x − W·reference in integers modulo 2³², so no 9-bit difference is ever formed for the product.
+Needs neither a compiler nor Verilator. It does not measure cycles: those come from the written contract. Where the processor
+multiplies int8 (VNNI), W·(x − reference) = W·x − W·reference in integers modulo 2³², so no 9-bit difference is ever formed;
+elsewhere differences are multiplied in binary32, in pieces of K so short that every sum is exact.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from ditto_cosim.device.units.slots import classify_rows
 # The operands are read-only views; nothing here writes to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
+EXACT_K = (1 << 24) // (255 * 128)
+"""Differences times weights whose sum binary32 holds exactly, in whatever order it is formed."""
+
 
 class ModelBackend:
     """See the file's header."""
@@ -27,25 +31,18 @@ class ModelBackend:
 
     def __init__(self, chip: Chip) -> None:
         self.geometry = chip.geometry
+        self._multiply = _int8_product if torch.cpu.get_capabilities().get("avx512_vnni") else _f32_product
 
     def gemm(self, job: Gemm) -> GemmResult:
         groups, rows, k = job.current.shape
-        n = job.weights.shape[2]
-        out: I32 = np.empty((groups, rows, n), np.int32)
+        out: I32 = np.empty((groups, rows, job.weights.shape[2]), np.int32)
         counts = np.empty((groups, 3, rows), np.int32)
         for g in range(groups):
-            weights = _matrix(job.weights[g])
-            accumulators = torch._int_mm(_matrix(job.current[g]), weights)
-            if isinstance(job.reference, int):
-                if job.reference:
-                    accumulators -= job.reference * weights.sum(0, dtype=torch.int32)
-            else:
-                accumulators -= torch._int_mm(_matrix(job.reference[g]), weights)
-            out[g] = accumulators.numpy()
+            reference = job.reference if isinstance(job.reference, int) else job.reference[g]
+            self._multiply(job.current[g], reference, job.weights[g], out[g])
             if job.mode == "original":
                 counts[g] = np.array([0, 0, k])[:, None]
             else:
-                reference = job.reference if isinstance(job.reference, int) else job.reference[g]
                 counts[g] = classify_rows(job.current[g], reference, self.geometry.low_rule)
         zero, low, full = (int(c) for c in counts.sum((0, 2)))
         return GemmResult(out, counts[:, 1] + 2 * counts[:, 2], zero, low, full, None)
@@ -54,6 +51,28 @@ class ModelBackend:
         """Holds nothing."""
 
 
+def _int8_product(current: I8, reference: I8 | int, weights: I8, out: I32) -> None:
+    """out = current·weights − reference·weights by int8 products."""
+    w = _matrix(weights)
+    accumulators = torch._int_mm(_matrix(current), w)
+    if not isinstance(reference, int):
+        accumulators -= torch._int_mm(_matrix(reference), w)
+    elif reference:
+        accumulators -= reference * w.sum(0, dtype=torch.int32)
+    out[:] = accumulators.numpy()
+
+
 def _matrix(a: I8) -> torch.Tensor:
     """`torch._int_mm` returns garbage where an axis of length 1 has a stray stride; a copy has none."""
     return torch.from_numpy(a if min(a.shape) > 1 else a.copy())
+
+
+def _f32_product(current: I8, reference: I8 | int, weights: I8, out: I32) -> None:
+    """out = (current − reference)·weights by binary32 products of pieces of K."""
+    differences = torch.from_numpy(current).float()
+    differences -= reference if isinstance(reference, int) else torch.from_numpy(reference)
+    w, target = torch.from_numpy(weights), torch.from_numpy(out)
+    for start in range(0, len(weights), EXACT_K):
+        piece = slice(start, start + EXACT_K)
+        partial = (differences[:, piece] @ w[piece].float()).to(torch.int32)
+        target.copy_(partial) if start == 0 else target.add_(partial)

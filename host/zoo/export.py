@@ -30,7 +30,7 @@ or from this folder with diffusers' own `from_pretrained`{extra}.
 | denoiser | {denoiser}, {parameters:.2f} M parameters |
 | data | {dataset} (training split), fetched by `ditto data {dataset}` |
 | noise schedule | linear, 1000 training steps, noise prediction; sample with DDIM, 50 steps |
-| training | {steps} steps of batch {batch}, AdamW, bfloat16 autocast, {device}, {minutes:.1f} min |
+| training | {steps} steps of batch {batch}, AdamW, {precision}, {device}, {minutes:.1f} min |
 | training loss | {loss:.4f} (mean squared error of the noise, mean of the last {loss_steps} steps) |
 | quality | {quality} |
 | licence | Apache-2.0 |
@@ -106,6 +106,7 @@ def export(name: str, run: Path, out: Path, quality: str) -> None:
         "loss_steps": last[-1][0] - before_last,
         "seed": checkpoint["seed"],
         "device": checkpoint["device"],
+        "precision": checkpoint["precision"],
     }
     write_folder(name, denoiser, out)
     write_card(name, denoiser, facts, quality, out)

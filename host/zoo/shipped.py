@@ -53,18 +53,18 @@ def fashion_dit() -> DiTTransformer2DModel:
 
 
 def cifar_ddpm_small() -> UNet2DModel:
-    """32x32 colour UNet, a tenth of the paper's configuration: attention at 16x16 and 8x8."""
+    """32x32 colour UNet, a thirteenth of the paper's configuration: attention at 16x16 and 8x8, 2.79 M parameters."""
     from diffusers import UNet2DModel
 
     return UNet2DModel(
         sample_size=32,
         in_channels=3,
         out_channels=3,
-        block_out_channels=(64, 96, 128),
+        block_out_channels=(32, 64, 128),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=32,
+        norm_num_groups=16,
         attention_head_dim=32,
     )
 

@@ -48,7 +48,7 @@ def recipes() -> dict[str, Recipe]:
     return {
         "fashion-ddpm": Recipe(shipped.fashion_ddpm, "fashion-mnist"),
         "fashion-dit": Recipe(shipped.fashion_dit, "fashion-mnist", batch=32, class_conditional=True),
-        "cifar-ddpm-small": Recipe(shipped.cifar_ddpm_small, "cifar-10", horizontal_flips=True),
+        "cifar-ddpm-small": Recipe(shipped.cifar_ddpm_small, "cifar-10", batch=32, horizontal_flips=True),
         "cifar-ddpm": Recipe(
             shipped.cifar_ddpm,
             "cifar-10",
@@ -122,6 +122,13 @@ def batches(images: torch.Tensor, labels: torch.Tensor, recipe: Recipe, generato
             yield batch, labels[index]
 
 
+def precision_of(device: str) -> str:
+    """What the network is evaluated in while it trains; without hardware for it, bfloat16 is emulated, slowly."""
+    has = torch.cpu.get_capabilities()
+    fast = device != "cpu" or has.get("avx512_bf16") or has.get("amx_tile")
+    return "bfloat16 autocast" if fast else "fp32"
+
+
 def loss_of(
     model: torch.nn.Module,
     recipe: Recipe,
@@ -139,7 +146,8 @@ def loss_of(
     device = next(model.parameters()).device
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
     noisy = (alpha.sqrt() * batch + (1 - alpha).sqrt() * noise).to(device)
-    with torch.autocast(device.type, torch.bfloat16):
+    reduced = precision_of(device.type) != "fp32"
+    with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
         if recipe.class_conditional:
             classes = torch.where(kept, labels, torch.full_like(labels, shipped.DIT_NULL_CLASS))
             predicted = model(noisy, timesteps.to(device), class_labels=classes.to(device)).sample
@@ -220,6 +228,7 @@ def train(name: str, out: Path, minutes: float | None, steps: int | None, seed: 
                 "history": history,
                 "seed": seed,
                 "device": device,
+                "precision": precision_of(device),
                 "budget": f"--minutes {minutes:g}" if minutes is not None else f"--steps {steps}",
             },
         )

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ditto_cosim.host import golden_ops
 from ditto_cosim.host.golden import Golden, Verifier, VerifyError
@@ -115,13 +117,23 @@ def test_golden_conv2d_is_exact_on_biased_data_beyond_f32(zero_point: int) -> No
     assert int(got.abs().max()) > 2**24
 
 
+@given(st.integers(1, 5), st.integers(1, 3000), st.integers(1, 5), st.integers(0, 2**32))
+def test_golden_product_in_binary32_is_exact(m: int, k: int, n: int, seed: int) -> None:
+    """Also where every product is the largest there is, so that the pieces of K are as full as they get."""
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8) for shape in ((m, k), (k, n)))
+    a[0], b[:, 0] = -128, -128
+    assert torch.equal(golden_ops.f32_product(a, b).double(), a.double() @ b.double())
+
+
+@pytest.mark.parametrize("has_it", [True, False])
 def test_golden_does_not_depend_on_the_int8_product(
-    block: tuple[Program, dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+    block: tuple[Program, dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch, has_it: bool
 ) -> None:
-    """A machine whose int8 product saturates takes f64 instead, with the same bits."""
-    fast = values_of(*block)
-    monkeypatch.setattr(golden_ops, "int_mm_is_exact", lambda: False)
-    assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(fast, values_of(*block), strict=True))
+    """A machine without int8 products, or whose products saturate, takes binary32 instead, with the same bits."""
+    here = values_of(*block)
+    monkeypatch.setattr(golden_ops, "has_int8_product", lambda: has_it)
+    assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(here, values_of(*block), strict=True))
 
 
 def test_golden_does_not_depend_on_threads_or_blocks(
