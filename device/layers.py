@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,17 @@ from ditto_cosim.protocol.program import Command, Program
 from ditto_cosim.protocol.record import SubOp, Work, split_k
 
 Array = npt.NDArray[Any]
+Operands = tuple[Array, ...]
 Works = dict[Mode, tuple[SubOp, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a backend reported of one product."""
+
+    mode: Mode
+    slots: I32
+    cycles: int | None
 
 
 class Layer(ABC):
@@ -36,12 +46,11 @@ class Layer(ABC):
     def __init__(self, command: Command, k_max: int, rule: LowRule) -> None:
         self.command = command
         self.k_max, self.rule = k_max, rule
-        self.params: tuple[Array, ...] = ()
-        self.previous_params: tuple[Array, ...] | None = None
-        self.previous: tuple[Array, ...] = ()
+        self.params: Operands = ()
+        self.previous_params: Operands | None = None
+        self.previous: Operands = ()
         self.previous_accumulators: I32 | None = None
-        self.current: tuple[Array, ...] = ()
-        self._counting: Future[Works] | None = None
+        self.current: Operands = ()
 
     # --- one step, in this order ----------------------------------------------------------------------------------------
 
@@ -52,37 +61,40 @@ class Layer(ABC):
         self.current = self._arrange(operands)
         return self.previous_params is not None and not self._comparable()
 
-    def start_counting(self, pool: Executor) -> tuple[Mode, ...]:
-        """Begins to count what the encoder would meet in every mode possible in this step; returns these modes."""
-        modes: tuple[Mode, ...] = ("original", "spatial")
-        if self.previous_params is not None and self._comparable():
-            modes += ("temporal",)
-        self._counting = pool.submit(lambda: {mode: self._count(mode) for mode in modes})
-        return modes
+    def modes(self) -> tuple[Mode, ...]:
+        """The modes possible in this step."""
+        comparable = self.previous_params is not None and self._comparable()
+        return ("original", "spatial", "temporal") if comparable else ("original", "spatial")
 
-    def works(self) -> Works:
-        """What was counted; waits for it."""
-        assert self._counting is not None
-        return self._counting.result()
+    def counting(self, modes: Sequence[Mode]) -> Callable[[], Works]:
+        """Counts, when called, what the encoder meets in these modes of this step; any thread may, until the next one begins."""
+        current, previous = self.current, self.previous
+        return lambda: {mode: self._count(mode, current, previous) for mode in modes}
 
-    def run(self, mode: Mode, backend: Backend) -> tuple[I32, int | None]:
-        """Accumulators in the shape the instruction set gives them, and measured cycles if the backend measures."""
-        jobs = self._jobs(mode)
-        results = [backend.gemm(job) for job in jobs]
-        counts = self._count(mode) if self._counting is None else self.works()[mode]
-        for job, counted, result in zip(jobs, counts, results, strict=True):
-            self._check(job, counted, result, backend.name)
+    def run(self, mode: Mode, backend: Backend) -> tuple[I32, tuple[Ran, ...]]:
+        """Accumulators in the shape the instruction set gives them, and what the backend says of its products."""
+        results = [backend.gemm(job) for job in self._jobs(mode)]
         accumulators = self._combine(mode, results)
-        self.previous, self.previous_params, self.previous_accumulators = (
-            self.current,
-            self.params,
-            accumulators,
-        )
+        self.previous, self.previous_params = self.current, self.params
+        self.previous_accumulators = accumulators
         self.current = ()
-        measured = [r.cycles for r in results]
-        return self._shape(accumulators), None if None in measured else sum(
-            c for c in measured if c is not None
-        )
+        return self._shape(accumulators), tuple(Ran(mode, r.slots, r.cycles) for r in results)
+
+    def check(self, ran: Sequence[Ran], counts: Sequence[SubOp], backend: str) -> None:
+        """Whether the backend met what its operands hold: a lost or invented slot stops the run."""
+        for met, counted in zip(ran, counts, strict=True):
+            slots = met.slots.reshape(-1)
+            if met.mode == "original":
+                expected = np.full(len(slots), 2 * counted.work.k)
+            else:
+                assert counted.slots is not None
+                expected = counted.slots.sum(0, dtype=np.int32)
+            wrong = np.flatnonzero(slots != expected)
+            if len(wrong):
+                raise BackendError(
+                    f"layer {self.command.name!r} ({met.mode}): backend {backend!r} reports {slots[wrong[0]]} slots in "
+                    f"row {wrong[0]}, its operands make {expected[wrong[0]]}"
+                )
 
     @property
     def state_bytes(self) -> int:
@@ -94,10 +106,10 @@ class Layer(ABC):
     _params_at: tuple[int, ...] = (1,)
 
     @abstractmethod
-    def _arrange(self, operands: Sequence[Array]) -> tuple[Array, ...]: ...
+    def _arrange(self, operands: Sequence[Array]) -> Operands: ...
 
     @abstractmethod
-    def _count(self, mode: Mode) -> tuple[SubOp, ...]: ...
+    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]: ...
 
     @abstractmethod
     def _jobs(self, mode: Mode) -> list[Gemm]: ...
@@ -136,20 +148,6 @@ class Layer(ABC):
     def _subop(self, work: Work, splits: tuple[int, ...], counted: Counted, mode: Mode) -> SubOp:
         slots = None if mode == "original" else counted.slots
         return SubOp(work, splits, slots, counted.zero, counted.low, counted.full)
-
-    def _check(self, job: Gemm, counted: SubOp, result: GemmResult, backend: str) -> None:
-        """Whether the backend met what its operands hold: a lost or invented slot stops the run."""
-        if job.mode == "original":
-            wrong = result.slots != 2 * counted.work.k
-        else:
-            assert counted.slots is not None
-            wrong = result.slots.reshape(-1) != counted.slots.sum(0, dtype=np.int32)
-        if wrong.any():
-            row = int(np.flatnonzero(wrong.reshape(-1))[0])
-            raise BackendError(
-                f"layer {job.name!r} ({job.mode}): backend {backend!r} reports {result.slots.reshape(-1)[row]} slots in "
-                f"row {row}, its operands make {2 * counted.work.k if counted.slots is None else counted.slots[:, row].sum()}"
-            )
 
 
 def _before(rows: I8, images: int, zero_point: int) -> I8:
@@ -192,7 +190,7 @@ class Linear(_Weighted):
         super().__init__(command, k_max, rule, weights.T)
         self.lead: tuple[int, ...] = ()
 
-    def _arrange(self, operands: Sequence[Array]) -> tuple[Array, ...]:
+    def _arrange(self, operands: Sequence[Array]) -> Operands:
         self.lead = operands[0].shape[:-1]
         return (np.ascontiguousarray(operands[0]).reshape(-1, operands[0].shape[-1]),)
 
@@ -203,12 +201,12 @@ class Linear(_Weighted):
     def _images(self) -> int:
         return self.lead[0] if self.lead else 1
 
-    def _count(self, mode: Mode) -> tuple[SubOp, ...]:
-        rows = self.current[0]
+    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]:
+        rows = current[0]
         splits = split_k(rows.shape[1], self.k_max)
         reference: I8 | int = self._zero_point()
         if mode == "temporal":
-            reference = self.previous[0]
+            reference = previous[0]
         elif mode == "spatial":
             reference = _before(rows, self._images, self._zero_point())
         work = Work(1, len(rows), rows.shape[1], self.weights.shape[2])
@@ -230,7 +228,7 @@ class Conv2d(_Weighted):
         self.windows = Windows((kh, kw), (stride[0], stride[1]), (out[2], out[3]))
         self.batch = out[0]
 
-    def _arrange(self, operands: Sequence[Array]) -> tuple[Array, ...]:
+    def _arrange(self, operands: Sequence[Array]) -> Operands:
         x = operands[0].transpose(0, 2, 3, 1)
         ph, pw = self.padding
         if not (ph or pw):
@@ -247,14 +245,14 @@ class Conv2d(_Weighted):
     def _images(self) -> int:
         return self.batch
 
-    def _count(self, mode: Mode) -> tuple[SubOp, ...]:
-        picture = self.current[0]
+    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]:
+        picture = current[0]
         _, k, n = self.weights.shape
         splits = split_k(k, self.k_max)
         if mode == "spatial":
             counted = count_windows_spatial(picture, self._zero_point(), self.windows, splits, self.rule)
         else:
-            reference = self.previous[0] if mode == "temporal" else np.int8(self._zero_point())
+            reference = previous[0] if mode == "temporal" else np.int8(self._zero_point())
             reference = np.broadcast_to(reference, picture.shape)
             counted = count_windows(picture, reference, self.windows, splits, self.rule)
         work = Work(1, self.batch * math.prod(self.windows.out), k, n)
@@ -274,7 +272,7 @@ class Matmul(Layer):
         self.static = bool(command.attrs["static_b"])
         self.lead: tuple[int, ...] = ()
 
-    def _arrange(self, operands: Sequence[Array]) -> tuple[Array, ...]:
+    def _arrange(self, operands: Sequence[Array]) -> Operands:
         a, b = operands[0], operands[2]
         self.lead = a.shape[:-2]
         return (
@@ -290,20 +288,20 @@ class Matmul(Layer):
     def _images(self) -> int:
         return math.prod(self.lead)
 
-    def _sides(self, mode: Mode) -> list[tuple[I8, I8 | int, I8]]:
+    def _sides(self, mode: Mode, current: Operands, previous: Operands) -> list[tuple[I8, I8 | int, I8]]:
         """(rows, reference, weights) of each product."""
-        a, bt = self.current
+        a, bt = current
         if mode == "original":
             return [(a, 0, bt.transpose(0, 2, 1))]
         if mode == "spatial":
             return [(a, _before(a, len(a), 0), bt.transpose(0, 2, 1))]
-        before_a, before_bt = self.previous
+        before_a, before_bt = previous
         first = (a, before_a, before_bt.transpose(0, 2, 1))
         return [first] if self.static else [first, (bt, before_bt, a.transpose(0, 2, 1))]
 
-    def _count(self, mode: Mode) -> tuple[SubOp, ...]:
+    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]:
         found = []
-        for rows, reference, weights in self._sides(mode):
+        for rows, reference, weights in self._sides(mode, current, previous):
             groups, m, k = rows.shape
             splits = split_k(k, self.k_max)
             flat = reference if isinstance(reference, int) else reference.reshape(-1, k)
@@ -314,7 +312,7 @@ class Matmul(Layer):
     def _jobs(self, mode: Mode) -> list[Gemm]:
         return [
             Gemm(self.command.name, rows, reference, np.ascontiguousarray(weights), mode)
-            for rows, reference, weights in self._sides(mode)
+            for rows, reference, weights in self._sides(mode, self.current, self.previous)
         ]
 
     def _shape(self, accumulators: I32) -> I32:

@@ -1,15 +1,17 @@
 """The machine: executes a run's program, step by step, in function and in time.
 
 Values live here from the command that makes them to the last that reads them; layers keep their temporal state between
-steps. For every layer the order is: choose the mode, compute in it while what each mode would meet is counted, price it,
-tell the controller; an oracle design waits for the counts before it chooses. What this file does not do: sessions and
-replies (`session.py`), the arithmetic (`layers.py`, `units/vector.py`), the cycles (`pricing.py`).
+steps. A layer's mode is chosen, then it is computed; beside that a second thread counts what each mode would meet, checks
+what the backend reports and prices it, so that the values never wait for the books. An oracle design waits for the counts
+before it chooses. What this file does not do: sessions and replies (`session.py`), the arithmetic (`layers.py`,
+`units/vector.py`), the cycles (`pricing.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import msgpack
@@ -20,7 +22,7 @@ from ditto_cosim.device.backends import backend_for
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.controller import Controller
 from ditto_cosim.device.designs.base import load_design
-from ditto_cosim.device.layers import Layer, make_layer
+from ditto_cosim.device.layers import Layer, Ran, Works, make_layer
 from ditto_cosim.device.session import StepResult
 from ditto_cosim.device.times import LayerTime
 from ditto_cosim.device.units import vector
@@ -32,6 +34,7 @@ from ditto_cosim.protocol.record import LayerRecord, StepRecord
 from ditto_cosim.protocol.tensors import NUMPY_TYPES
 
 Array = npt.NDArray[Any]
+Booked = tuple[Command, LayerRecord, LayerTime]
 SNAPSHOT_VERSION = 1
 
 
@@ -67,8 +70,8 @@ class Machine:
         for value, index in program.last_use.items():
             self.dying.setdefault(index, []).append(value)
         self.totals: dict[str, int] = {"cycles": 0, "steps": 0}
-        self.counters = ThreadPoolExecutor(1, thread_name_prefix="count")
-        """Counts what each mode would meet while the backend computes in one of them."""
+        self.books = ThreadPoolExecutor(1, thread_name_prefix="books")
+        """Counts, checks and prices layers, in program order, while the next ones are computed."""
 
     # --- one step ---------------------------------------------------------------------------------------------------------
 
@@ -85,17 +88,26 @@ class Machine:
         """Runs every command once. `timed = False` rebuilds temporal state and leaves clock and Defo alone."""
         values = {**self.constants, **self._inputs(inputs)}
         watched = None if observe == "all" else frozenset(() if observe == "none" else observe)
+        pending: deque[Future[Booked]] = deque()
         records: list[LayerRecord] = []
         step_cycles = self.controller.pricer.prologue.total_cycles
+
+        def settle(wait: bool) -> None:
+            nonlocal step_cycles
+            while pending and (wait or pending[0].done()):
+                command, record, time = pending.popleft().result()
+                self.controller.observe(step, record.layer, time)
+                records.append(record)
+                step_cycles += time.total_cycles
+                on_layer(self._report(step, command, record, time))
+
         for index, command in enumerate(self.program.commands):
             try:
                 if command.is_layer:
-                    result, record, time = self._layer(step, command, values, timed)
+                    result, booked = self._layer(step, command, values, timed)
                     results: tuple[Array, ...] = (result,)
-                    if time is not None:
-                        records.append(record)
-                        step_cycles += time.total_cycles
-                        on_layer(self._report(step, command, record, time))
+                    if booked is not None:
+                        pending.append(booked)
                 else:
                     results = self._vector(step, command, values)
             except DittoError:
@@ -108,6 +120,8 @@ class Machine:
                     on_value(value, array)
             for value in self.dying.get(index, ()):
                 del values[value]
+            settle(wait=False)
+        settle(wait=True)
         outputs = {name: np.ascontiguousarray(values[value]) for name, value in self.program.outputs.items()}
         if not timed:
             return StepResult(outputs)
@@ -137,30 +151,46 @@ class Machine:
 
     def _layer(
         self, step: int, command: Command, values: Mapping[int, Array], timed: bool
-    ) -> tuple[Array, LayerRecord, LayerTime | None]:
+    ) -> tuple[Array, Future[Booked] | None]:
+        """The layer's accumulators, and what the books will say of it."""
         layer, index = self.layers[command.name], self.layer_index[command.name]
         forced = layer.begin([values[v] for v in command.operands])
         if not timed:
-            accumulators, _ = layer.run("original", self.backend)
-            return accumulators, LayerRecord(index, "original", forced, {}), None
-        modes = layer.start_counting(self.counters)
-        works = layer.works() if self.design.policy == "ideal" else dict.fromkeys(modes, ())
+            counting = layer.counting(("original",))
+            accumulators, ran = layer.run("original", self.backend)
+            layer.check(ran, counting()["original"], self.backend.name)
+            return accumulators, None
+        modes = layer.modes()
+        counted = self.books.submit(layer.counting(modes))
+        works: Works = counted.result() if self.design.policy == "ideal" else dict.fromkeys(modes, ())
         draft = LayerRecord(index, self.design.base_mode, forced, works)
         mode = self.controller.mode_for(step, index, draft, forced)
         keeps = self.controller.keeps_state(step, index, mode)
-        accumulators, measured = layer.run(mode, self.backend)
-        works = layer.works()
+        accumulators, ran = layer.run(mode, self.backend)
+        return accumulators, self.books.submit(self._book, command, mode, forced, keeps, counted, ran)
+
+    def _book(
+        self,
+        command: Command,
+        mode: Mode,
+        forced: bool,
+        keeps: bool,
+        counted: Future[Works],
+        ran: Sequence[Ran],
+    ) -> Booked:
+        """Checks what the backend reported of a layer, and prices it."""
+        index, works = self.layer_index[command.name], counted.result()
+        self.layers[command.name].check(ran, works[mode], self.backend.name)
         pricer = self.controller.pricer
         lanes = pricer.lane_columns(index, [works[mode]], mode)
-        if measured is not None and self.counts_lanes:
+        cycles = [r.cycles for r in ran if r.cycles is not None]
+        measured = sum(cycles) if self.counts_lanes and len(cycles) == len(ran) else None
+        if measured is not None:
             self._agree(command, mode, measured, int(lanes.total[0]))
-        else:
-            measured = None
-        counted = np.array([-1 if measured is None else measured], np.int64)
-        time = pricer.columns(index, mode, lanes, counted, keeps).at(0)
-        self.controller.observe(step, index, time)
+        column = np.array([-1 if measured is None else measured], np.int64)
+        time = pricer.columns(index, mode, lanes, column, keeps).at(0)
         record = LayerRecord(index, mode, forced, works, measured, time.total_cycles, time.traffic)
-        return accumulators, record, time
+        return command, record, time
 
     def _agree(self, command: Command, mode: Mode, measured: int, predicted: int) -> None:
         """The cycles that the lanes took must be those that the contract says, to the cycle."""
@@ -225,5 +255,5 @@ class Machine:
         return sum(layer.state_bytes for layer in self.layers.values())
 
     def close(self) -> None:
-        self.counters.shutdown()
+        self.books.shutdown(cancel_futures=True)
         self.backend.close()

@@ -67,9 +67,14 @@ class BuildOptions:
     optimize: bool = True
     """False: compiles in a third of the time, runs several times slower."""
     documented_eval: bool = False
-    """Call the model's `eval()` instead of the function it wraps, which skips a mutex per call."""
+    """Clock the model with its `eval()` instead of the two functions in it that do the work."""
     rtl_dir: Path | None = None
     """Take the RTL from here instead of the package (mutation runs)."""
+
+    @property
+    def checked(self) -> bool:
+        """Whether the build watches more than the ports; such a one is always clocked with `eval()`."""
+        return self.assertions or self.coverage or self.trace != "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,7 @@ def _defines(geometry: Geometry, options: BuildOptions) -> list[str]:
         "DITTO_COLUMNS": geometry.columns,
         "DITTO_ENCODE_WIDTH": geometry.encode_width,
         "DITTO_WEIGHT_BANKS": geometry.weight_banks,
-        "DITTO_DIRECT_EVAL": int(not options.documented_eval),
+        "DITTO_DIRECT_EVAL": int(not (options.documented_eval or options.checked)),
         "DITTO_TRACE_VCD": int(options.trace == "vcd"),
         "DITTO_TRACE_FST": int(options.trace == "fst"),
         "DITTO_COVERAGE": int(options.coverage),

@@ -121,7 +121,9 @@ def test_golden_conv2d_is_exact_on_biased_data_beyond_f32(zero_point: int) -> No
 def test_golden_product_in_binary32_is_exact(m: int, k: int, n: int, seed: int) -> None:
     """Also where every product is the largest there is, so that the pieces of K are as full as they get."""
     generator = torch.Generator().manual_seed(seed)
-    a, b = (torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8) for shape in ((m, k), (k, n)))
+    a, b = (
+        torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8) for shape in ((m, k), (k, n))
+    )
     a[0], b[:, 0] = -128, -128
     assert torch.equal(golden_ops.f32_product(a, b).double(), a.double() @ b.double())
 
