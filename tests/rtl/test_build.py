@@ -15,6 +15,7 @@ import pytest
 from ditto_cosim.protocol.hardware import GEOMETRIES, Geometry, GeometryError
 from ditto_cosim.sim_harness import build as building
 from ditto_cosim.sim_harness.build import BuildOptions, build, build_key, rtl_dir, verilate
+from ditto_cosim.sim_harness.compiled import cache_dir
 from ditto_cosim.sim_harness.errors import BuildError, ToolMissingError
 from ditto_cosim.sim_harness.lint import run_lint
 
@@ -31,7 +32,7 @@ BUILD = (
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
     """A cache that has Verilator's runtime and nothing else."""
-    cache = building.cache_dir()
+    cache = cache_dir()
     build(SMALL, QUICK)
     target = tmp_path / "rtl"
     target.mkdir()

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ditto_cosim.device.units.native import row_counter
 from ditto_cosim.device.units.slots import (
     Windows,
     classify_rows,
+    classify_rows_numpy,
     count_rows,
     count_windows,
     count_windows_spatial,
@@ -74,3 +76,41 @@ def spatial_reference(rows, images, zero_point):
 def test_slots_count_long_rows_without_overflow(k):
     a, b = np.full((2, k), 127, np.int8), np.full((2, k), -128, np.int8)
     np.testing.assert_array_equal(classify_rows(a, b, "mag4"), [[0, 0], [0, 0], [k, k]])
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 9),
+    st.integers(1, 9000),
+    st.sampled_from(["twos4", "mag4"]),
+    st.sampled_from(["rows", "constant", "apart", "transposed"]),
+    st.integers(0, 2**32),
+)
+def test_slots_compiled_counter_matches_numpy(rows, k, rule, layout, seed):
+    """Every difference, long rows (a byte counts to 255), and operands as they lie in memory."""
+    counter = row_counter()
+    if counter is None:
+        pytest.skip("no compiler: NumPy counts alone")
+    rng = np.random.default_rng(seed)
+    current, reference = rng.integers(-128, 128, (2, rows, k), np.int8)
+    if layout == "constant":
+        reference = int(reference[0, 0])
+    elif layout == "apart":
+        current = np.concatenate([current, current], 1)[:, :k]
+    elif layout == "transposed":
+        current = np.asfortranarray(current)
+    np.testing.assert_array_equal(
+        counter(current, reference, rule), classify_rows_numpy(current, reference, rule)
+    )
+
+
+def test_slots_compiled_counter_knows_every_difference():
+    counter = row_counter()
+    if counter is None:
+        pytest.skip("no compiler: NumPy counts alone")
+    every = np.arange(-128, 128, dtype=np.int8)
+    a, b = (m.reshape(-1, 1) for m in np.meshgrid(every, every))
+    for rule in ("twos4", "mag4"):
+        np.testing.assert_array_equal(counter(a, b, rule), classify_rows_numpy(a, b, rule))
+        wide = np.repeat(a, 40, 1), np.repeat(b, 40, 1)
+        np.testing.assert_array_equal(counter(*wide, rule), classify_rows_numpy(*wide, rule))
