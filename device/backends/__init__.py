@@ -1,6 +1,6 @@
 """Who computes a layer: one file per backend, found by its name.
 
-A name is a file here (`rtl`, `model`), an entry point of the group `ditto_cosim.backends`, or `module:Class`.
+A name is a file here (`rtl`, `rtl_wide`, `model`), an entry point of the group `ditto_cosim.backends`, or `module:Class`.
 The class is made with the chip it computes for and closes with the run.
 """
 
@@ -21,6 +21,7 @@ ENTRY_POINTS = "ditto_cosim.backends"
 _BUILT_IN = {
     "model": "ditto_cosim.device.backends.model:ModelBackend",
     "rtl": "ditto_cosim.device.backends.rtl:RtlBackend",
+    "rtl_wide": "ditto_cosim.device.backends.rtl_wide:RtlWideBackend",
 }
 
 BackendFactory = Callable[[Chip], Backend]

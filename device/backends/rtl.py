@@ -21,6 +21,7 @@ from ditto_cosim.device.backends.base import I32, I64, Gemm, GemmResult
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.units.compute import Assignment, Schedule, schedule
 from ditto_cosim.protocol.errors import BackendError, WatchdogError
+from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.record import split_k
 from ditto_cosim.sim_harness.errors import HarnessError, TileStuckError
 from ditto_cosim.sim_harness.tile import Tile
@@ -44,9 +45,9 @@ class RtlBackend:
     name = "rtl"
     measures = True
 
-    def __init__(self, chip: Chip) -> None:
-        self.geometry = chip.geometry
-        self._tiles = chip.tiles
+    def __init__(self, chip: Chip, geometry: Geometry | None = None, tiles: int | None = None) -> None:
+        self.geometry = geometry or chip.geometry
+        self._tiles = tiles or chip.tiles
         self._threads = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tile")
         self._local = threading.local()

