@@ -69,10 +69,11 @@ def _matrix(a: I8) -> torch.Tensor:
 
 def _f32_product(current: I8, reference: I8 | int, weights: I8, out: I32) -> None:
     """out = (current − reference)·weights by binary32 products of pieces of K."""
-    differences = torch.from_numpy(current).float()
-    differences -= reference if isinstance(reference, int) else torch.from_numpy(reference)
-    w, target = torch.from_numpy(weights), torch.from_numpy(out)
+    x, w, target = torch.from_numpy(current), torch.from_numpy(weights), torch.from_numpy(out)
+    before = reference if isinstance(reference, int) else torch.from_numpy(reference)
     for start in range(0, len(weights), EXACT_K):
         piece = slice(start, start + EXACT_K)
-        partial = (differences[:, piece] @ w[piece].float()).to(torch.int32)
+        differences = x[:, piece].float()
+        differences -= before if isinstance(before, int) else before[:, piece]
+        partial = (differences @ w[piece].float()).to(torch.int32)
         target.copy_(partial) if start == 0 else target.add_(partial)

@@ -1,5 +1,6 @@
 """One denoising step five ways, side by side: PyTorch fp32, golden, and the backends `model`, `rtl_wide` and `rtl`.
 
+The memory of a run is measured apart, in device processes of their own (`memory.py`).
 Each denoiser takes a few steps whose inputs differ as a sampler's do; the last ones are timed, interleaved, and the median
 of each is compared. The device runs in this process, so the wire is not in the figures (`ditto bench wire` has it). Weights
 of the paper's 35.7 M configuration are random: its trajectory differences are synthetic, its shapes are not.
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ditto_cosim.bench.memory import run_bytes
 from ditto_cosim.device.machine import Machine
 from ditto_cosim.host import zoo
 from ditto_cosim.host.calibrate import Calibrator
@@ -94,13 +96,19 @@ def _one(name: str, repeats: int) -> dict[str, float]:
     for machine in machines.values():
         machine.close()
     median = {way: statistics.median(values) for way, values in seconds.items()}
+    state = machines["rtl"].state_bytes
     weights = sum(t.numel() for t in compiled.constants.values() if t.dtype == torch.int8)
     return {
         **{f"{way}_s": median[way] for way in WAYS},
         **{f"{way}_over_fp32": median[way] / median["fp32"] for way in WAYS[1:]},
         "slots_per_element": sum(r.slots for r in met) / sum(r.zero + r.low + r.full for r in met),
         "rtl_outside_backend": 1 - statistics.median(inside),
-        "state_over_weights": machines["rtl"].state_bytes / weights,
+        "weights_bytes": weights,
+        "state_bytes": state,
+        **{
+            f"{b}_memory_over_weights_and_state": run_bytes(compiled, steps, b) / (weights + state)
+            for b in BACKENDS
+        },
         "threads": torch.get_num_threads(),
     }
 
@@ -164,5 +172,9 @@ def table(figures: Mapping[str, Any]) -> str:
     lines.append(
         f"{first['slots_per_element']:.2f} slots an element; outside the backend in an rtl step: "
         f"{first['rtl_outside_backend']:.0%}; {first['threads']:.0f} threads"
+    )
+    lines.append(
+        "peak memory of a run ÷ (weights + temporal state): "
+        + ", ".join(f"{b} {first[f'{b}_memory_over_weights_and_state']:.2f}" for b in BACKENDS)
     )
     return "\n".join(lines)

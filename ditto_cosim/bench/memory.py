@@ -1,0 +1,51 @@
+"""What one run costs a device process in memory, against what the run is: its int8 weights and its temporal state.
+
+The peak of the process's resident set over a few steps, less what the process held before, after it had run something small:
+code and libraries are not the run's. Linux only (/proc).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from ditto_cosim.host.calibrate import Calibrator
+from ditto_cosim.host.capture import capture
+from ditto_cosim.host.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.supervisor import LocalDevice
+from ditto_cosim.protocol.messages import RunSpec
+
+Inputs = Mapping[str, torch.Tensor]
+
+
+def run_bytes(compiled: Compiled, steps: Sequence[Inputs], backend: str) -> int:
+    """Most bytes that a device process of its own held for these steps of a run."""
+    warm, warm_inputs = _small()
+    with LocalDevice() as device:
+        _run(device, warm, [warm_inputs], backend)
+        before = _status(device.pid, "VmRSS")
+        Path(f"/proc/{device.pid}/clear_refs").write_text("5")  # the peak starts again from here
+        _run(device, compiled, steps, backend)
+        return _status(device.pid, "VmHWM") - before
+
+
+def _run(device: LocalDevice, compiled: Compiled, steps: Sequence[Inputs], backend: str) -> None:
+    spec = RunSpec(backend=backend, chip="paper_twin", design="ditto")
+    with device.open_run(compiled.program, compiled.arrays, spec) as run:
+        for index, inputs in enumerate(steps):
+            run.step(index, {name: tensor.numpy() for name, tensor in inputs.items()})
+
+
+def _small() -> tuple[Compiled, Inputs]:
+    inputs = {"input": torch.ones(1, 8)}
+    captured = capture(torch.nn.Sequential(torch.nn.Linear(8, 8)), inputs)
+    calibrator = Calibrator(captured)
+    calibrator.observe(inputs)
+    return compile_denoiser(captured, calibrator.grids(observer="minmax")), inputs
+
+
+def _status(pid: int, key: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
