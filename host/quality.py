@@ -61,7 +61,7 @@ class Quality:
     fp32: Pictures
     int8: Pictures
     figures: Mapping[str, Mapping[str, Any]]
-    """`fp32`, `int8` -> figure -> value; empty where the zoo has no scorer for this data."""
+    """`fp32`, `int8` -> figure -> value."""
     wall_s: Mapping[str, float]
 
     @property
@@ -89,13 +89,11 @@ def measure_quality(
 ) -> Quality:
     """Pictures and figures of a zoo model in both arithmetics; `settings` go to `accelerate`."""
     from ditto_cosim.host.zoo import load_pipeline, models
-    from ditto_cosim.host.zoo.fashion_classifier import load_classifier
-    from ditto_cosim.host.zoo.measure import garment_figures, generate
+    from ditto_cosim.host.zoo.classifier import load_classifier
+    from ditto_cosim.host.zoo.measure import figures_of, generate
 
     known = models()[model]
-    scored = known.dataset == "fashion-mnist"
-    if scored:
-        load_classifier()  # a missing one is better known before the pictures are made
+    load_classifier(known.dataset)  # a missing one is better known before the pictures are made
     pictures: dict[str, Pictures] = {}
     wall_s: dict[str, float] = {}
     asked = None
@@ -116,9 +114,7 @@ def measure_quality(
                 None if progress is None else (lambda done, kind=kind: progress(kind, done)),  # type: ignore[misc]
             )
         wall_s[kind] = time.perf_counter() - began
-    figures = {}
-    if scored:
-        figures = {kind: garment_figures(found, asked) for kind, found in pictures.items()}
+    figures = {kind: figures_of(found, known.dataset, asked) for kind, found in pictures.items()}
     return Quality(model, count, steps or known.steps, pictures["fp32"], pictures["int8"], figures, wall_s)
 
 

@@ -1,4 +1,4 @@
-"""Generates pictures with any pipeline of the zoo and measures those of garments.
+"""Generates pictures with any pipeline of the zoo and measures those of the zoo's data sets.
 
 Does: `generate` (one seed per picture, so batch size and order change nothing that is drawn), `grid`, and
 `python -m ditto_cosim.host.zoo.measure NAME --count 1000`: the figures of the model cards, as JSON.
@@ -67,25 +67,20 @@ def grid(pictures: Pictures, columns: int = 10, scale: int = 2) -> Any:
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
-def garment_figures(pictures: Pictures, asked: npt.NDArray[np.int64] | None) -> dict[str, Any]:
+def figures_of(pictures: Pictures, dataset: str, asked: npt.NDArray[np.int64] | None) -> dict[str, Any]:
     """Fréchet distance to the real training pictures and class scores, N included."""
-    from .fashion_classifier import (
-        class_scores,
-        classify,
-        frechet_distance,
-        load_classifier,
-        reference_statistics,
-    )
+    from .classifier import class_scores, classify, frechet_distance, load_classifier, reference_statistics
 
-    features, logits = classify(pictures, load_classifier())
+    features, logits = classify(pictures, load_classifier(dataset))
     scores = dataclasses.asdict(class_scores(logits, asked))
-    return {"frechet_distance": frechet_distance(features, reference_statistics("train")), **scores}
+    return {"frechet_distance": frechet_distance(features, reference_statistics(dataset)), **scores}
 
 
 def main(argv: list[str] | None = None) -> int:
-    garments = [name for name, model in models().items() if model.dataset == "fashion-mnist"]
     parser = argparse.ArgumentParser(prog="python -m ditto_cosim.host.zoo.measure")
-    parser.add_argument("model", choices=garments)
+    parser.add_argument(
+        "model", choices=[name for name, model in models().items() if model.weights is not None]
+    )
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="default: the model's own")
@@ -100,7 +95,11 @@ def main(argv: list[str] | None = None) -> int:
         grid(pictures[:100]).save(chosen.grid)
     print(
         json.dumps(
-            {"model": model.name, "steps": chosen.steps or model.steps, **garment_figures(pictures, asked)}
+            {
+                "model": model.name,
+                "steps": chosen.steps or model.steps,
+                **figures_of(pictures, model.dataset, asked),
+            }
         )
     )
     return 0

@@ -58,13 +58,13 @@ def test_quality_compares_the_same_seeds(golden: np.ndarray) -> None:
 
 
 def test_quality_needs_its_classifier_before_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> None:
+    def missing(dataset: str) -> None:
         raise FileNotFoundError("the classifier is missing")
 
     def generated(*_: Any, **__: Any) -> None:
         raise AssertionError("pictures were made first")
 
-    monkeypatch.setattr("ditto_cosim.host.zoo.fashion_classifier.load_classifier", missing)
+    monkeypatch.setattr("ditto_cosim.host.zoo.classifier.load_classifier", missing)
     monkeypatch.setattr("ditto_cosim.host.zoo.measure.generate", generated)
     with pytest.raises(FileNotFoundError, match="classifier is missing"):
         qualities.measure_quality(MODEL, 2)

@@ -1,4 +1,4 @@
-"""Scores of generated garments, held against closed forms and scipy; the shipped classifier's ability."""
+"""Scores of generated pictures, held against closed forms and scipy; the shipped classifiers' ability."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from ditto_cosim.host.zoo import fashion_classifier as judge
+from ditto_cosim.host.zoo import classifier as judge
 
 
 def test_frechet_distance_of_shifted_set_is_the_shift_squared() -> None:
@@ -53,11 +53,13 @@ def test_class_scores_of_sure_and_of_undecided_answers() -> None:
     assert undecided.confidence == pytest.approx(0.1)
 
 
-def test_shipped_classifier_is_the_recorded_one() -> None:
-    record = json.loads((judge.FOLDER / "training.json").read_text())
+@pytest.mark.parametrize(("dataset", "accuracy"), [("fashion-mnist", 0.91), ("cifar-10", 0.75)])
+def test_shipped_classifier_is_the_recorded_one(dataset: str, accuracy: float) -> None:
+    folder = judge.JUDGES[dataset].folder
+    record = json.loads((folder / "training.json").read_text())
     for name, expected in record["sha256"].items():
-        assert hashlib.sha256((judge.FOLDER / name).read_bytes()).hexdigest() == expected
-    assert record["accuracy"]["test"] > 0.91
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected
+    assert record["accuracy"]["test"] > accuracy
 
 
 def test_classifier_tells_pictures_from_noise() -> None:
@@ -69,7 +71,7 @@ def test_classifier_tells_pictures_from_noise() -> None:
     pictures = zoo.load_pipeline("fashion-ddpm")(
         batch_size=16, num_inference_steps=10, generator=torch.Generator().manual_seed(0), output_type="np"
     ).images
-    classifier, reference = judge.load_classifier(), judge.reference_statistics()
+    classifier, reference = (f("fashion-mnist") for f in (judge.load_classifier, judge.reference_statistics))
     rng = np.random.default_rng(0)
     distances = []
     for level in (0.0, 0.2, 0.5):
@@ -83,7 +85,16 @@ def test_classifier_tells_pictures_from_noise() -> None:
 
 def test_classify_refuses_pictures_of_another_size() -> None:
     with pytest.raises(ValueError, match="expected N x 28 x 28"):
-        judge.classify(np.zeros((2, 32, 32)), judge.FashionClassifier())
+        judge.classify(np.zeros((2, 32, 32)), judge.Classifier(judge.JUDGES["fashion-mnist"]))
+
+
+@pytest.mark.parametrize("dataset", sorted(judge.JUDGES))
+def test_classify_takes_pictures_with_channels_first_or_last(dataset: str) -> None:
+    classifier = judge.load_classifier(dataset)
+    first = np.random.default_rng(0).random((3, *classifier.judge.image_shape), np.float32)
+    features, _ = judge.classify(first, classifier)
+    again, _ = judge.classify(first.transpose(0, 2, 3, 1), classifier)
+    assert np.array_equal(features, again)
 
 
 def test_generate_draws_each_picture_from_its_own_seed() -> None:

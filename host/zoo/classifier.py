@@ -1,4 +1,4 @@
-"""Judges pictures of garments: a small convolutional classifier of Fashion-MNIST and scores built on it.
+"""Judges pictures: a small convolutional classifier of each data set of the zoo, and scores built on it.
 
 Does: give 128 features and 10 class scores per picture, the Fréchet distance between two sets of features
 (or a set and the shipped statistics of the real data), and class scores: accuracy against asked-for classes,
@@ -6,7 +6,7 @@ an Inception-Score-like number, and the balance of classes.
 Does not: compare with published FID figures: those use another network. Distances measured with different
 numbers of pictures are not comparable either; say N beside every figure.
 
-`python -m ditto_cosim.host.zoo.fashion_classifier --out FOLDER` trains it again: weights, statistics, card.
+`python -m ditto_cosim.host.zoo.classifier cifar-10 --out FOLDER` trains one again: weights, statistics, card.
 """
 
 from __future__ import annotations
@@ -31,33 +31,48 @@ Floats = npt.NDArray[np.floating]
 Features = npt.NDArray[np.float64]
 
 FEATURES = 128
-CLASSES = (
-    "t-shirt",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-)
-FOLDER = WEIGHTS / "fashion-classifier"
+CLASSES = 10
 
 
-class FashionClassifier(nn.Module):
-    """Three convolutions and two linear layers; input N x 1 x 28 x 28 in 0..1, output (features, logits)."""
+@dataclass(frozen=True)
+class Judge:
+    """The classifier of one data set: where it lies, what pictures it takes, how wide it is."""
 
-    def __init__(self) -> None:
+    dataset: str
+    folder: Path
+    image_shape: tuple[int, int, int]
+    """Channels, height, width."""
+    widths: tuple[int, int, int]
+
+
+JUDGES = {
+    judge.dataset: judge
+    for judge in (
+        Judge("fashion-mnist", WEIGHTS / "fashion-classifier", (1, 28, 28), (32, 64, 64)),
+        Judge("cifar-10", WEIGHTS / "cifar-classifier", (3, 32, 32), (32, 64, 128)),
+    )
+}
+
+
+class Classifier(nn.Module):
+    """Three convolutions and two linear layers; input N x C x H x W in 0..1, output (features, logits)."""
+
+    def __init__(self, judge: Judge) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(64 * 9, FEATURES), nn.ReLU()),
-        )
-        self.head = nn.Linear(FEATURES, len(CLASSES))
+        self.judge = judge
+        channels, height, width = judge.image_shape
+        layers: list[nn.Module] = []
+        for wide in judge.widths:
+            layers += [
+                nn.Conv2d(channels, wide, 3, padding=1),
+                nn.BatchNorm2d(wide),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+            channels, height, width = wide, height // 2, width // 2
+        layers += [nn.Flatten(), nn.Linear(channels * height * width, FEATURES), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(FEATURES, CLASSES)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.body(images)
@@ -97,19 +112,20 @@ class ClassScores:
     class_shares: tuple[float, ...]
 
 
-def load_classifier(folder: Path = FOLDER) -> FashionClassifier:
-    """The classifier that ships, in fp32."""
-    path = folder / "model.safetensors"
+def load_classifier(dataset: str, folder: Path | None = None) -> Classifier:
+    """The classifier that ships for a data set, in fp32."""
+    judge = JUDGES[dataset]
+    path = (folder or judge.folder) / "model.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"the Fashion-MNIST classifier is missing from {path}; reinstall ditto-cosim")
-    classifier = FashionClassifier()
+        raise FileNotFoundError(f"the {dataset} classifier is missing from {path}; reinstall ditto-cosim")
+    classifier = Classifier(judge)
     classifier.load_state_dict(load_file(path))
     return classifier.eval()
 
 
-def reference_statistics(split: str = "train", folder: Path = FOLDER) -> FeatureStatistics:
+def reference_statistics(dataset: str, split: str = "train", folder: Path | None = None) -> FeatureStatistics:
     """The shipped statistics of the real pictures, so that no data set is needed to measure a distance."""
-    stored = load_file(folder / "statistics.safetensors")
+    stored = load_file((folder or JUDGES[dataset].folder) / "statistics.safetensors")
     mean, covariance = (
         stored[f"{split}.mean"].double().numpy(),
         stored[f"{split}.covariance"].double().numpy(),
@@ -118,13 +134,19 @@ def reference_statistics(split: str = "train", folder: Path = FOLDER) -> Feature
 
 
 @torch.no_grad()
-def classify(images: Floats, classifier: FashionClassifier, batch: int = 500) -> tuple[Features, Features]:
-    """(features, logits) of pictures in 0..1, given as N x 28 x 28, N x 1 x 28 x 28 or N x 28 x 28 x 1."""
-    flat = np.asarray(images, np.float32)
-    if flat.size == 0 or flat.size % 784 or 28 not in flat.shape[1:]:
-        raise ValueError(f"pictures have shape {flat.shape}, expected N x 28 x 28 with one channel at most")
-    tensor = torch.from_numpy(flat.reshape(-1, 1, 28, 28))
-    outputs = [classifier(part) for part in torch.split(tensor, batch)]
+def classify(images: Floats, classifier: Classifier, batch: int = 500) -> tuple[Features, Features]:
+    """(features, logits) of pictures in 0..1, N x C x H x W or N x H x W x C; one channel needs no axis."""
+    shape = c, h, w = classifier.judge.image_shape
+    pictures = np.asarray(images, np.float32)
+    if pictures.shape[1:] == (h, w, c):
+        pictures = pictures.transpose(0, 3, 1, 2)
+    elif c == 1 and pictures.shape[1:] == (h, w):
+        pictures = pictures[:, None]
+    if not len(pictures) or pictures.shape[1:] != shape:
+        raise ValueError(f"pictures have shape {np.shape(images)}, expected N x {h} x {w} x {c}")
+    outputs = [
+        classifier(part) for part in torch.split(torch.from_numpy(np.ascontiguousarray(pictures)), batch)
+    ]
     features, logits = (torch.cat(parts).double().numpy() for parts in zip(*outputs, strict=True))
     return features, logits
 
@@ -164,12 +186,12 @@ def _symmetric_root(matrix: Features) -> Features:
     return cast(Features, (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)
 
 
-def train(epochs: int, seed: int) -> FashionClassifier:
+def train(dataset: str, epochs: int, seed: int) -> Classifier:
     """Train on the training split: one-cycle AdamW, mirrored and shifted pictures, cross-entropy."""
     torch.manual_seed(seed)
-    pictures, classes = data.load("fashion-mnist", "train")
+    pictures, classes = data.load(dataset, "train")
     images, labels = torch.from_numpy(pictures), torch.from_numpy(classes.astype(np.int64))
-    classifier = FashionClassifier()
+    classifier = Classifier(JUDGES[dataset])
     optimizer = torch.optim.AdamW(classifier.parameters(), weight_decay=0.02)
     batch = 128
     steps = epochs * (len(images) // batch)
@@ -193,16 +215,17 @@ def train(epochs: int, seed: int) -> FashionClassifier:
     return classifier.eval()
 
 
-def export(classifier: FashionClassifier, out: Path, epochs: int, seed: int, seconds: float) -> None:
+def export(classifier: Classifier, out: Path, epochs: int, seed: int, seconds: float) -> None:
     """Weights (fp16), statistics of both splits under those very weights, and the model card."""
     out.mkdir(parents=True, exist_ok=True)
     state = {k: v.half() if v.is_floating_point() else v for k, v in classifier.state_dict().items()}
     save_file({k: v.contiguous() for k, v in state.items()}, out / "model.safetensors")
-    shipped = load_classifier(out)
+    dataset = classifier.judge.dataset
+    shipped = load_classifier(dataset, out)
     statistics: dict[str, torch.Tensor] = {}
     accuracy: dict[str, float] = {}
     for split in data.SPLITS:
-        pictures, classes = data.load("fashion-mnist", split)
+        pictures, classes = data.load(dataset, split)
         features, logits = classify(pictures / np.float32(255), shipped)
         accuracy[split] = float((logits.argmax(1) == classes).mean())
         of_split = FeatureStatistics.of(features)
@@ -210,41 +233,42 @@ def export(classifier: FashionClassifier, out: Path, epochs: int, seed: int, sec
         statistics[f"{split}.mean"] = torch.from_numpy(of_split.mean).float()
         statistics[f"{split}.covariance"] = torch.from_numpy(of_split.covariance).float()
     save_file(statistics, out / "statistics.safetensors")
-    distance = frechet_distance(reference_statistics("train", out), reference_statistics("test", out))
+    distance = frechet_distance(*(reference_statistics(dataset, split, out) for split in data.SPLITS))
     sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.glob("*.safetensors"))}
     parameters = sum(p.numel() for p in classifier.parameters())
     record = {"accuracy": accuracy, "train_test_distance": distance, "epochs": epochs, "sha256": sums}
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     (out / "README.md").write_text(
-        f"""# fashion-classifier
+        f"""# {JUDGES[dataset].folder.name}
 
-A three-convolution classifier of Fashion-MNIST, {parameters:,} parameters, fp16. It judges
-generated garments (`fashion_classifier.py`). Its features are not Inception's: distances measured
+A three-convolution classifier of {dataset}, {parameters:,} parameters, fp16. It judges
+generated pictures (`classifier.py`). Its features are not Inception's: distances measured
 with it compare with each other only.
 
 | | |
 |---|---|
-| data | fashion-mnist (training split), fetched by `ditto data fashion-mnist` |
+| data | {dataset} (training split), fetched by `ditto data {dataset}` |
 | training | {epochs} epochs of AdamW, one-cycle, mirrored and shifted pictures, {seconds / 60:.1f} min, CPU |
 | accuracy | {accuracy["test"]:.2%} on the 10,000 test pictures, {accuracy["train"]:.2%} on the others |
-| Fréchet distance | {distance:.3f} between the 60,000 training and the 10,000 test pictures: the floor |
+| Fréchet distance | {distance:.3f} between the training and the test pictures: the floor |
 | licence | Apache-2.0 |
 
 Command:
 
-    python -m ditto_cosim.host.zoo.fashion_classifier --epochs {epochs} --seed {seed} --out FOLDER
+    python -m ditto_cosim.host.zoo.classifier {dataset} --epochs {epochs} --seed {seed} --out FOLDER
 """
     )
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m ditto_cosim.host.zoo.fashion_classifier")
+    parser = argparse.ArgumentParser(prog="python -m ditto_cosim.host.zoo.classifier")
+    parser.add_argument("dataset", choices=sorted(JUDGES))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(argv)
     started = time.monotonic()
-    classifier = train(chosen.epochs, chosen.seed)
+    classifier = train(chosen.dataset, chosen.epochs, chosen.seed)
     export(classifier, chosen.out, chosen.epochs, chosen.seed, time.monotonic() - started)
     print((chosen.out / "README.md").read_text())
     return 0
