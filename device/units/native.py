@@ -1,15 +1,16 @@
-"""The compiled form of what `slots.py` counts, where there is a compiler; None elsewhere, and NumPy counts.
+"""The compiled forms of what `slots.py` counts and `vector.py` computes, where there is a compiler; NumPy does it elsewhere.
 
-What this file does not do: decide what is counted. A test holds both forms together.
+One small library, built once and cached (`sim_harness/compiled.py`). Tests hold both forms together, bit for bit.
+What this file does not do: decide what is counted or computed, or check it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,38 +23,98 @@ log = logging.getLogger(__name__)
 
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
-CountRows = Callable[[I8, "I8 | int", LowRule], I32]
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 
-_SOURCE = Path(__file__).with_name("count_rows.cpp")
-_FLAGS = ("-std=c++20", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-shared")
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("count_rows.cpp", "vector.cpp"))
+_FLAGS = (
+    *("-std=c++20", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-shared"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+)
 
 
 @cache
-def row_counter() -> CountRows | None:
-    """(zero, low, full) elements of every row of [rows, K]: int32 [3, rows]."""
+def kernels() -> Kernels | None:
+    """The compiled kernels, or None where they cannot be had."""
     try:
-        library = ctypes.CDLL(str(_build() / "count_rows.so"))
+        return Kernels(ctypes.CDLL(str(_build() / "units.so")))
     except (HarnessError, OSError) as error:
-        log.info("rows are counted by NumPy: %s", error)
+        log.info("NumPy counts rows and computes the vector unit: %s", error)
         return None
-    function = library.ditto_count_rows
-    function.restype = None
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
-    function.argtypes = [pointer, size, pointer, size, size, size, ctypes.c_int32, pointer]
 
-    def count_rows(current: I8, reference: I8 | int, rule: LowRule) -> I32:
+
+class Kernels:
+    """Arrays in, arrays out; all of them contiguous but the rows that are counted. Calls release the GIL."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        pointer, size, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+        signatures: dict[str, tuple[Any, list[Any]]] = {
+            "count_rows": (None, [pointer, size, pointer, size, size, size, ctypes.c_int32, pointer]),
+            "silu": (None, [pointer, pointer, size]),
+            "extremes": (ctypes.c_int32, [pointer, size, pointer, pointer]),
+            "quantize": (None, [pointer, pointer, size, real, real, real]),
+            "dequantize": (None, [pointer, pointer, size, size, pointer, pointer]),
+            "channel_magnitudes": (ctypes.c_int32, [pointer, size, size, pointer]),
+            "channel_sums": (None, [pointer, size, size, pointer, pointer, pointer]),
+            "normalize": (None, [pointer, pointer, size, size, pointer, pointer, pointer, pointer]),
+        }
+        self._call: dict[str, Any] = {}
+        for name, (result, arguments) in signatures.items():
+            function = getattr(library, f"ditto_{name}")
+            function.restype, function.argtypes = result, arguments
+            self._call[name] = function
+
+    def count_rows(self, current: I8, reference: I8 | int, rule: LowRule) -> I32:
+        """(zero, low, full) elements of every row of [rows, K]: int32 [3, rows]."""
         rows, k = current.shape
         other = np.full((1, k), reference, np.int8) if isinstance(reference, int) else _adjacent(reference)
         stride = 0 if isinstance(reference, int) else other.strides[0]
         current = _adjacent(current)
         counted = np.empty((3, rows), np.int32)
-        function(
+        self._call["count_rows"](
             current.ctypes.data, current.strides[0], other.ctypes.data, stride, rows, k,
             LOW_RULE_CODES[rule], counted.ctypes.data,
         )  # fmt: skip
         return counted
 
-    return count_rows
+    def silu(self, x: F32, out: F32) -> None:
+        self._call["silu"](x.ctypes.data, out.ctypes.data, x.size)
+
+    def extremes(self, x: F32) -> tuple[np.float32, np.float32] | None:
+        """(least, greatest) value, or None if one is NaN or infinite."""
+        found = np.empty(2, np.float32)
+        finite = self._call["extremes"](x.ctypes.data, x.size, found.ctypes.data, found[1:].ctypes.data)
+        return (found[0], found[1]) if finite else None
+
+    def quantize(self, x: F32, out: I8, reciprocal: float, zero: float, bottom: float) -> None:
+        self._call["quantize"](x.ctypes.data, out.ctypes.data, x.size, reciprocal, zero, bottom)
+
+    def dequantize(self, rows: I32, out: F32, factor: F32, bias: F32 | None) -> None:
+        self._call["dequantize"](
+            rows.ctypes.data, out.ctypes.data, *rows.shape, factor.ctypes.data, _data(bias)
+        )
+
+    def channel_magnitudes(self, x: F32) -> F32 | None:
+        """Largest magnitude a channel of [pixels, channels], or None if a value is NaN or infinite."""
+        largest = np.empty(x.shape[1], np.float32)
+        finite = self._call["channel_magnitudes"](x.ctypes.data, *x.shape, largest.ctypes.data)
+        return largest if finite else None
+
+    def channel_sums(self, x: F32, scale: F64) -> tuple[F64, F64]:
+        """Σ q and Σ q² a channel of [pixels, channels], q = rint(x × scale)."""
+        s1, s2 = np.empty((2, x.shape[1]))
+        self._call["channel_sums"](x.ctypes.data, *x.shape, scale.ctypes.data, s1.ctypes.data, s2.ctypes.data)
+        return s1, s2
+
+    def normalize(self, x: F32, out: F32, mean: F32, rstd: F32, gamma: F32 | None, beta: F32 | None) -> None:
+        self._call["normalize"](
+            x.ctypes.data, out.ctypes.data, *x.shape, mean.ctypes.data, rstd.ctypes.data,
+            _data(gamma), _data(beta),
+        )  # fmt: skip
+
+
+def _data(array: F32 | None) -> int | None:
+    return None if array is None else array.ctypes.data
 
 
 def _adjacent(rows: I8) -> I8:
@@ -62,13 +123,12 @@ def _adjacent(rows: I8) -> I8:
 
 
 def _build() -> Path:
-    source = _SOURCE.read_bytes()
-    target = cache_dir() / f"count-rows-{digest(source, ' '.join(_FLAGS), compiler_id())}"
+    contents = (source.read_bytes() for source in _SOURCES)
+    target = cache_dir() / f"units-{digest(*contents, ' '.join(_FLAGS), compiler_id())}"
 
     def make(work: Path) -> None:
-        run_tool(
-            [str(compiler()), *_FLAGS, str(_SOURCE), "-o", "count_rows.so"], "compiling the row counter", work
-        )
+        command = [str(compiler()), *_FLAGS, *map(str, _SOURCES), "-o", "units.so"]
+        run_tool(command, "compiling the counting and vector kernels", work)
 
     publish(target, make)
     return target

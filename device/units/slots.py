@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.units.native import row_counter
+from ditto_cosim.device.units.native import kernels
 from ditto_cosim.protocol.hardware import LowRule
 
 I8 = npt.NDArray[np.int8]
@@ -61,7 +61,10 @@ def _sum_last(marks: I8) -> I32:
 
 def classify_rows(current: I8, reference: I8 | int, rule: LowRule) -> I32:
     """(zero, low, full) elements of every row of [rows, K]: int32 [3, rows]."""
-    return (row_counter() or classify_rows_numpy)(current, reference, rule)
+    compiled = kernels()
+    if compiled is not None:
+        return compiled.count_rows(current, reference, rule)
+    return classify_rows_numpy(current, reference, rule)
 
 
 def classify_rows_numpy(current: I8, reference: I8 | int, rule: LowRule) -> I32:

@@ -2,7 +2,8 @@
 
 Implements the text of `protocol/isa.py` to the bit. Tensors may lie in memory in any axis order (convolutions leave
 channels innermost); results keep their operand's order, so nothing is transposed without need. Work goes in blocks that
-stay in cache. What this file does not hold: the layers (backends) and the unit's time (`vector_time.py`).
+stay in cache; where there is a compiler, the busiest commands run in one compiled pass instead (`native.py`, `vector.cpp`),
+to the same bits. What this file does not hold: the layers (backends) and the unit's time (`vector_time.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ditto_cosim.device.units.native import kernels
 from ditto_cosim.protocol.errors import NonFiniteError, TensorError
 from ditto_cosim.protocol.isa import Attrs, integer, ints, number
 
@@ -82,6 +84,16 @@ def exp32(x: F32) -> F32:
     bits <<= 23
     result: F32 = np.multiply(p, bits.view(np.float32))
     return result
+
+
+def silu(x: F32) -> F32:
+    compiled = kernels()
+    if compiled is None:
+        return _elementwise(_silu, np.float32, x)
+    order = memory_order(x)
+    out = _empty_like(x, order, np.float32)
+    compiled.silu(_flat(x, order), _flat(out, order))
+    return out
 
 
 def _silu(x: F32) -> F32:
@@ -211,13 +223,13 @@ def quantize(x: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) 
     assert isinstance(scales, tuple)
     assert isinstance(points, tuple)
     assert isinstance(bounds, tuple)
-    high, low = x.max(), x.min()
-    if not (np.isfinite(high) and np.isfinite(low)):
-        raise NonFiniteError(f"{where}: its input holds NaN or infinity")
+    order = memory_order(x)
+    flat = _flat(x, order)
+    low, high = _extremes(flat, where)
     if attrs["policy"] == "dynamic":
         target = max(high, -low) / f32(127)
         held = state.scale
-        keep = held is not None and target <= held <= target * f32(number(attrs, "hysteresis"))
+        keep = held is not None and bool(target <= held <= target * f32(number(attrs, "hysteresis")))
         if target < f32(1e-30):
             keep, target = True, f32(scales[0])
         if not keep or held is None:
@@ -231,11 +243,26 @@ def quantize(x: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) 
     bottom = f32(-127 if attrs["symmetric"] else -128)
 
     def kernel(v: F32) -> Array:
-        q = np.rint(v * r)
+        q: Array = np.rint(v * r)
         q += f32(zero)
         return np.clip(q, bottom, f32(127), out=q)
 
-    return _elementwise(kernel, np.int8, x), np.array([scale, zero], np.float32)
+    params = np.array([scale, zero], np.float32)
+    compiled = kernels()
+    if compiled is None:
+        return _elementwise(kernel, np.int8, x), params
+    out = _empty_like(x, order, np.int8)
+    compiled.quantize(flat, _flat(out, order), float(r), float(zero), float(bottom))
+    return out, params
+
+
+def _extremes(flat: F32, where: str) -> tuple[np.float32, np.float32]:
+    """The least and the greatest value, all of them finite."""
+    compiled = kernels()
+    found = (flat.min(), flat.max()) if compiled is None else compiled.extremes(flat)
+    if found is None or not np.isfinite(found).all():
+        raise NonFiniteError(f"{where}: its input holds NaN or infinity")
+    return found
 
 
 def dequantize(acc: Array, params: F32, w_scale: F32, bias: F32 | None, axis: int) -> F32:
@@ -243,12 +270,19 @@ def dequantize(acc: Array, params: F32, w_scale: F32, bias: F32 | None, axis: in
     channel_last = np.moveaxis(acc, axis, -1)
     rows = np.ascontiguousarray(channel_last).reshape(-1, acc.shape[axis])
     out = np.empty(rows.shape, np.float32)
-    step = max(1, BLOCK_ELEMENTS // rows.shape[1])
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        np.multiply(rows[part], multiplier, out=out[part], dtype=np.float32, casting="unsafe")
-        if bias is not None:
-            out[part] += bias
+    compiled = kernels()
+    if compiled is not None:
+        factor = np.broadcast_to(multiplier, rows.shape[1:])
+        compiled.dequantize(
+            rows, out, np.ascontiguousarray(factor), None if bias is None else np.ascontiguousarray(bias)
+        )
+    else:
+        step = max(1, BLOCK_ELEMENTS // rows.shape[1])
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            np.multiply(rows[part], multiplier, out=out[part], dtype=np.float32, casting="unsafe")
+            if bias is not None:
+                out[part] += bias
     return np.moveaxis(out.reshape(channel_last.shape), -1, axis)
 
 
@@ -274,6 +308,8 @@ def group_norm(x: F32, gamma: F32 | None, beta: F32 | None, groups: int, eps: fl
     inner = channels // groups
     order = memory_order(x)
     if x.ndim > 2 and order == (0, *range(2, x.ndim), 1):  # channels innermost in memory
+        if kernels() is not None:
+            return _group_norm_compiled(x, order, gamma, beta, groups, eps, where)
         flat = x.transpose(order).reshape(batch, -1, groups, inner)
         wide = flat.transpose(0, 2, 1, 3)
     else:
@@ -293,6 +329,37 @@ def group_norm(x: F32, gamma: F32 | None, beta: F32 | None, groups: int, eps: fl
         out *= gamma.reshape(1, channels, *tail)
     if beta is not None:
         out += beta.reshape(1, channels, *tail)
+    return out
+
+
+def _group_norm_compiled(
+    x: F32,
+    order: tuple[int, ...],
+    gamma: F32 | None,
+    beta: F32 | None,
+    groups: int,
+    eps: float,
+    where: str,
+) -> F32:
+    """The same, for channels innermost in memory: sums a channel first, then of a group's channels."""
+    compiled = kernels()
+    assert compiled is not None
+    batch, channels = x.shape[:2]
+    inner = channels // groups
+    out = _empty_like(x, order, np.float32)
+    pictures = np.ascontiguousarray(x.transpose(order)).reshape(batch, -1, channels)
+    targets = out.transpose(order).reshape(batch, -1, channels)
+    gamma, beta = (None if v is None else np.ascontiguousarray(v) for v in (gamma, beta))
+    for picture, target in zip(pictures, targets, strict=True):
+        largest = compiled.channel_magnitudes(picture)
+        if largest is None:
+            raise NonFiniteError(f"{where}: its input holds NaN or infinity")
+        e = np.frexp(largest.reshape(groups, inner).max(1))[1]
+        s1, s2 = compiled.channel_sums(picture, np.repeat(np.ldexp(1.0, 15 - e), inner))
+        count = inner * len(picture)
+        by_group = (groups, inner)
+        mean, rstd = _finish_moments(s1.reshape(by_group).sum(1), s2.reshape(by_group).sum(1), e, count, eps)
+        compiled.normalize(picture, target, np.repeat(mean, inner), np.repeat(rstd, inner), gamma, beta)
     return out
 
 
@@ -317,7 +384,6 @@ def gather(table: Array, index: Array, where: str) -> Array:
 
 
 _UNARY: dict[str, Callable[[F32], F32]] = {
-    "silu": _silu,
     "sigmoid": _sigmoid,
     "tanh": _tanh,
     "relu": lambda x: np.maximum(x, f32(0)),
@@ -336,6 +402,8 @@ _BINARY: dict[str, Callable[[F32, F32], F32]] = {
 def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tuple[Array, ...]:
     """One vector or move command; `quantize`, which has state, has its own function."""
     x = operands[0]
+    if op == "silu":
+        return (silu(x),)
     if op in _UNARY:
         return (_elementwise(_UNARY[op], np.float32, x),)
     if op == "gelu":

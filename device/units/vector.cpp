@@ -1,0 +1,135 @@
+// The vector unit's busiest commands, as `vector.py` has them in NumPy, for machines with a compiler: one pass each.
+//
+// Every line is one rounding of one operation, in the order of protocol/isa.py; the library is compiled without contraction
+// of products and sums. NaN passes through wherever NumPy lets it.
+// What it does not do: memory order, refusals, moments from sums (vector.py does).
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+inline float exp32(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  const float n = std::rint(x * 1.44269504f);
+  float r = x - n * 0.693359375f;
+  r -= n * -2.12194440e-4f;
+  float p = 1.98756915e-4f * r;
+  p += 1.39819995e-3f, p *= r;
+  p += 8.33345205e-3f, p *= r;
+  p += 4.16657962e-2f, p *= r;
+  p += 1.66666657e-1f, p *= r;
+  p += 5.00000012e-1f;
+  p *= r * r;
+  p += r;
+  p += 1.0f;
+  const int32_t exponent = static_cast<int32_t>(n == n ? n : 0.0f);
+  const int32_t bits = (exponent + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+}  // namespace
+
+#define DITTO_API extern "C" __attribute__((visibility("default")))
+
+DITTO_API void ditto_silu(const float* __restrict x, float* __restrict out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    float e = exp32(-x[i]);
+    e += 1.0f;
+    out[i] = x[i] / e;
+  }
+}
+
+// The least and the greatest value; returns 0 if one is NaN or infinite.
+DITTO_API int32_t ditto_extremes(const float* __restrict x, int64_t count, float* low, float* high) {
+  constexpr int64_t kLanes = 32;  // so many running extremes side by side
+  float least[kLanes], most[kLanes];
+  int32_t bad[kLanes] = {};
+  std::fill_n(least, kLanes, x[0]);
+  std::fill_n(most, kLanes, x[0]);
+  const auto see = [&](int64_t lane, float v) {
+    least[lane] = v < least[lane] ? v : least[lane];
+    most[lane] = v > most[lane] ? v : most[lane];
+    bad[lane] |= !(std::fabs(v) <= 3.40282347e38f);
+  };
+  int64_t at = 0;
+  for (; at + kLanes <= count; at += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) see(lane, x[at + lane]);
+  }
+  for (; at < count; ++at) see(0, x[at]);
+  *low = *std::min_element(least, least + kLanes);
+  *high = *std::max_element(most, most + kLanes);
+  return std::all_of(bad, bad + kLanes, [](int32_t b) { return b == 0; });
+}
+
+DITTO_API void ditto_quantize(const float* __restrict x, int8_t* __restrict out, int64_t count, float reciprocal,
+                              float zero, float bottom) {
+  for (int64_t i = 0; i < count; ++i) {
+    float q = std::rint(x[i] * reciprocal);
+    q += zero;
+    q = q < bottom ? bottom : q;
+    q = q > 127.0f ? 127.0f : q;
+    out[i] = static_cast<int8_t>(q);
+  }
+}
+
+// [rows, width] int32 times a factor a column, plus a bias a column if there is one.
+DITTO_API void ditto_dequantize(const int32_t* __restrict acc, float* __restrict out, int64_t rows, int64_t width,
+                                const float* __restrict factor, const float* __restrict bias) {
+  for (int64_t row = 0; row < rows; ++row, acc += width, out += width) {
+    if (bias) {
+      for (int64_t i = 0; i < width; ++i) out[i] = static_cast<float>(acc[i]) * factor[i] + bias[i];
+    } else {
+      for (int64_t i = 0; i < width; ++i) out[i] = static_cast<float>(acc[i]) * factor[i];
+    }
+  }
+}
+
+// Of [pixels, channels]: the largest magnitude of every channel; returns 0 if a value is NaN or infinite.
+DITTO_API int32_t ditto_channel_magnitudes(const float* __restrict x, int64_t pixels, int64_t channels,
+                                           float* __restrict largest) {
+  int32_t bad = 0;
+  std::fill_n(largest, channels, 0.0f);
+  for (int64_t p = 0; p < pixels; ++p, x += channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const float m = std::fabs(x[c]);
+      largest[c] = m > largest[c] ? m : largest[c];
+      bad |= !(m <= 3.40282347e38f);
+    }
+  }
+  return !bad;
+}
+
+// Of [pixels, channels]: sums of q and q*q a channel, q = rint(x * scale); all are integers below 2^53.
+DITTO_API void ditto_channel_sums(const float* __restrict x, int64_t pixels, int64_t channels,
+                                  const double* __restrict scale, double* __restrict s1, double* __restrict s2) {
+  std::fill_n(s1, channels, 0.0);
+  std::fill_n(s2, channels, 0.0);
+  for (int64_t p = 0; p < pixels; ++p, x += channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const double q = std::rint(static_cast<double>(x[c]) * scale[c]);
+      s1[c] += q;
+      s2[c] += q * q;
+    }
+  }
+}
+
+// [pixels, channels]: ((x - mean) * rstd) * gamma + beta, of every channel; gamma and beta may be missing.
+DITTO_API void ditto_normalize(const float* __restrict x, float* __restrict out, int64_t pixels, int64_t channels,
+                               const float* __restrict mean, const float* __restrict rstd,
+                               const float* __restrict gamma, const float* __restrict beta) {
+  for (int64_t p = 0; p < pixels; ++p, x += channels, out += channels) {
+    for (int64_t c = 0; c < channels; ++c) out[c] = (x[c] - mean[c]) * rstd[c];
+    if (gamma) {
+      for (int64_t c = 0; c < channels; ++c) out[c] *= gamma[c];
+    }
+    if (beta) {
+      for (int64_t c = 0; c < channels; ++c) out[c] += beta[c];
+    }
+  }
+}
