@@ -252,8 +252,7 @@ class Conv2d(_Weighted):
         if mode == "spatial":
             counted = count_windows_spatial(picture, self._zero_point(), self.windows, splits, self.rule)
         else:
-            reference = previous[0] if mode == "temporal" else np.int8(self._zero_point())
-            reference = np.broadcast_to(reference, picture.shape)
+            reference = previous[0] if mode == "temporal" else self._zero_point()
             counted = count_windows(picture, reference, self.windows, splits, self.rule)
         work = Work(1, self.batch * math.prod(self.windows.out), k, n)
         return (self._subop(work, splits, counted, mode),)

@@ -9,6 +9,7 @@ size cheaper than counting its unrolled rows. What this file does not do: produc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +22,7 @@ from ditto_cosim.protocol.hardware import LowRule
 I8 = npt.NDArray[np.int8]
 I16 = npt.NDArray[np.int16]
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
 U16 = npt.NDArray[np.uint16]
 
 _BLOCK_ELEMENTS = 1 << 17
@@ -128,12 +130,24 @@ class Windows:
             padded, (b, ho, wo, kh, kw, c), (sb, sy * sh, sx * sw, sy, sx, sc), writeable=False
         )
 
-    def windowed(self, pixels: I32, u: int, v: int) -> I32:
+    def windowed(self, pixels: npt.NDArray[Any], u: int, v: int) -> npt.NDArray[Any]:
         """For every row, the count of its pixel (u, v): [B, Ho, Wo] of [B, H, W]."""
         (sh, sw), (ho, wo) = self.stride, self.out
         return pixels[:, u : u + sh * (ho - 1) + 1 : sh, v : v + sw * (wo - 1) + 1 : sw]
 
 
+@lru_cache(maxsize=1024)
+def _coverage(windows: Windows, height: int, width: int) -> I64:
+    """In how many windows every pixel lies."""
+    covered = np.zeros((1, height, width), np.int64)
+    for u in range(windows.kernel[0]):
+        for v in range(windows.kernel[1]):
+            part = windows.windowed(covered, u, v)
+            part += 1
+    return covered
+
+
+@lru_cache(maxsize=1024)
 def _segments(splits: tuple[int, ...], channels: int) -> tuple[list[int], list[list[tuple[int, int]]]]:
     """Channel cuts at which chunks begin or end, and for every chunk its (kernel position, segment) pairs."""
     edges = np.cumsum([0, *splits])
@@ -150,34 +164,30 @@ def _segments(splits: tuple[int, ...], channels: int) -> tuple[list[int], list[l
 
 
 def count_windows(
-    current: I8, reference: npt.NDArray[Any], windows: Windows, splits: tuple[int, ...], rule: LowRule
+    current: I8, reference: I8 | int, windows: Windows, splits: tuple[int, ...], rule: LowRule
 ) -> Counted:
-    """Counts of a convolution whose reference is another padded picture of the same shape."""
+    """Counts of a convolution whose reference is another padded picture of the same shape, or one value."""
     batch, _, _, channels = current.shape
     cuts, chunks = _segments(splits, channels)
-    pixel_slots: list[I32] = []
-    fulls = np.zeros(current.shape[:3], np.int32)
-    nonzeros = np.zeros(current.shape[:3], np.int32)
     shape = current.shape[:3]
+    pixel_slots: list[U16] = []
+    covered = _coverage(windows, *shape[1:]).ravel()
+    full = nonzero = 0
     for low, high in pairwise(cuts):
         counted = classify_rows(
             current[..., low:high].reshape(-1, high - low),
-            reference[..., low:high].reshape(-1, high - low),
+            reference if isinstance(reference, int) else reference[..., low:high].reshape(-1, high - low),
             rule,
         )
-        fulls += counted[2].reshape(shape)
-        nonzeros += (counted[1] + counted[2]).reshape(shape)
-        pixel_slots.append((counted[1] + 2 * counted[2]).reshape(shape))
+        low_total, full_total = counted[1:].reshape(2, batch, -1).sum(1, dtype=np.int64) @ covered
+        full += int(full_total)
+        nonzero += int(low_total + full_total)
+        pixel_slots.append((counted[1] + 2 * counted[2]).astype(np.uint16).reshape(shape))
     kw = windows.kernel[1]
     slots = np.zeros((len(splits), batch, *windows.out), np.uint16)
-    for i, chunk in enumerate(chunks):
+    for counts, chunk in zip(slots, chunks, strict=True):
         for position, segment in chunk:
-            slots[i] += windows.windowed(pixel_slots[segment], position // kw, position % kw).astype(
-                np.uint16
-            )
-    positions = [(u, v) for u in range(windows.kernel[0]) for v in range(kw)]
-    full = sum(int(windows.windowed(fulls, u, v).sum()) for u, v in positions)
-    nonzero = sum(int(windows.windowed(nonzeros, u, v).sum()) for u, v in positions)
+            counts += windows.windowed(pixel_slots[segment], position // kw, position % kw)
     elements = batch * windows.out[0] * windows.out[1] * sum(splits)
     return Counted(slots.reshape(len(splits), -1), elements - nonzero, nonzero - full, full)
 

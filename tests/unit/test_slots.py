@@ -116,3 +116,13 @@ def test_slots_compiled_counter_knows_every_difference():
         np.testing.assert_array_equal(counter(a, b, rule), classify_rows_numpy(a, b, rule))
         wide = np.repeat(a, 40, 1), np.repeat(b, 40, 1)
         np.testing.assert_array_equal(counter(*wide, rule), classify_rows_numpy(*wide, rule))
+
+
+def test_slots_windows_take_one_reference_for_all():
+    rng = np.random.default_rng(3)
+    picture = rng.integers(-128, 128, (2, 6, 7, 12), np.int8)
+    windows = Windows((3, 3), (2, 1), (2, 5))
+    same = np.full_like(picture, -7)
+    one, all_alike = (count_windows(picture, r, windows, (64, 44), "twos4") for r in (-7, same))
+    np.testing.assert_array_equal(one.slots, all_alike.slots)
+    assert (one.zero, one.low, one.full) == (all_alike.zero, all_alike.low, all_alike.full)
