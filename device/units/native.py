@@ -37,16 +37,20 @@ _FLAGS = (
 def kernels() -> Kernels | None:
     """The compiled kernels, or None where they cannot be had."""
     try:
-        return Kernels(ctypes.CDLL(str(_build() / "units.so")))
+        return Kernels(_build() / "units.so")
     except (HarnessError, OSError) as error:
         log.info("NumPy counts rows and computes the vector unit: %s", error)
         return None
 
 
 class Kernels:
-    """Arrays in, arrays out; all of them contiguous but the rows that are counted. Calls release the GIL."""
+    """Arrays in, arrays out; all of them contiguous but the rows that are counted.
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    Counting runs beside the values and releases the GIL. The vector unit's kernels keep it: each is over sooner than another
+    thread, once let in, would give it back."""
+
+    def __init__(self, path: Path) -> None:
+        library, keeping = ctypes.CDLL(str(path)), ctypes.PyDLL(str(path))
         pointer, size, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
         signatures: dict[str, tuple[Any, list[Any]]] = {
             "count_rows": (None, [pointer, size, pointer, size, size, size, ctypes.c_int32, pointer]),
@@ -60,7 +64,7 @@ class Kernels:
         }
         self._call: dict[str, Any] = {}
         for name, (result, arguments) in signatures.items():
-            function = getattr(library, f"ditto_{name}")
+            function = getattr(library if name == "count_rows" else keeping, f"ditto_{name}")
             function.restype, function.argtypes = result, arguments
             self._call[name] = function
 
