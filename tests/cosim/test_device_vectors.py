@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ditto_cosim.device.machine import Machine
+from ditto_cosim.device.units import slots, vector
 from ditto_cosim.host.golden import Verifier
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import RequestError
@@ -52,8 +53,12 @@ def _machine(case: dict[str, Any]) -> Machine:
     return Machine(program, arrays, RunSpec(backend="model", chip="tiny", design="ditto"))
 
 
+@pytest.mark.parametrize("form", ["compiled", "numpy"])
 @pytest.mark.parametrize("op", sorted(isa.ISA))
-def test_device_passes_the_vectors(op: str) -> None:
+def test_device_passes_the_vectors(op: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if form == "numpy":
+        for unit in (slots, vector):
+            monkeypatch.setattr(unit, "kernels", lambda: None)
     for case in (c for c in CASES if c["op"] == op):
         machine = _machine(case)
         for step in case["steps"]:

@@ -9,7 +9,7 @@ from families import FAMILIES, calibrated, compiled
 
 from ditto_cosim.device.layers import Layer
 from ditto_cosim.device.machine import Machine
-from ditto_cosim.device.units import vector
+from ditto_cosim.device.units import slots, vector
 from ditto_cosim.host.golden import Verifier
 from ditto_cosim.protocol.isa import ISA, LAYER_OPS
 from ditto_cosim.protocol.messages import RunSpec
@@ -79,6 +79,25 @@ def test_exactness_rtl_equals_model_in_bits_and_cycles(name):
     assert [r.cycles for r in rtl_reports] == [r.cycles for r in reports]
     assert all(r.measured for r in rtl_reports)
     assert not any(r.measured for r in reports)
+
+
+def test_exactness_rtl_wide_equals_golden_and_models_its_cycles():
+    wide, reports, totals, _ = run("unet", backend="rtl_wide")
+    assert wide.bit_identical, wide.first_difference
+    assert not any(r.measured for r in reports)
+    assert totals == run("unet")[2]
+
+
+@pytest.mark.parametrize("name", ["unet", "dit"])
+def test_exactness_without_a_compiler(name, monkeypatch):
+    """NumPy alone computes the same values and counts the same slots as the compiled kernels."""
+    _, reports, totals, output = run(name)
+    monkeypatch.setattr(vector, "kernels", lambda: None)
+    monkeypatch.setattr(slots, "kernels", lambda: None)
+    bare, bare_reports, bare_totals, bare_output = run(name)
+    assert bare.bit_identical, bare.first_difference
+    np.testing.assert_array_equal(bare_output, output)
+    assert (bare_reports, bare_totals) == (reports, totals)
 
 
 def first_command(op):
