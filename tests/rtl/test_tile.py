@@ -10,6 +10,7 @@ import pytest
 from ditto_cosim.protocol.hardware import GEOMETRIES
 from ditto_cosim.sim_harness.build import BuildOptions
 from ditto_cosim.sim_harness.errors import HarnessError, TileBusyError, TileInputError, TileStuckError
+from ditto_cosim.sim_harness.regression import SETS
 from ditto_cosim.sim_harness.tile import Stalls, Tile
 
 RNG = np.random.default_rng(1)
@@ -70,6 +71,45 @@ def test_tile_keeps_weights_between_passes_and_loads_the_next_ones_behind_rows(t
     assert run.next_weights_cycles == 64 * 3
     current = int8(2, 64)
     np.testing.assert_array_equal(tile.run(current, 0, "temporal").accumulators, product(current, 0, second))
+
+
+@pytest.mark.parametrize("name", ["tiny", "mag4_banks"])
+def test_tile_clocked_directly_does_what_eval_does(name):
+    """Whole images run through the short way to clock the model: it must show at every port what the documented one does."""
+    rng = np.random.default_rng(7)
+
+    def everything(options: BuildOptions) -> list[np.ndarray]:
+        seen = []
+        with Tile(SETS[name], options=options) as tile:
+            banks, lanes = tile.geometry.weight_banks, tile.geometry.lanes
+            for m, k, n in ((1, 16, 3), (9, 37, 12), (14, 64, 9)):
+                weights, rows, before = (
+                    rng.integers(-128, 128, s, np.int8) for s in ((k, n), (m, k), (m, k))
+                )
+                patterns = (rng.random((lanes, 50)) < 0.6).astype(np.uint8)
+                tile.load_weights(weights)
+                for stalls in (None, Stalls(patterns, patterns[:, ::-1].copy())):
+                    for more in (None, weights[:, ::-1].copy()) if banks == 2 and stalls is None else (None,):
+                        run = tile.run(
+                            rows, before, "temporal", stalls=stalls, record=True, next_weights=more
+                        )
+                        assert run.ports is not None
+                        seen += [run.accumulators, run.enc_done, run.done, run.zero, run.full, run.busy]
+                        seen += [
+                            run.starved,
+                            run.stalled,
+                            np.array(run.cycles),
+                            np.array(run.next_weights_cycles),
+                        ]
+                        seen += [run.ports.operand_ready, run.ports.result_valid]
+        return seen
+
+    direct = everything(BuildOptions())
+    rng = np.random.default_rng(7)
+    documented = everything(BuildOptions(documented_eval=True))
+    assert len(direct) == len(documented) > 60
+    for a, b in zip(direct, documented, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_tile_runs_several_passes_in_one_call(tiles):
