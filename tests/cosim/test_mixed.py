@@ -107,11 +107,11 @@ def test_backend_is_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> Non
     point = EntryPoint("lab", "plain_backend:PlainBackend", backends.ENTRY_POINTS)
     broken = EntryPoint("broken", "no_such_module:Board", backends.ENTRY_POINTS)
     monkeypatch.setattr(backends.metadata, "entry_points", lambda group: [point, broken])
-    assert backends.names() == ["broken", "lab", "model", "rtl"]
+    assert backends.names() == ["broken", "lab", "model", "rtl", "rtl_wide"]
     assert backends.make_backend("lab", load_chip("tiny")).name == "plain"
     with pytest.raises(BackendError, match="'broken' cannot be loaded from no_such_module:Board"):
         backends.find_backend("broken")
     with pytest.raises(
-        BackendError, match="'fpga' is unknown; known: broken, lab, model, rtl, or give module"
+        BackendError, match="'fpga' is unknown; known: broken, lab, model, rtl, rtl_wide, or give module"
     ):
         backends.find_backend("fpga")
