@@ -77,6 +77,19 @@ def _shipped() -> tuple[ZooModel, ...]:
             dataset="fashion-mnist",
             licence="Apache-2.0",
         ),
+        ZooModel(
+            name="cifar-ddpm-small",
+            family="unet",
+            description="unconditional UNet on CIFAR-10 pixels, 2.79 M parameters: a thirteenth of ddpm's",
+            weights=WEIGHTS / "cifar-ddpm-small",
+            steps=50,
+            sampler="DDIM",
+            image_size=32,
+            channels=3,
+            pipeline="DDIMPipeline",
+            dataset="cifar-10",
+            licence="Apache-2.0",
+        ),
     )
 
 
