@@ -35,7 +35,7 @@ def memory_order(a: Array) -> tuple[int, ...]:
 
 
 def _flat(a: Array, order: tuple[int, ...]) -> Array:
-    """All elements in the given axis order, without a copy where memory allows."""
+    """All elements in the given axis order, without a copy where memory allows; evenly spaced, so maybe not neighbours."""
     return a.transpose(order).reshape(-1)
 
 
@@ -92,7 +92,7 @@ def silu(x: F32) -> F32:
         return _elementwise(_silu, np.float32, x)
     order = memory_order(x)
     out = _empty_like(x, order, np.float32)
-    compiled.silu(_flat(x, order), _flat(out, order))
+    compiled.silu(np.ascontiguousarray(_flat(x, order)), _flat(out, order))
     return out
 
 
@@ -224,7 +224,7 @@ def quantize(x: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) 
     assert isinstance(points, tuple)
     assert isinstance(bounds, tuple)
     order = memory_order(x)
-    flat = _flat(x, order)
+    flat = np.ascontiguousarray(_flat(x, order))
     low, high = _extremes(flat, where)
     if attrs["policy"] == "dynamic":
         target = max(high, -low) / f32(127)

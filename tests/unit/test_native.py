@@ -106,3 +106,19 @@ def test_native_group_norm_is_numpys(memory, has_gamma, has_beta, bad):
     )
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
         assert same(both(patch, lambda: [vector.group_norm(x, gamma, beta, 4, 1e-5, "here")]))
+
+
+STRIDED = {
+    "stepped": lambda x: x[:, ::2],
+    "one column": lambda x: x[:, 3:4],
+    "broadcast": lambda x: np.broadcast_to(x[0, 0], (5, 7)),
+    "reversed": lambda x: x[::-1, ::-1],
+}
+
+
+@pytest.mark.parametrize("view", STRIDED)
+def test_native_reads_views_that_flatten_without_a_copy(view, monkeypatch):
+    """Evenly spaced elements stay a view when flattened; the kernels must not take them for neighbours."""
+    x = STRIDED[view](values(1, (6, 16), 3, False))
+    assert same(both(monkeypatch, lambda: vector.execute("silu", [x], {}, "here")))
+    assert same(both(monkeypatch, lambda: vector.quantize(x, QUANTIZE, 0, vector.QuantizeState(), "here")))
