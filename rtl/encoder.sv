@@ -105,7 +105,6 @@ module encoder
   // Offset-binary operands: their order is the sign, the difference of the larger and the smaller the magnitude.
   function automatic void classify();
     automatic logic [KWidth-1:0] left = k_i - k_base_q;
-    automatic logic [7:0] present = left < KWidth'(EncodeWidth) ? left[7:0] : 8'(EncodeWidth);
     for (int unsigned e = 0; e < EncodeWidth; e++) begin
       automatic logic [7:0] a = current_i[e] ^ 8'h80;
       automatic logic [7:0] b = reference_i[e] ^ 8'h80;
@@ -115,7 +114,12 @@ module encoder
       automatic logic [7:0] count = m >= low_limit || original_i ? 8'd2 : m != 8'd0 ? 8'd1 : 8'd0;
       magnitude[e] = m;
       sign[e]      = negative;
-      slots[e]     = 8'(e) < present ? count : 8'd0;
+      slots[e]     = count;
+    end
+    if (left < KWidth'(EncodeWidth)) begin  // a row's last beat: nothing beyond K
+      for (int unsigned e = 0; e < EncodeWidth; e++) begin
+        if (KWidth'(e) >= left) slots[e] = 8'd0;
+      end
     end
   endfunction
 

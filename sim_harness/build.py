@@ -44,6 +44,17 @@ _CXX_FLAGS = (
 )  # fmt: skip
 _FAST = ("-O3", "-mprefer-vector-width=512")
 
+_PROLOGUE = """\
+// Before the generated code: its bytes get a type that, unlike `unsigned char`, aliases nothing, so that loops over weights
+// need no checks; and the function that is a clock cycle goes into its callers, which know more than it does.
+#include "verilated.h"
+#define CData char8_t
+class Vtile___024root;
+__attribute__((always_inline)) inline void Vtile___024root___eval_nba(Vtile___024root* vlSelf);
+__attribute__((always_inline)) inline void Vtile___024root___nba_sequent__TOP__0(Vtile___024root* vlSelf);
+"""
+"""Of builds that are clocked directly, before the generated code."""
+
 Trace = Literal["none", "vcd", "fst"]
 
 
@@ -63,6 +74,11 @@ class BuildOptions:
     """Clock the model with its `eval()` instead of the two functions in it that do the work."""
     rtl_dir: Path | None = None
     """Take the RTL from here instead of the package (mutation runs)."""
+
+    @property
+    def direct(self) -> bool:
+        """Whether the driver clocks the model without its `eval()`."""
+        return not (self.documented_eval or self.checked)
 
     @property
     def checked(self) -> bool:
@@ -122,7 +138,7 @@ def _defines(geometry: Geometry, options: BuildOptions) -> list[str]:
         "DITTO_COLUMNS": geometry.columns,
         "DITTO_ENCODE_WIDTH": geometry.encode_width,
         "DITTO_WEIGHT_BANKS": geometry.weight_banks,
-        "DITTO_DIRECT_EVAL": int(not (options.documented_eval or options.checked)),
+        "DITTO_DIRECT_EVAL": int(options.direct),
         "DITTO_TRACE_VCD": int(options.trace == "vcd"),
         "DITTO_TRACE_FST": int(options.trace == "fst"),
         "DITTO_COVERAGE": int(options.coverage),
@@ -196,7 +212,7 @@ def build_key(geometry: Geometry, options: BuildOptions) -> str:
     sources = [driver, driver.with_name(HEADER), *(source / name for name in _sources(options))]
     files = [path.read_bytes() for path in (*sources, driver.with_name("ports.py"))]
     chosen = ";".join(f"{f.name}={getattr(options, f.name)}" for f in fields(options) if f.name != "rtl_dir")
-    flags = " ".join((*_VERILATOR_FLAGS, *_CXX_FLAGS, *_FAST))
+    flags = " ".join((*_VERILATOR_FLAGS, *_CXX_FLAGS, *_FAST, _PROLOGUE))
     return digest(*files, geometry.digest, chosen, flags, VERILATOR_VERSION, compiler_id())
 
 
@@ -215,7 +231,8 @@ def build(geometry: Geometry, options: BuildOptions | None = None, cache: Path |
         verilate(geometry, options, generated)
         unity = work / "unity.cpp"
         parts = [f"generated/{name}" for name in sorted(path.name for path in generated.glob("*.cpp"))]
-        text = "".join(f'#include "{part}"\n' for part in (*parts, DRIVER))
+        text = _PROLOGUE if options.direct else ""
+        text += "".join(f'#include "{part}"\n' for part in (*parts, DRIVER))
         unity.write_text(text + (accessors(geometry) if options.trace == "vcd" else ""))
         include = root / "include"
         command = [str(compiler()), *_CXX_FLAGS, *(_FAST if options.optimize else ("-O1",)), "-shared"]

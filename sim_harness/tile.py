@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +57,22 @@ class _Pass(ctypes.Structure):
         ("next_cycles", ctypes.c_uint64),
         ("mode", ctypes.c_int32),
         ("record", ctypes.c_int32),
+        ("adds", ctypes.c_int32),
+    )
+
+
+class _Product(ctypes.Structure):
+    """`DittoProduct` of tile_driver.h."""
+
+    _fields_ = (
+        ("whole", _Pass),
+        ("weights", ctypes.c_void_p),
+        ("weights_stride", ctypes.c_int64),
+        ("chunks", ctypes.c_void_p),
+        ("chunk_count", ctypes.c_int64),
+        ("edges", ctypes.c_void_p),
+        ("range_count", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("classes", "cycles", "loaded")),
     )
 
 
@@ -111,17 +128,17 @@ class TileRun:
 
 
 @dataclass(frozen=True, slots=True)
-class TileRanges:
-    """What several passes over one matrix gave."""
+class TileProduct:
+    """What a product of any K gave, run as several passes."""
 
     accumulators: I32
     """[M, N]"""
-    zero: U16
-    low: U16
-    full: U16
-    """[M]"""
+    classes: I32
+    """[zero | low | full, M]: elements over all chunks of K; in original mode every element counts as full."""
     cycles: I64
-    """[passes]: each pass's, fill and drain included."""
+    """[chunks, ranges]: each pass's, fill and drain included."""
+    loaded: I64
+    """[chunks]: cycles of loading the chunk's weights."""
 
 
 def _library(path: Path) -> ctypes.CDLL:
@@ -133,10 +150,7 @@ def _library(path: Path) -> ctypes.CDLL:
         "ditto_reset": (None, [ctypes.c_void_p]),
         "ditto_load_weights": (ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3),
         "ditto_run": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(_Pass)]),
-        "ditto_run_ranges": (
-            ctypes.c_int32,
-            [ctypes.c_void_p, ctypes.POINTER(_Pass), ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p],
-        ),
+        "ditto_run_product": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(_Product)]),
         "ditto_run_bare": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.POINTER(_Pass)]),
         "ditto_trace": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64]),
         "ditto_state": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]),
@@ -225,10 +239,9 @@ class Tile:
 
         `reference` is what the encoder subtracts: [M, K], or one int8 zero point. `accumulators` takes the
         result without a copy. `next_weights` load meanwhile and are the loaded ones after it (two banks)."""
-        current, rows = self._check_operands(current, reference, mode)
-        m, k = current.shape
-        assert self._loaded is not None
-        n = self._loaded[1]
+        k, n = self._held()
+        current, rows = self._check_operands(current, reference, mode, k)
+        m = len(current)
         accumulators = self._target(accumulators, m, n)
         if next_weights is not None:
             self._check_weights("next_weights", next_weights)
@@ -239,10 +252,12 @@ class Tile:
         if stalls is not None:
             self._check_stalls(stalls)
 
-        enc_done, done, classes, counters = self._seen(m)
-        request = self._request(
-            current, rows, reference, mode, accumulators, enc_done, done, classes, counters
-        )
+        enc_done, done = np.empty(m, np.uint32), np.empty(m, np.uint32)
+        classes = np.empty(m, np.uint16), np.empty(m, np.uint16), np.empty(m, np.uint16)
+        counters = np.empty((self.geometry.lanes, 3), np.uint32)
+        request = self._pass(current, rows, reference, mode, accumulators, counters)
+        request.enc_done, request.done = enc_done.ctypes.data, done.ctypes.data
+        request.zero, request.low, request.full = (c.ctypes.data for c in classes)
         request.record = int(record)
         if next_weights is not None:
             request.next_weights = next_weights.ctypes.data
@@ -267,13 +282,13 @@ class Tile:
     def run_bare(self, beat: I8, rows: int, mode: Mode) -> int:
         """A pass of `rows` rows made of one repeated beat [E] against zero, clock only: what driving costs is
         the difference to `run`. Nothing comes back but the cycles."""
-        current, _ = self._check_operands(np.tile(beat, (1, self._k() // len(beat))), 0, mode)
+        k, n = self._held()
+        current, _ = self._check_operands(np.tile(beat, (1, k // len(beat))), 0, mode, k)
         zeros = np.zeros_like(current)
-        assert self._loaded is not None
         request = _Pass(
             rows=rows,
-            k=current.shape[1],
-            n=self._loaded[1],
+            k=k,
+            n=n,
             mode=MODE_CODES[mode],
             current=current.ctypes.data,
             reference=zeros.ctypes.data,
@@ -281,10 +296,11 @@ class Tile:
         with self._exclusive():
             return int(self._library.ditto_run_bare(self._handle, ctypes.byref(request)))
 
-    def _k(self) -> int:
+    def _held(self) -> tuple[int, int]:
+        """K and N of the loaded weights."""
         if self._loaded is None:
             raise TileInputError("tile: no weights are loaded; call load_weights first")
-        return self._loaded[0]
+        return self._loaded
 
     def reset(self) -> None:
         """Pulls the reset; loaded weights are forgotten."""
@@ -292,39 +308,58 @@ class Tile:
             self._library.ditto_reset(self._handle)
             self._loaded = None
 
-    def run_ranges(
+    def run_product(
         self,
         current: I8,
         reference: I8 | int,
+        weights: I8,
         mode: Mode,
-        edges: I64,
         *,
+        chunks: Sequence[int] | None = None,
+        edges: I64 | None = None,
         accumulators: I32 | None = None,
-    ) -> TileRanges:
-        """Runs rows edges[i] … edges[i+1]−1 as a pass each, one after another, in one call.
+    ) -> TileProduct:
+        """`current` [M, K] times `weights` [K, N], K in `chunks` of at most `k_max`, in one call.
 
-        Edges rise from 0 to M. As if several tiles with the same weights took a share of the rows each."""
-        current, rows = self._check_operands(current, reference, mode)
+        For every chunk its weights are loaded, then rows edges[i] … edges[i+1]−1 run as a pass each, one after another, as
+        if several tiles with the same weights took a share of the rows each; without `edges`, all rows are one pass."""
+        k, n = _check_matrix("weights", weights, np.int8, "int8 [K, N]").shape
+        self._check_columns("weights", n)
+        lengths = np.array([k] if chunks is None else chunks, np.int64)
+        if lengths.ndim != 1 or lengths.sum() != k or not (0 < lengths).all():
+            raise TileInputError(f"tile: chunks = {chunks} are not positive numbers that add up to K = {k}")
+        if lengths.max() > self.geometry.k_max:
+            raise TileInputError(f"tile: a chunk of {lengths.max()} is over k_max = {self.geometry.k_max}")
+        current, rows = self._check_operands(current, reference, mode, k)
         m = len(current)
-        assert self._loaded is not None
-        accumulators = self._target(accumulators, m, self._loaded[1])
+        accumulators = self._target(accumulators, m, n)
+        edges = np.array([0, m], np.int64) if edges is None else edges
         if edges.dtype != np.int64 or edges.ndim != 1 or len(edges) < 2 or edges[0] or edges[-1] != m:
             raise TileInputError(f"tile: edges must be int64 [count + 1] from 0 to M = {m}")
         if (np.diff(edges) < 1).any():
             raise TileInputError("tile: edges must rise by at least one row each")
         edges = np.ascontiguousarray(edges)
-        cycles = np.empty(len(edges) - 1, np.uint64)
-        enc_done, done, classes, counters = self._seen(m)
-        request = self._request(
-            current, rows, reference, mode, accumulators, enc_done, done, classes, counters
+        classes, loaded = np.empty((3, m), np.int32), np.empty(len(lengths), np.int64)
+        cycles = np.empty((len(lengths), len(edges) - 1), np.int64)
+        counters = np.empty((self.geometry.lanes, 3), np.uint32)
+        request = _Product(
+            weights=weights.ctypes.data,
+            weights_stride=weights.strides[0],
+            chunks=lengths.ctypes.data,
+            chunk_count=len(lengths),
+            edges=edges.ctypes.data,
+            range_count=len(edges) - 1,
+            classes=classes.ctypes.data,
+            cycles=cycles.ctypes.data,
+            loaded=loaded.ctypes.data,
+            whole=self._pass(current, rows, reference, mode, accumulators, counters),
         )
         with self._exclusive():
-            status = self._library.ditto_run_ranges(
-                self._handle, ctypes.byref(request), edges.ctypes.data, len(cycles), cycles.ctypes.data
-            )
+            status = self._library.ditto_run_product(self._handle, ctypes.byref(request))
             if status:
-                self._fail(status, f"in {len(cycles)} passes of {m} rows together, mode {mode}")
-        return TileRanges(accumulators, *classes, cycles.astype(np.int64))
+                self._fail(status, f"in a product of {m} rows, K = {k}, N = {n}, mode {mode}")
+            self._loaded = int(lengths[-1]), n
+        return TileProduct(accumulators, classes, cycles, loaded)
 
     def _target(self, accumulators: I32 | None, m: int, n: int) -> I32:
         if accumulators is None:
@@ -333,30 +368,14 @@ class Tile:
             raise TileInputError(f"tile: accumulators has shape {accumulators.shape}, [{m}, {n}] is expected")
         return accumulators
 
-    def _seen(self, m: int) -> tuple[U32, U32, tuple[U16, U16, U16], U32]:
-        """Room for what a pass of m rows reports."""
-        classes = np.empty(m, np.uint16), np.empty(m, np.uint16), np.empty(m, np.uint16)
-        counters = np.empty((self.geometry.lanes, 3), np.uint32)
-        return np.empty(m, np.uint32), np.empty(m, np.uint32), classes, counters
-
-    def _request(
-        self,
-        current: I8,
-        rows: I8,
-        reference: I8 | int,
-        mode: Mode,
-        accumulators: I32,
-        enc_done: U32,
-        done: U32,
-        classes: tuple[U16, U16, U16],
-        counters: U32,
+    def _pass(
+        self, current: I8, rows: I8, reference: I8 | int, mode: Mode, accumulators: I32, counters: U32
     ) -> _Pass:
-        m, k = current.shape
-        assert self._loaded is not None
+        m, n = accumulators.shape
         return _Pass(
             rows=m,
-            k=k,
-            n=self._loaded[1],
+            k=current.shape[1],
+            n=n,
             mode=MODE_CODES[mode],
             current=current.ctypes.data,
             current_stride=current.strides[0],
@@ -365,11 +384,6 @@ class Tile:
             accumulators=accumulators.ctypes.data,
             accumulators_stride=accumulators.strides[0] // 4,
             watchdog_idle_cycles=self._watchdog,
-            enc_done=enc_done.ctypes.data,
-            done=done.ctypes.data,
-            zero=classes[0].ctypes.data,
-            low=classes[1].ctypes.data,
-            full=classes[2].ctypes.data,
             counters=counters.ctypes.data,
         )
 
@@ -437,22 +451,25 @@ class Tile:
             raise TileInputError(
                 f"tile: {name} has K = {k}, this tile takes 1…{self.geometry.k_max}; split K"
             )
+        self._check_columns(name, n)
+
+    def _check_columns(self, name: str, n: int) -> None:
         if not 1 <= n <= self.geometry.n_max:
             raise TileInputError(
                 f"tile: {name} has N = {n}, this tile takes 1…{self.geometry.n_max}; split N"
             )
 
-    def _check_operands(self, current: object, reference: object, mode: object) -> tuple[I8, I8]:
+    def _check_operands(
+        self, current: object, reference: object, mode: object, weights_k: int
+    ) -> tuple[I8, I8]:
         if mode not in MODE_CODES:
             raise TileInputError(f"tile: mode = {mode!r} is none of {', '.join(MODE_CODES)}")
-        if self._loaded is None:
-            raise TileInputError("tile: no weights are loaded; call load_weights first")
         matrix: I8 = _check_matrix("current", current, np.int8, "int8 [M, K]")
         m, k = matrix.shape
         if not 1 <= m <= ROWS_MAX:
             raise TileInputError(f"tile: current has M = {m} rows, a pass takes 1…{ROWS_MAX}")
-        if k != self._loaded[0]:
-            raise TileInputError(f"tile: current has K = {k}, the loaded weights have K = {self._loaded[0]}")
+        if k != weights_k:
+            raise TileInputError(f"tile: current has K = {k}, the weights have K = {weights_k}")
         if isinstance(reference, bool) or not isinstance(reference, (int, np.integer, np.ndarray)):
             raise TileInputError(
                 f"tile: reference is a {type(reference).__name__}, int8 [{m}, {k}] or a zero point is wanted"

@@ -161,6 +161,40 @@ class Tile {
     }
   }
 
+  int32_t run_product(DittoProduct& product) {
+    const int64_t rows = product.whole.rows;
+    std::vector<uint32_t> times(2 * rows);
+    std::vector<uint16_t> classes(3 * rows);
+    std::fill_n(product.classes, 3 * rows, 0);
+    int64_t first = 0;
+    for (int64_t chunk = 0; chunk < product.chunk_count; ++chunk) {
+      DittoPass pass = product.whole;
+      pass.k = product.chunks[chunk];
+      pass.adds = chunk > 0;
+      const int64_t loaded = load(product.weights + first * product.weights_stride, product.weights_stride, pass.k, pass.n);
+      if (loaded < 0) return -loaded;
+      product.loaded[chunk] = loaded;
+      for (int64_t i = 0; i < product.range_count; ++i) {
+        const int64_t at = product.edges[i];
+        pass.rows = product.edges[i + 1] - at;
+        pass.current = product.whole.current + at * pass.current_stride + first;
+        pass.reference = product.whole.reference + at * pass.reference_stride + first;
+        pass.accumulators = product.whole.accumulators + at * pass.accumulators_stride;
+        pass.enc_done = times.data() + at;
+        pass.done = pass.enc_done + rows;
+        pass.zero = classes.data() + at;
+        pass.low = pass.zero + rows;
+        pass.full = pass.low + rows;
+        const int32_t status = run(pass);
+        if (status != kDittoOk) return status;
+        product.cycles[chunk * product.range_count + i] = pass.cycles;
+      }
+      for (int64_t i = 0; i < 3 * rows; ++i) product.classes[i] += classes[i];
+      first += pass.k;
+    }
+    return kDittoOk;
+  }
+
   int32_t run_any(DittoPass& pass) {
     if (pass.next_weights) return run_as<true, true>(pass);
     if (pass.pattern_cycles || pass.record || kTraced) return run_as<true, false>(pass);
@@ -239,8 +273,13 @@ class Tile {
 #endif
   }
 
-  void tick() {
+  [[gnu::noinline]] void tick() { edge<false>(); }
+
+  // A clock cycle. `kSteady` promises the compiler one in the middle of a pass: no reset, no start, no weights.
+  template <bool kSteady>
+  void edge() {
 #if DITTO_DIRECT_EVAL
+    if (kSteady && (!ports_->rst_ni || ports_->start_i || ports_->weight_valid_i)) __builtin_unreachable();
     // A rising edge, the one event this design knows, as the model's eval() has it: what follows from the inputs, then the
     // registers and what follows from them. Around these two eval() looks for events in loops, a sixth of a cycle's cost.
     ports_->__VicoTriggered[0] = 1;
@@ -306,8 +345,13 @@ class Tile {
     if (last) feed.result_row += kLanes;
     const int64_t column = int64_t{ports_->result_block_o[l]} * kColumns;
     const int64_t width = std::min(kColumns, pass.n - column);
-    std::memcpy(pass.accumulators + row * pass.accumulators_stride + column, &ports_->result_o[l * kColumns],
-                width * sizeof(int32_t));
+    int32_t* target = pass.accumulators + row * pass.accumulators_stride + column;
+    const auto* result = reinterpret_cast<const int32_t*>(&ports_->result_o[l * kColumns]);
+    if (pass.adds) {
+      for (int64_t c = 0; c < width; ++c) target[c] += result[c];
+    } else {
+      std::memcpy(target, result, width * sizeof(int32_t));
+    }
     if (last) {
       pass.enc_done[row] = ports_->enc_done_o[l];
       pass.done[row] = ports_->done_o[l];
@@ -377,7 +421,11 @@ class Tile {
       } else if (kNext) {
         ports_->weight_valid_i = 0;
       }
-      tick();
+      if constexpr (kNext) {
+        tick();
+      } else {
+        edge<true>();
+      }
       for (int64_t l = 0; l < kLanes; ++l) {
         if (!taken[l]) continue;
         more[l] = next_beat(l, pass);
@@ -438,25 +486,8 @@ DITTO_API int64_t ditto_load_weights(void* tile, const int8_t* weights, int64_t 
   return as_tile(tile)->load(weights, stride, k, n);
 }
 DITTO_API int32_t ditto_run(void* tile, DittoPass* pass) { return as_tile(tile)->run(*pass); }
-DITTO_API int32_t ditto_run_ranges(void* tile, DittoPass* pass, const int64_t* edges, int64_t count,
-                                   uint64_t* cycles) {
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t at = edges[i];
-    DittoPass part = *pass;
-    part.rows = edges[i + 1] - at;
-    part.current += at * pass->current_stride;
-    part.reference += at * pass->reference_stride;
-    part.accumulators += at * pass->accumulators_stride;
-    part.enc_done += at;
-    part.done += at;
-    part.zero += at;
-    part.low += at;
-    part.full += at;
-    const int32_t status = as_tile(tile)->run(part);
-    if (status != kDittoOk) return status;
-    cycles[i] = part.cycles;
-  }
-  return kDittoOk;
+DITTO_API int32_t ditto_run_product(void* tile, DittoProduct* product) {
+  return as_tile(tile)->run_product(*product);
 }
 DITTO_API uint64_t ditto_run_bare(void* tile, const DittoPass* pass) { return as_tile(tile)->run_bare(*pass); }
 DITTO_API uint64_t ditto_trace(void* tile, int64_t lane, uint8_t* into, uint64_t capacity) {

@@ -31,6 +31,22 @@ struct DittoPass {
   uint64_t next_cycles;        // out: until the next weights were loaded
   int32_t mode;
   int32_t record;  // keep the port trace of this pass
+  int32_t adds;    // results are added to the accumulators instead of replacing them
+};
+
+// A product of any K: for each chunk of K in turn its weights are loaded, and rows edges[i] … edges[i+1]−1 run as a pass
+// each, for every i. As if several tiles with the same weights took a share of the rows.
+struct DittoProduct {
+  DittoPass whole;  // k is the whole row's; rows, n, strides, operands, accumulators, counters, mode, watchdog are used
+  const int8_t* weights;  // [k][weights_stride]
+  int64_t weights_stride;
+  const int64_t* chunks;  // their sum is k
+  int64_t chunk_count;
+  const int64_t* edges;  // range_count + 1 of them
+  int64_t range_count;
+  int32_t* classes;  // out: [zero, low, full][rows], over all chunks
+  int64_t* cycles;   // out: [chunk_count][range_count], each pass
+  int64_t* loaded;   // out: [chunk_count], loading weights
 };
 
 int32_t ditto_abi();
@@ -40,9 +56,8 @@ void ditto_reset(void* tile);
 // Returns the cycles taken, or a negative DittoStatus.
 int64_t ditto_load_weights(void* tile, const int8_t* weights, int64_t stride, int64_t k, int64_t n);
 int32_t ditto_run(void* tile, DittoPass* pass);
-// The rows of `pass` as `count` passes one after another, rows edges[i] … edges[i+1]−1 each; cycles[i] is the i-th pass's.
-// Counters and port trace are the last one's. Stops at the first that fails.
-int32_t ditto_run_ranges(void* tile, DittoPass* pass, const int64_t* edges, int64_t count, uint64_t* cycles);
+// Counters are the last pass's. Stops at the first pass that fails.
+int32_t ditto_run_product(void* tile, DittoProduct* product);
 // The pass without a driver: the first beat stays on every operand port, results are dropped. Returns its cycles.
 uint64_t ditto_run_bare(void* tile, const DittoPass* pass);
 // Port trace of the last recorded pass: per cycle, bit 0 operand valid, bit 1 operand ready, bit 2 result valid,

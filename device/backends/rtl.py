@@ -60,7 +60,7 @@ class RtlBackend:
         plan = schedule(self.geometry, self._tiles, groups, rows, n)
         chunks = split_k(k, self.geometry.k_max)
         out: I32 = np.empty((groups, rows, n), np.int32)
-        classes = np.zeros((3, groups, rows), np.int32)
+        classes = np.empty((3, groups, rows), np.int32)
         tile_cycles = np.zeros(self._tiles, np.int64)
 
         def run(share: _Share) -> I64:
@@ -99,23 +99,18 @@ class RtlBackend:
         tile, g, columns = self._tile(), share.group, share.columns
         rows = slice(share.assignments[0].rows.start, share.assignments[-1].rows.stop)
         edges = np.array([a.rows.start for a in share.assignments] + [rows.stop], np.int64) - rows.start
-        ran, loaded = np.zeros((len(chunks), len(edges) - 1), np.int64), np.zeros(len(chunks), np.int64)
-        at = 0
-        for c, length in enumerate(chunks):
-            part = slice(at, at + length)
-            at += length
-            loaded[c] = tile.load_weights(job.weights[g, part, columns])
-            reference = job.reference if isinstance(job.reference, int) else job.reference[g, rows, part]
-            target = out[g, rows, columns] if c == 0 else None
-            result = tile.run_ranges(
-                job.current[g, rows, part], reference, job.mode, edges, accumulators=target
-            )
-            if c:
-                out[g, rows, columns] += result.accumulators
-            if columns.start == 0:
-                for total, seen in zip(classes, (result.zero, result.low, result.full), strict=True):
-                    total[g, rows] += seen
-            ran[c] = result.cycles
+        product = tile.run_product(
+            job.current[g, rows],
+            job.reference if isinstance(job.reference, int) else job.reference[g, rows],
+            job.weights[g, :, columns],
+            job.mode,
+            chunks=chunks,
+            edges=edges,
+            accumulators=out[g, rows, columns],
+        )
+        if columns.start == 0:
+            classes[:, g, rows] = product.classes
+        ran, loaded = product.cycles, product.loaded
         waited = np.broadcast_to(loaded[:, None], ran.shape)
         if self.geometry.weight_banks == 2:  # the next chunk's weights load behind this one's rows
             waited = np.concatenate([waited[:1], np.maximum(waited[1:] - ran[:-1], 0)])

@@ -85,9 +85,10 @@ def test_stuck_rtl_is_reported_with_its_state_while_the_device_serves_others(
         def __init__(self, geometry: Any) -> None:
             super().__init__(geometry, watchdog_idle_cycles=500)
 
-        def run_ranges(self, current: Any, reference: Any, mode: Any, *rest: Any, **how: Any) -> Any:
+        def run_product(self, current: Any, reference: Any, weights: Any, mode: Any, **how: Any) -> Any:
             lanes = self.geometry.lanes
             never = Stalls(offer=np.ones((lanes, 4), np.uint8), accept=np.zeros((lanes, 4), np.uint8))
+            self.load_weights(weights)
             return self.run(current, reference, mode, stalls=never)
 
     program, constants = chain(2)

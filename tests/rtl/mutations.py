@@ -53,8 +53,8 @@ MUTANTS = (
     Mutant("low taken for <=", ENCODER, "m >= low_limit", "m > low_limit"),
     Mutant("original mode classifies", ENCODER, "m >= low_limit || original_i", "m >= low_limit || original_i && sign[0][0]"),
     Mutant("zeros not skipped", ENCODER, "m != 8'd0 ? 8'd1 : 8'd0", "m != 8'd0 ? 8'd1 : 8'd1"),
-    Mutant("elements past K encoded", ENCODER, "8'(e) < present ? count", "8'(e) <= present ? count"),
-    Mutant("last beat assumed full", ENCODER, "left < KWidth'(EncodeWidth) ?", "left < KWidth'(1) ?"),
+    Mutant("elements past K encoded", ENCODER, "KWidth'(e) >= left", "KWidth'(e) > left"),
+    Mutant("last beat assumed full", ENCODER, "left < KWidth'(EncodeWidth)", "left < KWidth'(1)"),
     # encoder: packing
     Mutant("high nibble first everywhere", ENCODER, "slots[e][1] && !pos[0]", "slots[e][1]"),
     Mutant("high nibble on odd positions", ENCODER, "slots[e][1] && !pos[0]", "slots[e][1] && pos[0]"),

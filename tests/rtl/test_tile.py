@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -112,20 +113,43 @@ def test_tile_clocked_directly_does_what_eval_does(name):
         np.testing.assert_array_equal(a, b)
 
 
-def test_tile_runs_several_passes_in_one_call(tiles):
-    tile, current, reference, weights = tiles["tiny"], int8(20, 30), int8(20, 30), int8(30, 20)
-    tile.load_weights(weights)
-    edges = np.array([0, 1, 8, 12, 20])
-    together = tile.run_ranges(current, reference, "temporal", edges)
+@pytest.mark.parametrize("mode", ["original", "temporal"])
+def test_product_in_one_call_is_its_passes_one_by_one(tiles, mode):
+    tile, current, weights = tiles["tiny"], int8(20, 150), int8(150, 20)
+    reference = -3 if mode == "original" else int8(20, 150)
+    chunks, edges = (64, 64, 22), np.array([0, 1, 8, 12, 20])
+    together = tile.run_product(current, reference, weights, mode, chunks=chunks, edges=edges)
     np.testing.assert_array_equal(together.accumulators, product(current, reference, weights))
-    for first, last, cycles in zip(edges[:-1], edges[1:], together.cycles, strict=True):
-        alone = tile.run(current[first:last], reference[first:last], "temporal")
-        assert alone.cycles == cycles
-        np.testing.assert_array_equal(alone.low, together.low[first:last])
-    with pytest.raises(TileInputError, match="edges must be int64"):
-        tile.run_ranges(current, reference, "temporal", np.array([0, 19]))
-    with pytest.raises(TileInputError, match="rise by at least one row"):
-        tile.run_ranges(current, reference, "temporal", np.array([0, 5, 5, 20]))
+    classes, at = np.zeros((3, 20), int), 0
+    for chunk, length in enumerate(chunks):
+        part = slice(at, at + length)
+        at += length
+        assert together.loaded[chunk] == tile.load_weights(weights[part])
+        for i, (first, last) in enumerate(pairwise(edges)):
+            rows = slice(first, last)
+            before = reference if mode == "original" else reference[rows, part]
+            alone = tile.run(current[rows, part], before, mode)
+            assert together.cycles[chunk, i] == alone.cycles
+            classes[:, rows] += [alone.zero, alone.low, alone.full]
+    np.testing.assert_array_equal(together.classes, classes)
+
+
+def test_product_refuses_what_does_not_fit(tiles):
+    tile, current, weights = tiles["tiny"], int8(20, 30), int8(30, 20)
+    assert (tile.run_product(current, 0, weights, "temporal").accumulators == product(current, 0, weights)).all()
+    for message, how in {
+        "edges must be int64": {"edges": np.array([0, 19])},
+        "rise by at least one row": {"edges": np.array([0, 5, 5, 20])},
+        "add up to K = 30": {"chunks": (16, 16)},
+        "positive numbers": {"chunks": (31, -1)},
+    }.items():
+        with pytest.raises(TileInputError, match=message):
+            tile.run_product(current, 0, weights, "temporal", **how)
+    deep = tile.geometry.k_max + 1
+    with pytest.raises(TileInputError, match=f"a chunk of {deep} is over k_max"):
+        tile.run_product(int8(2, deep), 0, int8(deep, 4), "temporal")
+    with pytest.raises(TileInputError, match="current has K = 29"):
+        tile.run_product(current[:, :29].copy(), 0, weights, "temporal")
 
 
 BAD = {
