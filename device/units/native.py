@@ -1,4 +1,4 @@
-"""The compiled forms of what `slots.py` counts and `vector.py` computes, where there is a compiler; NumPy does it elsewhere.
+"""The compiled forms of what `slots.py` unrolls and counts and `vector.py` computes, where there is a compiler; NumPy does it elsewhere.
 
 One small library, built once and cached (`sim_harness/compiled.py`). Tests hold both forms together, bit for bit.
 What this file does not do: decide what is counted or computed, or check it.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +24,18 @@ log = logging.getLogger(__name__)
 
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+U16 = npt.NDArray[np.uint16]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("count_rows.cpp", "vector.cpp"))
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("rows.cpp", "vector.cpp"))
 _FLAGS = (
     *("-std=c++20", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-shared"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
+
+_RELEASING = ("count_rows", "count_windows", "unroll")
 
 
 @cache
@@ -43,10 +48,38 @@ def kernels() -> Kernels | None:
         return None
 
 
+Reference = Literal["picture", "pixel", "row before"]
+_REFERENCES: dict[Reference, int] = {"picture": 0, "pixel": 1, "row before": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """How chunks of K are made of segments of channels at kernel positions (`slots.py`)."""
+
+    cuts: I64
+    """[segments + 1]: channels at which segments begin and end."""
+    pairs: I64
+    """[…, (kernel position, segment)], chunk after chunk."""
+    ends: I64
+    """[chunks]: pairs up to and with each chunk."""
+
+
+class Window(ctypes.Structure):
+    """`DittoWindows` of rows.cpp."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int64)
+        for name in (
+            *("batch", "height", "width", "channels"),
+            *("kernel_h", "kernel_w", "stride_h", "stride_w", "out_h", "out_w"),
+        )
+    )
+
+
 class Kernels:
     """Arrays in, arrays out; all of them contiguous but the rows that are counted.
 
-    Counting runs beside the values and releases the GIL. The vector unit's kernels keep it: each is over sooner than another
+    Rows are counted beside the values and may be long: those kernels release the GIL. The vector unit's kernels keep it: each is over sooner than another
     thread, once let in, would give it back."""
 
     def __init__(self, path: Path) -> None:
@@ -54,6 +87,12 @@ class Kernels:
         pointer, size, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
         signatures: dict[str, tuple[Any, list[Any]]] = {
             "count_rows": (None, [pointer, size, pointer, size, size, size, ctypes.c_int32, pointer]),
+            "count_windows": (
+                None,
+                [pointer, pointer, ctypes.c_int32, pointer, pointer, size, pointer, pointer, size]
+                + [ctypes.c_int32, pointer, pointer],
+            ),
+            "unroll": (None, [pointer, pointer, pointer]),
             "silu": (None, [pointer, pointer, size]),
             "extremes": (ctypes.c_int32, [pointer, size, pointer, pointer]),
             "quantize": (None, [pointer, pointer, size, real, real, real]),
@@ -64,7 +103,7 @@ class Kernels:
         }
         self._call: dict[str, Any] = {}
         for name, (result, arguments) in signatures.items():
-            function = getattr(library if name == "count_rows" else keeping, f"ditto_{name}")
+            function = getattr(library if name in _RELEASING else keeping, f"ditto_{name}")
             function.restype, function.argtypes = result, arguments
             self._call[name] = function
 
@@ -80,6 +119,36 @@ class Kernels:
             LOW_RULE_CODES[rule], counted.ctypes.data,
         )  # fmt: skip
         return counted
+
+    def count_windows(
+        self,
+        current: I8,
+        reference: I8 | int,
+        kind: Reference,
+        window: Window,
+        pieces: Pieces,
+        rule: LowRule,
+    ) -> tuple[U16, int, int]:
+        """Slots [chunks, rows] of a convolution's rows, and how many elements are not zero and full, over all of them."""
+        current = np.ascontiguousarray(current)
+        pixel = isinstance(reference, int)
+        other = np.full(current.shape[3], reference, np.int8) if pixel else np.ascontiguousarray(reference)
+        chunks = len(pieces.ends)
+        slots = np.empty((chunks, window.batch * window.out_h * window.out_w), np.uint16)
+        totals = np.zeros(2, np.int64)
+        self._call["count_windows"](
+            current.ctypes.data, other.ctypes.data, _REFERENCES[kind], ctypes.addressof(window),
+            pieces.cuts.ctypes.data, len(pieces.cuts) - 1, pieces.pairs.ctypes.data, pieces.ends.ctypes.data,
+            chunks, LOW_RULE_CODES[rule], slots.ctypes.data, totals.ctypes.data,
+        )  # fmt: skip
+        return slots, int(totals[0]), int(totals[1])
+
+    def unroll(self, padded: I8, window: Window, k: int) -> I8:
+        """The rows of a convolution, [rows, K]."""
+        padded = np.ascontiguousarray(padded)
+        rows = np.empty((window.batch * window.out_h * window.out_w, k), np.int8)
+        self._call["unroll"](padded.ctypes.data, ctypes.addressof(window), rows.ctypes.data)
+        return rows
 
     def silu(self, x: F32, out: F32) -> None:
         self._call["silu"](x.ctypes.data, out.ctypes.data, x.size)

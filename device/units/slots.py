@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.units.native import kernels
+from ditto_cosim.device.units.native import Kernels, Pieces, Reference, Window, kernels
 from ditto_cosim.protocol.hardware import LowRule
 
 I8 = npt.NDArray[np.int8]
@@ -111,8 +111,11 @@ class Windows:
 
     def unroll(self, padded: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The rows themselves, [B × Ho × Wo, Kh × Kw × C]."""
-        view = self._view(padded)
-        return np.ascontiguousarray(view).reshape(-1, self.kernel[0] * self.kernel[1] * padded.shape[3])
+        k = self.kernel[0] * self.kernel[1] * padded.shape[3]
+        compiled = kernels()
+        if compiled is not None and padded.dtype == np.int8:
+            return compiled.unroll(padded, _window(self, padded.shape), k)
+        return np.ascontiguousarray(self._view(padded)).reshape(-1, k)
 
     def first_column(self, padded: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The rows with j = 0, [B, Ho, K]."""
@@ -163,10 +166,57 @@ def _segments(splits: tuple[int, ...], channels: int) -> tuple[list[int], list[l
     return cuts, chunks
 
 
+@lru_cache(maxsize=1024)
+def _window(windows: Windows, padded: tuple[int, ...]) -> Window:
+    return Window(*padded, *windows.kernel, *windows.stride, *windows.out)
+
+
+@lru_cache(maxsize=1024)
+def _pieces(splits: tuple[int, ...], channels: int) -> Pieces:
+    cuts, chunks = _segments(splits, channels)
+    pairs = np.array([pair for chunk in chunks for pair in chunk], np.int64)
+    return Pieces(np.array(cuts, np.int64), pairs, np.cumsum([len(chunk) for chunk in chunks], dtype=np.int64))
+
+
+def _compiled_windows(
+    compiled: Kernels,
+    current: I8,
+    reference: I8 | int,
+    kind: Reference,
+    windows: Windows,
+    splits: tuple[int, ...],
+    rule: LowRule,
+) -> Counted:
+    window, pieces = _window(windows, current.shape), _pieces(splits, current.shape[3])
+    slots, nonzero, full = compiled.count_windows(current, reference, kind, window, pieces, rule)
+    return Counted(slots, slots.shape[1] * sum(splits) - nonzero, nonzero - full, full)
+
+
 def count_windows(
     current: I8, reference: I8 | int, windows: Windows, splits: tuple[int, ...], rule: LowRule
 ) -> Counted:
     """Counts of a convolution whose reference is another padded picture of the same shape, or one value."""
+    compiled = kernels()
+    if compiled is not None:
+        kind: Reference = "pixel" if isinstance(reference, int) else "picture"
+        return _compiled_windows(compiled, current, reference, kind, windows, splits, rule)
+    return count_windows_numpy(current, reference, windows, splits, rule)
+
+
+def count_windows_spatial(
+    padded: I8, zero_point: int, windows: Windows, splits: tuple[int, ...], rule: LowRule
+) -> Counted:
+    """Counts of a convolution whose reference is the row before (the zero point for the first row of a picture)."""
+    compiled = kernels()
+    if compiled is not None:
+        return _compiled_windows(compiled, padded, zero_point, "row before", windows, splits, rule)
+    return count_windows_spatial_numpy(padded, zero_point, windows, splits, rule)
+
+
+def count_windows_numpy(
+    current: I8, reference: I8 | int, windows: Windows, splits: tuple[int, ...], rule: LowRule
+) -> Counted:
+    """As `count_windows`."""
     batch, _, _, channels = current.shape
     cuts, chunks = _segments(splits, channels)
     shape = current.shape[:3]
@@ -192,10 +242,10 @@ def count_windows(
     return Counted(slots.reshape(len(splits), -1), elements - nonzero, nonzero - full, full)
 
 
-def count_windows_spatial(
+def count_windows_spatial_numpy(
     padded: I8, zero_point: int, windows: Windows, splits: tuple[int, ...], rule: LowRule
 ) -> Counted:
-    """Counts of a convolution whose reference is the row before (the zero point for the first row of a picture).
+    """As `count_windows_spatial`.
 
     Within a line of windows that is the picture shifted by one stride; only the first window of a line needs its rows.
     """
@@ -203,7 +253,7 @@ def count_windows_spatial(
     shifted = np.empty_like(padded)
     shifted[:, :, stride:] = padded[:, :, : padded.shape[2] - stride]
     shifted[:, :, :stride] = padded[:, :, :stride]
-    inner = count_windows(padded, shifted, windows, splits, rule)
+    inner = count_windows_numpy(padded, shifted, windows, splits, rule)
     batch, (ho, wo) = len(padded), windows.out
     slots = inner.slots.reshape(len(splits), batch, ho, wo)
     totals = np.array([inner.zero, inner.low, inner.full], np.int64)

@@ -12,7 +12,9 @@ from ditto_cosim.device.units.slots import (
     classify_rows_numpy,
     count_rows,
     count_windows,
+    count_windows_numpy,
     count_windows_spatial,
+    count_windows_spatial_numpy,
 )
 from ditto_cosim.protocol.record import split_k
 
@@ -54,13 +56,19 @@ def test_slots_windows_match_unrolled_rows(batch, channels, kernel, stride, k_ma
     out = ((h - kernel[0]) // stride + 1, (w - kernel[1]) // stride + 1)
     windows = Windows(kernel, (stride, stride), out)
     rows, before = windows.unroll(current), windows.unroll(previous)
+    wide = windows.unroll(current.astype(np.int16))  # in NumPy
+    np.testing.assert_array_equal(rows, wide)
     splits = split_k(rows.shape[1], k_max)
+    temporal = count_rows(rows, before, splits, rule)
+    constant = count_rows(rows, -2, splits, rule)
+    spatial = count_rows(rows, spatial_reference(rows, batch, 3), splits, rule)
     for got, expected in [
-        (count_windows(current, previous, windows, splits, rule), count_rows(rows, before, splits, rule)),
-        (
-            count_windows_spatial(current, 3, windows, splits, rule),
-            count_rows(rows, spatial_reference(rows, batch, 3), splits, rule),
-        ),
+        (count_windows(current, previous, windows, splits, rule), temporal),
+        (count_windows_numpy(current, previous, windows, splits, rule), temporal),
+        (count_windows(current, -2, windows, splits, rule), constant),
+        (count_windows_numpy(current, -2, windows, splits, rule), constant),
+        (count_windows_spatial(current, 3, windows, splits, rule), spatial),
+        (count_windows_spatial_numpy(current, 3, windows, splits, rule), spatial),
     ]:
         np.testing.assert_array_equal(got.slots, expected.slots)
         assert (got.zero, got.low, got.full) == (expected.zero, expected.low, expected.full)
