@@ -28,7 +28,7 @@ were measured. Every LayerTime says whether its lanes were measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -60,6 +60,23 @@ I64 = npt.NDArray[np.int64]
 CHUNK_BYTES = 256 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """What a group moves between DRAM, buffers and vector unit in a mode, whatever its data."""
+
+    bytes_in: int
+    bytes_out: int
+    dma_in: int
+    dma_out: int
+    dma_both: int
+    """Cycles of the DMA: in, out, and both as one transfer."""
+    vector_cycles: int
+    vector_elements: int
+    sram_bytes: int
+    traffic: dict[str, int]
+    """Bytes by class."""
+
+
 class Pricer:
     """Prices one program on one chip under one design."""
 
@@ -73,6 +90,7 @@ class Pricer:
         self._tails = [self._tail(g) for g in self.groups]
         self._works: dict[tuple[int, Mode], tuple[Work, ...]] = {}
         self._signatures: dict[int, tuple[object, ...]] = {}
+        self._moves: dict[tuple[int, Mode, bool], _Moved] = {}
 
     # --- one step -------------------------------------------------------------------------------------------
 
@@ -200,30 +218,23 @@ class Pricer:
         measured."""
         steps, chip = len(lanes.total), self.chip
         one = np.ones(steps, np.int64)
-        reads, writes = self.traffic(layer, mode, keeps_state)
-        bytes_in, bytes_out = sum(reads.values()), sum(writes.values())
+        of_group = self._moved(layer, mode, keeps_state)
         measured = measured_cycles >= 0
         if chip.timing == "paper" or self.design.datapath != "slots":
             measured = np.zeros(steps, bool)
         stage = np.where(measured, measured_cycles, lanes.total)
-        tail_cycles, tail_elements = self._tails[layer + 1]
-        extra = self._extra_passes(layer, mode)
-        elements = self.groups[layer + 1].accumulators
-        vector = tail_cycles
-        if extra:
-            vector += pass_cycles(elements, chip.vector_lanes, chip.vector_depth_cycles, extra)
-        sizes = np.array([bytes_in, bytes_out, bytes_in + bytes_out], np.int64)
-        dma_in, dma_out, dma_both = (int(c) for c in chip.dram.sustained_cycles(sizes))
+        vector, nbytes = of_group.vector_cycles, of_group.bytes_in + of_group.bytes_out
         roofline = self.design.roofline
         if roofline is not None:
-            stage, dram, total = self._roofline(layer, roofline, stage, bytes_in + bytes_out)
+            stage, dram, total = self._roofline(layer, roofline, stage, nbytes)
         elif chip.timing == "paper":
-            dram = dma_both
+            dram = of_group.dma_both
             total = stage + dram
         else:
-            dram = dma_in + dma_out
-            chunks = max(1, -(-(bytes_in + bytes_out) // self.chunk_bytes))
-            once = -(-dma_in // chunks) - (-stage // chunks) - (-vector // chunks) - (-dma_out // chunks)
+            dram = of_group.dma_in + of_group.dma_out
+            chunks = max(1, -(-nbytes // self.chunk_bytes))
+            once = -(-of_group.dma_in // chunks) - (-stage // chunks) - (-vector // chunks)
+            once -= -of_group.dma_out // chunks
             total = once + (chunks - 1) * -(-np.maximum(max(dram, vector), stage) // chunks)
         busy = np.minimum(lanes.busy, stage) if roofline is None else stage
         units = {
@@ -235,20 +246,13 @@ class Pricer:
         }
         bound = np.argmax(np.stack([stage, one * vector, one * dram]), axis=0)
         stalls = _stalls(total, stage, units, bound, chip.timing == "paper")
-        traffic = {c: one * (reads.get(c, 0) + writes.get(c, 0)) for c in TRAFFIC}
-        operands = 2 if mode != "original" else 1
-        through = (
-            sum(w.groups * (w.k * w.n + w.rows * w.k * operands) for w in self.works(layer, mode))
-            if layer >= 0
-            else 0
-        )
-        sram = bytes_in + bytes_out + through + 4 * elements
+        traffic = {c: one * moved for c, moved in of_group.traffic.items()}
         events = Events(
             lanes.products,
             lanes.encoded,
-            tail_elements + extra * elements,
-            one * (bytes_in + bytes_out),
-            one * sram,
+            of_group.vector_elements,
+            one * nbytes,
+            one * of_group.sram_bytes,
         )
         if roofline is not None:  # a card draws its power as long as it runs
             busy_nanoseconds = total / chip.clock_ghz
@@ -262,6 +266,35 @@ class Pricer:
         return GroupColumns(
             layer, name, mode, total, units, stalls, lanes.imbalance, traffic, energy, bound, measured
         )
+
+    def _moved(self, layer: int, mode: Mode, keeps_state: bool) -> _Moved:
+        """What a group moves and what that takes, the same in every step."""
+        key = layer, mode, keeps_state
+        if key not in self._moves:
+            reads, writes = self.traffic(layer, mode, keeps_state)
+            bytes_in, bytes_out = sum(reads.values()), sum(writes.values())
+            sizes = np.array([bytes_in, bytes_out, bytes_in + bytes_out], np.int64)
+            dma_in, dma_out, dma_both = (int(c) for c in self.chip.dram.sustained_cycles(sizes))
+            vector, elements = self._tails[layer + 1]
+            extra, accumulators = self._extra_passes(layer, mode), self.groups[layer + 1].accumulators
+            if extra:
+                chip = self.chip
+                vector += pass_cycles(accumulators, chip.vector_lanes, chip.vector_depth_cycles, extra)
+            operands = 2 if mode != "original" else 1
+            works = self.works(layer, mode) if layer >= 0 else ()
+            through = sum(w.groups * (w.k * w.n + w.rows * w.k * operands) for w in works)
+            self._moves[key] = _Moved(
+                bytes_in,
+                bytes_out,
+                dma_in,
+                dma_out,
+                dma_both,
+                vector,
+                elements + extra * accumulators,
+                bytes_in + bytes_out + through + 4 * accumulators,
+                {c: reads.get(c, 0) + writes.get(c, 0) for c in TRAFFIC},
+            )
+        return self._moves[key]
 
     def group_work(self, layer: int, time: LayerTime, keeps_state: bool = True) -> GroupWork:
         """What a priced group asks of the units, for `tlm.simulate_groups`."""

@@ -20,7 +20,7 @@ What it does not do: DRAM, the vector unit, modes: `device/pricing.py` puts them
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ditto_cosim.device.units.native import kernels
 from ditto_cosim.protocol.hardware import (
     DRAIN_CYCLES,
     ENCODE_FLUSH_CYCLES,
@@ -149,6 +150,49 @@ def lane_cycles(cycles: Ints, encode: Ints) -> Ints:
     return done
 
 
+Passes = Callable[[int], tuple[I64, I64, I64]]
+"""Of a number of column blocks: when the slowest lane is done, its cycles on the PEs for one block, and the most that an
+encoder works; [groups, row tiles, steps, chunks] each."""
+
+
+def _passes(plan: Schedule, chunk: I64, encode: I64, slots: Ints | None) -> Passes:
+    """A tile's passes over rows with these slots [steps, chunks, groups × rows]; None: two for every element."""
+    compiled = kernels()
+    if compiled is None or slots is None or slots.dtype != np.uint16:
+        return passes_numpy(plan, chunk, encode, slots)
+    edges, native, lanes = _row_edges(plan), compiled, plan.geometry.lanes
+    return lambda blocks: native.lane_cycles(slots, plan.groups, edges, lanes, blocks, SLOTS_PER_CYCLE, encode)
+
+
+def passes_numpy(plan: Schedule, chunk: I64, encode: I64, slots: Ints | None) -> Passes:
+    """As `_passes`."""
+    lanes = plan.geometry.lanes
+    deepest = ceil(max(plan.row_shares) / lanes)
+    if slots is None:
+        per_row = -(-2 * chunk // SLOTS_PER_CYCLE)
+        row_cycles: Ints = np.broadcast_to(per_row, (deepest, 1, 1, 1, 1, len(chunk)))
+    else:
+        most = deepest * plan.geometry.blocks_max * int(encode[0] + chunk[0])
+        signed: Ints = slots.astype(np.int32 if most < 2**31 else np.int64)  # they are unsigned in a record
+        words: Ints = np.maximum((signed + (SLOTS_PER_CYCLE - 1)) // SLOTS_PER_CYCLE, 1)
+        words = np.ascontiguousarray(words.transpose(2, 0, 1))
+        row_cycles = np.concatenate([words, np.zeros_like(words[:1])])[_row_grid(plan)]
+    # axes: rows of a lane, groups, row tiles, lanes, steps, chunks
+    encode = encode.astype(row_cycles.dtype)
+    on_pes = row_cycles.sum(axis=0, dtype=np.int64)
+    encoded = (row_cycles > 0).sum(axis=0).max(axis=2) * encode
+
+    def of_pass(blocks: int) -> tuple[I64, I64, I64]:
+        done = lane_cycles(row_cycles * blocks if blocks > 1 else row_cycles, encode)
+        if lanes == 1:
+            busy = on_pes[:, :, 0]
+        else:
+            busy = np.take_along_axis(on_pes, done.argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
+        return done.max(axis=2), busy, encoded
+
+    return of_pass
+
+
 @dataclass(frozen=True, slots=True)
 class ComputeCycles:
     """Cycles of one work, one entry a step; the slowest tile's, so that they add up to `total`."""
@@ -171,38 +215,20 @@ def work_cycles(
 ) -> ComputeCycles:
     """Cycles of one work. `slots`: [steps, chunks, groups × rows]; None: two for every element, one step."""
     plan = schedule(geometry, tiles, work.groups, work.rows, work.n)
-    lengths = split_k(work.k, geometry.k_max)
-    deepest = ceil(max(plan.row_shares) / geometry.lanes)
-    most = deepest * geometry.blocks_max * (lengths[0] + ENCODE_FLUSH_CYCLES)
-    chunk = np.array(lengths, np.int64)
-    if slots is None:
-        per_row = -(-2 * chunk // SLOTS_PER_CYCLE)
-        row_cycles = np.broadcast_to(per_row, (deepest, 1, 1, 1, 1, len(chunk)))
-    else:
-        signed: Ints = slots.astype(np.int32 if most < 2**31 else np.int64)  # they are unsigned in a record
-        words: Ints = np.maximum((signed + (SLOTS_PER_CYCLE - 1)) // SLOTS_PER_CYCLE, 1)
-        words = np.ascontiguousarray(words.transpose(2, 0, 1))
-        row_cycles = np.concatenate([words, np.zeros_like(words[:1])])[_row_grid(plan)]
-    # axes: rows of a lane, groups, row tiles, lanes, steps, chunks
-    encode = (-(-chunk // geometry.encode_width) + ENCODE_FLUSH_CYCLES).astype(row_cycles.dtype)
-    on_pes = row_cycles.sum(axis=0, dtype=np.int64)
-    encoded = (row_cycles > 0).sum(axis=0).max(axis=2) * encode
-    parts = np.zeros((4, *on_pes.shape[:2], on_pes.shape[3]), np.int64)  # of what; groups, row tiles, steps
+    chunk = np.array(split_k(work.k, geometry.k_max), np.int64)
+    encode = -(-chunk // geometry.encode_width) + ENCODE_FLUSH_CYCLES
+    of_pass = _passes(plan, chunk, encode, slots)
+    parts: npt.NDArray[Any] = np.zeros(1, np.int64)  # of what; groups, row tiles, steps
     for blocks in plan.passes(max(plan.block_shares)):
-        lanes = lane_cycles(row_cycles * blocks if blocks > 1 else row_cycles, encode)
-        run = lanes.max(axis=2) + np.int64(FILL_CYCLES + DRAIN_CYCLES)
-        if geometry.lanes == 1:
-            busy = on_pes[:, :, 0]
-        else:
-            busy = np.take_along_axis(on_pes, lanes.argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
+        done, busy, encoded = of_pass(blocks)
+        run = done + np.int64(FILL_CYCLES + DRAIN_CYCLES)
         load = chunk * blocks
         waited: I64 | np.int64 = load.sum()
         if geometry.weight_banks == 2:
             waited = np.maximum(load[1:] - run[..., :-1], 0).sum(axis=-1) + load[0]
-        parts[0] += run.sum(axis=-1) + waited
-        parts[1] += busy.sum(axis=-1) * blocks
-        parts[2] += waited
-        parts[3] += encoded.sum(axis=-1)
+        whole = run.sum(axis=-1) + waited
+        waits = np.broadcast_to(waited, whole.shape)
+        parts = parts + np.stack([whole, busy.sum(axis=-1) * blocks, waits, encoded.sum(axis=-1)])
     shares, steps = plan.group_shares, parts.shape[-1]
     if slots is None:
         by_tile = parts.reshape(4, -1, steps) * max(shares)
@@ -221,6 +247,12 @@ def work_cycles(
 def dense_cycles(geometry: Geometry, tiles: int, work: Work) -> ComputeCycles:
     """Cycles of one work in original mode: two slots for every element, whatever the data."""
     return work_cycles(geometry, tiles, work, None)
+
+
+@lru_cache(maxsize=4096)
+def _row_edges(plan: Schedule) -> I64:
+    """[row tiles + 1]: where the tiles' rows begin and end."""
+    return np.cumsum([0, *plan.row_shares], dtype=np.int64)
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""The compiled forms of what `slots.py` unrolls and counts and `vector.py` computes, where there is a compiler; NumPy does it elsewhere.
+"""The compiled forms of what `slots.py` counts, `compute.py` times and `vector.py` computes, where there is a compiler; NumPy does it elsewhere.
 
 One small library, built once and cached (`sim_harness/compiled.py`). Tests hold both forms together, bit for bit.
 What this file does not do: decide what is counted or computed, or check it.
@@ -29,13 +29,13 @@ U16 = npt.NDArray[np.uint16]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("rows.cpp", "vector.cpp"))
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("lanes.cpp", "rows.cpp", "vector.cpp"))
 _FLAGS = (
     *("-std=c++20", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-shared"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 
-_RELEASING = ("count_rows", "count_windows", "unroll")
+_RELEASING = ("count_rows", "count_windows", "unroll", "lane_cycles")
 
 
 @cache
@@ -93,6 +93,7 @@ class Kernels:
                 + [ctypes.c_int32, pointer, pointer],
             ),
             "unroll": (None, [pointer, pointer, pointer]),
+            "lane_cycles": (None, [pointer] + [size] * 4 + [pointer] + [size] * 4 + [pointer] * 4),
             "silu": (None, [pointer, pointer, size]),
             "extremes": (ctypes.c_int32, [pointer, size, pointer, pointer]),
             "quantize": (None, [pointer, pointer, size, real, real, real]),
@@ -149,6 +150,21 @@ class Kernels:
         rows = np.empty((window.batch * window.out_h * window.out_w, k), np.int8)
         self._call["unroll"](padded.ctypes.data, ctypes.addressof(window), rows.ctypes.data)
         return rows
+
+    def lane_cycles(
+        self, slots: U16, groups: int, edges: I64, lanes: int, blocks: int, word: int, encode: I64
+    ) -> tuple[I64, I64, I64]:
+        """Of rows with these slots [steps, chunks, groups × rows], int64 [groups, tiles, steps, chunks] each: when the slowest
+        lane is done, its cycles on the PEs for one of the blocks, the most that an encoder works."""
+        slots = np.ascontiguousarray(slots)
+        steps, chunks, rows = slots.shape
+        of_passes = np.empty((3, groups, len(edges) - 1, steps, chunks), np.int64)
+        self._call["lane_cycles"](
+            slots.ctypes.data, steps, chunks, groups, rows // groups, edges.ctypes.data, len(edges) - 1,
+            lanes, blocks, word, encode.ctypes.data, *(part.ctypes.data for part in of_passes),
+        )  # fmt: skip
+        run, busy, encoded = of_passes
+        return run, busy, encoded
 
     def silu(self, x: F32, out: F32) -> None:
         self._call["silu"](x.ctypes.data, out.ctypes.data, x.size)
