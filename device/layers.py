@@ -19,7 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.device.backends.base import I8, I32, Backend, Gemm, GemmResult
-from ditto_cosim.device.units.slots import Counted, Windows, count_rows, count_windows, count_windows_spatial
+from ditto_cosim.device.units.slots import (
+    Counted,
+    Windows,
+    count_rows,
+    count_windows,
+    count_windows_spatial,
+    pad,
+)
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.hardware import LowRule, Mode
 from ditto_cosim.protocol.isa import ints
@@ -224,19 +231,13 @@ class Conv2d(_Weighted):
     ) -> None:
         n, _, kh, kw = weights.shape
         super().__init__(command, k_max, rule, weights.transpose(2, 3, 1, 0).reshape(-1, n))
-        stride, self.padding = ints(command.attrs, "stride"), ints(command.attrs, "padding")
+        stride, padding = ints(command.attrs, "stride"), ints(command.attrs, "padding")
+        self.padding = padding[0], padding[1]
         self.windows = Windows((kh, kw), (stride[0], stride[1]), (out[2], out[3]))
         self.batch = out[0]
 
     def _arrange(self, operands: Sequence[Array]) -> Operands:
-        x = operands[0].transpose(0, 2, 3, 1)
-        ph, pw = self.padding
-        if not (ph or pw):
-            return (np.ascontiguousarray(x),)
-        b, h, w, c = x.shape
-        padded = np.full((b, h + 2 * ph, w + 2 * pw, c), self._zero_point(), np.int8)
-        padded[:, ph : ph + h, pw : pw + w] = x
-        return (padded,)
+        return (pad(operands[0].transpose(0, 2, 3, 1), *self.padding, self._zero_point()),)
 
     def _rows(self, arranged: Array) -> I8:
         return self.windows.unroll(arranged)

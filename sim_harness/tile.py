@@ -326,7 +326,7 @@ class Tile:
         k, n = _check_matrix("weights", weights, np.int8, "int8 [K, N]").shape
         self._check_columns("weights", n)
         lengths = np.array([k] if chunks is None else chunks, np.int64)
-        if lengths.ndim != 1 or lengths.sum() != k or not (0 < lengths).all():
+        if lengths.ndim != 1 or lengths.sum() != k or not (lengths > 0).all():
             raise TileInputError(f"tile: chunks = {chunks} are not positive numbers that add up to K = {k}")
         if lengths.max() > self.geometry.k_max:
             raise TileInputError(f"tile: a chunk of {lengths.max()} is over k_max = {self.geometry.k_max}")

@@ -1,16 +1,16 @@
 """Backend `rtl`: every product runs through the Verilated tile, and its cycles are counted there.
 
-The chip's tiles are alike and independent, so a few Verilated ones, one a thread, take all assignments of the schedule in
-turn; a tile of the chip has taken as long as the sum of its own. Assignments that share weights run one after another, so
-weights are really loaded once a thread; every tile of the chip is charged for its own load.
+The chip's tiles are alike and independent, so a few Verilated ones, one a thread, the caller's among them, take all
+assignments of the schedule in turn; a tile of the chip has taken as long as the sum of its own. Assignments that share
+weights run one after another, so weights are really loaded once a thread; every tile of the chip is charged for its own
+load.
 What this file does not do: build or drive the RTL (`sim_harness`), add differences to what was before (`layers.py`).
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -26,7 +26,7 @@ from ditto_cosim.protocol.record import split_k
 from ditto_cosim.sim_harness.errors import HarnessError, TileStuckError
 from ditto_cosim.sim_harness.tile import Tile
 
-_WORTH_A_THREAD_MACS = 8_000_000
+_WORTH_A_THREAD_MACS = 3_000_000
 """Below, handing work to another thread costs more than it saves. A lane's idle columns count: they are simulated too."""
 
 
@@ -49,10 +49,9 @@ class RtlBackend:
         self.geometry = geometry or chip.geometry
         self._tiles = tiles or chip.tiles
         self._threads = len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tile")
-        self._local = threading.local()
-        self._made: list[Tile] = []
-        self._tile()  # builds now, so that a missing compiler is found before the first layer
+        self._helpers = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="tile")
+        self._free = [self._make()]
+        """Tiles that nobody uses; the first is built now, so that a missing compiler is found before the first layer."""
 
     def gemm(self, job: Gemm) -> GemmResult:
         groups, rows, k = job.current.shape
@@ -61,16 +60,29 @@ class RtlBackend:
         chunks = split_k(k, self.geometry.k_max)
         out: I32 = np.empty((groups, rows, n), np.int32)
         classes = np.empty((3, groups, rows), np.int32)
-        tile_cycles = np.zeros(self._tiles, np.int64)
-
-        def run(share: _Share) -> I64:
-            return self._run(job, share, chunks, out, classes)
-
         alone = groups * rows * k * max(n, self.geometry.columns) < _WORTH_A_THREAD_MACS
         shares = _shares(plan, 1 if alone else self._threads)
+        waiting = iter(shares)
+
+        def work() -> I64:
+            """Takes shares until none is left; returns the cycles they cost every tile of the chip."""
+            cycles, tile = np.zeros(self._tiles, np.int64), self._free.pop() if self._free else self._make()
+            try:
+                for share in waiting:
+                    cycles += self._run(tile, job, share, chunks, out, classes)
+            finally:
+                self._free.append(tile)
+            return cycles
+
+        helpers = 0 if alone else min(self._threads, len(shares)) - 1
+        helping = [self._helpers.submit(work) for _ in range(helpers)]
         try:
-            for cycles in map(run, shares) if alone else self._pool.map(run, shares):
-                tile_cycles += cycles
+            try:
+                tile_cycles = work()
+            finally:
+                wait(helping)
+            for helper in helping:
+                tile_cycles += helper.result()
         except TileStuckError as error:
             raise WatchdogError(f"layer {job.name!r} ({job.mode}): {error}", state=error.state) from error
         except HarnessError as error:
@@ -79,24 +91,22 @@ class RtlBackend:
         return GemmResult(out, classes[1] + 2 * classes[2], zero, low, full, int(tile_cycles.max()))
 
     def close(self) -> None:
-        self._pool.shutdown()
-        for tile in self._made:
+        self._helpers.shutdown()
+        for tile in self._free:
             tile.close()
-        self._made.clear()
+        self._free.clear()
 
-    def _tile(self) -> Tile:
-        tile: Tile | None = getattr(self._local, "tile", None)
-        if tile is None:
-            try:
-                tile = self._local.tile = Tile(self.geometry)
-            except HarnessError as error:
-                raise BackendError(str(error)) from error
-            self._made.append(tile)
-        return tile
+    def _make(self) -> Tile:
+        try:
+            return Tile(self.geometry)
+        except HarnessError as error:
+            raise BackendError(str(error)) from error
 
-    def _run(self, job: Gemm, share: _Share, chunks: tuple[int, ...], out: I32, classes: I32) -> I64:
+    def _run(
+        self, tile: Tile, job: Gemm, share: _Share, chunks: tuple[int, ...], out: I32, classes: I32
+    ) -> I64:
         """Runs one share; returns the cycles it costs every tile of the chip."""
-        tile, g, columns = self._tile(), share.group, share.columns
+        g, columns = share.group, share.columns
         rows = slice(share.assignments[0].rows.start, share.assignments[-1].rows.stop)
         edges = np.array([a.rows.start for a in share.assignments] + [rows.stop], np.int64) - rows.start
         product = tile.run_product(

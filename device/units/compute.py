@@ -160,8 +160,11 @@ def _passes(plan: Schedule, chunk: I64, encode: I64, slots: Ints | None) -> Pass
     compiled = kernels()
     if compiled is None or slots is None or slots.dtype != np.uint16:
         return passes_numpy(plan, chunk, encode, slots)
-    edges, native, lanes = _row_edges(plan), compiled, plan.geometry.lanes
-    return lambda blocks: native.lane_cycles(slots, plan.groups, edges, lanes, blocks, SLOTS_PER_CYCLE, encode)
+    native, counts = compiled, slots.astype(np.uint16, copy=False)
+    edges, lanes = _row_edges(plan), plan.geometry.lanes
+    return lambda blocks: native.lane_cycles(
+        counts, plan.groups, edges, lanes, blocks, SLOTS_PER_CYCLE, encode
+    )
 
 
 def passes_numpy(plan: Schedule, chunk: I64, encode: I64, slots: Ints | None) -> Passes:
@@ -184,11 +187,8 @@ def passes_numpy(plan: Schedule, chunk: I64, encode: I64, slots: Ints | None) ->
 
     def of_pass(blocks: int) -> tuple[I64, I64, I64]:
         done = lane_cycles(row_cycles * blocks if blocks > 1 else row_cycles, encode)
-        if lanes == 1:
-            busy = on_pes[:, :, 0]
-        else:
-            busy = np.take_along_axis(on_pes, done.argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
-        return done.max(axis=2), busy, encoded
+        slowest = done.argmax(axis=2)[:, :, None]
+        return done.max(axis=2), np.take_along_axis(on_pes, slowest, axis=2)[:, :, 0], encoded
 
     return of_pass
 

@@ -1,13 +1,15 @@
-"""The compiled forms of what `slots.py` counts, `compute.py` times and `vector.py` computes, where there is a compiler; NumPy does it elsewhere.
+"""The compiled forms of what `slots.py` counts, `compute.py` times and `vector.py` computes, where there is a compiler.
 
-One small library, built once and cached (`sim_harness/compiled.py`). Tests hold both forms together, bit for bit.
-What this file does not do: decide what is counted or computed, or check it.
+Elsewhere NumPy does it. One small library, built once and cached (`sim_harness/compiled.py`). Tests hold both forms
+together, bit for bit. What this file does not do: decide what is counted or computed, or check it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,7 +37,7 @@ _FLAGS = (
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 
-_RELEASING = ("count_rows", "count_windows", "unroll", "lane_cycles")
+_RELEASING = ("count_rows", "count_windows", "lane_cycles")
 
 
 @cache
@@ -79,7 +81,7 @@ class Window(ctypes.Structure):
 class Kernels:
     """Arrays in, arrays out; all of them contiguous but the rows that are counted.
 
-    Rows are counted beside the values and may be long: those kernels release the GIL. The vector unit's kernels keep it: each is over sooner than another
+    Counting and timing run beside the values and release the GIL. What makes values keeps it: each is over sooner than another
     thread, once let in, would give it back."""
 
     def __init__(self, path: Path) -> None:
@@ -89,14 +91,22 @@ class Kernels:
             "count_rows": (None, [pointer, size, pointer, size, size, size, ctypes.c_int32, pointer]),
             "count_windows": (
                 None,
-                [pointer, pointer, ctypes.c_int32, pointer, pointer, size, pointer, pointer, size]
-                + [ctypes.c_int32, pointer, pointer],
+                [
+                    *(pointer, pointer, ctypes.c_int32, pointer, pointer, size, pointer, pointer, size),
+                    *(ctypes.c_int32, pointer, pointer),
+                ],
             ),
             "unroll": (None, [pointer, pointer, pointer]),
+            "pad": (None, [pointer] + [size] * 6 + [ctypes.c_int32, pointer]),
             "lane_cycles": (None, [pointer] + [size] * 4 + [pointer] + [size] * 4 + [pointer] * 4),
             "silu": (None, [pointer, pointer, size]),
+            "softmax": (ctypes.c_int32, [pointer, pointer, pointer, size, size]),
             "extremes": (ctypes.c_int32, [pointer, size, pointer, pointer]),
             "quantize": (None, [pointer, pointer, size, real, real, real]),
+            "add": (None, [pointer, pointer, pointer, size]),
+            "add_row": (None, [pointer, pointer, pointer, size, size]),
+            "copy_runs": (None, [pointer, size, size, pointer, size]),
+            "dequantize_attention": (None, [pointer, pointer, size, size, real, pointer]),
             "dequantize": (None, [pointer, pointer, size, size, pointer, pointer]),
             "channel_magnitudes": (ctypes.c_int32, [pointer, size, size, pointer]),
             "channel_sums": (None, [pointer, size, size, pointer, pointer, pointer]),
@@ -144,6 +154,14 @@ class Kernels:
         )  # fmt: skip
         return slots, int(totals[0]), int(totals[1])
 
+    def pad(self, pictures: I8, above: int, beside: int, value: int) -> I8:
+        """[B, H, W, C] with a border of one value."""
+        pictures = np.ascontiguousarray(pictures)
+        b, h, w, c = pictures.shape
+        padded = np.empty((b, h + 2 * above, w + 2 * beside, c), np.int8)
+        self._call["pad"](pictures.ctypes.data, b, h, w, c, above, beside, value, padded.ctypes.data)
+        return padded
+
     def unroll(self, padded: I8, window: Window, k: int) -> I8:
         """The rows of a convolution, [rows, K]."""
         padded = np.ascontiguousarray(padded)
@@ -169,6 +187,11 @@ class Kernels:
     def silu(self, x: F32, out: F32) -> None:
         self._call["silu"](x.ctypes.data, out.ctypes.data, x.size)
 
+    def softmax(self, rows: F32, out: I8, sums: I32) -> bool:
+        """Bytes and sums of [rows, width]; False if a row's greatest value is NaN or infinite."""
+        found = self._call["softmax"](rows.ctypes.data, out.ctypes.data, sums.ctypes.data, *rows.shape)
+        return bool(found)
+
     def extremes(self, x: F32) -> tuple[np.float32, np.float32] | None:
         """(least, greatest) value, or None if one is NaN or infinite."""
         found = np.empty(2, np.float32)
@@ -177,6 +200,27 @@ class Kernels:
 
     def quantize(self, x: F32, out: I8, reciprocal: float, zero: float, bottom: float) -> None:
         self._call["quantize"](x.ctypes.data, out.ctypes.data, x.size, reciprocal, zero, bottom)
+
+    def add(self, a: F32, b: F32, out: F32) -> None:
+        self._call["add"](a.ctypes.data, b.ctypes.data, out.ctypes.data, out.size)
+
+    def add_row(self, x: F32, row: F32, out: F32) -> None:
+        """[rows, width] plus one row."""
+        self._call["add_row"](x.ctypes.data, row.ctypes.data, out.ctypes.data, *x.shape)
+
+    def concatenate(self, parts: Sequence[npt.NDArray[Any]], axis: int, out: npt.NDArray[Any]) -> None:
+        """Contiguous parts of one dtype into a contiguous result."""
+        before = math.prod(out.shape[:axis])
+        stride, at = out.nbytes // before, out.ctypes.data
+        for part in parts:
+            length = part.nbytes // before
+            self._call["copy_runs"](part.ctypes.data, before, length, at, stride)
+            at += length
+
+    def dequantize_attention(self, rows: I32, out: F32, factor: float, divisors: F32) -> None:
+        self._call["dequantize_attention"](
+            rows.ctypes.data, out.ctypes.data, *rows.shape, factor, divisors.ctypes.data
+        )
 
     def dequantize(self, rows: I32, out: F32, factor: F32, bias: F32 | None) -> None:
         self._call["dequantize"](

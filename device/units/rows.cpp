@@ -149,6 +149,22 @@ extern "C" __attribute__((visibility("default"))) void ditto_count_windows(
                                                       segments, pieces, ends, chunks, slots, totals);
 }
 
+// [pictures][height][width] of `pixel` bytes with a border of one value around every picture.
+extern "C" __attribute__((visibility("default"))) void ditto_pad(const uint8_t* pictures, int64_t count, int64_t height,
+                                                                  int64_t width, int64_t pixel, int64_t above, int64_t beside,
+                                                                  int32_t value, uint8_t* padded) {
+  const int64_t line = width * pixel, side = beside * pixel, edge = above * (line + 2 * side);
+  for (int64_t p = 0; p < count; ++p) {
+    std::memset(padded, value, edge), padded += edge;
+    for (int64_t y = 0; y < height; ++y, pictures += line) {
+      std::memset(padded, value, side), padded += side;
+      std::memcpy(padded, pictures, line), padded += line;
+      std::memset(padded, value, side), padded += side;
+    }
+    std::memset(padded, value, edge), padded += edge;
+  }
+}
+
 // The rows themselves, [batch * out_h * out_w][kernel_h * kernel_w * channels].
 extern "C" __attribute__((visibility("default"))) void ditto_unroll(const uint8_t* padded, const DittoWindows* windows,
                                                                      uint8_t* rows) {

@@ -101,6 +101,24 @@ def count_rows(current: I8, reference: I8 | int, splits: tuple[int, ...], rule: 
     return Counted(slots, *(int(t) for t in totals))
 
 
+def pad(pictures: I8, above: int, beside: int, value: int) -> I8:
+    """[B, H, W, C] with a border of one value; contiguous."""
+    compiled = kernels()
+    if not (above or beside):
+        return np.ascontiguousarray(pictures)
+    if compiled is not None:
+        return compiled.pad(pictures, above, beside, value)
+    return pad_numpy(pictures, above, beside, value)
+
+
+def pad_numpy(pictures: I8, above: int, beside: int, value: int) -> I8:
+    """As `pad`."""
+    b, h, w, c = pictures.shape
+    padded = np.full((b, h + 2 * above, w + 2 * beside, c), value, np.int8)
+    padded[:, above : above + h, beside : beside + w] = pictures
+    return padded
+
+
 @dataclass(frozen=True, slots=True)
 class Windows:
     """How a convolution's rows lie in its padded pictures [B, H, W, C]: row (b, i, j), elements (u, v, c)."""
@@ -175,7 +193,9 @@ def _window(windows: Windows, padded: tuple[int, ...]) -> Window:
 def _pieces(splits: tuple[int, ...], channels: int) -> Pieces:
     cuts, chunks = _segments(splits, channels)
     pairs = np.array([pair for chunk in chunks for pair in chunk], np.int64)
-    return Pieces(np.array(cuts, np.int64), pairs, np.cumsum([len(chunk) for chunk in chunks], dtype=np.int64))
+    return Pieces(
+        np.array(cuts, np.int64), pairs, np.cumsum([len(chunk) for chunk in chunks], dtype=np.int64)
+    )
 
 
 def _compiled_windows(

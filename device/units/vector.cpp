@@ -45,6 +45,29 @@ DITTO_API void ditto_silu(const float* __restrict x, float* __restrict out, int6
   }
 }
 
+// Rows of [rows, width]: rint(127 exp(x - the row's greatest)) as bytes, and its sum. Returns 0 if a row's greatest is NaN or
+// infinite.
+DITTO_API int32_t ditto_softmax(const float* __restrict x, int8_t* __restrict out, int32_t* __restrict sums, int64_t rows,
+                                int64_t width) {
+  for (int64_t row = 0; row < rows; ++row, x += width, out += width) {
+    float peak = x[0];
+    bool nan = false;
+    for (int64_t i = 0; i < width; ++i) {
+      peak = x[i] > peak ? x[i] : peak;
+      nan |= x[i] != x[i];
+    }
+    if (nan || !(std::fabs(peak) <= 3.40282347e38f)) return 0;
+    int32_t sum = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      const int32_t e = static_cast<int32_t>(std::rint(127.0f * exp32(x[i] - peak)));
+      out[i] = static_cast<int8_t>(e);
+      sum += e;
+    }
+    sums[row] = sum;
+  }
+  return 1;
+}
+
 // The least and the greatest value; returns 0 if one is NaN or infinite.
 DITTO_API int32_t ditto_extremes(const float* __restrict x, int64_t count, float* low, float* high) {
   constexpr int64_t kLanes = 32;  // so many running extremes side by side
@@ -75,6 +98,31 @@ DITTO_API void ditto_quantize(const float* __restrict x, int8_t* __restrict out,
     q = q < bottom ? bottom : q;
     q = q > 127.0f ? 127.0f : q;
     out[i] = static_cast<int8_t>(q);
+  }
+}
+
+DITTO_API void ditto_add(const float* __restrict a, const float* __restrict b, float* __restrict out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = a[i] + b[i];
+}
+
+// [rows, width] plus one row.
+DITTO_API void ditto_add_row(const float* __restrict x, const float* __restrict row, float* __restrict out, int64_t rows,
+                             int64_t width) {
+  for (int64_t r = 0; r < rows; ++r, x += width, out += width) {
+    for (int64_t i = 0; i < width; ++i) out[i] = x[i] + row[i];
+  }
+}
+
+// Runs of bytes, neighbours in `from`, `stride` apart in `to`.
+DITTO_API void ditto_copy_runs(const char* from, int64_t runs, int64_t length, char* to, int64_t stride) {
+  for (int64_t r = 0; r < runs; ++r, from += length, to += stride) std::memcpy(to, from, length);
+}
+
+// [rows, width] int32 times a factor, over a divisor a row.
+DITTO_API void ditto_dequantize_attention(const int32_t* __restrict acc, float* __restrict out, int64_t rows,
+                                          int64_t width, float factor, const float* __restrict divisors) {
+  for (int64_t row = 0; row < rows; ++row, acc += width, out += width) {
+    for (int64_t i = 0; i < width; ++i) out[i] = static_cast<float>(acc[i]) * factor / divisors[row];
   }
 }
 

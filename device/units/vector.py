@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,12 @@ def _flat(a: Array, order: tuple[int, ...]) -> Array:
 
 def _empty_like(a: Array, order: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     """A fresh array of `a`'s shape whose memory runs in the given axis order."""
-    inverse = tuple(int(i) for i in np.argsort(order))
-    return np.empty(tuple(a.shape[i] for i in order), dtype).transpose(inverse)
+    return np.empty(tuple(a.shape[i] for i in order), dtype).transpose(_inverse(order))
+
+
+@lru_cache(maxsize=256)
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(order.index(axis) for axis in range(len(order)))
 
 
 def _elementwise(kernel: Callable[..., Array], dtype: npt.DTypeLike, first: Array, *others: Array) -> Array:
@@ -286,10 +291,56 @@ def dequantize(acc: Array, params: F32, w_scale: F32, bias: F32 | None, axis: in
     return np.moveaxis(out.reshape(channel_last.shape), -1, axis)
 
 
+def dequantize_matmul(acc: Array, left: F32, right: F32, scale: float) -> F32:
+    factor, compiled = (left[0] * right[0]) * f32(scale), kernels()
+    if compiled is None or acc.dtype != np.int32:
+        return _elementwise(lambda v: v.astype(np.float32) * factor, np.float32, acc)
+    order = memory_order(acc)
+    out = _empty_like(acc, order, np.float32)
+    rows = np.ascontiguousarray(_flat(acc, order)).reshape(-1, acc.shape[order[-1]])
+    compiled.dequantize(rows, _flat(out, order), np.full(rows.shape[1], factor), None)
+    return out
+
+
+def dequantize_attention(acc: Array, sums: Array, params: F32) -> F32:
+    divisors, compiled = sums.astype(np.float32), kernels()
+    if compiled is None or acc.dtype != np.int32:
+        wide = acc.astype(np.float32)
+        wide *= params[0]
+        wide /= divisors[..., None]
+        return wide
+    out = np.empty(acc.shape, np.float32)
+    rows = np.ascontiguousarray(acc).reshape(-1, acc.shape[-1])
+    compiled.dequantize_attention(rows, out, float(params[0]), np.ascontiguousarray(divisors))
+    return out
+
+
+def add(x: Array, y: Array) -> Array:
+    """x + y; compiled where both lie alike in memory, or y is one value a channel and channels are innermost."""
+    compiled = kernels()
+    if compiled is not None and x.dtype == y.dtype == np.float32 and x.ndim == y.ndim and x.size:
+        order = memory_order(x)
+        a, b = x.transpose(order), y.transpose(order)
+        out = np.empty(a.shape, np.float32)
+        if a.flags.c_contiguous and b.flags.c_contiguous and a.shape == b.shape:
+            compiled.add(a, b, out)
+            return out.transpose(_inverse(order))
+        if a.flags.c_contiguous and b.flags.c_contiguous and b.shape[-1] == a.shape[-1] == b.size:
+            wide = a.reshape(-1, a.shape[-1])
+            compiled.add_row(wide, b, out)
+            return out.transpose(_inverse(order))
+    return np.add(x, y)
+
+
 def softmax(x: F32, where: str) -> tuple[Array, Array]:
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     p = np.empty(rows.shape, np.int8)
     sums = np.empty(len(rows), np.int32)
+    compiled = kernels()
+    if compiled is not None:
+        if not compiled.softmax(rows, p, sums):
+            raise NonFiniteError(f"{where}: its input holds NaN or infinity")
+        return p.reshape(x.shape), sums.reshape(x.shape[:-1])
     step = max(1, BLOCK_ELEMENTS // rows.shape[1])
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
@@ -299,7 +350,7 @@ def softmax(x: F32, where: str) -> tuple[Array, Array]:
             raise NonFiniteError(f"{where}: its input holds NaN or infinity")
         e = np.rint(f32(127) * exp32(block - peak))
         p[part] = e
-        sums[part] = e.sum(1)
+        sums[part] = p[part].sum(1, dtype=np.int32)
     return p.reshape(x.shape), sums.reshape(x.shape[:-1])
 
 
@@ -392,7 +443,6 @@ _UNARY: dict[str, Callable[[F32], F32]] = {
     "cos": lambda x: _trig(x, 1),
 }
 _BINARY: dict[str, Callable[[F32, F32], F32]] = {
-    "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
     "div": np.divide,
@@ -408,6 +458,8 @@ def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tup
         return (_elementwise(_UNARY[op], np.float32, x),)
     if op == "gelu":
         return (_elementwise(_gelu_tanh if attrs["tanh"] else _gelu_erf, np.float32, x),)
+    if op == "add":
+        return (add(x, operands[1]),)
     if op in _BINARY:
         return (_BINARY[op](x, operands[1]),)
     extra = (*operands[1:], None, None)
@@ -417,13 +469,9 @@ def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tup
                 dequantize(x, operands[1], operands[2], (*operands[3:], None)[0], integer(attrs, "axis")),
             )
         case "dequantize_matmul":
-            factor = (operands[1][0] * operands[2][0]) * f32(number(attrs, "factor"))
-            return (_elementwise(lambda v: v.astype(np.float32) * factor, np.float32, x),)
+            return (dequantize_matmul(x, operands[1], operands[2], number(attrs, "factor")),)
         case "dequantize_attention":
-            wide = x.astype(np.float32)
-            wide *= operands[2][0]
-            wide /= operands[1].astype(np.float32)[..., None]
-            return (wide,)
+            return (dequantize_attention(x, operands[1], operands[2]),)
         case "softmax":
             return softmax(x, where)
         case "cast":
@@ -455,8 +503,15 @@ def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tup
 
 def _concat(parts: Sequence[Array], axis: int) -> Array:
     order = memory_order(parts[0])
-    inverse = tuple(int(i) for i in np.argsort(order))
-    return np.concatenate([p.transpose(order) for p in parts], order.index(axis)).transpose(inverse)
+    turned = [p.transpose(order) for p in parts]
+    at, compiled = order.index(axis), kernels()
+    if compiled is None or any(p.dtype != parts[0].dtype for p in parts):
+        return np.concatenate(turned, at).transpose(_inverse(order))
+    shape = list(turned[0].shape)
+    shape[at] = sum(p.shape[at] for p in turned)
+    out = np.empty(shape, parts[0].dtype)
+    compiled.concatenate([np.ascontiguousarray(p) for p in turned], at, out)
+    return out.transpose(_inverse(order))
 
 
 def _upsample(x: Array, fh: int, fw: int) -> Array:

@@ -136,7 +136,9 @@ def test_product_in_one_call_is_its_passes_one_by_one(tiles, mode):
 
 def test_product_refuses_what_does_not_fit(tiles):
     tile, current, weights = tiles["tiny"], int8(20, 30), int8(30, 20)
-    assert (tile.run_product(current, 0, weights, "temporal").accumulators == product(current, 0, weights)).all()
+    assert (
+        tile.run_product(current, 0, weights, "temporal").accumulators == product(current, 0, weights)
+    ).all()
     for message, how in {
         "edges must be int64": {"edges": np.array([0, 19])},
         "rise by at least one row": {"edges": np.array([0, 5, 5, 20])},

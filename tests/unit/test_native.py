@@ -122,3 +122,76 @@ def test_native_reads_views_that_flatten_without_a_copy(view, monkeypatch):
     x = STRIDED[view](values(1, (6, 16), 3, False))
     assert same(both(monkeypatch, lambda: vector.execute("silu", [x], {}, "here")))
     assert same(both(monkeypatch, lambda: vector.quantize(x, QUANTIZE, 0, vector.QuantizeState(), "here")))
+
+
+@pytest.mark.parametrize("view", STRIDED)
+def test_native_adds_and_joins_views_as_numpy_does(view, monkeypatch):
+    x = STRIDED[view](values(1, (6, 16), 3, False))
+    y = np.ascontiguousarray(x) * np.float32(0.3)
+    for operands in ([x, y], [y, x], [x, x]):
+        assert same(both(monkeypatch, lambda operands=operands: vector.execute("add", operands, {}, "here")))
+        for axis in (0, 1):
+            joined = both(
+                monkeypatch, lambda o=operands, a=axis: vector.execute("concat", o, {"axis": a}, "here")
+            )
+            assert same(joined)
+
+
+def other(kind, x):
+    """A second operand of x."""
+    rng = np.random.default_rng(5)
+    if kind == "a value a channel":
+        return rng.normal(size=(1, x.shape[1], *(1,) * (x.ndim - 2))).astype(np.float32)
+    if kind == "a value a channel and picture":
+        return rng.normal(size=(*x.shape[:2], *(1,) * (x.ndim - 2))).astype(np.float32)
+    if kind == "the last axis":
+        return rng.normal(size=(*(1,) * (x.ndim - 1), x.shape[-1])).astype(np.float32)
+    same_shape = rng.normal(size=x.shape).astype(np.float32)
+    return same_shape if kind == "in order" else np.asfortranarray(same_shape)
+
+
+@given(
+    memory,
+    st.sampled_from(
+        ["a value a channel", "a value a channel and picture", "the last axis", "in order", "turned"]
+    ),
+    st.booleans(),
+)
+def test_native_add_is_numpys(memory, kind, swapped):
+    x = values(*memory, special=SPECIAL)
+    operands = [x, other(kind, x)]
+    with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore"):
+        assert same(both(patch, lambda: vector.execute("add", operands[:: -1 if swapped else 1], {}, "here")))
+
+
+@given(memory, st.integers(0, 3), st.integers(1, 3))
+def test_native_concat_is_numpys(memory, axis, count):
+    x = values(*memory)
+    axis %= x.ndim
+    parts = [x, *(np.repeat(x, 2, axis) for _ in range(count - 1))]
+    with pytest.MonkeyPatch.context() as patch:
+        assert same(both(patch, lambda: vector.execute("concat", parts, {"axis": axis}, "here")))
+
+
+@given(st.integers(0, 2**32), st.booleans())
+def test_native_attention_factors_are_numpys(seed, turned):
+    rng = np.random.default_rng(seed)
+    acc = rng.integers(-(2**31), 2**31, (2, 3, 5, 7), np.int32)
+    if turned:
+        acc = np.ascontiguousarray(acc.swapaxes(2, 3)).swapaxes(2, 3)
+    sums = rng.integers(1, 127 * 7, (2, 3, 5), np.int32)
+    left, right = (np.array([rng.random(), 0], np.float32) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        attention = both(patch, lambda: vector.execute("dequantize_attention", [acc, sums, left], {}, "here"))
+        scores = both(
+            patch, lambda: vector.execute("dequantize_matmul", [acc, left, right], {"factor": 0.125}, "here")
+        )
+    assert same(attention)
+    assert same(scores)
+
+
+@given(memory, st.sampled_from([(), (np.nan,), (np.inf,), (-np.inf,), (-np.inf, np.nan)]))
+def test_native_softmax_is_numpys(memory, bad):
+    x = values(*memory, special=bad)
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        assert same(both(patch, lambda: vector.execute("softmax", [x], {}, "here")))

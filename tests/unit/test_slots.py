@@ -15,6 +15,8 @@ from ditto_cosim.device.units.slots import (
     count_windows_numpy,
     count_windows_spatial,
     count_windows_spatial_numpy,
+    pad,
+    pad_numpy,
 )
 from ditto_cosim.protocol.record import split_k
 
@@ -134,3 +136,13 @@ def test_slots_windows_take_one_reference_for_all():
     one, all_alike = (count_windows(picture, r, windows, (64, 44), "twos4") for r in (-7, same))
     np.testing.assert_array_equal(one.slots, all_alike.slots)
     assert (one.zero, one.low, one.full) == (all_alike.zero, all_alike.low, all_alike.full)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 2), st.integers(0, 2), st.integers(-128, 127), st.booleans())
+def test_slots_pictures_are_padded_as_numpy_pads(seed, above, beside, value, turned):
+    pictures = np.random.default_rng(seed).integers(-128, 128, (2, 3, 4, 5), np.int8)
+    if turned:
+        pictures = np.asfortranarray(pictures)
+    expected = np.pad(pictures, ((0, 0), (above, above), (beside, beside), (0, 0)), constant_values=value)
+    for padded in (pad(pictures, above, beside, value), pad_numpy(pictures, above, beside, value)):
+        np.testing.assert_array_equal(padded, expected)
