@@ -340,7 +340,6 @@ class Server:
             run.abandon()
 
     def _shut_down(self) -> None:
-        log.info("device stops", extra={"fields": {"hosts": len(self._hosts)}})
         runs = [run for host in self._hosts.values() for run in host.runs.values()]
         for run in runs:
             run.stop()
@@ -353,6 +352,7 @@ class Server:
         self._waker.close()
         if stuck:
             log.warning("runs did not stop", extra={"fields": {"runs": stuck}})
+        log.info("device stops", extra={"fields": {"hosts": len(self._hosts)}})
         else:
             self._context.term()
 
