@@ -352,9 +352,9 @@ class Server:
         self._waker.close()
         if stuck:
             log.warning("runs did not stop", extra={"fields": {"runs": stuck}})
-        log.info("device stops", extra={"fields": {"hosts": len(self._hosts)}})
         else:
             self._context.term()
+        log.info("device stops", extra={"fields": {"hosts": len(self._hosts)}})
 
 
 class JsonLines(logging.Formatter):

@@ -67,6 +67,7 @@ module pe_array
   localparam int unsigned AddrWidth  = BankWidth + BlockAddrWidth + KAddrWidth;
 
   logic [7:0]  weights [1 << AddrWidth][Columns];
+  logic [7:0]  offset_row [Columns];
   logic [31:0] partial [Columns];
 
   function automatic logic [AddrWidth-1:0] weight_addr(logic bank, logic [BlockWidth-1:0] block,
@@ -82,8 +83,8 @@ module pe_array
   endfunction
 
   // Loops over columns are functions: their variables are then locals of the simulator's code, not members.
-  function automatic void write_weights(logic [AddrWidth-1:0] row);
-    for (int unsigned c = 0; c < Columns; c++) weights[row][c] = weight_i[c] ^ 8'h80;
+  function automatic void offset_weights();
+    for (int unsigned c = 0; c < Columns; c++) offset_row[c] = weight_i[c] ^ 8'h80;
   endfunction
 
   function automatic void accumulate(logic [AddrWidth-1:0] row0, logic [AddrWidth-1:0] row1,
@@ -100,9 +101,16 @@ module pe_array
     end
   endfunction
 
+  always_ff @(posedge clk_i) begin : load
+    if (weight_valid_i) begin
+      offset_weights();
+      weights[weight_addr(weight_bank_i, weight_block_i, weight_k_i[SlotKWidth-1:0])] <= offset_row;
+    end
+  end
+
   assign word_ready_o = !(word_valid_i && word_last_i && result_valid_o && !result_ready_i);
 
-  always_ff @(posedge clk_i) begin : multiply_and_load
+  always_ff @(posedge clk_i) begin : multiply
     if (word_valid_i && word_ready_o) begin
       accumulate(weight_addr(active_bank_i, word_block_i, word_i[0].k),
                  weight_addr(active_bank_i, word_block_i, word_i[1].k),
@@ -112,8 +120,6 @@ module pe_array
                  operand(word_i[2], 1'b1), operand(word_i[3], 1'b0));
       if (word_last_i) result_o <= partial;
     end
-    // Last in this process, so that the multipliers saw the weights before.
-    if (weight_valid_i) write_weights(weight_addr(weight_bank_i, weight_block_i, weight_k_i[SlotKWidth-1:0]));
   end
 
   always_ff @(posedge clk_i) begin : result
