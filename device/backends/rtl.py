@@ -28,6 +28,8 @@ from ditto_cosim.sim_harness.tile import Tile
 
 _WORTH_A_THREAD_MACS = 3_000_000
 """Below, handing work to another thread costs more than it saves. A lane's idle columns count: they are simulated too."""
+_SHARE_ROWS = 256
+"""So many rows pay for loading their weights once more, and leave the threads something to even out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,11 @@ def _shares(plan: Schedule, threads: int) -> tuple[_Share, ...]:
         return *weights(a), a.rows.start
 
     alike = [tuple(part) for _, part in groupby(sorted(plan, key=place), weights)]
-    pieces = 1 if len(alike) >= 2 * threads else threads
+    enough = threads == 1 or len(alike) >= 2 * threads
     shares = []
     for part in alike:
-        size = -(-len(part) // pieces)
+        rows = part[-1].rows.stop - part[0].rows.start
+        size = len(part) if enough else -(-len(part) // max(threads, rows // _SHARE_ROWS))
         for at in range(0, len(part), size):
             shares.append(_Share(part[0].group, part[0].columns, part[at : at + size]))
     return tuple(shares)

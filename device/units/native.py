@@ -29,7 +29,6 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U16 = npt.NDArray[np.uint16]
 F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
 
 _SOURCES = tuple(Path(__file__).with_name(name) for name in ("lanes.cpp", "rows.cpp", "vector.cpp"))
 _FLAGS = (
@@ -108,9 +107,10 @@ class Kernels:
             "copy_runs": (None, [pointer, size, size, pointer, size]),
             "dequantize_attention": (None, [pointer, pointer, size, size, real, pointer]),
             "dequantize": (None, [pointer, pointer, size, size, pointer, pointer]),
-            "channel_magnitudes": (ctypes.c_int32, [pointer, size, size, pointer]),
-            "channel_sums": (None, [pointer, size, size, pointer, pointer, pointer]),
-            "normalize": (None, [pointer, pointer, size, size, pointer, pointer, pointer, pointer]),
+            "group_norm": (
+                ctypes.c_int32,
+                [pointer, pointer, size, size, size, pointer, pointer, ctypes.c_double],
+            ),
         }
         self._call: dict[str, Any] = {}
         for name, (result, arguments) in signatures.items():
@@ -227,23 +227,14 @@ class Kernels:
             rows.ctypes.data, out.ctypes.data, *rows.shape, factor.ctypes.data, _data(bias)
         )
 
-    def channel_magnitudes(self, x: F32) -> F32 | None:
-        """Largest magnitude a channel of [pixels, channels], or None if a value is NaN or infinite."""
-        largest = np.empty(x.shape[1], np.float32)
-        finite = self._call["channel_magnitudes"](x.ctypes.data, *x.shape, largest.ctypes.data)
-        return largest if finite else None
-
-    def channel_sums(self, x: F32, scale: F64) -> tuple[F64, F64]:
-        """Σ q and Σ q² a channel of [pixels, channels], q = rint(x × scale)."""
-        s1, s2 = np.empty((2, x.shape[1]))
-        self._call["channel_sums"](x.ctypes.data, *x.shape, scale.ctypes.data, s1.ctypes.data, s2.ctypes.data)
-        return s1, s2
-
-    def normalize(self, x: F32, out: F32, mean: F32, rstd: F32, gamma: F32 | None, beta: F32 | None) -> None:
-        self._call["normalize"](
-            x.ctypes.data, out.ctypes.data, *x.shape, mean.ctypes.data, rstd.ctypes.data,
-            _data(gamma), _data(beta),
-        )  # fmt: skip
+    def group_norm(
+        self, x: F32, out: F32, groups: int, gamma: F32 | None, beta: F32 | None, eps: float
+    ) -> bool:
+        """Of [pixels, channels]; False if a value is NaN or infinite."""
+        found = self._call["group_norm"](
+            x.ctypes.data, out.ctypes.data, *x.shape, groups, _data(gamma), _data(beta), eps
+        )
+        return bool(found)
 
 
 def _data(array: F32 | None) -> int | None:

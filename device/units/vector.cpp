@@ -2,12 +2,13 @@
 //
 // Every line is one rounding of one operation, in the order of protocol/isa.py; the library is compiled without contraction
 // of products and sums. NaN passes through wherever NumPy lets it.
-// What it does not do: memory order, refusals, moments from sums (vector.py does).
+// What it does not do: memory order, refusals (vector.py does).
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 namespace {
 
@@ -138,39 +139,49 @@ DITTO_API void ditto_dequantize(const int32_t* __restrict acc, float* __restrict
   }
 }
 
-// Of [pixels, channels]: the largest magnitude of every channel; returns 0 if a value is NaN or infinite.
-DITTO_API int32_t ditto_channel_magnitudes(const float* __restrict x, int64_t pixels, int64_t channels,
-                                           float* __restrict largest) {
+// [pixels, channels] in groups of neighbouring channels: ((x - mean) * rstd) * gamma + beta; gamma and beta may be missing.
+// Moments come from integers: q = rint(x * 2^(15 - e)), 2^e above the group's largest magnitude; sums of q and q * q stay
+// below 2^53. Returns 0 if a value is NaN or infinite.
+DITTO_API int32_t ditto_group_norm(const float* __restrict x, float* __restrict out, int64_t pixels, int64_t channels,
+                                   int64_t groups, const float* __restrict gamma, const float* __restrict beta, double eps) {
+  const int64_t inner = channels / groups;
+  std::vector<float> of_channel(3 * channels);
+  std::vector<double> sums(3 * channels);
+  float *largest = of_channel.data(), *mean = largest + channels, *rstd = mean + channels;
+  double *scale = sums.data(), *s1 = scale + channels, *s2 = s1 + channels;
+
   int32_t bad = 0;
-  std::fill_n(largest, channels, 0.0f);
-  for (int64_t p = 0; p < pixels; ++p, x += channels) {
+  for (int64_t p = 0; p < pixels; ++p) {
     for (int64_t c = 0; c < channels; ++c) {
-      const float m = std::fabs(x[c]);
+      const float m = std::fabs(x[p * channels + c]);
       largest[c] = m > largest[c] ? m : largest[c];
       bad |= !(m <= 3.40282347e38f);
     }
   }
-  return !bad;
-}
+  if (bad) return 0;
 
-// Of [pixels, channels]: sums of q and q*q a channel, q = rint(x * scale); all are integers below 2^53.
-DITTO_API void ditto_channel_sums(const float* __restrict x, int64_t pixels, int64_t channels,
-                                  const double* __restrict scale, double* __restrict s1, double* __restrict s2) {
-  std::fill_n(s1, channels, 0.0);
-  std::fill_n(s2, channels, 0.0);
-  for (int64_t p = 0; p < pixels; ++p, x += channels) {
+  for (int64_t g = 0; g < groups; ++g) {
+    int e;
+    std::frexp(*std::max_element(largest + g * inner, largest + (g + 1) * inner), &e);
+    std::fill_n(scale + g * inner, inner, std::ldexp(1.0, 15 - e));
+  }
+  for (int64_t p = 0; p < pixels; ++p) {
     for (int64_t c = 0; c < channels; ++c) {
-      const double q = std::rint(static_cast<double>(x[c]) * scale[c]);
+      const double q = std::rint(static_cast<double>(x[p * channels + c]) * scale[c]);
       s1[c] += q;
       s2[c] += q * q;
     }
   }
-}
+  for (int64_t g = 0; g < groups; ++g) {
+    const double n = static_cast<double>(inner * pixels), unit = 1.0 / scale[g * inner];
+    double sum1 = 0, sum2 = 0;
+    for (int64_t c = g * inner; c < (g + 1) * inner; ++c) sum1 += s1[c], sum2 += s2[c];
+    const double mu = sum1 / n, d = sum2 / n - mu * mu;
+    const double var = std::max(d, 0.0) * (unit * unit);
+    std::fill_n(mean + g * inner, inner, static_cast<float>(mu * unit));
+    std::fill_n(rstd + g * inner, inner, static_cast<float>(1.0 / std::sqrt(var + eps)));
+  }
 
-// [pixels, channels]: ((x - mean) * rstd) * gamma + beta, of every channel; gamma and beta may be missing.
-DITTO_API void ditto_normalize(const float* __restrict x, float* __restrict out, int64_t pixels, int64_t channels,
-                               const float* __restrict mean, const float* __restrict rstd,
-                               const float* __restrict gamma, const float* __restrict beta) {
   for (int64_t p = 0; p < pixels; ++p, x += channels, out += channels) {
     for (int64_t c = 0; c < channels; ++c) out[c] = (x[c] - mean[c]) * rstd[c];
     if (gamma) {
@@ -180,4 +191,5 @@ DITTO_API void ditto_normalize(const float* __restrict x, float* __restrict out,
       for (int64_t c = 0; c < channels; ++c) out[c] += beta[c];
     }
   }
+  return 1;
 }

@@ -392,25 +392,17 @@ def _group_norm_compiled(
     eps: float,
     where: str,
 ) -> F32:
-    """The same, for channels innermost in memory: sums a channel first, then of a group's channels."""
+    """The same, for channels innermost in memory."""
     compiled = kernels()
     assert compiled is not None
     batch, channels = x.shape[:2]
-    inner = channels // groups
     out = _empty_like(x, order, np.float32)
     pictures = np.ascontiguousarray(x.transpose(order)).reshape(batch, -1, channels)
     targets = out.transpose(order).reshape(batch, -1, channels)
     gamma, beta = (None if v is None else np.ascontiguousarray(v) for v in (gamma, beta))
     for picture, target in zip(pictures, targets, strict=True):
-        largest = compiled.channel_magnitudes(picture)
-        if largest is None:
+        if not compiled.group_norm(picture, target, groups, gamma, beta, eps):
             raise NonFiniteError(f"{where}: its input holds NaN or infinity")
-        e = np.frexp(largest.reshape(groups, inner).max(1))[1]
-        s1, s2 = compiled.channel_sums(picture, np.repeat(np.ldexp(1.0, 15 - e), inner))
-        count = inner * len(picture)
-        by_group = (groups, inner)
-        mean, rstd = _finish_moments(s1.reshape(by_group).sum(1), s2.reshape(by_group).sum(1), e, count, eps)
-        compiled.normalize(picture, target, np.repeat(mean, inner), np.repeat(rstd, inner), gamma, beta)
     return out
 
 
