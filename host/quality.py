@@ -88,11 +88,11 @@ def measure_quality(
     **settings: Any,
 ) -> Quality:
     """Pictures and figures of a zoo model in both arithmetics; `settings` go to `accelerate`."""
-    from ditto_cosim.host.zoo import load_pipeline, models
+    from ditto_cosim.host.zoo import find_trained, load_pipeline
     from ditto_cosim.host.zoo.classifier import load_classifier
     from ditto_cosim.host.zoo.measure import figures_of, generate
 
-    known = models()[model]
+    known = find_trained(model)
     load_classifier(known.dataset)  # a missing one is better known before the pictures are made
     pictures: dict[str, Pictures] = {}
     wall_s: dict[str, float] = {}

@@ -209,6 +209,10 @@ def load_grids(path: Path) -> dict[str, Grid]:
     """Grids as `save_grids` wrote them, or as a user wrote them by hand."""
     try:
         grids = grids_of(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise QuantizationError(
+            f"{path}: no such file of scales; `ditto calibrate MODEL` makes one"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise QuantizationError(f"{path}: not a file of scales ({type(error).__name__}: {error})") from None
     for name, grid in grids.items():

@@ -44,7 +44,7 @@ def measure(quick: bool = False) -> dict[str, Any]:
 
 def _one(name: str, repeats: int) -> dict[str, float]:
     torch.manual_seed(0)
-    model = zoo.models()[name]
+    model = zoo.find(name)
     if model.weights is None:
         denoiser = zoo.build_denoiser(name)
     else:

@@ -234,7 +234,7 @@ def _load(model: str) -> tuple[Any, int]:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    from ditto_cosim.host.zoo import load_pipeline, models
+    from ditto_cosim.host.zoo import find, load_pipeline
 
     if Path(model).is_dir():
         from diffusers import DiffusionPipeline
@@ -244,14 +244,14 @@ def _load(model: str) -> tuple[Any, int]:
         pipe = DiffusionPipeline.from_pretrained(model, low_cpu_mem_usage=False)
         pipe.set_progress_bar_config(disable=True)
         return pipe, 50
-    return load_pipeline(model), models()[model].steps
+    return load_pipeline(model), find(model).steps
 
 
 def _shipped_scales(model: str) -> Path | None:
     from ditto_cosim.host.accelerate import SCALES_FILE
-    from ditto_cosim.host.zoo import models
+    from ditto_cosim.host.zoo import find
 
-    folder = Path(model) if Path(model).is_dir() else models()[model].weights
+    folder = Path(model) if Path(model).is_dir() else find(model).weights
     found = folder / SCALES_FILE if folder is not None else None
     return found if found is not None and found.is_file() else None
 

@@ -116,7 +116,7 @@ def calibrate(
     from ditto_cosim.cli.generate import _arguments, _load
     from ditto_cosim.host.accelerate import SCALES_FILE, accelerate
     from ditto_cosim.host.quantize import save_grids
-    from ditto_cosim.host.zoo import models as all_models
+    from ditto_cosim.host.zoo import find
 
     pipe, _ = _load(model)
     accelerate(
@@ -129,7 +129,7 @@ def calibrate(
         else _arguments(pipe, steps, seed, batch, None, "", 0.0),
     )
     denoiser: Any = getattr(pipe, "unet", None) or pipe.transformer
-    folder = Path(model) if Path(model).is_dir() else all_models()[model].weights
+    folder = Path(model) if Path(model).is_dir() else find(model).weights
     target = output or (folder / SCALES_FILE if folder is not None else Path(SCALES_FILE))
     save_grids(denoiser.grids, target)
     print(f"{len(denoiser.grids)} scales written to {target}")

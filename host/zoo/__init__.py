@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ZooError", "ZooModel", "build_denoiser", "example_inputs", "load_pipeline", "models"]
+__all__ = [
+    "ZooError",
+    "ZooModel",
+    "build_denoiser",
+    "example_inputs",
+    "find",
+    "find_trained",
+    "load_pipeline",
+    "models",
+]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -120,7 +129,7 @@ def build_denoiser(name: str, device: str = "cpu") -> torch.nn.Module:
     """The denoiser of any model with fresh parameters on `device`; `load_pipeline` gives the trained ones."""
     from . import paper, shipped
 
-    if _find(name).weights is None:
+    if find(name).weights is None:
         return paper.build(name, device)
     return shipped.build(name, device)
 
@@ -129,7 +138,7 @@ def example_inputs(name: str, device: str = "cpu", batch: int = 1) -> tuple[tupl
     """Positional and keyword arguments of one denoiser call, with the model's own shapes."""
     from . import paper, shipped
 
-    if _find(name).weights is None:
+    if find(name).weights is None:
         return paper.example_inputs(name, device, batch)
     return shipped.example_inputs(name, device, batch)
 
@@ -139,15 +148,8 @@ def load_pipeline(name: str) -> Any:
     import diffusers
     import torch
 
-    model = _find(name)
-    if model.weights is None or model.pipeline is None:
-        with_weights = ", ".join(other.name for other in models().values() if other.weights is not None)
-        raise ZooError(
-            f"{name} is a configuration without weights; build_denoiser({name!r}) gives it with fresh "
-            f"parameters, and the models with weights are {with_weights}"
-        )
-    if not (model.weights / "model_index.json").is_file():
-        raise ZooError(f"the weights of {name} are missing from {model.weights}; reinstall ditto-cosim")
+    model = find_trained(name)
+    assert model.pipeline is not None
     diffusers.utils.logging.disable_progress_bar()
     options: dict[str, Any] = {"dtype": torch.float32, "low_cpu_mem_usage": False}
     if model.pipeline == "DiTPipeline":
@@ -159,8 +161,25 @@ def load_pipeline(name: str) -> Any:
     return pipeline
 
 
-def _find(name: str) -> ZooModel:
+def find_trained(name: str) -> ZooModel:
+    """The model of this name, whose weights are there."""
+    model = find(name)
+    if model.weights is None or model.pipeline is None:
+        with_weights = ", ".join(other.name for other in models().values() if other.weights is not None)
+        raise ZooError(
+            f"{name} is a configuration without weights; build_denoiser({name!r}) gives it with fresh "
+            f"parameters, and the models with weights are {with_weights}"
+        )
+    if not (model.weights / "model_index.json").is_file():
+        raise ZooError(f"the weights of {name} are missing from {model.weights}; reinstall ditto-cosim")
+    return model
+
+
+def find(name: str) -> ZooModel:
+    """The model of this name."""
     try:
         return models()[name]
     except KeyError:
-        raise ZooError(f"the zoo has no model {name!r}; it has {', '.join(models())}") from None
+        raise ZooError(
+            f"{name!r} is neither a folder nor a model of the zoo, which has {', '.join(models())}"
+        ) from None

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from . import ZooModel, load_pipeline, models
+from . import ZooModel, find, load_pipeline, models
 
 Pictures = npt.NDArray[np.float32]
 
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--guidance", type=float, default=2.0, help="for class-conditional models")
     parser.add_argument("--grid", type=Path, help="write the first hundred pictures to this file")
     chosen = parser.parse_args(argv)
-    model = models()[chosen.model]
+    model = find(chosen.model)
     pictures, asked = generate(
         load_pipeline(chosen.model), model, chosen.count, chosen.seed, chosen.steps, guidance=chosen.guidance
     )

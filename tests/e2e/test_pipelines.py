@@ -7,6 +7,9 @@ import torch
 from families import build
 
 from ditto_cosim import accelerate
+from ditto_cosim.cli import main
+from ditto_cosim.host.builder import LoweringError
+from ditto_cosim.host.capture import CaptureError
 from ditto_cosim.host.quantize import QuantizationError
 from ditto_cosim.host.supervisor import LocalDevice
 
@@ -172,3 +175,43 @@ def test_pipelines_that_need_arguments_say_which(device):
     pipe, _ = PIPELINES["dit-cfg"]()
     with pytest.raises(QuantizationError, match="class_labels"):
         accelerate(pipe, backend="model", chip="tiny", connect_to=device)
+
+
+def test_pipelines_refuse_wrong_shapes_and_rows_beyond_exactness(device):
+    """A sentence that names the input or the layer, and the run goes on afterwards."""
+    settings = {"backend": "model", "chip": "tiny", "connect_to": device}
+    sample = torch.randn(3, 12)
+    fine = {"sample": sample, "timestep": torch.tensor(1)}
+    ready = accelerate(build("odds"), calibration=fine, **settings)
+    with pytest.raises(CaptureError, match=r"sample.*\(3, 13\).*same reduction dim"):
+        ready(torch.randn(3, 13), torch.tensor(1))
+    assert ready(**fine).shape == (3, 12)
+    ready.finish()
+    wide = torch.randn(1, 65_794)
+    with pytest.raises(
+        LoweringError, match="0: K = 65794 could overflow 32 bits; the longest exact K is 65793"
+    ):
+        accelerate(
+            torch.nn.Sequential(torch.nn.Linear(65_794, 2)).eval(), calibration={"input": wide}, **settings
+        )(wide)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (
+            ["quality", "nowhere"],
+            "'nowhere' is neither a folder nor a model of the zoo, which has fashion-ddpm",
+        ),
+        (["calibrate", "/no/folder"], "'/no/folder' is neither a folder nor a model"),
+        (["generate", "--model", "nowhere"], "'nowhere' is neither a folder nor a model"),
+        (["quality", "ddpm"], "ddpm is a configuration without weights"),
+        (["compile", "ddpm", "-o", "x"], "ddpm is a configuration without weights"),
+    ],
+)
+def test_commands_name_a_model_they_do_not_have(command, says, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["ditto", *command])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert f"error: {says}" in capsys.readouterr().err

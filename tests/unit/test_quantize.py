@@ -101,7 +101,7 @@ def test_quantize_files_of_scales_come_back_and_are_checked(tmp_path):
         path.write_text(text)
         with pytest.raises(QuantizationError, match=words):
             load_grids(path)
-    with pytest.raises(QuantizationError, match="absent"):
+    with pytest.raises(QuantizationError, match=r"absent\.json: no such file of scales; `ditto calibrate"):
         load_grids(tmp_path / "absent.json")
 
 
