@@ -239,6 +239,7 @@ def build(geometry: Geometry, options: BuildOptions | None = None, cache: Path |
         command += [*_defines(geometry, options), f"-I{generated}", f"-I{Path(__file__).parent}"]
         command += [f"-I{include}", f"-I{include / 'vltstd'}", str(unity)]
         command += [*map(str, sorted(runtime.glob("*.o"))), "-o", "tile.so", "-lpthread"]
+        command += ["-latomic"] if "clang" in compiler().name else []  # g++ has it inline
         run_tool(command, "compiling the tile", work)
         shutil.rmtree(generated)
 

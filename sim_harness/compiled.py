@@ -35,7 +35,7 @@ def compiler() -> Path:
             f"build: no C++ compiler: `{name}` was not found; on Debian or Ubuntu `apt-get install g++`. "
             "Without one, `--backend model` still works."
         )
-    return Path(found).resolve()
+    return Path(found).absolute()  # unresolved: clang++ is a link to clang, and is another thing
 
 
 @cache
