@@ -10,6 +10,11 @@ import time
 import psutil
 
 
+def hears_interrupts() -> None:
+    """As from a terminal; a shell starts what it puts in the background deaf to them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_stops_host_and_device(tmp_path):
     command = "from ditto_cosim.cli import main; main()"
     host = subprocess.Popen(
@@ -27,6 +32,7 @@ def test_interrupt_stops_host_and_device(tmp_path):
         ],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hears_interrupts,
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("step-0001.npz")):
