@@ -144,5 +144,7 @@ def test_load_pipeline_without_weights_says_what_to_do() -> None:
 
 
 def test_unknown_model_is_refused_by_name() -> None:
-    with pytest.raises(zoo.ZooError, match="'nope' is neither a folder nor a model of the zoo, which has fashion-ddpm"):
+    with pytest.raises(
+        zoo.ZooError, match="'nope' is neither a folder nor a model of the zoo, which has fashion-ddpm"
+    ):
         zoo.load_pipeline("nope")
