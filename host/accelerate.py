@@ -59,7 +59,8 @@ def accelerate(
 
     Activations are quantized on `scales` (a file or a mapping); without them on a `ditto_scales.json` beside the model's
     weights; without that on a calibration run: `calibration` holds arguments for one call of the pipeline, or is a
-    function that calls it. The device is started by this process unless `connect_to` names one.
+    function that calls it. Weights get one scale per output channel; a module with a `weight_scale` of its own keeps it
+    (`quantize.load_quantized` reads such checkpoints). The device is started by this process unless `connect_to` names one.
     """
     name = next((n for n in DENOISERS if isinstance(getattr(target, n, None), nn.Module)), None)
     if name is None and not isinstance(target, nn.Module):

@@ -185,7 +185,10 @@ class Builder:
             raise LoweringError(
                 f"{layer}: K = {reduction} could overflow 32 bits; the longest exact K is {isa.K_EXACT}"
             )
-        q_weight, w_scale = quantize_weight(weight)
+        try:
+            q_weight, w_scale = quantize_weight(weight, self.captured.weight_scales.get(layer))
+        except QuantizationError as error:
+            raise QuantizationError(f"{layer}: {error}") from None
         q, params = self.quantize(layer, "x", x)
         w = self.constant(q_weight, f"{layer}.weight")
         (acc,) = self.emit(op, q, params, w, name=layer, **attrs)

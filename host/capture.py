@@ -41,6 +41,8 @@ class Captured:
     """Graph placeholder -> the name that the denoiser gives it."""
     example: Mapping[str, torch.Tensor]
     static_inputs: frozenset[str]
+    weight_scales: Mapping[str, torch.Tensor]
+    """Module -> the scale a channel that its weights are integers of, where it has one of its own (`weight_scale`)."""
 
     def interpreter_args(self, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         """Arguments for the graph module in placeholder order."""
@@ -145,4 +147,9 @@ def capture(
         parameter_names=parameter_names,
         example=dict(example),
         static_inputs=static_inputs & set(names),
+        weight_scales={
+            name: held.detach()
+            for name, part in denoiser.named_modules()
+            if isinstance(held := getattr(part, "weight_scale", None), torch.Tensor)
+        },
     )

@@ -175,15 +175,51 @@ def choose(
     return Grid("static" if count == 1 else "clustered", tuple(scales), tuple(points), starts, symmetric)
 
 
-def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """int8 weights and their f32 scale per output channel (first axis)."""
+def quantize_weight(
+    weight: torch.Tensor, own_scale: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 weights and their f32 scale per output channel (first axis); on `own_scale`, if they have been quantized before."""
     flat = weight.detach().to(torch.float32).flatten(1)
     largest = flat.abs().amax(1)
     if weight.device.type != "meta" and not torch.isfinite(largest).all():
         raise QuantizationError("weights hold NaN or infinity")
-    scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
+    if own_scale is None:
+        scale = torch.where(largest > 0, largest / 127, torch.ones_like(largest))
+    else:
+        scale = own_scale.detach().to(torch.float32).flatten()
+        if scale.shape != largest.shape or not (torch.isfinite(scale) & (scale > 0)).all():
+            raise QuantizationError(
+                f"weight_scale has shape {tuple(own_scale.shape)}, {len(largest)} positive numbers are expected"
+            )
+        if (torch.round(largest / scale) > 127).any():
+            raise QuantizationError("weights exceed 127 times their own weight_scale")
     q = torch.clamp(torch.round(flat / scale[:, None]), -127, 127).to(torch.int8)
     return q.reshape(weight.shape), scale
+
+
+def load_quantized(module: torch.nn.Module, path: Path) -> torch.nn.Module:
+    """Puts a quantized checkpoint into `module`, so that it computes with those very integers.
+
+    A safetensors file of the module's state; quantized weights are int8, each with a `weight_scale` beside its `weight`, one
+    per output channel.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise QuantizationError(f"{path}: no such file") from None
+    for name in [n for n in state if n.endswith(".weight_scale")]:
+        owner = name.removesuffix(".weight_scale")
+        scale, weight = state.pop(name).to(torch.float32).flatten(), state.get(f"{owner}.weight")
+        if weight is None or weight.dtype != torch.int8 or len(weight) != len(scale):
+            raise QuantizationError(
+                f"{path}: {name} needs int8 {owner}.weight with {len(scale)} output channels"
+            )
+        state[f"{owner}.weight"] = weight.to(torch.float32) * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        module.get_submodule(owner).register_buffer("weight_scale", scale, persistent=False)
+    module.load_state_dict(state)
+    return module
 
 
 def save_grids(grids: Mapping[str, Grid], path: Path) -> None:

@@ -39,6 +39,7 @@ def render(report: RunReport, directory: Path) -> str:
         causes=[(summary.CAUSES.get(name, name), cycles, cycles / total) for name, cycles in by_cause],
         cause_sentence=_cause_sentence(report, dict(by_cause), total),
         forced=int(report.forced.sum()),
+        forced_shares=summary.forced_shares(report),
         decisions=summary.decisions(report),
         shares=[(mode, share) for mode in MODES if any((share := summary.shares(report, mode)).values())],
         slowest=summary.slowest(report, SLOW_LAYERS),

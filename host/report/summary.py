@@ -22,6 +22,12 @@ CAUSES = {
 """Where a cycle can go, in words; anything else is shown by its own name."""
 
 
+def forced_shares(report: RunReport) -> list[tuple[str, float]]:
+    """Layers whose base mode was forced, and in which share of the steps; most often first."""
+    share = report.forced.mean(0)
+    return [(report.names[i], float(share[i])) for i in np.argsort(-share, kind="stable") if share[i]]
+
+
 @dataclass(frozen=True, slots=True)
 class SlowLayer:
     """One row of the table of slowest layers, over the whole run."""

@@ -10,6 +10,9 @@ from ditto_cosim.host.report import summary
 from ditto_cosim.host.report.model import RunReport
 from ditto_cosim.protocol.hardware import MODES
 
+FORCED_LAYERS = 5
+"""Layers named for being forced to their base mode; the rest are counted."""
+
 
 def tables(report: RunReport, slow: int = 10) -> Group:
     """Everything worth a look after a run."""
@@ -56,6 +59,12 @@ def _decisions(report: RunReport) -> Table:
         )
     if forced := int(report.forced.sum()):
         table.add_row("forced to base", f"{forced} executions", f"{report.forced.mean():.1%}", "", "")
+        shares = summary.forced_shares(report)
+        for name, share in shares[:FORCED_LAYERS]:
+            table.add_row(f"  {name}", f"{share:.1%} of steps", "", "", "")
+        if len(shares) > FORCED_LAYERS:
+            rest = f"  {len(shares) - FORCED_LAYERS} more"
+            table.add_row(rest, f"{shares[FORCED_LAYERS][1]:.1%} or less", "", "", "")
     return table
 
 

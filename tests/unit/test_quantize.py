@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from ditto_cosim.host.calibrate import Calibrator
@@ -19,6 +20,7 @@ from ditto_cosim.host.quantize import (
     QuantizationError,
     choose,
     load_grids,
+    load_quantized,
     quantize_weight,
     save_grids,
 )
@@ -77,6 +79,39 @@ def test_quantize_weights_per_channel_and_all_zero_channels():
     assert torch.isfinite(scale).all()
     with pytest.raises(QuantizationError, match="NaN"):
         quantize_weight(torch.tensor([[float("nan")]]))
+
+
+def test_quantized_checkpoints_keep_their_integers(tmp_path):
+    """Channels that do not use all of int8, which a fresh choice of scales would stretch."""
+    rng = np.random.default_rng(4)
+    integers = {"0.weight": rng.integers(-90, 90, (6, 4)), "2.weight": rng.integers(-50, 50, (3, 6))}
+    state = {name: torch.from_numpy(q.astype(np.int8)) for name, q in integers.items()}
+    scales = {"0.weight_scale": torch.rand(6, 1) + 0.01, "2.weight_scale": torch.rand(3, 1) + 0.01}
+    biases = {"0.bias": torch.rand(6), "2.bias": torch.rand(3)}
+    path = tmp_path / "quantized.safetensors"
+    save_file({**state, **scales, **biases}, path)
+    module = nn.Sequential(nn.Linear(4, 6), nn.SiLU(), nn.Linear(6, 3)).eval()
+    inputs = {"input": torch.randn(2, 4)}
+    captured = capture(load_quantized(module, path), inputs)
+    calibrator = Calibrator(captured)
+    calibrator.observe(inputs)
+    compiled = compile_denoiser(captured, calibrator.grids())
+    for name, q in integers.items():
+        np.testing.assert_array_equal(compiled.arrays[name], q)
+        given = scales[f"{name}_scale"].flatten().numpy()
+        np.testing.assert_array_equal(compiled.arrays[f"{name}_scale"], given)
+
+    module[0].weight_scale *= 0.5
+    with pytest.raises(QuantizationError, match="0: weights exceed 127 times"):
+        compile_denoiser(capture(module, inputs), calibrator.grids())
+    module[0].weight_scale[2] = 0
+    with pytest.raises(QuantizationError, match=r"0: weight_scale has shape .* 6 positive numbers"):
+        compile_denoiser(capture(module, inputs), calibrator.grids())
+    save_file({**state, **biases, "0.weight_scale": torch.rand(5)}, path)
+    with pytest.raises(QuantizationError, match=r"0.weight_scale needs int8 0.weight with 5"):
+        load_quantized(module, path)
+    with pytest.raises(QuantizationError, match="no such file"):
+        load_quantized(module, tmp_path / "absent")
 
 
 def test_quantize_calibration_names_the_point_that_met_nan():

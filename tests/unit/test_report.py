@@ -122,6 +122,15 @@ def test_shares_leave_out_what_was_bypassed(report: RunReport) -> None:
     assert np.isnan(summary.shares_by_step(report)["zero"][0])
 
 
+def test_forced_shares_are_those_of_each_layer(report: RunReport) -> None:
+    assert summary.forced_shares(report) == [(report.names[2], 1 / STEPS)]
+    often = np.zeros((STEPS, 4), np.int64)
+    often[2:, 1] = often[5:, 3] = 1
+    shares = summary.forced_shares(replace(report, forced=often))
+    assert shares == [(report.names[1], (STEPS - 2) / STEPS), (report.names[3], (STEPS - 5) / STEPS)]
+    assert summary.forced_shares(replace(report, forced=0 * often)) == []
+
+
 def test_decisions_ignore_forced_steps(report: RunReport) -> None:
     """Layer 2 is forced to original in step 4 only; layer 3 went back for good."""
     found = {d.mode: d for d in summary.decisions(report)}
@@ -218,3 +227,4 @@ def test_terminal_tables_carry_the_verdict(report: RunReport, identical: bool | 
     assert expected[identical] in text
     assert "PEs wait for DRAM" in text
     assert "forced to base" in text
+    assert f"{report.names[2]}" in text.split("forced to base")[1]
