@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.device.backends.base import I8, I32, Backend, Gemm, GemmResult
-from ditto_cosim.device.units.slots import (
+from ditto_cosim.device.kernels.slots import (
     Counted,
     Windows,
     count_rows,

@@ -4,7 +4,7 @@ Values live here from the command that makes them to the last that reads them; l
 steps. A layer's mode is chosen, then it is computed; beside that a second thread counts what each mode would meet, checks
 what the backend reports and prices it, so that the values never wait for the books. An oracle design waits for the counts
 before it chooses. What this file does not do: sessions and replies (`session.py`), the arithmetic (`layers.py`,
-`units/vector.py`), the cycles (`pricing.py`).
+`kernels/vector.py`), the cycles (`pricing.py`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ditto_cosim.device.backends import backend_for
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.controller import Controller
 from ditto_cosim.device.designs.base import load_design
+from ditto_cosim.device.kernels import vector
 from ditto_cosim.device.layers import Layer, Ran, Works, make_layer
 from ditto_cosim.device.session import StepResult
 from ditto_cosim.device.times import LayerTime
-from ditto_cosim.device.units import vector
 from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError, TensorError
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec

@@ -14,7 +14,7 @@ import torch
 
 from ditto_cosim.device.backends.base import I8, I32, Gemm, GemmResult
 from ditto_cosim.device.chips import Chip
-from ditto_cosim.device.units.slots import classify_rows
+from ditto_cosim.device.kernels.slots import classify_rows
 
 # The operands are read-only views; nothing here writes to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

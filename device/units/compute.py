@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.units.native import kernels
+from ditto_cosim.device.kernels.native import kernels
 from ditto_cosim.protocol.hardware import (
     DRAIN_CYCLES,
     ENCODE_FLUSH_CYCLES,

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.units.slots import classify_rows
+from ditto_cosim.device.kernels.slots import classify_rows
 from ditto_cosim.protocol.hardware import (
     DRAIN_CYCLES,
     ENCODE_FLUSH_CYCLES,

@@ -56,9 +56,9 @@ def test_install_finds_everything_under_one_name(site):
         "rtl/tile.sv",
         "rtl/checks/lane_checks.sv",
         "sim_harness/tile_driver.cpp",
-        "device/units/lanes.cpp",
-        "device/units/rows.cpp",
-        "device/units/vector.cpp",
+        "device/kernels/lanes.cpp",
+        "device/kernels/rows.cpp",
+        "device/kernels/vector.cpp",
         "protocol/SPEC.md",
     ):
         assert (site / "ditto_cosim" / name).is_file()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ditto_cosim.device.units import native, vector
+from ditto_cosim.device.kernels import native, vector
 from ditto_cosim.protocol.errors import NonFiniteError
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no compiler: NumPy alone")

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ditto_cosim.device.units.native import kernels
-from ditto_cosim.device.units.slots import (
+from ditto_cosim.device.kernels.native import kernels
+from ditto_cosim.device.kernels.slots import (
     Windows,
     classify_rows,
     classify_rows_numpy,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.units.native import Kernels, Pieces, Reference, Window, kernels
+from ditto_cosim.device.kernels.native import Kernels, Pieces, Reference, Window, kernels
 from ditto_cosim.protocol.hardware import LowRule
 
 I8 = npt.NDArray[np.int8]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.units.native import kernels
+from ditto_cosim.device.kernels.native import kernels
 from ditto_cosim.protocol.errors import NonFiniteError, TensorError
 from ditto_cosim.protocol.isa import Attrs, integer, ints, number
 
