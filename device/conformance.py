@@ -4,7 +4,7 @@
     report.passed, report.findings
 
 Every expectation is computed here in plain 64-bit NumPy from the text of `backends/base.py`, and cycles from
-the contract (`units/compute.py`); no other backend is asked. A backend whose memory stalls it may take longer
+the contract (`timing/schedule.py`); no other backend is asked. A backend whose memory stalls it may take longer
 than the contract says, which is reported; it can never be faster. What this file does not do: speed.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from ditto_cosim.device.backends import find_backend
 from ditto_cosim.device.backends.base import I8, I32, Backend, Gemm, GemmResult
 from ditto_cosim.device.chips import Chip
-from ditto_cosim.device.units.compute import work_cycles
+from ditto_cosim.device.timing.schedule import work_cycles
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.hardware import MODES, Geometry, Mode
 from ditto_cosim.protocol.record import Work, split_k

@@ -23,7 +23,7 @@ from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import Design
 from ditto_cosim.device.pricing import Pricer
 from ditto_cosim.device.times import LayerTime
-from ditto_cosim.device.units.defo import DefoTable
+from ditto_cosim.device.timing.defo import DefoTable
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import LayerRecord

@@ -22,7 +22,7 @@ from importlib import resources
 from typing import Literal
 
 from ditto_cosim.device.paper_model import Evaluation, bops, mean, naive_traffic
-from ditto_cosim.device.units.defo import ENTRIES
+from ditto_cosim.device.timing.defo import ENTRIES
 from ditto_cosim.device.workloads import WORKLOADS, workload_program
 from ditto_cosim.protocol.hardware import Mode
 

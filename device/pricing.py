@@ -10,7 +10,7 @@ Interface
         .columns(layer, mode, lanes, …)      -> GroupColumns, one entry a step (for `repricing.py`)
 
 Contract (`tlm`)
-    A group (`units/dma.py`) is a pipeline of equal chunks through DMA in → lanes → vector unit → DMA out; DMA
+    A group (`timing/traffic.py`) is a pipeline of equal chunks through DMA in → lanes → vector unit → DMA out; DMA
     in and DMA out share the DRAM:
         chunks = ⌈bytes moved ÷ chunk bytes⌉ (≥ 1)
         total  = Σ ⌈stage ÷ chunks⌉ + (chunks − 1) × ⌈max(DMA in + DMA out, lanes, vector) ÷ chunks⌉
@@ -48,9 +48,11 @@ from ditto_cosim.device.times import (
     StepTime,
     stack,
 )
-from ditto_cosim.device.tlm import GroupWork
-from ditto_cosim.device.units import buffers, compute, dma
-from ditto_cosim.device.units.vector_time import command_cycles, command_passes, pass_cycles
+from ditto_cosim.device.timing import buffers
+from ditto_cosim.device.timing import schedule as compute
+from ditto_cosim.device.timing import traffic as dma
+from ditto_cosim.device.timing.tlm import GroupWork
+from ditto_cosim.device.timing.vector_time import command_cycles, command_passes, pass_cycles
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import TRAFFIC, LayerRecord, SubOp, Work, layer_work, split_k

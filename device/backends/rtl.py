@@ -19,7 +19,7 @@ import numpy as np
 
 from ditto_cosim.device.backends.base import I32, I64, Gemm, GemmResult
 from ditto_cosim.device.chips import Chip
-from ditto_cosim.device.units.compute import Assignment, Schedule, schedule
+from ditto_cosim.device.timing.schedule import Assignment, Schedule, schedule
 from ditto_cosim.protocol.errors import BackendError, WatchdogError
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.record import split_k

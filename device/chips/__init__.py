@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ditto_cosim.device.units.dram import AddressMapping, DramConfig
+from ditto_cosim.device.timing.dram import AddressMapping, DramConfig
 from ditto_cosim.protocol.hardware import Geometry, GeometryError
 
 Timing = Literal["tlm", "paper"]

@@ -27,7 +27,7 @@ class _LaneReference:
     """What the RTL is held to: products in float64 (exact far beyond 2³¹), the rest from the contract."""
 
     def __init__(self) -> None:
-        from ditto_cosim.device.units import lane
+        from ditto_cosim.device.timing import lane
 
         self.counts = lane.row_counts
         self.times = lane.tile_times

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ditto_cosim.device.units import lane
+from ditto_cosim.device.timing import lane
 from ditto_cosim.sim_harness.build import BuildOptions
 from ditto_cosim.sim_harness.regression import SETS
 from ditto_cosim.sim_harness.tile import Tile

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ditto_cosim.device.units import lane
+from ditto_cosim.device.timing import lane
 from ditto_cosim.sim_harness import regression
 from ditto_cosim.sim_harness.build import BuildOptions, rtl_dir
 from ditto_cosim.sim_harness.errors import BuildError

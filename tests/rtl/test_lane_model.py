@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ditto_cosim.device.units.lane import row_counts, stalled_times, tile_times, weight_load_cycles
+from ditto_cosim.device.timing.lane import row_counts, stalled_times, tile_times, weight_load_cycles
 from ditto_cosim.protocol.hardware import DRAIN_CYCLES, ENCODE_FLUSH_CYCLES, Geometry
 
 SHAPES = st.tuples(

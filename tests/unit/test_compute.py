@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ditto_cosim.device.units import compute
-from ditto_cosim.device.units.compute import resplit, schedule, work_cycles
-from ditto_cosim.device.units.lane import tile_times, weight_load_cycles
+from ditto_cosim.device.timing import schedule as compute
+from ditto_cosim.device.timing.lane import tile_times, weight_load_cycles
+from ditto_cosim.device.timing.schedule import resplit, schedule, work_cycles
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.record import Work, split_k
 

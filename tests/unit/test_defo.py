@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ditto_cosim.device.units.defo import COUNTER_MAX, ENTRIES, DefoError, DefoTable
+from ditto_cosim.device.timing.defo import COUNTER_MAX, ENTRIES, DefoError, DefoTable
 
 
 def decided(first: int, second: int, unit_log2: int = 0) -> DefoTable:

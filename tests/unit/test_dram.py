@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ditto_cosim.device.dram_traces import TRACES, interleave, random, stream, stride
-from ditto_cosim.device.units.dram import DramConfig, simulate
+from ditto_cosim.device.timing.dram import DramConfig, simulate
 
 REFERENCE: dict[str, Any] = json.loads(
     resources.files("ditto_cosim.device").joinpath("hbm2_reference.json").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from ditto_cosim.device.pricing import Pricer
 from ditto_cosim.device.repricing import RecordColumns, RunTime, price_run
 from ditto_cosim.device.synthetic import PUBLISHED, synthetic_step
 from ditto_cosim.device.times import Choice, PricingError
-from ditto_cosim.device.units import dma
+from ditto_cosim.device.timing import traffic as dma
 from ditto_cosim.protocol.isa import PARAMS, TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 from ditto_cosim.protocol.record import LayerRecord, RunInfo, RunRecord, RunWriter, StepRecord

@@ -15,7 +15,7 @@ from ditto_cosim.device.sign_mask import (
     silu_by_mask,
     trajectory,
 )
-from ditto_cosim.device.units.vector_time import PASSES, command_cycles, pass_cycles
+from ditto_cosim.device.timing.vector_time import PASSES, command_cycles, pass_cycles
 from ditto_cosim.protocol.isa import ISA, TensorSpec
 from ditto_cosim.protocol.program import Command
 

@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from ditto_cosim.device.units.dma import ACCUMULATOR_BYTES, Group
+from ditto_cosim.device.timing.traffic import ACCUMULATOR_BYTES, Group
 
 Residency = Literal["streaming", "resident"]
 

@@ -28,7 +28,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ditto_cosim.device.units.dram import REQUEST_BYTES, Channel, DramConfig
+from ditto_cosim.device.timing.dram import REQUEST_BYTES, Channel, DramConfig
 
 BUFFERS = 2
 

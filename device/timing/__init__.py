@@ -1,0 +1,1 @@
+"""Transaction-level models of time; each file opens with its cycle contract."""

@@ -1,1 +1,0 @@
-"""Transaction-level models of the units; each file opens with its cycle contract."""
