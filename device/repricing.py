@@ -23,7 +23,6 @@ from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.controller import Controller
 from ditto_cosim.device.designs.base import Design
 from ditto_cosim.device.pricing import Pricer
-from ditto_cosim.device.synthetic import Shares
 from ditto_cosim.device.times import (
     ENERGY,
     STALLS,
@@ -38,6 +37,7 @@ from ditto_cosim.device.times import (
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import TRAFFIC, RunInfo, RunRecord, StepRecord, SubOp
+from ditto_cosim.study.synthetic import Shares
 
 I64 = npt.NDArray[np.int64]
 

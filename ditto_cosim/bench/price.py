@@ -26,10 +26,10 @@ from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.pricing import Pricer
 from ditto_cosim.device.repricing import RecordColumns, price_run
-from ditto_cosim.device.synthetic import PUBLISHED, synthetic_step
 from ditto_cosim.device.timing.tlm import simulate_groups
-from ditto_cosim.device.workloads import workload_program
 from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter
+from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
+from ditto_cosim.study.workloads import workload_program
 
 TEN = (
     "itc",

@@ -1,7 +1,7 @@
 """`ditto price`, `compare`, `sweep`, `paper`: what a recorded run costs, under any design and chip.
 
 Heavy imports wait until a command runs. What this file does not do: price (`device/`) or judge
-(`device/paper.py`).
+(`ditto_cosim/study/claims.py`).
 """
 
 from __future__ import annotations
@@ -204,10 +204,10 @@ def paper(
     why."""
     from concurrent.futures import ProcessPoolExecutor
 
-    from ditto_cosim.device.paper import judge
-    from ditto_cosim.device.paper_model import PRESETS, evaluate, evaluate_record
     from ditto_cosim.device.repricing import RecordColumns
     from ditto_cosim.protocol.record import RunRecord
+    from ditto_cosim.study.claims import judge
+    from ditto_cosim.study.evaluation import PRESETS, evaluate, evaluate_record
 
     with ProcessPoolExecutor(2) as pool:
         by_preset = dict(zip(PRESETS, pool.map(evaluate, PRESETS), strict=True))
@@ -218,7 +218,7 @@ def paper(
         counts[v.verdict] = counts.get(v.verdict, 0) + 1
     drawn: list[str] = []
     if output is not None:
-        from ditto_cosim.device.paper_figures import draw
+        from ditto_cosim.study.figures import draw
 
         drawn = [str(path) for evaluation in by_preset.values() for path in draw(evaluation, output)]
     if as_json:

@@ -9,12 +9,12 @@ import re
 import pytest
 import torch
 
-from ditto_cosim.device.paper import TESTS, claims, judge
-from ditto_cosim.device.paper_model import Evaluation, bops, evaluate, naive_traffic
-from ditto_cosim.device.paper_shares import closest_shares, misses
-from ditto_cosim.device.synthetic import PUBLISHED, Shares
-from ditto_cosim.device.workloads import WORKLOADS, workload_program
 from ditto_cosim.protocol.record import layer_work
+from ditto_cosim.study.claims import TESTS, claims, judge
+from ditto_cosim.study.evaluation import Evaluation, bops, evaluate, naive_traffic
+from ditto_cosim.study.shares_search import closest_shares, misses
+from ditto_cosim.study.synthetic import PUBLISHED, Shares
+from ditto_cosim.study.workloads import WORKLOADS, workload_program
 
 MACS = {"ddpm": 6.2e9, "bed": 101e9, "chur": 21e9, "img": 104e9, "sdm": 402e9, "dit": 119e9, "latte": 1863e9}
 LAYERS = {"ddpm": 125, "bed": 187, "chur": 250, "img": 347, "sdm": 346, "dit": 313, "latte": 229}
@@ -87,7 +87,7 @@ def test_naive_temporal_traffic_is_more_than_double() -> None:
 
 
 def test_workload_program_is_what_lowering_makes() -> None:
-    from ditto_cosim import workloads
+    from ditto_cosim.study import pack_workloads as workloads
 
     program = workloads.lowered_program("ddpm")
     assert program.to_dict() == workload_program("ddpm").to_dict()

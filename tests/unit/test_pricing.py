@@ -13,12 +13,12 @@ from ditto_cosim.device.controller import Controller
 from ditto_cosim.device.designs.base import design_names, load_design
 from ditto_cosim.device.pricing import Pricer
 from ditto_cosim.device.repricing import RecordColumns, RunTime, price_run
-from ditto_cosim.device.synthetic import PUBLISHED, synthetic_step
 from ditto_cosim.device.times import Choice, PricingError
 from ditto_cosim.device.timing import traffic as dma
 from ditto_cosim.protocol.isa import PARAMS, TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 from ditto_cosim.protocol.record import LayerRecord, RunInfo, RunRecord, RunWriter, StepRecord
+from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
 
 QUANTIZE = {
     "policy": "static",

@@ -7,7 +7,10 @@ import pytest
 
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.energy import TABLE, Events, energy_pj
-from ditto_cosim.device.sign_mask import (
+from ditto_cosim.device.timing.vector_time import PASSES, command_cycles, pass_cycles
+from ditto_cosim.protocol.isa import ISA, TensorSpec
+from ditto_cosim.protocol.program import Command
+from ditto_cosim.study.sign_mask import (
     group_norm,
     group_norm_by_mask,
     relative_error,
@@ -15,9 +18,6 @@ from ditto_cosim.device.sign_mask import (
     silu_by_mask,
     trajectory,
 )
-from ditto_cosim.device.timing.vector_time import PASSES, command_cycles, pass_cycles
-from ditto_cosim.protocol.isa import ISA, TensorSpec
-from ditto_cosim.protocol.program import Command
 
 LANES, DEPTH = 16, 10
 

@@ -3,7 +3,7 @@
 C09–C14 give mean shares of zero, low and full elements for activations, spatial and temporal differences;
 C15–C17 give mean BOPs ratios (and two models' own). `closest_shares` looks for seven models' shares that
 satisfy all of them and returns by how much the best misses its worst constraint. Run as `python -m
-ditto_cosim.device.paper_shares`.
+ditto_cosim.study.shares_search`.
 
 What it does not do: prove. It is a search by gradient from many random starts; BOPs are taken per element.
 """

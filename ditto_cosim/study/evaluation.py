@@ -32,11 +32,11 @@ import numpy as np
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.repricing import RecordColumns, RunTime, price_run
-from ditto_cosim.device.synthetic import PUBLISHED, Shares, synthetic_step
 from ditto_cosim.device.timing import traffic as dma
-from ditto_cosim.device.workloads import WORKLOADS, workload_program
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.record import RunInfo, Work
+from ditto_cosim.study.synthetic import PUBLISHED, Shares, synthetic_step
+from ditto_cosim.study.workloads import WORKLOADS, workload_program
 
 Preset = Literal["paper", "tlm"]
 PRESETS: tuple[Preset, ...] = ("paper", "tlm")

@@ -1,6 +1,6 @@
-"""Captures and lowers the paper's workloads at published sizes, for `device/workloads.py` to read.
+"""Captures and lowers the paper's workloads at published sizes, for `ditto_cosim/study/workloads.py` to read.
 
-Run as `python -m ditto_cosim.workloads [NAME…]`. Needs torch and diffusers, no weights: everything is on
+Run as `python -m ditto_cosim.study.pack_workloads [NAME…]`. Needs torch and diffusers, no weights: everything is on
 `meta`.
 """
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-from ditto_cosim.device import workloads
 from ditto_cosim.host import zoo
 from ditto_cosim.host.capture import capture
 from ditto_cosim.host.lower import lower
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import layer_work
+from ditto_cosim.study import workloads
 
 
 def lowered_program(name: str) -> Program:

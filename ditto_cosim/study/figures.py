@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ditto_cosim.device.designs.base import load_design
-from ditto_cosim.device.paper_model import Evaluation, bops, mean, naive_traffic
-from ditto_cosim.device.workloads import WORKLOADS
 from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.study.evaluation import Evaluation, bops, mean, naive_traffic
+from ditto_cosim.study.workloads import WORKLOADS
 
 PUBLISHED_MARK: Mapping[str, Any] = {"marker": "D", "color": "black", "linestyle": "none", "zorder": 5}
 

@@ -1,7 +1,7 @@
 """The paper's seven workloads as programs at published sizes: Table I with the layers behind each row.
 
 Interface: `WORKLOADS[name]` (steps, sampler, title), `workload_program(name) -> Program`.
-The programs lie compressed in `workloads/`; `python -m ditto_cosim.workloads` captures and lowers them anew
+The programs lie compressed in `workloads/`; `python -m ditto_cosim.study.pack_workloads` captures and lowers them anew
 from the zoo's configurations on `meta`. Batch 1; weights and scales are not in them.
 """
 

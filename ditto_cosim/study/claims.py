@@ -21,10 +21,10 @@ from functools import cache
 from importlib import resources
 from typing import Literal
 
-from ditto_cosim.device.paper_model import Evaluation, bops, mean, naive_traffic
 from ditto_cosim.device.timing.defo import ENTRIES
-from ditto_cosim.device.workloads import WORKLOADS, workload_program
 from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.study.evaluation import Evaluation, bops, mean, naive_traffic
+from ditto_cosim.study.workloads import WORKLOADS, workload_program
 
 Judgement = Literal["reproduced", "near", "failed", "uncheckable", "contradicted", "input"]
 REPRODUCED, NEAR = 0.05, 0.10
@@ -237,7 +237,7 @@ TESTS: Mapping[str, Test] = {
         " not mend it:"
         " no seven models' shares were found to satisfy C09–C17, the closest miss by a point with a model"
         " of no"
-        " differences at all (`python -m ditto_cosim.device.paper_shares`)",
+        " differences at all (`python -m ditto_cosim.study.shares_search`)",
         "contradicted",
     ),
     "C16": Test(
