@@ -15,7 +15,7 @@ Contract
 
     The aggregate form (`paper` timing) knows no lanes: slots × N ÷ multipliers, rounded up.
 
-What it does not do: DRAM, the vector unit, modes: `device/pricing.py` puts them together.
+What it does not do: DRAM, the vector unit, modes: `device/pricing/pricer.py` puts them together.
 """
 
 from __future__ import annotations

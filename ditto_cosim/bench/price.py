@@ -24,8 +24,8 @@ from typing import Any
 
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.designs.base import load_design
-from ditto_cosim.device.pricing import Pricer
-from ditto_cosim.device.repricing import RecordColumns, price_run
+from ditto_cosim.device.pricing.pricer import Pricer
+from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
 from ditto_cosim.device.timing.tlm import simulate_groups
 from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter
 from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step

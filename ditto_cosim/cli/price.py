@@ -17,7 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from ditto_cosim.device.chips import Chip
-    from ditto_cosim.device.repricing import RecordColumns, RunTime
+    from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime
 
 RunArgument = Annotated[Path, typer.Argument(help="Directory that `ditto generate` wrote")]
 ChipOption = Annotated[str, typer.Option("--chip", help="Preset or TOML file; the run's own by default")]
@@ -34,7 +34,7 @@ def price(
 ) -> None:
     """Cycles by unit, stalls, traffic, energy and Defo decisions of a recorded run."""
     from ditto_cosim.device.designs.base import load_design
-    from ditto_cosim.device.repricing import price_run
+    from ditto_cosim.device.pricing.recorded import price_run
 
     columns, made = _load(run, chip)
     found = price_run(columns, made, load_design(design or columns.info.design))
@@ -65,7 +65,7 @@ def price(
     _print_table(["traffic", "bytes", "share"], _shares(figures["traffic_bytes"], max(found.total_bytes, 1)))
     _print_table(["energy", "pJ", "share"], _shares(figures["energy_pj"], found.total_energy_pj))
     if sources:
-        from ditto_cosim.device.energy import AREA_MM2, TABLE
+        from ditto_cosim.device.pricing.energy import AREA_MM2, TABLE
 
         watts = load_design(found.design).power_watts
         print(
@@ -101,7 +101,7 @@ def compare(
 ) -> None:
     """All designs side by side on one recorded run."""
     from ditto_cosim.device.designs.base import design_names, load_design
-    from ditto_cosim.device.repricing import price_run
+    from ditto_cosim.device.pricing.recorded import price_run
 
     columns, made = _load(run, chip)
     names = [n.strip() for n in designs.split(",") if n.strip()] or list(design_names())
@@ -162,7 +162,7 @@ def sweep(
 ) -> None:
     """Chip size × bandwidth × buffer × design (× low rule), in parallel, with the Pareto front of time and
     energy."""
-    from ditto_cosim.device.sweep import pareto, points, run_points
+    from ditto_cosim.device.pricing.sweep import pareto, points, run_points
 
     wanted = [
         point
@@ -204,7 +204,7 @@ def paper(
     why."""
     from concurrent.futures import ProcessPoolExecutor
 
-    from ditto_cosim.device.repricing import RecordColumns
+    from ditto_cosim.device.pricing.recorded import RecordColumns
     from ditto_cosim.protocol.record import RunRecord
     from ditto_cosim.study.claims import judge
     from ditto_cosim.study.evaluation import PRESETS, evaluate, evaluate_record
@@ -241,7 +241,7 @@ def paper(
 
 def _load(run: Path, chip: str) -> tuple[RecordColumns, Chip]:
     from ditto_cosim.device.chips import load_chip
-    from ditto_cosim.device.repricing import RecordColumns
+    from ditto_cosim.device.pricing.recorded import RecordColumns
     from ditto_cosim.protocol.record import RunRecord
 
     columns = RecordColumns.load(RunRecord(run))
@@ -291,7 +291,7 @@ def _as_charged(columns: RecordColumns, found: RunTime, chip: Chip) -> bool | No
 
 
 def _layer_rows(found: RunTime) -> list[dict[str, Any]]:
-    from ditto_cosim.device.times import BOUNDS
+    from ditto_cosim.device.pricing.cost import BOUNDS
 
     return [
         {

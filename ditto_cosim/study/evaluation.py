@@ -31,7 +31,7 @@ import numpy as np
 
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.designs.base import load_design
-from ditto_cosim.device.repricing import RecordColumns, RunTime, price_run
+from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, price_run
 from ditto_cosim.device.timing import traffic as dma
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.record import RunInfo, Work

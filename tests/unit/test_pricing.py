@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from ditto_cosim.device.chips import Chip, load_chip
-from ditto_cosim.device.controller import Controller
 from ditto_cosim.device.designs.base import design_names, load_design
-from ditto_cosim.device.pricing import Pricer
-from ditto_cosim.device.repricing import RecordColumns, RunTime, price_run
-from ditto_cosim.device.times import Choice, PricingError
+from ditto_cosim.device.pricing.controller import Controller
+from ditto_cosim.device.pricing.cost import Choice, PricingError
+from ditto_cosim.device.pricing.pricer import Pricer
+from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, price_run
 from ditto_cosim.device.timing import traffic as dma
 from ditto_cosim.protocol.isa import PARAMS, TensorSpec
 from ditto_cosim.protocol.program import Command, Program

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from ditto_cosim.cli import root
 from ditto_cosim.device.chips import ChipError, load_chip
 from ditto_cosim.device.designs.base import design_names
-from ditto_cosim.device.sweep import pareto, points, run_points
+from ditto_cosim.device.pricing.sweep import pareto, points, run_points
 from ditto_cosim.protocol.record import RunInfo, RunWriter
 from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
 from ditto_cosim.study.workloads import workload_program

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ditto_cosim.device.designs.base import load_design
-from ditto_cosim.device.energy import TABLE, Events, energy_pj
+from ditto_cosim.device.pricing.energy import TABLE, Events, energy_pj
 from ditto_cosim.device.timing.vector_time import PASSES, command_cycles, pass_cycles
 from ditto_cosim.protocol.isa import ISA, TensorSpec
 from ditto_cosim.protocol.program import Command

@@ -7,7 +7,7 @@ import pytest
 
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.designs.base import load_design
-from ditto_cosim.device.pricing import Pricer
+from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.device.timing.dram import DramConfig, simulate
 from ditto_cosim.device.timing.tlm import Dram, GroupWork, Pipe, Transaction, simulate_groups
 from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step

@@ -21,7 +21,7 @@ from typing import Any
 
 from ditto_cosim.device.chips import Chip, ChipError, load_chip
 from ditto_cosim.device.designs.base import load_design
-from ditto_cosim.device.repricing import RecordColumns, price_run
+from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
 from ditto_cosim.protocol.record import RunInfo, RunRecord
 
 

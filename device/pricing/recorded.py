@@ -20,10 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.device.chips import Chip
-from ditto_cosim.device.controller import Controller
 from ditto_cosim.device.designs.base import Design
-from ditto_cosim.device.pricing import Pricer
-from ditto_cosim.device.times import (
+from ditto_cosim.device.pricing.controller import Controller
+from ditto_cosim.device.pricing.cost import (
     ENERGY,
     STALLS,
     UNITS,
@@ -34,6 +33,7 @@ from ditto_cosim.device.times import (
     Stack,
     stack,
 )
+from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import TRAFFIC, RunInfo, RunRecord, StepRecord, SubOp

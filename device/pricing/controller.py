@@ -21,8 +21,8 @@ from typing import Any
 
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import Design
-from ditto_cosim.device.pricing import Pricer
-from ditto_cosim.device.times import LayerTime
+from ditto_cosim.device.pricing.cost import LayerTime
+from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.device.timing.defo import DefoTable
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.program import Program

@@ -37,8 +37,7 @@ import numpy.typing as npt
 
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import PAPER_MULTIPLIERS, Design, Roofline
-from ditto_cosim.device.energy import Events, energy_pj
-from ditto_cosim.device.times import (
+from ditto_cosim.device.pricing.cost import (
     Choice,
     GroupColumns,
     LaneColumns,
@@ -48,6 +47,7 @@ from ditto_cosim.device.times import (
     StepTime,
     stack,
 )
+from ditto_cosim.device.pricing.energy import Events, energy_pj
 from ditto_cosim.device.timing import buffers
 from ditto_cosim.device.timing import schedule as compute
 from ditto_cosim.device.timing import traffic as dma

@@ -1,0 +1,1 @@
+"""What a layer costs: cycles, traffic, energy, and which mode Defo chooses; a record priced under any design."""
