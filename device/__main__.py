@@ -23,7 +23,7 @@ from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.tensors import Array
 
-DEFAULT_MACHINE = "ditto_cosim.device.machine:Machine"
+DEFAULT_MACHINE = "ditto_cosim.device.execution.machine:Machine"
 
 
 def load(path: str) -> Any:

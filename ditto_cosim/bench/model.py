@@ -18,7 +18,7 @@ import torch
 
 from ditto_cosim.bench.memory import run_bytes
 from ditto_cosim.device.__main__ import keep_memory
-from ditto_cosim.device.machine import Machine
+from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host import zoo
 from ditto_cosim.host.calibrate import Calibrator
 from ditto_cosim.host.capture import capture

@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from ditto_cosim.device.machine import Machine
+from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host.analyze import COUNTS, KINDS, LOW_RULES
 from ditto_cosim.host.calibrate import calibrate
 from ditto_cosim.host.capture import capture

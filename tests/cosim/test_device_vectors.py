@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.kernels import slots, vector
-from ditto_cosim.device.machine import Machine
 from ditto_cosim.host.golden import Verifier
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import RequestError

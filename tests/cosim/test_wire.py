@@ -13,7 +13,7 @@ import pytest
 from wire_harness import SlowMachine, run_steps, serving
 from wire_programs import Builder, chain, inputs_of
 
-from ditto_cosim.device.machine import Machine
+from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host import link as link_module
 from ditto_cosim.host.client import Device, RemoteRun, connect
 from ditto_cosim.host.link import Link

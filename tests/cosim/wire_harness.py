@@ -21,7 +21,7 @@ import numpy as np
 import zmq
 from wire_programs import Array, inputs_of
 
-from ditto_cosim.device.machine import Machine
+from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.server import Server
 from ditto_cosim.device.session import StepResult
 from ditto_cosim.host.client import RemoteRun

@@ -42,12 +42,12 @@ def run(site, code):
 
 def test_install_finds_everything_under_one_name(site):
     code = (
-        "import ditto_cosim.device.machine, ditto_cosim.host.zoo, ditto_cosim.sim_harness.tile, ditto_cosim.cli\n"
+        "import ditto_cosim.device.execution.machine, ditto_cosim.host.zoo, ditto_cosim.sim_harness.tile, ditto_cosim.cli\n"
         "from ditto_cosim.device.chips import load_chip\n"
         "from ditto_cosim.host.zoo import models\n"
         "load_chip('tiny')\n"
         "assert models()['fashion-ddpm'].weights.is_dir()\n"
-        "print(ditto_cosim.device.machine.__file__)"
+        "print(ditto_cosim.device.execution.machine.__file__)"
     )
     result = run(site, code)
     assert result.returncode == 0, result.stderr
