@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from ditto_cosim.device.server import Server, exit_now, log_to_stderr, stop_on_signals
-from ditto_cosim.device.session import Machine
+from ditto_cosim.device.serving.run import Machine
+from ditto_cosim.device.serving.server import Server, exit_now, log_to_stderr, stop_on_signals
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.program import Program

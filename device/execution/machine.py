@@ -25,7 +25,7 @@ from ditto_cosim.device.execution.layers import Layer, Ran, Works, make_layer
 from ditto_cosim.device.kernels import vector
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import LayerTime
-from ditto_cosim.device.session import StepResult
+from ditto_cosim.device.serving.run import StepResult
 from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError, TensorError
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec

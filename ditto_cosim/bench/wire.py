@@ -26,7 +26,7 @@ import numpy as np
 import zmq
 
 from ditto_cosim.device.__main__ import keep_memory
-from ditto_cosim.device.session import StepResult
+from ditto_cosim.device.serving.run import StepResult
 from ditto_cosim.host.client import Device
 from ditto_cosim.host.supervisor import LocalDevice
 from ditto_cosim.protocol import messages as m

@@ -22,8 +22,8 @@ import zmq
 from wire_programs import Array, inputs_of
 
 from ditto_cosim.device.execution.machine import Machine
-from ditto_cosim.device.server import Server
-from ditto_cosim.device.session import StepResult
+from ditto_cosim.device.serving.run import StepResult
+from ditto_cosim.device.serving.server import Server
 from ditto_cosim.host.client import RemoteRun
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import WatchdogError

@@ -18,8 +18,8 @@ from typing import Protocol
 
 import msgspec
 
-from ditto_cosim.device.outgoing import Outgoing, Send
-from ditto_cosim.device.store import Store
+from ditto_cosim.device.serving.outgoing import Outgoing, Send
+from ditto_cosim.device.serving.store import Store
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (

@@ -24,8 +24,8 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from ditto_cosim.device.session import MachineFactory, Run
-from ditto_cosim.device.store import Store
+from ditto_cosim.device.serving.run import MachineFactory, Run
+from ditto_cosim.device.serving.store import Store
 from ditto_cosim.protocol import codec, security
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import DittoError, ProtocolError, QuotaError, RequestError, describe

@@ -1,0 +1,1 @@
+"""The wire side of the device: sockets, runs and their replies, constants kept by content."""
