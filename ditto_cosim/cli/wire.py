@@ -71,8 +71,8 @@ def conform(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
     """Check a backend against everything a device needs of it; exit status 1 if it fails."""
+    from ditto_cosim.device.backends.conformance import Finding, check
     from ditto_cosim.device.chips import load_chip
-    from ditto_cosim.device.conformance import Finding, check
 
     def show(finding: Finding) -> None:
         if not as_json:

@@ -11,8 +11,8 @@ import pytest
 from plain_backend import PlainBackend
 
 from ditto_cosim.device.backends.base import Gemm, GemmResult
+from ditto_cosim.device.backends.conformance import _contract, check
 from ditto_cosim.device.chips import Chip, load_chip
-from ditto_cosim.device.conformance import _contract, check
 from ditto_cosim.protocol.errors import BackendError
 
 TINY = load_chip("tiny")
@@ -26,7 +26,7 @@ def test_right_backend_conforms(name: str) -> None:
 
 
 def test_board_that_stalls_conforms_and_is_told_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ditto_cosim.device.conformance as kit
+    import ditto_cosim.device.backends.conformance as kit
 
     monkeypatch.setattr(kit, "find_backend", lambda name: Measuring)
     report = check("board", TINY)
@@ -194,7 +194,7 @@ class ClosesOnce(PlainBackend):
     ],
 )
 def test_wrong_backend_fails_its_check(backend: type, fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ditto_cosim.device.conformance as kit
+    import ditto_cosim.device.backends.conformance as kit
 
     monkeypatch.setattr(kit, "find_backend", lambda name: backend)
     report = check("spoiled", TINY)
