@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from ditto_cosim.device.dram_traces import TRACES
+from ditto_cosim.bench.dram_traces import TRACES
 from ditto_cosim.device.timing.dram import DramConfig, simulate
 
 QUICK = ("seq_16MiB", "stride_2048", "random_1GiB", "rw_64B_skew", "copy_16KiB", "two_rd_64B_samebank")

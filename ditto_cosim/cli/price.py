@@ -250,7 +250,7 @@ def _load(run: Path, chip: str) -> tuple[RecordColumns, Chip]:
 
 def _measure_gpu(columns: RecordColumns, itc_s: float) -> dict[str, Any]:
     """The whole run on this machine's GPU, eager and in half precision; all empty without one."""
-    from ditto_cosim.gpu import measure_step, present
+    from ditto_cosim.bench.gpu import measure_step, present
 
     device = present()
     if device is None:

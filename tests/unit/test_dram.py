@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ditto_cosim.device.dram_traces import TRACES, interleave, random, stream, stride
+from ditto_cosim.bench.dram_traces import TRACES, interleave, random, stream, stride
 from ditto_cosim.device.timing.dram import DramConfig, simulate
 
 REFERENCE: dict[str, Any] = json.loads(

@@ -83,7 +83,7 @@ def test_pareto_keeps_what_nothing_beats_in_both() -> None:
 
 def test_gpu_step_is_measured_where_there_is_a_device() -> None:
     """On any machine: the same measurement on the CPU stands in for the GPU."""
-    from ditto_cosim.gpu import measure_step, present
+    from ditto_cosim.bench.gpu import measure_step, present
 
     assert present() in (None, "cuda")
     step = measure_step("fashion-ddpm", "cpu", repeats=1)
