@@ -1,6 +1,6 @@
 """The compiled forms of what `slots.py` counts, `compute.py` times and `vector.py` computes, where there is a compiler.
 
-Elsewhere NumPy does it. One small library, built once and cached (`sim_harness/compiled.py`). Tests hold both forms
+Elsewhere NumPy does it. One small library, built once and cached (`ditto_cosim/toolchain.py`). Tests hold both forms
 together, bit for bit. What this file does not do: decide what is counted or computed, or check it.
 """
 
@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.protocol.hardware import LOW_RULE_CODES, LowRule
-from ditto_cosim.sim_harness.compiled import cache_dir, compiler, compiler_id, digest, publish, run_tool
 from ditto_cosim.sim_harness.errors import HarnessError
+from ditto_cosim.toolchain import cache_dir, compiler, compiler_id, digest, publish, run_tool
 
 log = logging.getLogger(__name__)
 

@@ -32,9 +32,9 @@ from ditto_cosim.protocol.hardware import Geometry, Mode
 from ditto_cosim.protocol.record import layer_work, split_k
 from ditto_cosim.sim_harness import build as building
 from ditto_cosim.sim_harness.build import BuildOptions
-from ditto_cosim.sim_harness.compiled import cache_dir
 from ditto_cosim.sim_harness.tile import Tile
 from ditto_cosim.study.workloads import workload_program
+from ditto_cosim.toolchain import cache_dir
 
 I8 = npt.NDArray[np.int8]
 
