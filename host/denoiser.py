@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ditto_cosim.host.calibrate import Calibrator
-from ditto_cosim.host.capture import STATIC_INPUTS, Captured, capture
-from ditto_cosim.host.compiled import Compiled, compile_denoiser
-from ditto_cosim.host.quantize import Grid, QuantizationError
+from ditto_cosim.host.compiler.calibrate import Calibrator
+from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, capture
+from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.quantize import Grid, QuantizationError
 from ditto_cosim.host.run import Generation, Run, Settings
 
 OpenRun = Callable[[Compiled, int], Run]

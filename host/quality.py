@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ditto_cosim.host.accelerate import accelerate
-from ditto_cosim.host.compiled import Compiled
+from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.golden import Golden
 from ditto_cosim.host.run import Generation
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from ditto_cosim.host.calibrate import Calibrator
-from ditto_cosim.host.capture import capture
-from ditto_cosim.host.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.calibrate import Calibrator
+from ditto_cosim.host.compiler.capture import capture
+from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
 from ditto_cosim.host.supervisor import LocalDevice
 from ditto_cosim.protocol.messages import RunSpec
 

@@ -20,9 +20,9 @@ from ditto_cosim.bench.memory import run_bytes
 from ditto_cosim.device.__main__ import keep_memory
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host import zoo
-from ditto_cosim.host.calibrate import Calibrator
-from ditto_cosim.host.capture import capture
-from ditto_cosim.host.compiled import compile_denoiser
+from ditto_cosim.host.compiler.calibrate import Calibrator
+from ditto_cosim.host.compiler.capture import capture
+from ditto_cosim.host.compiler.compiled import compile_denoiser
 from ditto_cosim.host.golden import Golden
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 

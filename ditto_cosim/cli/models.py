@@ -61,9 +61,9 @@ def compile_model(
 ) -> None:
     """Compile a model's denoiser into a program with its weights and scales, and save it as one file."""
     from ditto_cosim.cli.generate import _load, _shipped_scales
-    from ditto_cosim.host.capture import capture
-    from ditto_cosim.host.compiled import compile_denoiser
-    from ditto_cosim.host.quantize import QuantizationError, load_grids
+    from ditto_cosim.host.compiler.capture import capture
+    from ditto_cosim.host.compiler.compiled import compile_denoiser
+    from ditto_cosim.host.compiler.quantize import QuantizationError, load_grids
     from ditto_cosim.host.zoo import example_inputs
     from ditto_cosim.host.zoo import models as all_models
 
@@ -115,7 +115,7 @@ def calibrate(
     """
     from ditto_cosim.cli.generate import _arguments, _load
     from ditto_cosim.host.accelerate import SCALES_FILE, accelerate
-    from ditto_cosim.host.quantize import save_grids
+    from ditto_cosim.host.compiler.quantize import save_grids
     from ditto_cosim.host.zoo import find
 
     pipe, _ = _load(model)

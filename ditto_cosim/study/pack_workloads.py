@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from ditto_cosim.host import zoo
-from ditto_cosim.host.capture import capture
-from ditto_cosim.host.lower import lower
+from ditto_cosim.host.compiler.capture import capture
+from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import layer_work
 from ditto_cosim.study import workloads

@@ -19,9 +19,9 @@ from torch import nn
 
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host.analyze import COUNTS, KINDS, LOW_RULES
-from ditto_cosim.host.calibrate import calibrate
-from ditto_cosim.host.capture import capture
-from ditto_cosim.host.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.calibrate import calibrate
+from ditto_cosim.host.compiler.capture import capture
+from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
 from ditto_cosim.host.golden import Verifier
 from ditto_cosim.host.replay import AnalysisError, analyze_run
 from ditto_cosim.host.report.analysis import tables, write_plots

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ditto_cosim.host.calibrate import Calibrator
-from ditto_cosim.host.capture import capture
-from ditto_cosim.host.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.calibrate import Calibrator
+from ditto_cosim.host.compiler.capture import capture
+from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
 
 STEPS = 4
 Inputs = dict[str, torch.Tensor]

@@ -8,9 +8,9 @@ from families import build
 
 from ditto_cosim import accelerate
 from ditto_cosim.cli import main
-from ditto_cosim.host.builder import LoweringError
-from ditto_cosim.host.capture import CaptureError
-from ditto_cosim.host.quantize import QuantizationError
+from ditto_cosim.host.compiler.builder import LoweringError
+from ditto_cosim.host.compiler.capture import CaptureError
+from ditto_cosim.host.compiler.quantize import QuantizationError
 from ditto_cosim.host.supervisor import LocalDevice
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ditto_cosim.host.capture import CaptureError, capture
-from ditto_cosim.host.lower import LoweringError, lower
-from ditto_cosim.host.points import quantization_points
-from ditto_cosim.host.quantize import Grid, QuantizationError
+from ditto_cosim.host.compiler.capture import CaptureError, capture
+from ditto_cosim.host.compiler.lower import LoweringError, lower
+from ditto_cosim.host.compiler.points import quantization_points
+from ditto_cosim.host.compiler.quantize import Grid, QuantizationError
 
 
 class Attention(nn.Module):

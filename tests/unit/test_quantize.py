@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from ditto_cosim.host.calibrate import Calibrator
-from ditto_cosim.host.capture import capture
-from ditto_cosim.host.compiled import Compiled, compile_denoiser
-from ditto_cosim.host.quantize import (
+from ditto_cosim.host.compiler.calibrate import Calibrator
+from ditto_cosim.host.compiler.capture import capture
+from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.quantize import (
     OBSERVERS,
     Grid,
     Histogram,

@@ -12,8 +12,16 @@ from typing import Any, TypeGuard
 import torch
 from torch.fx import Node
 
-from ditto_cosim.host.builder import DTYPES, Builder, LoweringError, Operand, Probabilities, Value, pair
-from ditto_cosim.host.points import ALIASES
+from ditto_cosim.host.compiler.builder import (
+    DTYPES,
+    Builder,
+    LoweringError,
+    Operand,
+    Probabilities,
+    Value,
+    pair,
+)
+from ditto_cosim.host.compiler.points import ALIASES
 from ditto_cosim.protocol import isa
 
 Rule = Callable[..., Any]

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from ditto_cosim.host.capture import Captured
-from ditto_cosim.host.points import quantization_points
-from ditto_cosim.host.quantize import Grid, Histogram, Observer, Policy, QuantizationError, choose
+from ditto_cosim.host.compiler.capture import Captured
+from ditto_cosim.host.compiler.points import quantization_points
+from ditto_cosim.host.compiler.quantize import Grid, Histogram, Observer, Policy, QuantizationError, choose
 
 Inputs = Mapping[str, torch.Tensor]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from ditto_cosim.host.capture import Captured
+from ditto_cosim.host.compiler.capture import Captured
 
 LAYER_TARGETS = {"aten.conv2d.default", "aten.linear.default", "aten.matmul.default", "aten.bmm.default"}
 ALIASES = {

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from ditto_cosim.host.capture import Captured
-from ditto_cosim.host.points import name_layers, quantization_points
-from ditto_cosim.host.quantize import Grid, QuantizationError, quantize_weight
+from ditto_cosim.host.compiler.capture import Captured
+from ditto_cosim.host.compiler.points import name_layers, quantization_points
+from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, quantize_weight
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.isa import Attr, DType, TensorSpec
 from ditto_cosim.protocol.program import Command

@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ditto_cosim.host.capture import Captured
-from ditto_cosim.host.lower import lower
-from ditto_cosim.host.quantize import Grid, QuantizationError, grids_of
+from ditto_cosim.host.compiler.capture import Captured
+from ditto_cosim.host.compiler.lower import lower
+from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, grids_of
 from ditto_cosim.protocol.isa import IsaError
 from ditto_cosim.protocol.program import Program
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from ditto_cosim.host.aten import RULES
-from ditto_cosim.host.builder import DTYPES, Builder, LoweringError, Operand, Probabilities, Value
-from ditto_cosim.host.capture import Captured
-from ditto_cosim.host.points import module_path
-from ditto_cosim.host.quantize import Grid
+from ditto_cosim.host.compiler.aten import RULES
+from ditto_cosim.host.compiler.builder import DTYPES, Builder, LoweringError, Operand, Probabilities, Value
+from ditto_cosim.host.compiler.capture import Captured
+from ditto_cosim.host.compiler.points import module_path
+from ditto_cosim.host.compiler.quantize import Grid
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.program import Command, Program
