@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ditto_cosim.host.accelerate import accelerate
-    from ditto_cosim.host.client import connect
     from ditto_cosim.host.run import Recording
+    from ditto_cosim.host.wire.client import connect
 
 __all__ = ["Recording", "accelerate", "connect"]
 
 _HOMES = {
     "accelerate": "ditto_cosim.host.accelerate",
-    "connect": "ditto_cosim.host.client",
+    "connect": "ditto_cosim.host.wire.client",
     "Recording": "ditto_cosim.host.run",
 }
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ditto_cosim.host.client import Device, OnLayer
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.golden import Difference, Verifier
+from ditto_cosim.host.wire.client import Device, OnLayer
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.record import RunInfo, RunWriter

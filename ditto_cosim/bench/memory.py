@@ -14,7 +14,7 @@ import torch
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
-from ditto_cosim.host.supervisor import LocalDevice
+from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol.messages import RunSpec
 
 Inputs = Mapping[str, torch.Tensor]

@@ -27,8 +27,8 @@ import zmq
 
 from ditto_cosim.device.__main__ import keep_memory
 from ditto_cosim.device.serving.run import StepResult
-from ditto_cosim.host.client import Device
-from ditto_cosim.host.supervisor import LocalDevice
+from ditto_cosim.host.wire.client import Device
+from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.program import Command, Program

@@ -221,7 +221,7 @@ def _quiet(as_json: bool) -> Iterator[Any]:
 
     import torch
 
-    from ditto_cosim.host.supervisor import fair_threads
+    from ditto_cosim.host.wire.supervisor import fair_threads
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(fair_threads())

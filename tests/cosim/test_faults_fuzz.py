@@ -12,8 +12,8 @@ import zmq
 from wire_harness import run_steps
 from wire_programs import chain
 
-from ditto_cosim.host.link import Link
-from ditto_cosim.host.supervisor import LocalDevice
+from ditto_cosim.host.wire.link import Link
+from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.version import PROTOCOL_VERSION, package_version, parameters_digest

@@ -17,8 +17,8 @@ import pytest
 from wire_harness import Given, run_steps
 from wire_programs import chain, inputs_of
 
-from ditto_cosim.host.client import RemoteRun
-from ditto_cosim.host.supervisor import LocalDevice
+from ditto_cosim.host.wire.client import RemoteRun
+from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import CancelledError, DeviceLostError
 
@@ -159,7 +159,7 @@ def test_device_stops_cleanly_on_a_signal() -> None:
 HOST = """
 import sys, time
 from wire_programs import chain, inputs_of
-from ditto_cosim.host.supervisor import LocalDevice
+from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol.messages import RunSpec
 options = ["--backend", "plain_backend:PlainBackend", "--machine", "wire_harness:SlowMachine"]
 device = LocalDevice(options)

@@ -9,8 +9,8 @@ import pytest
 from wire_harness import Faults, Given, Proxy, run_steps, serving
 from wire_programs import chain
 
-from ditto_cosim.host import link
-from ditto_cosim.host.client import connect
+from ditto_cosim.host.wire import link
+from ditto_cosim.host.wire.client import connect
 from ditto_cosim.protocol import messages as m
 
 STEPS = 4

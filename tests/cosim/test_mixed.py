@@ -12,7 +12,7 @@ from wire_programs import chain, inputs_of
 
 from ditto_cosim.device import backends
 from ditto_cosim.device.chips import load_chip
-from ditto_cosim.host.client import connect
+from ditto_cosim.host.wire.client import connect
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import BackendError, WatchdogError
 

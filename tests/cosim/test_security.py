@@ -10,7 +10,7 @@ import zmq
 from wire_harness import run_steps, serving
 from wire_programs import chain
 
-from ditto_cosim.host.client import connect
+from ditto_cosim.host.wire.client import connect
 from ditto_cosim.protocol import security
 from ditto_cosim.protocol.errors import DeviceLostError, RequestError, SecurityError
 from ditto_cosim.protocol.messages import RunSpec

@@ -14,9 +14,9 @@ from wire_harness import SlowMachine, run_steps, serving
 from wire_programs import Builder, chain, inputs_of
 
 from ditto_cosim.device.execution.machine import Machine
-from ditto_cosim.host import link as link_module
-from ditto_cosim.host.client import Device, RemoteRun, connect
-from ditto_cosim.host.link import Link
+from ditto_cosim.host.wire import link as link_module
+from ditto_cosim.host.wire.client import Device, RemoteRun, connect
+from ditto_cosim.host.wire.link import Link
 from ditto_cosim.protocol import codec, tensors, version
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from wire_programs import chain, inputs_of
 
 from ditto_cosim.cli import root
-from ditto_cosim.host.client import connect
+from ditto_cosim.host.wire.client import connect
 
 
 def test_device_serves_until_ctrl_c_and_logs_json(tmp_path: Path) -> None:

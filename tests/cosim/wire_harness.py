@@ -24,7 +24,7 @@ from wire_programs import Array, inputs_of
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.serving.run import StepResult
 from ditto_cosim.device.serving.server import Server
-from ditto_cosim.host.client import RemoteRun
+from ditto_cosim.host.wire.client import RemoteRun
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import WatchdogError
 from ditto_cosim.protocol.program import Program

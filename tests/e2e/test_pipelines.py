@@ -11,7 +11,7 @@ from ditto_cosim.cli import main
 from ditto_cosim.host.compiler.builder import LoweringError
 from ditto_cosim.host.compiler.capture import CaptureError
 from ditto_cosim.host.compiler.quantize import QuantizationError
-from ditto_cosim.host.supervisor import LocalDevice
+from ditto_cosim.host.wire.supervisor import LocalDevice
 
 
 @pytest.fixture(scope="module")

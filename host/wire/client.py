@@ -28,7 +28,7 @@ from typing import Self, TypeVar
 
 import numpy as np
 
-from ditto_cosim.host.link import DEAD_S, Link, Pending
+from ditto_cosim.host.wire.link import DEAD_S, Link, Pending
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import DeviceError, DeviceLostError, DittoError, LinkError, UnknownRunError

@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ditto_cosim.host.client import Device
-from ditto_cosim.host.link import DEAD_S, Link
+from ditto_cosim.host.wire.client import Device
+from ditto_cosim.host.wire.link import DEAD_S, Link
 from ditto_cosim.protocol.errors import DeviceLostError, LinkError
 
 STOP_S = 5.0

@@ -1,0 +1,1 @@
+"""The host end of the wire: the link, what a device looks like from here, and starting one."""
