@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ditto_cosim.host.accelerate import accelerate
 from ditto_cosim.host.compiler.compiled import Compiled
-from ditto_cosim.host.golden import Golden
+from ditto_cosim.host.reference.golden import Golden
 from ditto_cosim.host.run import Generation
 
 Pictures = npt.NDArray[np.float32]

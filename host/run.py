@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ditto_cosim.host.compiler.compiled import Compiled
-from ditto_cosim.host.golden import Difference, Verifier
+from ditto_cosim.host.reference.golden import Difference, Verifier
 from ditto_cosim.host.wire.client import Device, OnLayer
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import LayerReport, RunSpec

@@ -23,7 +23,7 @@ from ditto_cosim.host import zoo
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import compile_denoiser
-from ditto_cosim.host.golden import Golden
+from ditto_cosim.host.reference.golden import Golden
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 
 BACKENDS = ("model", "rtl_wide", "rtl")

@@ -14,7 +14,7 @@ import torch
 
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.kernels import slots, vector
-from ditto_cosim.host.golden import Verifier
+from ditto_cosim.host.reference.golden import Verifier
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import RequestError
 from ditto_cosim.protocol.isa import DType, TensorSpec

@@ -10,7 +10,7 @@ from families import FAMILIES, calibrated, compiled
 from ditto_cosim.device.execution.layers import Layer
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.kernels import slots, vector
-from ditto_cosim.host.golden import Verifier
+from ditto_cosim.host.reference.golden import Verifier
 from ditto_cosim.protocol.isa import ISA, LAYER_OPS
 from ditto_cosim.protocol.messages import RunSpec
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ditto_cosim.host.golden import TORCH_DTYPES, Golden
+from ditto_cosim.host.reference.golden import TORCH_DTYPES, Golden
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import NonFiniteError
 from ditto_cosim.protocol.isa import TensorSpec

@@ -9,8 +9,8 @@ import torch.nn.functional as functional
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ditto_cosim.host import golden_ops
-from ditto_cosim.host.golden import Golden, Verifier, VerifyError
+from ditto_cosim.host.reference import golden_ops
+from ditto_cosim.host.reference.golden import Golden, Verifier, VerifyError
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.isa import IsaError, TensorSpec
 from ditto_cosim.protocol.program import Command, Program

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as functional
 
-from ditto_cosim.host import golden_ops as ops
+from ditto_cosim.host.reference import golden_ops as ops
 
 
 def ulps(got: torch.Tensor, exact: torch.Tensor) -> float:

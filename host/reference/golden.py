@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ditto_cosim.host import golden_ops as ops
+from ditto_cosim.host.reference import golden_ops as ops
 from ditto_cosim.protocol.errors import NonFiniteError
 from ditto_cosim.protocol.isa import DType, IsaError, TensorSpec, integer, ints, number
 from ditto_cosim.protocol.program import Command, Program

@@ -1,0 +1,1 @@
+"""Golden: the instruction set once more, in torch, to hold the device against."""
