@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ditto_cosim.host.accelerate import accelerate
-    from ditto_cosim.host.run import Recording
+    from ditto_cosim.host.pipeline.accelerate import accelerate
+    from ditto_cosim.host.pipeline.run import Recording
     from ditto_cosim.host.wire.client import connect
 
 __all__ = ["Recording", "accelerate", "connect"]
 
 _HOMES = {
-    "accelerate": "ditto_cosim.host.accelerate",
+    "accelerate": "ditto_cosim.host.pipeline.accelerate",
     "connect": "ditto_cosim.host.wire.client",
-    "Recording": "ditto_cosim.host.run",
+    "Recording": "ditto_cosim.host.pipeline.run",
 }
 
 

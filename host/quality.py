@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ditto_cosim.host.accelerate import accelerate
 from ditto_cosim.host.compiler.compiled import Compiled
+from ditto_cosim.host.pipeline.accelerate import accelerate
+from ditto_cosim.host.pipeline.run import Generation
 from ditto_cosim.host.reference.golden import Golden
-from ditto_cosim.host.run import Generation
 
 Pictures = npt.NDArray[np.float32]
 

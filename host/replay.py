@@ -17,8 +17,8 @@ from torch import Tensor
 from ditto_cosim.host.analyze import COUNTS, Analysis, Analyzer, Kind
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.lower import lower
+from ditto_cosim.host.pipeline.run import INPUTS
 from ditto_cosim.host.reference.golden import Golden
-from ditto_cosim.host.run import INPUTS
 from ditto_cosim.protocol.hardware import LowRule, Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import RunRecord

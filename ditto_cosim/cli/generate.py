@@ -100,8 +100,8 @@ def generate(
         pipe, own_steps = _load(model)
         steps = steps or own_steps
         from ditto_cosim.host import report as reports
-        from ditto_cosim.host.accelerate import accelerate
-        from ditto_cosim.host.run import Recording, VerificationError
+        from ditto_cosim.host.pipeline.accelerate import accelerate
+        from ditto_cosim.host.pipeline.run import Recording, VerificationError
 
         arguments = _arguments(pipe, steps, seed, batch, label, prompt, guidance)
         if scales is None and policy == "static" and observer == "mse":
@@ -248,7 +248,7 @@ def _load(model: str) -> tuple[Any, int]:
 
 
 def _shipped_scales(model: str) -> Path | None:
-    from ditto_cosim.host.accelerate import SCALES_FILE
+    from ditto_cosim.host.pipeline.accelerate import SCALES_FILE
     from ditto_cosim.host.zoo import find
 
     folder = Path(model) if Path(model).is_dir() else find(model).weights

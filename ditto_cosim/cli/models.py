@@ -114,8 +114,8 @@ def calibrate(
     A file `ditto_scales.json` beside the weights is used by `generate` from then on.
     """
     from ditto_cosim.cli.generate import _arguments, _load
-    from ditto_cosim.host.accelerate import SCALES_FILE, accelerate
     from ditto_cosim.host.compiler.quantize import save_grids
+    from ditto_cosim.host.pipeline.accelerate import SCALES_FILE, accelerate
     from ditto_cosim.host.zoo import find
 
     pipe, _ = _load(model)

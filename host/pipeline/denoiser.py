@@ -20,7 +20,7 @@ from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError
-from ditto_cosim.host.run import Generation, Run, Settings
+from ditto_cosim.host.pipeline.run import Generation, Run, Settings
 
 OpenRun = Callable[[Compiled, int], Run]
 """Makes a run of a compiled denoiser for so many steps."""

@@ -21,8 +21,8 @@ from torch import nn
 
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, load_grids
-from ditto_cosim.host.denoiser import AcceleratedDenoiser
-from ditto_cosim.host.run import Recording, Run, Settings
+from ditto_cosim.host.pipeline.denoiser import AcceleratedDenoiser
+from ditto_cosim.host.pipeline.run import Recording, Run, Settings
 from ditto_cosim.host.wire.client import Device, OnLayer, connect
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol.messages import RunSpec
