@@ -18,7 +18,7 @@ import torch
 
 from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult
 from ditto_cosim.device.execution.machine import Machine
-from ditto_cosim.host.replay import AnalysisError, constants_of, recorded_inputs
+from ditto_cosim.host.analysis.replay import AnalysisError, constants_of, recorded_inputs
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RunRecord

@@ -28,7 +28,7 @@ def analyze(
     The int8 reference computes the run again from its recorded inputs, and must meet what the record says.
     Writes analysis.json and analysis-*.png into the run's directory.
     """
-    from ditto_cosim.host.replay import analyze_run
+    from ditto_cosim.host.analysis.replay import analyze_run
     from ditto_cosim.protocol.record import RunRecord
 
     denoiser = _denoiser(model or RunRecord(run).info.model)
@@ -37,7 +37,7 @@ def analyze(
     figures: dict[str, Any] = {"run": str(run), **analysis.figures()}
     rows = []
     if sensitivity:
-        from ditto_cosim.host.sensitivity import sensitivities
+        from ditto_cosim.host.analysis.sensitivity import sensitivities
 
         rows = sensitivities(run, denoiser, progress=_counter("layer", as_json))
         figures["sensitivity"] = {row.layer: row.sqnr_db for row in rows}
@@ -82,7 +82,7 @@ def quality(
 
     The int8 pictures come from the int8 reference, which every exact design equals bit for bit.
     """
-    from ditto_cosim.host.quality import measure_quality, side_by_side
+    from ditto_cosim.host.analysis.quality import measure_quality, side_by_side
 
     result = measure_quality(
         model,

@@ -10,10 +10,10 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from ditto_cosim.host.analyze import KINDS, LOW_RULES, Analysis
+from ditto_cosim.host.analysis.analyze import KINDS, LOW_RULES, Analysis
 
 if TYPE_CHECKING:
-    from ditto_cosim.host.sensitivity import Sensitivity
+    from ditto_cosim.host.analysis.sensitivity import Sensitivity
 
 OPERATIONS = {"conv2d": "convolutions", "linear": "linear", "matmul": "attention"}
 KIND_COLOURS = {"activations": "#9aa3ad", "temporal": "#2a9d8f", "spatial": "#e9a03b"}

@@ -18,13 +18,13 @@ from rich.console import Console
 from torch import nn
 
 from ditto_cosim.device.execution.machine import Machine
-from ditto_cosim.host.analyze import COUNTS, KINDS, LOW_RULES
+from ditto_cosim.host.analysis.analyze import COUNTS, KINDS, LOW_RULES
+from ditto_cosim.host.analysis.replay import AnalysisError, analyze_run
 from ditto_cosim.host.compiler.calibrate import calibrate
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
 from ditto_cosim.host.pipeline.run import INPUTS
 from ditto_cosim.host.reference.golden import Verifier
-from ditto_cosim.host.replay import AnalysisError, analyze_run
 from ditto_cosim.host.report.analysis import tables, write_plots
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RunInfo, RunWriter

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from ditto_cosim.host.analysis.sensitivity import on_grid, probabilities_on_grid, sensitivities
 from ditto_cosim.host.compiler.calibrate import calibrate
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import compile_denoiser
 from ditto_cosim.host.pipeline.run import INPUTS
-from ditto_cosim.host.sensitivity import on_grid, probabilities_on_grid, sensitivities
 from ditto_cosim.protocol.record import RunInfo, RunWriter, StepRecord
 
 

@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from ditto_cosim.host import analyze
-from ditto_cosim.host.analyze import Analyzer, cosine, count, merge, rows_of, windows_of
+from ditto_cosim.host.analysis import analyze
+from ditto_cosim.host.analysis.analyze import Analyzer, cosine, count, merge, rows_of, windows_of
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.program import Command, Program

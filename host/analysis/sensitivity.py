@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ditto_cosim.host.analysis.replay import AnalysisError, recorded_inputs
 from ditto_cosim.host.compiler.capture import Captured, capture
 from ditto_cosim.host.compiler.points import name_layers
 from ditto_cosim.host.compiler.quantize import quantize_weight
-from ditto_cosim.host.replay import AnalysisError, recorded_inputs
 from ditto_cosim.protocol.isa import Attrs, ints
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import RunRecord

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditto_cosim.host.analyze import COUNTS, Analysis, Analyzer, Kind
+from ditto_cosim.host.analysis.analyze import COUNTS, Analysis, Analyzer, Kind
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.pipeline.run import INPUTS

@@ -1,0 +1,1 @@
+"""What recorded runs and models say: similarity, sensitivity, quality, replays."""
