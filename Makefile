@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-LINT   := build/lint
 export OMP_NUM_THREADS = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -45,11 +44,8 @@ lint: install-dev lint-python lint-rtl ## style, types, import rules, RTL lint
 lint-python: | $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -rf $(LINT) && mkdir -p $(LINT)
-	@cp -r $(CURDIR)/ditto_cosim $(LINT)/
-	@cp -r $(addprefix $(CURDIR)/,protocol host device rtl sim_harness) $(LINT)/ditto_cosim/
-	MYPYPATH=$(LINT) $(BIN)/mypy --config-file pyproject.toml -p ditto_cosim
-	cd $(LINT) && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
+	$(BIN)/mypy -p ditto_cosim
+	$(BIN)/lint-imports --no-cache
 
 lint-rtl: | $(VENV)/.installed-dev
 	$(BIN)/ditto rtl lint

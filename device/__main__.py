@@ -6,8 +6,6 @@ Starts listening before anything heavy is imported; the machine is loaded when t
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +14,9 @@ from typing import Any
 
 import msgspec
 
-from ditto_cosim.device.serving.run import Machine
-from ditto_cosim.device.serving.server import Server, exit_now, log_to_stderr, stop_on_signals
+from ditto_cosim.device.core import Machine
+from ditto_cosim.device.process import exit_now, keep_memory, log_to_stderr, stop_on_signals
+from ditto_cosim.device.serving.server import Server
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.program import Program
@@ -95,21 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DittoError as error:
         print(f"ditto device: {error}", file=sys.stderr)
         return 2
-    stop_on_signals(server)
+    stop_on_signals(server.stop)
     print(f"ditto device listens on {address}", flush=True)
     server.serve()
     return 0
-
-
-def keep_memory() -> None:
-    """Have malloc keep what large tensors free: every step needs it again, and a fresh page costs more
-    than the copy into it. glibc only; elsewhere nothing happens."""
-    trim_threshold, mmap_threshold, arena_max = -1, -3, -8
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, 32 << 20)
-        mallopt(trim_threshold, 1 << 30)
-        mallopt(arena_max, 1)
 
 
 def backend_names() -> list[str]:

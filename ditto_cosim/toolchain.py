@@ -1,7 +1,8 @@
 """What is compiled on this machine, kept by content: the compiler, names of results, and a cache that survives anything.
 
 A result is made under a file lock in a temporary folder that is renamed into place: a second process waits and finds it, a
-killed one leaves nothing. What it does not do: know what is compiled (`build.py` builds tiles, the device its counter).
+killed one leaves nothing. What it does not do: know what is compiled (`sim_harness/build.py` builds tiles,
+`device/kernels/native.py` its kernels).
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-from .errors import BuildError, ToolMissingError
+from ditto_cosim.protocol.errors import DittoError
+
+
+class BuildError(DittoError):
+    """A tool failed while something was compiled; the message ends with its output."""
+
+
+class ToolMissingError(BuildError):
+    """A tool that is needed is not installed; the message says what to install."""
 
 
 def cache_dir() -> Path:

@@ -20,9 +20,17 @@ from pathlib import Path
 from typing import Literal
 
 from ditto_cosim.protocol.hardware import LOW_RULE_CODES, TILE_ABI_VERSION, Geometry
+from ditto_cosim.toolchain import (
+    BuildError,
+    ToolMissingError,
+    cache_dir,
+    compiler,
+    compiler_id,
+    digest,
+    publish,
+    run_tool,
+)
 
-from .compiled import cache_dir, compiler, compiler_id, digest, publish, run_tool
-from .errors import BuildError, ToolMissingError
 from .ports import accessors
 
 log = logging.getLogger(__name__)

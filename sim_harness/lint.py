@@ -12,8 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ditto_cosim.toolchain import BuildError, ToolMissingError
+
 from .build import CHECKS, RTL_SOURCES, BuildOptions, rtl_dir, verilate
-from .errors import BuildError, ToolMissingError
 from .regression import SETS
 
 _VERIBLE = "verible-verilog-lint"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ditto_cosim.protocol.hardware import Geometry
+from ditto_cosim.toolchain import BuildError, ToolMissingError
 
 from .build import RTL_SOURCES, parameters, rtl_dir
-from .errors import BuildError, ToolMissingError
 
 
 @dataclass(frozen=True, slots=True)

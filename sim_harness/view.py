@@ -20,9 +20,9 @@ from __future__ import annotations
 from typing import Any
 
 from ditto_cosim.protocol.hardware import Geometry
+from ditto_cosim.toolchain import ToolMissingError
 
 from .build import BuildOptions, build
-from .errors import ToolMissingError
 
 
 def open_view(geometry: Geometry) -> Any:

@@ -25,6 +25,7 @@ from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.record import split_k
 from ditto_cosim.sim_harness.errors import HarnessError, TileStuckError
 from ditto_cosim.sim_harness.tile import Tile
+from ditto_cosim.toolchain import BuildError
 
 _WORTH_A_THREAD_MACS = 3_000_000
 """Below, handing work to another thread costs more than it saves. A lane's idle columns count: they are simulated too."""
@@ -101,7 +102,7 @@ class RtlBackend:
     def _make(self) -> Tile:
         try:
             return Tile(self.geometry)
-        except HarnessError as error:
+        except (BuildError, HarnessError) as error:
             raise BackendError(str(error)) from error
 
     def _run(

@@ -20,12 +20,12 @@ import numpy.typing as npt
 
 from ditto_cosim.device.backends import backend_for
 from ditto_cosim.device.chips import load_chip
+from ditto_cosim.device.core import StepResult
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.execution.layers import Layer, Ran, Works, make_layer
 from ditto_cosim.device.kernels import vector
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import LayerTime
-from ditto_cosim.device.serving.run import StepResult
 from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError, TensorError
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec

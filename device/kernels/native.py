@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.protocol.hardware import LOW_RULE_CODES, LowRule
-from ditto_cosim.sim_harness.errors import HarnessError
-from ditto_cosim.toolchain import cache_dir, compiler, compiler_id, digest, publish, run_tool
+from ditto_cosim.toolchain import BuildError, cache_dir, compiler, compiler_id, digest, publish, run_tool
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def kernels() -> Kernels | None:
     """The compiled kernels, or None where they cannot be had."""
     try:
         return Kernels(_build() / "units.so")
-    except (HarnessError, OSError) as error:
+    except (BuildError, OSError) as error:
         log.info("NumPy counts rows and computes the vector unit: %s", error)
         return None
 

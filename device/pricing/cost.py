@@ -32,6 +32,15 @@ class PricingError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Shares:
+    """Of all elements."""
+
+    zero: float
+    low: float
+    full: float
+
+
+@dataclass(frozen=True, slots=True)
 class LayerTime:
     """One layer's group in one step."""
 

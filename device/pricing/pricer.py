@@ -48,10 +48,10 @@ from ditto_cosim.device.pricing.cost import (
     stack,
 )
 from ditto_cosim.device.pricing.energy import Events, energy_pj
-from ditto_cosim.device.timing import buffers
-from ditto_cosim.device.timing import schedule as compute
-from ditto_cosim.device.timing import traffic as dma
+from ditto_cosim.device.timing import buffers, schedule
 from ditto_cosim.device.timing.tlm import GroupWork
+from ditto_cosim.device.timing.traffic import Group, Scope, mode_bytes
+from ditto_cosim.device.timing.traffic import groups as groups_of
 from ditto_cosim.device.timing.vector_time import command_cycles, command_passes, pass_cycles
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.program import Program
@@ -85,9 +85,9 @@ class Pricer:
     def __init__(self, program: Program, chip: Chip, design: Design) -> None:
         self.program, self.chip, self.design = program, chip, design
         self.multipliers = design.multipliers_on(chip.multipliers)
-        self.scope: dma.Scope = "operands" if chip.timing == "paper" else "group"
+        self.scope: Scope = "operands" if chip.timing == "paper" else "group"
         self.chunk_bytes = min(CHUNK_BYTES, chip.buffer_bytes // 8)
-        self.groups = dma.groups(program, self.scope, design.dependency_check, design.sign_mask)
+        self.groups = groups_of(program, self.scope, design.dependency_check, design.sign_mask)
         self.kept = buffers.place(self.groups, chip.buffer_bytes, self.chunk_bytes, chip.residency)
         self._tails = [self._tail(g) for g in self.groups]
         self._works: dict[tuple[int, Mode], tuple[Work, ...]] = {}
@@ -157,9 +157,9 @@ class Pricer:
         elements = work.groups * work.rows * work.k
         effective = _operations(self.design.datapath, met, elements)
         if self.chip.timing == "paper" or self.design.roofline is not None:
-            busy = compute.aggregate_cycles(effective * work.n, self.multipliers)
+            busy = schedule.aggregate_cycles(effective * work.n, self.multipliers)
             none = np.zeros(count, np.int64)
-            cycles = compute.ComputeCycles(busy, busy, none, none, none, none)
+            cycles = schedule.ComputeCycles(busy, busy, none, none, none, none)
         else:
             cycles = self._on_lanes(met, effective)
         if self.design.datapath == "outlier":
@@ -172,22 +172,22 @@ class Pricer:
         wide = (c if len(c) == count else np.broadcast_to(c, (count,)) for c in columns)
         return *wide, effective * work.n, encoded
 
-    def _on_lanes(self, met: Stack, effective: I64) -> compute.ComputeCycles:
+    def _on_lanes(self, met: Stack, effective: I64) -> schedule.ComputeCycles:
         """The chip's lanes, stretched to the design's share of multipliers and its operations an element."""
         work, geometry, tiles = met.work, self.chip.geometry, self.chip.tiles
         stretch = self.chip.multipliers / self.multipliers
         if met.slots is None:
-            cycles = compute.dense_cycles(geometry, tiles, work)
+            cycles = schedule.dense_cycles(geometry, tiles, work)
             if self.design.datapath != "slots":
                 stretch *= int(effective[0]) / int(met.slot_total[0])
         else:
             slots: npt.NDArray[np.integer[Any]] = met.slots
             if met.splits != split_k(work.k, geometry.k_max):
-                slots = compute.resplit(slots, work.k, split_k(work.k, geometry.k_max))
+                slots = schedule.resplit(slots, work.k, split_k(work.k, geometry.k_max))
             if self.design.datapath != "slots":
                 share = (effective / np.maximum(met.slot_total, 1))[:, None, None]
                 slots = np.rint(slots * share).astype(np.int64)
-            cycles = compute.work_cycles(geometry, tiles, work, slots)
+            cycles = schedule.work_cycles(geometry, tiles, work, slots)
         if stretch == 1:
             return cycles
         total, busy, encode, imbalance = (
@@ -195,14 +195,16 @@ class Pricer:
             for part in (cycles.total, cycles.busy, cycles.encode, cycles.imbalance)
         )
         load = np.minimum(cycles.weight_load, total - busy)  # loading is not faster or slower than it was
-        return compute.ComputeCycles(total, busy, total - busy - load, load, encode, imbalance)
+        return schedule.ComputeCycles(total, busy, total - busy - load, load, encode, imbalance)
 
-    def _beside_outliers(self, cycles: compute.ComputeCycles, outlier_products: I64) -> compute.ComputeCycles:
+    def _beside_outliers(
+        self, cycles: schedule.ComputeCycles, outlier_products: I64
+    ) -> schedule.ComputeCycles:
         """Full values run on the outlier PEs meanwhile; the slower side sets the time."""
         count = max(1, round(self.design.outlier_multipliers * self.chip.multipliers / PAPER_MULTIPLIERS))
-        busy = compute.aggregate_cycles(outlier_products, count)
+        busy = schedule.aggregate_cycles(outlier_products, count)
         longer = np.maximum(busy - cycles.total, 0)
-        return compute.ComputeCycles(
+        return schedule.ComputeCycles(
             cycles.total + longer,
             cycles.busy + longer,
             cycles.starved,
@@ -335,7 +337,7 @@ class Pricer:
     def traffic(self, layer: int, mode: Mode, keeps_state: bool) -> tuple[dict[str, int], dict[str, int]]:
         """DRAM bytes read and written by class, less what stays on the chip."""
         group, kept = self.groups[layer + 1], self.kept
-        reads, writes = dma.mode_bytes(group, mode, keeps_state)
+        reads, writes = mode_bytes(group, mode, keeps_state)
         for transfers, total in ((group.reads, reads), (group.writes, writes)):
             for t in transfers:
                 if t.value in kept.values:
@@ -355,7 +357,7 @@ class Pricer:
             return 0
         return 3 if mode == "temporal" and len(self.works(layer, mode)) == 2 else 1
 
-    def _tail(self, group: dma.Group) -> tuple[int, int]:
+    def _tail(self, group: Group) -> tuple[int, int]:
         """Cycles and elements of the vector commands behind a layer."""
         cycles = elements = 0
         for command in group.tail:

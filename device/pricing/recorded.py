@@ -30,6 +30,7 @@ from ditto_cosim.device.pricing.cost import (
     LaneColumns,
     LayerTime,
     PricingError,
+    Shares,
     Stack,
     stack,
 )
@@ -37,7 +38,6 @@ from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import TRAFFIC, RunInfo, RunRecord, StepRecord, SubOp
-from ditto_cosim.study.synthetic import Shares
 
 I64 = npt.NDArray[np.int64]
 

@@ -12,12 +12,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable
 
 import msgspec
 
+from ditto_cosim.device.core import Machine, MachineFactory
 from ditto_cosim.device.serving.outgoing import Outgoing, Send
 from ditto_cosim.device.serving.store import Store
 from ditto_cosim.protocol import codec
@@ -33,7 +32,6 @@ from ditto_cosim.protocol.errors import (
     describe,
 )
 from ditto_cosim.protocol.program import Program
-from ditto_cosim.protocol.record import StepRecord
 from ditto_cosim.protocol.tensors import (
     NUMPY_TYPES,
     Array,
@@ -44,46 +42,6 @@ from ditto_cosim.protocol.tensors import (
 )
 
 log = logging.getLogger("ditto.device")
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a machine returns for one step."""
-
-    outputs: Mapping[str, Array]
-    record: StepRecord | None = None
-    totals: Mapping[str, int] = field(default_factory=dict)
-
-
-class Machine(Protocol):
-    """Executes one run's program: what session.py needs of machine.py. Arrays handed to it are read-only."""
-
-    geometry_digest: str
-    measures: bool
-    facts: Mapping[str, str | int]
-
-    def step(
-        self,
-        step: int,
-        inputs: Mapping[str, Array],
-        *,
-        observe: m.Observe,
-        timed: bool,
-        on_layer: Callable[[m.LayerReport], None],
-        on_value: Callable[[int, Array], None],
-    ) -> StepResult: ...
-
-    def snapshot(self) -> bytes: ...
-
-    def restore(self, blob: bytes) -> None: ...
-
-    @property
-    def state_bytes(self) -> int: ...
-
-    def close(self) -> None: ...
-
-
-MachineFactory = Callable[[Program, Mapping[str, Array], m.RunSpec], Machine]
 
 
 def live_bytes(program: Program) -> int:

@@ -8,12 +8,9 @@ security is set up by `bind`).
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
-import signal
-import sys
 import threading
 import time
 from collections import OrderedDict, deque
@@ -24,7 +21,8 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from ditto_cosim.device.serving.run import MachineFactory, Run
+from ditto_cosim.device.core import MachineFactory
+from ditto_cosim.device.serving.run import Run
 from ditto_cosim.device.serving.store import Store
 from ditto_cosim.protocol import codec, security
 from ditto_cosim.protocol import messages as m
@@ -355,36 +353,3 @@ class Server:
         else:
             self._context.term()
         log.info("device stops", extra={"fields": {"hosts": len(self._hosts)}})
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object per line: time, level, event, and the event's own fields."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry: dict[str, object] = {
-            "time": round(record.created, 3),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
-
-
-def log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-
-
-def stop_on_signals(server: Server) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())
-
-
-def exit_now(code: int) -> None:
-    """End the process even if a worker is stuck inside foreign code."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -21,7 +21,7 @@ QUICK = ("seq_16MiB", "stride_2048", "random_1GiB", "rw_64B_skew", "copy_16KiB",
 
 def measure(quick: bool = False) -> dict[str, Any]:
     """One row a case: cycles of both, deviations, Python time a request."""
-    text = resources.files("ditto_cosim.device").joinpath("hbm2_reference.json").read_text(encoding="utf-8")
+    text = resources.files("ditto_cosim.bench").joinpath("hbm2_reference.json").read_text(encoding="utf-8")
     tables = json.loads(text)["max_rate"]
     rows = []
     for name in QUICK if quick else TRACES:

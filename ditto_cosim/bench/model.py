@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from ditto_cosim.bench.memory import run_bytes
-from ditto_cosim.device.__main__ import keep_memory
 from ditto_cosim.device.execution.machine import Machine
+from ditto_cosim.device.process import keep_memory
 from ditto_cosim.host import zoo
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import capture

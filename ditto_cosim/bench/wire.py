@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import zmq
 
-from ditto_cosim.device.__main__ import keep_memory
-from ditto_cosim.device.serving.run import StepResult
+from ditto_cosim.device.core import StepResult
+from ditto_cosim.device.process import keep_memory
 from ditto_cosim.host.wire.client import Device
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol import messages as m

@@ -63,9 +63,9 @@ def build(
     as_json: JsonFlag = False,
 ) -> None:
     """Compile tiles (or find them in the cache)."""
+    from ditto_cosim.protocol.errors import DittoError
     from ditto_cosim.sim_harness.build import BuildOptions
     from ditto_cosim.sim_harness.build import build as build_tile
-    from ditto_cosim.sim_harness.errors import HarnessError
     from ditto_cosim.sim_harness.regression import SETS
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -84,7 +84,7 @@ def build(
                     "library": str(made.library),
                 }
             )
-    except HarnessError as error:
+    except DittoError as error:
         _fail(error)
     if as_json:
         typer.echo(json.dumps(rows))
@@ -109,8 +109,8 @@ def run_test(
     as_json: JsonFlag = False,
 ) -> None:
     """Hold the RTL to its model, row by row and cycle by cycle."""
+    from ditto_cosim.protocol.errors import DittoError
     from ditto_cosim.sim_harness.cases import Case
-    from ditto_cosim.sim_harness.errors import HarnessError
     from ditto_cosim.sim_harness.regression import Report, run_alone, run_regression
 
     model = _LaneReference()
@@ -124,7 +124,7 @@ def run_test(
                 model, seconds=seconds, seed=seed, geometries=_set_names(sets), wave_dir=wave, progress=say,
                 recorded=_recorded(activations, model),
             )  # fmt: skip
-    except HarnessError as error:
+    except DittoError as error:
         _fail(error)
     if as_json:
         typer.echo(json.dumps(_report_json(report)))
@@ -204,8 +204,8 @@ def wave(
     case: Annotated[str, typer.Option(help="A case; by default a small mixed one.")] = "",
 ) -> None:
     """Run one case into a waveform."""
+    from ditto_cosim.protocol.errors import DittoError
     from ditto_cosim.sim_harness.cases import Case
-    from ditto_cosim.sim_harness.errors import HarnessError
     from ditto_cosim.sim_harness.regression import SETS, run_alone
 
     _set_names([name])
@@ -215,7 +215,7 @@ def wave(
     )
     try:
         found = run_alone(chosen, None, _LaneReference(), None, output)
-    except HarnessError as error:
+    except DittoError as error:
         _fail(error)
     typer.echo(f"{output}: {chosen.text}: {found or 'RTL and model agree'}")
 
@@ -272,14 +272,14 @@ def synth(
     as_json: JsonFlag = False,
 ) -> None:
     """Synthesise a tile for ECP5 with yosys and print its size."""
-    from ditto_cosim.sim_harness.errors import HarnessError
+    from ditto_cosim.protocol.errors import DittoError
     from ditto_cosim.sim_harness.regression import SETS
     from ditto_cosim.sim_harness.synth import synthesise
 
     _set_names([name])
     try:
         size = synthesise(SETS[name])
-    except HarnessError as error:
+    except DittoError as error:
         _fail(error)
     values = {f: getattr(size, f) for f in ("lut4", "ff", "dsp", "bram", "latches", "loops")}
     if as_json:
@@ -303,7 +303,7 @@ def replay(
     as_json: JsonFlag = False,
 ) -> None:
     """Run a layer of a recorded run through the RTL again and hold every row to the model."""
-    from ditto_cosim.sim_harness.errors import HarnessError
+    from ditto_cosim.protocol.errors import DittoError
     from ditto_cosim.sim_harness.recorded import load_captures, replay_all, save_captures
 
     try:
@@ -321,7 +321,7 @@ def replay(
             save_captures(save, captures)
         model = _LaneReference()
         found, report = replay_all(captures, name, model, row, output if row is not None else None)
-    except (HarnessError, ValueError) as error:
+    except (DittoError, ValueError) as error:
         _fail(error)
     values = {
         "set": name,

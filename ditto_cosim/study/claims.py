@@ -32,7 +32,7 @@ REPRODUCED, NEAR = 0.05, 0.10
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One row of `paper_claims.csv`."""
+    """One row of `claims.csv`."""
 
     id: str
     text: str
@@ -77,7 +77,7 @@ class Verdict:
 
 @cache
 def claims() -> tuple[Claim, ...]:
-    text = resources.files("ditto_cosim.device").joinpath("paper_claims.csv").read_text(encoding="utf-8")
+    text = resources.files("ditto_cosim.study").joinpath("claims.csv").read_text(encoding="utf-8")
     return tuple(Claim(*row) for row in list(csv.reader(text.splitlines()))[1:])
 
 

@@ -31,11 +31,12 @@ import numpy as np
 
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.designs.base import load_design
+from ditto_cosim.device.pricing.cost import Shares
 from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, price_run
-from ditto_cosim.device.timing import traffic as dma
+from ditto_cosim.device.timing import traffic
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.record import RunInfo, Work
-from ditto_cosim.study.synthetic import PUBLISHED, Shares, synthetic_step
+from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
 from ditto_cosim.study.workloads import WORKLOADS, workload_program
 
 Preset = Literal["paper", "tlm"]
@@ -168,8 +169,8 @@ def naive_traffic() -> tuple[float, ...]:
     ratios = []
     for name in WORKLOADS:
         base = naive = 0
-        for group in dma.groups(workload_program(name), "operands", False, False):
-            base += sum(sum(part.values()) for part in dma.mode_bytes(group, "original", False))
-            naive += sum(sum(part.values()) for part in dma.mode_bytes(group, "temporal", True))
+        for group in traffic.groups(workload_program(name), "operands", False, False):
+            base += sum(sum(part.values()) for part in traffic.mode_bytes(group, "original", False))
+            naive += sum(sum(part.values()) for part in traffic.mode_bytes(group, "temporal", True))
         ratios.append(naive / base)
     return tuple(ratios)

@@ -39,7 +39,7 @@ def pack(program: Program) -> bytes:
 
 
 def main(names: list[str]) -> None:
-    folder = Path(workloads.__file__).with_suffix("")
+    folder = Path(workloads.__file__).with_name("programs")
     for name in names or workloads.WORKLOADS:
         program = lowered_program(name)
         blob = pack(program)

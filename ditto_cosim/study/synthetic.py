@@ -16,23 +16,13 @@ What it does not do: values. Nothing here can generate a picture.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
+from ditto_cosim.device.pricing.cost import Shares
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import LayerRecord, StepRecord, SubOp, Work, layer_work, split_k
-
-
-@dataclass(frozen=True, slots=True)
-class Shares:
-    """Of all elements."""
-
-    zero: float
-    low: float
-    full: float
-
 
 PUBLISHED: Mapping[Mode, Shares] = {
     "original": Shares(0.1836, 0.3936, 0.4228),

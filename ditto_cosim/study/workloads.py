@@ -44,5 +44,5 @@ WORKLOADS: Mapping[str, Workload] = {
 @cache
 def workload_program(name: str) -> Program:
     """The lowered denoiser of one workload."""
-    file = resources.files("ditto_cosim.device").joinpath("workloads").joinpath(f"{name}.json.gz")
+    file = resources.files("ditto_cosim.study").joinpath("programs").joinpath(f"{name}.json.gz")
     return Program.from_dict(json.loads(gzip.decompress(file.read_bytes())))

@@ -21,8 +21,8 @@ import numpy as np
 import zmq
 from wire_programs import Array, inputs_of
 
+from ditto_cosim.device.core import StepResult
 from ditto_cosim.device.execution.machine import Machine
-from ditto_cosim.device.serving.run import StepResult
 from ditto_cosim.device.serving.server import Server
 from ditto_cosim.host.wire.client import RemoteRun
 from ditto_cosim.protocol import messages as m

@@ -21,7 +21,7 @@ from pathlib import Path
 from ditto_cosim.device.timing import lane
 from ditto_cosim.sim_harness import regression
 from ditto_cosim.sim_harness.build import BuildOptions, rtl_dir
-from ditto_cosim.sim_harness.errors import BuildError
+from ditto_cosim.toolchain import BuildError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from reference import LaneReference

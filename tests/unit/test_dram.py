@@ -13,7 +13,7 @@ from ditto_cosim.bench.dram_traces import TRACES, interleave, random, stream, st
 from ditto_cosim.device.timing.dram import DramConfig, simulate
 
 REFERENCE: dict[str, Any] = json.loads(
-    resources.files("ditto_cosim.device").joinpath("hbm2_reference.json").read_text(encoding="utf-8")
+    resources.files("ditto_cosim.bench").joinpath("hbm2_reference.json").read_text(encoding="utf-8")
 )
 TABLE = REFERENCE["max_rate"]["dramsim3"]
 

@@ -14,7 +14,7 @@ from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import Choice, PricingError
 from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, price_run
-from ditto_cosim.device.timing import traffic as dma
+from ditto_cosim.device.timing import traffic
 from ditto_cosim.protocol.isa import PARAMS, TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 from ditto_cosim.protocol.record import LayerRecord, RunInfo, RunRecord, RunWriter, StepRecord
@@ -211,14 +211,14 @@ def test_group_reads_and_writes_what_crosses_its_border_once() -> None:
 
 def test_static_bypass_drops_the_state_it_names_and_sign_mask_drops_more() -> None:
     marked = replace(PROGRAM, skip_difference=frozenset({"attn"}), skip_summation=frozenset({"fc"}))
-    groups = dma.groups(marked, "group", True, False)
-    assert "previous_input" not in dma.mode_bytes(groups[2], "temporal", True)[0]
-    reads, writes = dma.mode_bytes(groups[1], "temporal", True)
+    groups = traffic.groups(marked, "group", True, False)
+    assert "previous_input" not in traffic.mode_bytes(groups[2], "temporal", True)[0]
+    reads, writes = traffic.mode_bytes(groups[1], "temporal", True)
     assert "previous_output" not in reads
     assert "previous_output" not in writes
-    ignored = dma.groups(marked, "group", False, False)
-    assert "previous_input" in dma.mode_bytes(ignored[2], "temporal", True)[0]
-    masked = dma.groups(PROGRAM, "group", True, True)
+    ignored = traffic.groups(marked, "group", False, False)
+    assert "previous_input" in traffic.mode_bytes(ignored[2], "temporal", True)[0]
+    masked = traffic.groups(PROGRAM, "group", True, True)
     assert masked[1].summation_deferred  # fc → dequantize → add → quantize → attention
     assert not masked[1].difference_at_hand  # the program's own input is no difference
 

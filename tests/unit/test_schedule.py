@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ditto_cosim.device.timing import schedule as compute
+from ditto_cosim.device.timing import schedule as scheduling
 from ditto_cosim.device.timing.lane import tile_times, weight_load_cycles
 from ditto_cosim.device.timing.schedule import resplit, schedule, work_cycles
 from ditto_cosim.protocol.hardware import Geometry
@@ -63,7 +63,7 @@ def test_work_cycles_equal_the_lane_model(
     assert int(found.busy[0] + found.starved[0] + found.weight_load[0]) == int(found.total[0])
     assert min(int(found.starved[0]), int(found.imbalance[0])) >= 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compute, "kernels", lambda: None)
+        patch.setattr(scheduling, "kernels", lambda: None)
         in_numpy = work_cycles(geometry, tiles, work, slots[None])
     for name in ("total", "busy", "starved", "weight_load", "encode", "imbalance"):
         assert getattr(in_numpy, name) == getattr(found, name), name

@@ -1,0 +1,55 @@
+"""Where serving and execution meet: what a run asks of a machine, and what a machine answers.
+
+Neither room imports the other; both import this. What this file does not do: anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ditto_cosim.protocol import messages as m
+from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.record import StepRecord
+from ditto_cosim.protocol.tensors import Array
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a machine returns for one step."""
+
+    outputs: Mapping[str, Array]
+    record: StepRecord | None = None
+    totals: Mapping[str, int] = field(default_factory=dict)
+
+
+class Machine(Protocol):
+    """Executes one run's program: what serving needs of execution. Arrays handed to it are read-only."""
+
+    geometry_digest: str
+    measures: bool
+    facts: Mapping[str, str | int]
+
+    def step(
+        self,
+        step: int,
+        inputs: Mapping[str, Array],
+        *,
+        observe: m.Observe,
+        timed: bool,
+        on_layer: Callable[[m.LayerReport], None],
+        on_value: Callable[[int, Array], None],
+    ) -> StepResult: ...
+
+    def snapshot(self) -> bytes: ...
+
+    def restore(self, blob: bytes) -> None: ...
+
+    @property
+    def state_bytes(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+MachineFactory = Callable[[Program, Mapping[str, Array], m.RunSpec], Machine]

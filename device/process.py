@@ -1,0 +1,59 @@
+"""The device as an operating-system process: its log, its signals, its memory.
+
+What this file does not do: serve (`serving/`) or compute (`execution/`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line: time, level, event, and the event's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())
+
+
+def exit_now(code: int) -> None:
+    """End the process even if a worker is stuck inside foreign code."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def keep_memory() -> None:
+    """Have malloc keep what large tensors free: every step needs it again, and a fresh page costs more
+    than the copy into it. glibc only; elsewhere nothing happens."""
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 32 << 20)
+        mallopt(trim_threshold, 1 << 30)
+        mallopt(arena_max, 1)
