@@ -1,7 +1,7 @@
 """Builds a tile: SystemVerilog of one geometry -> C++ (Verilator) -> shared library, cached by content.
 
 The key is a hash of RTL and driver sources, geometry, options, tool versions and CPU features. A build
-is cached (`compiled.py`). Verilator's runtime is compiled once per set of flags and cached by itself;
+is cached (`ditto_cosim/toolchain.py`). Verilator's runtime is compiled once per set of flags and cached by itself;
 the rest is one translation unit. What it does not do: run anything, look for a system Verilator, or parse
 generated code.
 """

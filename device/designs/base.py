@@ -5,7 +5,7 @@ Interface
     load_design(name) -> Design       by file name (`ditto`, `itc`, `ditto_plus`, …)
     design_names()    -> tuple of those here
 
-A policy says how `controller.py` chooses the mode of a layer in a step:
+A policy says how `pricing/controller.py` chooses the mode of a layer in a step:
     base       always the base mode
     temporal   base in the first step and where forced, temporal otherwise
     defo       Defo's table decides after two steps; `dynamic` may fall back later

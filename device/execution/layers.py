@@ -4,7 +4,7 @@ Contract, for every mode the same accumulators:
     original   Σ w·(x − z)
     temporal   previous accumulators + Σ w·(x − previous x); attention: ΔA·B_prev, then (ΔBᵀ·Aᵀ)ᵀ on top
     spatial    running sums, down the rows of an image or head, of Σ w·(row − row before); the first row subtracts z
-What this file does not do: choose the mode (`controller.py`), multiply (backends), take time (`pricing.py`).
+What this file does not do: choose the mode (`controller.py`), multiply (backends), take time (`pricing/pricer.py`).
 """
 
 from __future__ import annotations

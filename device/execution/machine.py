@@ -3,8 +3,8 @@
 Values live here from the command that makes them to the last that reads them; layers keep their temporal state between
 steps. A layer's mode is chosen, then it is computed; beside that a second thread counts what each mode would meet, checks
 what the backend reports and prices it, so that the values never wait for the books. An oracle design waits for the counts
-before it chooses. What this file does not do: sessions and replies (`session.py`), the arithmetic (`layers.py`,
-`kernels/vector.py`), the cycles (`pricing.py`).
+before it chooses. What this file does not do: runs and replies (`serving/`), the arithmetic (`layers.py`,
+`kernels/vector.py`), the cycles (`pricing/`).
 """
 
 from __future__ import annotations

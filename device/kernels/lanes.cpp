@@ -1,6 +1,6 @@
-// Passes of rows through lanes, as `compute.py` has them in NumPy, for machines with a compiler: the recurrence row by row.
+// Passes of rows through lanes, as `timing/schedule.py` has them in NumPy, for machines with a compiler: the recurrence row by row.
 //
-// What it does not do: say which rows a tile takes, load weights, or know the constants of the contract (`compute.py` does).
+// What it does not do: say which rows a tile takes, load weights, or know the constants of the contract (`timing/schedule.py` does).
 
 #include <algorithm>
 #include <cstdint>

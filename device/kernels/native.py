@@ -1,4 +1,4 @@
-"""The compiled forms of what `slots.py` counts, `compute.py` times and `vector.py` computes, where there is a compiler.
+"""The compiled forms of what `slots.py` counts, `timing/schedule.py` times and `vector.py` computes, where there is a compiler.
 
 Elsewhere NumPy does it. One small library, built once and cached (`ditto_cosim/toolchain.py`). Tests hold both forms
 together, bit for bit. What this file does not do: decide what is counted or computed, or check it.

@@ -4,7 +4,7 @@ Contract: d = current − reference; d = 0 makes no slot, a low d one, any other
 (`mag4`). Slots are counted per chunk of K (`split_k`), because every chunk is encoded on its own.
 A convolution's rows are windows of one padded picture, so its counts are sums over windows of counts per pixel: a kernel's
 size cheaper than counting its unrolled rows; the rows themselves, for backends, are unrolled here too. What this file does
-not do: products (backends) and time (`compute.py`).
+not do: products (backends) and time (`timing/schedule.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a price is: one layer's time in one step, the same for many steps as columns, and what they are made from.
 
 Interface: `LayerTime`, `StepTime`, `Choice`; `LaneColumns`, `GroupColumns` (arrays with one entry a step);
-`stack(works)` -> `Stack`s. What this file does not do: compute any of it (`pricing.py`).
+`stack(works)` -> `Stack`s. What this file does not do: compute any of it (`pricer.py`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ Contract
 Area: Table III's 64.48 mm² is the same for every design by construction (iso-area), so only shares are
 printed.
 
-What this file does not do: count the events (`pricing.py`) or synthesise anything.
+What this file does not do: count the events (`pricer.py`) or synthesise anything.
 """
 
 from __future__ import annotations

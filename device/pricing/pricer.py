@@ -7,7 +7,7 @@ Interface
         .prologue                            -> LayerTime of the commands before the first layer
         .price_step(step, choices)           -> StepTime
         .lane_columns(layer, works, mode)    -> LaneColumns, one entry a step
-        .columns(layer, mode, lanes, …)      -> GroupColumns, one entry a step (for `repricing.py`)
+        .columns(layer, mode, lanes, …)      -> GroupColumns, one entry a step (for `recorded.py`)
 
 Contract (`tlm`)
     A group (`timing/traffic.py`) is a pipeline of equal chunks through DMA in → lanes → vector unit → DMA out; DMA
@@ -15,7 +15,7 @@ Contract (`tlm`)
         chunks = ⌈bytes moved ÷ chunk bytes⌉ (≥ 1)
         total  = Σ ⌈stage ÷ chunks⌉ + (chunks − 1) × ⌈max(DMA in + DMA out, lanes, vector) ÷ chunks⌉
     Groups run one after another; DRAM state resets between them (`ditto bench price` says what that costs,
-    against `tlm.py`), so refresh is charged in proportion.
+    against `timing/tlm.py`), so refresh is charged in proportion.
 Contract (`paper`)
     total = lanes (aggregate throughput) + DRAM; the vector unit is hidden.
 Contract (`roofline` designs, whatever the preset)

@@ -2,7 +2,7 @@
 
 Called by the server's loop (`accept`, `acknowledge`, `query`, `flush_due`) and by the run's worker (the rest). The
 worker waits here while the host has not used enough of a step's stream, so a slow host slows its own run down.
-What this file does not do: execute requests (session.py), sockets (server.py).
+What this file does not do: execute requests (`run.py`), sockets (`server.py`).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A `Run` owns its program, its machine, its constants (shared through `Store`) and its replies. The server's
 loop calls `submit`, `acknowledge` and `query`; the worker executes requests in the order they came and hands
-frames to `send`. What this file does not do: sockets, handshakes, time-outs (server.py); arithmetic and time
-(machine.py).
+frames to `send`. What this file does not do: sockets, handshakes, time-outs (`server.py`); arithmetic and time
+(`execution/`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The loop never computes: it decodes, hands requests to runs' workers, and sends what they put into the outbox.
 So a Pong comes back in milliseconds while every worker is busy. Hosts that fall silent lose their runs after
-`limits.idle_s`. What this file does not do: execute anything (session.py), decide who may connect (wire
+`limits.idle_s`. What this file does not do: execute anything (`run.py`), decide who may connect (wire
 security is set up by `bind`).
 """
 

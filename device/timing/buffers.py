@@ -1,7 +1,7 @@
 """Buffers: which of a program's traffic stays on the chip.
 
 Contract
-    streaming   nothing stays: every transfer of `dma.py` goes to DRAM.
+    streaming   nothing stays: every transfer of `traffic.py` goes to DRAM.
     resident    what fits stays, decided once for the whole program, in this order:
                 1. values that pass from group to group, in the order they are made, each if it fits beside
                 the

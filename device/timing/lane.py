@@ -15,7 +15,7 @@ register is free: until the result before it has been accepted, which needs a cy
 ready. Cycles so waited are stalled; the lane takes no word in them. Then busy + starved + stalled = done of
 the lane's last row.
 
-What it does not do: products (backends), schedules of several passes (`compute.py`), or weights loaded
+What it does not do: products (backends), schedules of several passes (`schedule.py`), or weights loaded
 behind rows.
 """
 

@@ -12,7 +12,7 @@ count of cycles. Where initiators overlap (DMA in of a later chunk beside DMA ou
 serves the earlier request first, ties by kind (in before out) and number, so that the same run is the same
 run.
 
-`simulate_groups` is what `pricing.py`'s closed form stands for: chunks through DMA in → lanes → vector unit →
+`simulate_groups` is what `pricing/pricer.py`'s closed form stands for: chunks through DMA in → lanes → vector unit →
 DMA out, two chunk buffers in front of the lanes and two behind the vector unit, DRAM state kept from group to
 group. How far the two differ is measured by `ditto bench price` and bounded by a test.
 

@@ -4,7 +4,7 @@
     us_per_command    of that, per layer, step and design
     paper_s           `ditto paper --json` as a process of its own, from cold
     scalesim_ratio    SCALE-Sim's time per layer ÷ ours, same layers, an ITC-like array (packages `pandas`, `tqdm`, `scalesim`)
-    closed_form_error `pricing.py`'s pipeline against `tlm.py`'s chunks over one whole step
+    closed_form_error `pricing/pricer.py`'s pipeline against `timing/tlm.py`'s chunks over one whole step
 The record is synthetic (published shares over the real shapes); what it costs to price does not depend on
 where it came
 from. What this file does not do: judge claims (`ditto paper`).

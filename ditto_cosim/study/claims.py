@@ -9,7 +9,7 @@ number):
     contradicted (other claims of the paper exclude it; `why` shows how)
 Savings and "x % lower" are compared as the ratios they state: 17.74 % less energy is 0.8226.
 
-What this file does not do: price anything (`paper_model.py`), draw (`paper_figures.py`).
+What this file does not do: price anything (`evaluation.py`), draw (`figures.py`).
 """
 
 from __future__ import annotations

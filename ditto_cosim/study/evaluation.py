@@ -15,7 +15,7 @@ Assumptions, the same for every claim:
                   amplitude is the one that costs Defo about the seven points of accuracy that the paper
                   reports
 
-What this file does not do: compare with published numbers (`paper.py`).
+What this file does not do: compare with published numbers (`claims.py`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Contract (our reading of the technique, as Ditto's paper describes it: no previo
     SiLU        y_t = y_prev + (x_t − x_prev) where the kept sign of x says positive, y_prev where it says negative;
                 the sign bit is updated when the difference changes it
     group norm  y_t = y_prev + (x_t − x_prev) × rstd × γ with the first step's statistics
-Both are exact for steps without differences and drift away otherwise. In `pricing.py` the technique is traffic alone;
+Both are exact for steps without differences and drift away otherwise. In `pricing/pricer.py` the technique is traffic alone;
 designs that use it call themselves approximate.
 
 Interface: `silu_by_mask(xs)`, `group_norm_by_mask(xs, groups)` over [steps, …] -> what the technique computes;

@@ -1,6 +1,6 @@
 """One generation on a device: steps in, outputs out, with everything seen on the way kept, checked and recorded.
 
-What this file does not do: compile the denoiser (`compiled.py`) or know diffusers (`accelerate.py`).
+What this file does not do: compile the denoiser (`compiler/compiled.py`) or know diffusers (`accelerate.py`).
 """
 
 from __future__ import annotations
