@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from ditto_cosim.device.core import Machine
+from ditto_cosim.device.core import Executor
 from ditto_cosim.device.process import exit_now, keep_memory, log_to_stderr, stop_on_signals
 from ditto_cosim.device.serving.server import Server
 from ditto_cosim.protocol import messages as m
@@ -34,9 +34,9 @@ def load(path: str) -> Any:
         raise DittoError(f"cannot load {path!r} ({error}); expected an importable module:Name") from error
 
 
-def lazy_machine(path: str) -> Callable[[Program, Mapping[str, Array], m.RunSpec], Machine]:
-    def make(program: Program, constants: Mapping[str, Array], spec: m.RunSpec) -> Machine:
-        machine: Machine = load(path)(program, constants, spec)
+def lazy_machine(path: str) -> Callable[[Program, Mapping[str, Array], m.RunSpec], Executor]:
+    def make(program: Program, constants: Mapping[str, Array], spec: m.RunSpec) -> Executor:
+        machine: Executor = load(path)(program, constants, spec)
         return machine
 
     return make

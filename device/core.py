@@ -24,7 +24,7 @@ class StepResult:
     totals: Mapping[str, int] = field(default_factory=dict)
 
 
-class Machine(Protocol):
+class Executor(Protocol):
     """Executes one run's program: what serving needs of execution. Arrays handed to it are read-only."""
 
     geometry_digest: str
@@ -52,4 +52,4 @@ class Machine(Protocol):
     def close(self) -> None: ...
 
 
-MachineFactory = Callable[[Program, Mapping[str, Array], m.RunSpec], Machine]
+ExecutorFactory = Callable[[Program, Mapping[str, Array], m.RunSpec], Executor]

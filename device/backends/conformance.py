@@ -37,7 +37,7 @@ class Finding:
 
 
 @dataclass
-class Report:
+class ConformanceReport:
     """All checks of one backend."""
 
     backend: str
@@ -53,9 +53,11 @@ class _Wrong(Exception):
     """A check failed; the message says where and what was expected."""
 
 
-def check(name: str, chip: Chip, *, on_finding: Callable[[Finding], None] = lambda finding: None) -> Report:
+def check(
+    name: str, chip: Chip, *, on_finding: Callable[[Finding], None] = lambda finding: None
+) -> ConformanceReport:
     """Runs every check; a check that fails does not keep the others from running."""
-    report = Report(name, chip.name)
+    report = ConformanceReport(name, chip.name)
 
     def note(title: str, run: Callable[[], str]) -> None:
         try:

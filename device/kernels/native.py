@@ -64,7 +64,7 @@ class Pieces:
     """[chunks]: pairs up to and with each chunk."""
 
 
-class Window(ctypes.Structure):
+class KernelWindow(ctypes.Structure):
     """`DittoWindows` of rows.cpp."""
 
     _fields_ = tuple(
@@ -135,7 +135,7 @@ class Kernels:
         current: I8,
         reference: I8 | int,
         kind: Reference,
-        window: Window,
+        window: KernelWindow,
         pieces: Pieces,
         rule: LowRule,
     ) -> tuple[U16, int, int]:
@@ -161,7 +161,7 @@ class Kernels:
         self._call["pad"](pictures.ctypes.data, b, h, w, c, above, beside, value, padded.ctypes.data)
         return padded
 
-    def unroll(self, padded: I8, window: Window, k: int) -> I8:
+    def unroll(self, padded: I8, window: KernelWindow, k: int) -> I8:
         """The rows of a convolution, [rows, K]."""
         padded = np.ascontiguousarray(padded)
         rows = np.empty((window.batch * window.out_h * window.out_w, k), np.int8)

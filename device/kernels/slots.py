@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.kernels.native import Kernels, Pieces, Reference, Window, kernels
+from ditto_cosim.device.kernels.native import Kernels, KernelWindow, Pieces, Reference, kernels
 from ditto_cosim.protocol.hardware import LowRule
 
 I8 = npt.NDArray[np.int8]
@@ -186,8 +186,8 @@ def _segments(splits: tuple[int, ...], channels: int) -> tuple[list[int], list[l
 
 
 @lru_cache(maxsize=1024)
-def _window(windows: Windows, padded: tuple[int, ...]) -> Window:
-    return Window(*padded, *windows.kernel, *windows.stride, *windows.out)
+def _window(windows: Windows, padded: tuple[int, ...]) -> KernelWindow:
+    return KernelWindow(*padded, *windows.kernel, *windows.stride, *windows.out)
 
 
 @lru_cache(maxsize=1024)

@@ -1,6 +1,6 @@
 """Runs on the device: one worker thread each, which executes every request once.
 
-A `Run` owns its program, its machine, its constants (shared through `Store`) and its replies. The server's
+A `ServedRun` owns its program, its machine, its constants (shared through `Store`) and its replies. The server's
 loop calls `submit`, `acknowledge` and `query`; the worker executes requests in the order they came and hands
 frames to `send`. What this file does not do: sockets, handshakes, time-outs (`server.py`); arithmetic and time
 (`execution/`).
@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ditto_cosim.device.core import Machine, MachineFactory
+from ditto_cosim.device.core import Executor, ExecutorFactory
 from ditto_cosim.device.serving.outgoing import Outgoing, Send
 from ditto_cosim.device.serving.store import Store
 from ditto_cosim.protocol import codec
@@ -59,7 +59,7 @@ def live_bytes(program: Program) -> int:
     return peak
 
 
-class Run:
+class ServedRun:
     """One run and its worker."""
 
     def __init__(
@@ -70,10 +70,10 @@ class Run:
         limits: m.Limits,
         stream_bytes: int,
         store: Store,
-        factory: MachineFactory,
+        factory: ExecutorFactory,
         settle: Callable[[m.RunSpec], m.RunSpec],
         send: Send,
-        on_closed: Callable[[Run], None],
+        on_closed: Callable[[ServedRun], None],
     ) -> None:
         self.run = run
         self.owner = owner
@@ -91,7 +91,7 @@ class Run:
         self._spec = m.RunSpec()
         self._keys: dict[str, m.TensorKey] = {}
         self._quota = limits.run_bytes
-        self._machine: Machine | None = None
+        self._machine: Executor | None = None
         self._broken = ""
         self._thread = threading.Thread(target=self._work, name=f"run {run[:8]}", daemon=True)
         self._thread.start()
@@ -257,7 +257,7 @@ class Run:
         )
         return codec.encode(started)
 
-    def _ready(self) -> Machine:
+    def _ready(self) -> Executor:
         if self._machine is None:
             raise RequestError(f"run {self.run}: not started; send its missing constants, then Start")
         if self._broken:
@@ -316,7 +316,7 @@ class Run:
                     raise RequestError(f"step {request.step}: observed value {value} is not in the program")
         return arrays
 
-    def _check_quota(self, machine: Machine) -> None:
+    def _check_quota(self, machine: Executor) -> None:
         held = machine.state_bytes + sum(_key_bytes(key) for key in self._keys.values())
         if held > self._quota:
             raise QuotaError(

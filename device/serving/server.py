@@ -21,8 +21,8 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from ditto_cosim.device.core import MachineFactory
-from ditto_cosim.device.serving.run import Run
+from ditto_cosim.device.core import ExecutorFactory
+from ditto_cosim.device.serving.run import ServedRun
 from ditto_cosim.device.serving.store import Store
 from ditto_cosim.protocol import codec, security
 from ditto_cosim.protocol import messages as m
@@ -48,7 +48,7 @@ class _Host:
     name: str
     stream_bytes: int
     heard_at: float
-    runs: dict[str, Run] = field(default_factory=dict)
+    runs: dict[str, ServedRun] = field(default_factory=dict)
 
 
 class Server:
@@ -56,7 +56,7 @@ class Server:
 
     def __init__(
         self,
-        factory: MachineFactory,
+        factory: ExecutorFactory,
         *,
         limits: m.Limits,
         defaults: m.RunSpec,
@@ -72,7 +72,7 @@ class Server:
         self._hosts: dict[bytes, _Host] = {}
         self._closed: OrderedDict[str, bool] = OrderedDict()
         self._outbox: deque[tuple[bytes, codec.Frames]] = deque()
-        self._gone: deque[Run] = deque()
+        self._gone: deque[ServedRun] = deque()
         self._alone_since = time.monotonic()
         self._stopping = threading.Event()
         self._context = zmq.Context()
@@ -252,7 +252,7 @@ class Server:
                 identity, codec.encode(m.Error(run=request.run, seq=request.seq, kind=kind, message=text))
             )
 
-    def _open(self, identity: bytes, host: _Host, request: m.OpenRun) -> Run | None:
+    def _open(self, identity: bytes, host: _Host, request: m.OpenRun) -> ServedRun | None:
         if any(request.run in other.runs for other in self._hosts.values()):
             self._refuse(
                 identity,
@@ -265,7 +265,7 @@ class Server:
             error = QuotaError(f"device holds {self._limits.runs} runs, its limit; close one of them")
             self._refuse(identity, error, request.run, request.seq)
             return None
-        run = Run(
+        run = ServedRun(
             request.run,
             identity,
             limits=self._limits,

@@ -52,7 +52,7 @@ OnValue = Callable[[int, Array], None]
 
 
 @dataclass(frozen=True)
-class StepResult:
+class StepReply:
     """What one step gave."""
 
     step: int
@@ -197,7 +197,7 @@ class RemoteRun:
         timed: bool = True,
         on_layer: OnLayer | None = None,
         on_value: OnValue | None = None,
-    ) -> StepResult:
+    ) -> StepReply:
         """Run one step; blocks. Callbacks run in this thread, while the device computes.
 
         Inputs are kept until the next step is done, in case it must be replayed: arrays marked read-only as
@@ -278,7 +278,7 @@ class RemoteRun:
 
     def _step(
         self, step: int, inputs: Mapping[str, Array], observe: m.Observe, timed: bool, seen: _Seen
-    ) -> StepResult:
+    ) -> StepReply:
         headers, frames = to_frames(inputs)
         seq = self._next()
         request = m.Step(
@@ -296,7 +296,7 @@ class RemoteRun:
         snapshot, tensors = bytes(payload[0]), payload[1:]
         count = len(reply.outputs)
         record = from_frames(reply.record, tensors[count:])
-        return StepResult(
+        return StepReply(
             step=reply.step,
             outputs=from_frames(reply.outputs, tensors[:count]),
             record=StepRecord.from_frames(record) if record else None,
