@@ -106,7 +106,7 @@ class Built:
 
 def rtl_dir() -> Path:
     """The RTL that ships."""
-    return Path(str(importlib.resources.files("ditto_cosim.rtl")))
+    return Path(str(importlib.resources.files("ditto_cosim.rtl"))).resolve()
 
 
 def verilator_root() -> Path:
