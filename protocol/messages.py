@@ -288,7 +288,7 @@ class Started(_Reply, frozen=True, kw_only=True):
     measures: bool
     state_bytes: Count
     facts: dict[Name, Name | Count] = {}
-    """What a record says of the machine: chip digest, low rule, longest row."""
+    """What a record says of the machine: chip digest, clock, low rule, longest row."""
 
 
 class Reports(_Message, frozen=True, kw_only=True):

@@ -56,6 +56,10 @@ class Chip:
     """Defo counts in units of 2^u cycles."""
 
     @property
+    def clock_hz(self) -> int:
+        return round(self.clock_ghz * 1e9)
+
+    @property
     def lanes(self) -> int:
         return self.tiles * self.geometry.lanes
 

@@ -54,6 +54,7 @@ class Machine:
             "low_rule": tile.low_rule,
             "k_max": tile.k_max,
             "multipliers": self.chip.multipliers,
+            "clock_hz": self.chip.clock_hz,
         }
         self.counts_lanes = (
             self.design.datapath == "slots" and self.chip.timing == "tlm" and self.backend.geometry == tile

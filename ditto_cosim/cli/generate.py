@@ -176,6 +176,7 @@ def generate(
                 chip=chip,
                 backend=backend,
                 low_rule=seen.low_rule,
+                clock_hz=seen.clock_hz,
                 seed=seed,
                 command_line=_command_line(),
                 wall_s=wall_s,

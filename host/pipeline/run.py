@@ -74,6 +74,7 @@ class Generation:
     steps: int = 0
     wall_s: float = 0.0
     low_rule: str = ""
+    clock_hz: int = 0
     recoveries: int = 0
     verdict: Verdict | None = None
 
@@ -101,6 +102,7 @@ class Run:
         self._writer: RunWriter | None = None
         facts = self._remote.started.facts
         self.seen.low_rule = str(facts["low_rule"])
+        self.seen.clock_hz = int(facts["clock_hz"])
         if record is not None:
             directory, info = record
             self._writer = RunWriter(

@@ -20,9 +20,7 @@ from ditto_cosim.protocol.messages import LayerReport
 
 I64 = npt.NDArray[np.int64]
 
-REPORT_VERSION = 1
-CLOCK_HZ = 1_000_000_000
-"""The accelerator's clock: one cycle is one nanosecond."""
+REPORT_VERSION = 2
 
 
 class ReportError(ValueError):
@@ -49,6 +47,8 @@ class RunReport:
     chip: str
     backend: str
     low_rule: str
+    clock_hz: int
+    """The chip's clock: what turns cycles into seconds."""
     seed: int
     command_line: str
     """What to type to get this run again."""

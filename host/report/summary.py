@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.host.report.model import CLOCK_HZ, I64, RunReport
+from ditto_cosim.host.report.model import I64, RunReport
 from ditto_cosim.protocol.hardware import MODES
 
 CAUSES = {
@@ -43,8 +43,9 @@ class SlowLayer:
     why: str
 
 
-def seconds(cycles: int) -> float:
-    return cycles / CLOCK_HZ
+def seconds(report: RunReport) -> float:
+    """What the run takes on the chip, at the chip's own clock."""
+    return report.total_cycles / report.clock_hz
 
 
 def causes(report: RunReport) -> dict[str, I64]:
@@ -176,14 +177,14 @@ def _why(report: RunReport, layer: int, split: Mapping[str, float]) -> str:
 def headline(report: RunReport) -> list[tuple[str, str]]:
     """The run in a few lines: label and text."""
     steps = len(report.steps)
-    total = report.total_cycles
+    time = f"{seconds(report) * 1e3:,.2f} ms at {report.clock_hz / 1e9:g} GHz"
     lines = [
         ("model", f"{report.model}, {steps} steps, {len(report.names)} layers, seed {report.seed}"),
         (
             "accelerator",
             f"{report.design} on {report.chip}, {report.backend} backend, low rule {report.low_rule}",
         ),
-        ("cycles", f"{total:,} ({seconds(total) * 1e3:,.2f} ms at 1 GHz; {measured_words(report)})"),
+        ("cycles", f"{report.total_cycles:,} ({time}; {measured_words(report)})"),
         ("DRAM traffic", f"{sum(int(a.sum()) for a in report.traffic_bytes.values()) / 1e9:,.2f} GB"),
         ("wall time", f"{report.wall_s:,.1f} s ({report.wall_s / steps:,.2f} s a step)"),
         ("verification", verdict_words(report)),

@@ -1,7 +1,7 @@
 """A run as a timeline that Perfetto (ui.perfetto.dev) and chrome://tracing open.
 
-A microsecond of the trace is a thousand cycles. Layers run one after another; within a layer each unit's busy
-cycles are drawn from the layer's start: how long a unit worked is reported, when exactly is not.
+The trace's time is the chip's, cycles over its clock. Layers run one after another; within a layer each unit's
+busy cycles are drawn from the layer's start: how long a unit worked is reported, when exactly is not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 from ditto_cosim.host.report.model import RunReport
 from ditto_cosim.protocol.hardware import MODES
 
-CYCLES_PER_US = 1_000.0
 COLOURS = {"original": "grey", "temporal": "good", "spatial": "yellow"}
 
 
@@ -31,16 +30,17 @@ def _names(report: RunReport) -> Iterator[dict[str, Any]]:
         yield {"ph": "M", "pid": 1, "tid": tid, "name": "thread_sort_index", "args": {"sort_index": tid}}
 
 
-def _slice(tid: int, name: str, start_cycles: int, cycles: int, **more: Any) -> dict[str, Any]:
-    ts, dur = start_cycles / CYCLES_PER_US, cycles / CYCLES_PER_US
-    return {"ph": "X", "pid": 1, "tid": tid, "name": name, "ts": ts, "dur": dur, **more}
-
-
 def _events(report: RunReport) -> Iterator[dict[str, Any]]:
+    cycles_per_us = report.clock_hz / 1e6
+
+    def piece(tid: int, name: str, start_cycles: int, cycles: int, **more: Any) -> dict[str, Any]:
+        ts, dur = start_cycles / cycles_per_us, cycles / cycles_per_us
+        return {"ph": "X", "pid": 1, "tid": tid, "name": name, "ts": ts, "dur": dur, **more}
+
     clock = 0
     for s, step in enumerate(report.steps):
         step_cycles = int(report.cycles[s].sum())
-        yield _slice(0, f"step {step}", clock, step_cycles)
+        yield piece(0, f"step {step}", clock, step_cycles)
         for i, name in enumerate(report.names):
             cycles, mode = int(report.cycles[s, i]), MODES[report.mode[s, i]]
             facts = {
@@ -55,8 +55,8 @@ def _events(report: RunReport) -> Iterator[dict[str, Any]]:
                 "stall_cycles": {k: int(v[s, i]) for k, v in report.stall_cycles.items()},
                 "traffic_bytes": {k: int(v[s, i]) for k, v in report.traffic_bytes.items()},
             }
-            yield _slice(1, name, clock, cycles, cname=COLOURS[mode], args=facts)
+            yield piece(1, name, clock, cycles, cname=COLOURS[mode], args=facts)
             for tid, (unit, busy) in enumerate(report.unit_cycles.items(), start=2):
                 if busy[s, i]:
-                    yield _slice(tid, f"{unit} of {name}", clock, int(busy[s, i]))
+                    yield piece(tid, f"{unit} of {name}", clock, int(busy[s, i]))
             clock += cycles

@@ -55,6 +55,7 @@ def test_generate_leaves_pictures_report_and_record(runs):
     assert Image.open(directory / "strip.png").height == 28
     report = load_report(directory)
     assert report.total_cycles == summary["cycles"]
+    assert report.clock_hz == 100_000_000, "tiny runs at 0.1 GHz"
     assert report.measured.all()
     assert "<html" in (directory / "report.html").read_text()
     record = RunRecord(directory)

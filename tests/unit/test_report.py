@@ -74,6 +74,7 @@ def report(reports: list[LayerReport]) -> RunReport:
         chip="paper_twin",
         backend="rtl",
         low_rule="twos4",
+        clock_hz=100_000_000,
         seed=7,
         command_line="ditto generate fashion-dit --seed 7 <&>",
         wall_s=12.5,
@@ -94,7 +95,10 @@ def test_report_keeps_what_the_device_sent(report: RunReport, reports: list[Laye
 def test_report_counts_a_layer_reported_twice_once(report: RunReport, reports: list[LayerReport]) -> None:
     again = RunReport.of(
         [*reports, *reports[-4:]],
-        **{n: getattr(report, n) for n in ("model", "design", "chip", "backend", "low_rule", "seed")},
+        **{
+            n: getattr(report, n)
+            for n in ("model", "design", "chip", "backend", "low_rule", "clock_hz", "seed")
+        },
         command_line="",
         wall_s=0.0,
     )
@@ -162,6 +166,26 @@ def test_measured_and_modelled_are_told_apart(report: RunReport) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("clock_hz", "words"), [(10**9, "1 GHz"), (10**8, "0.1 GHz"), (12_500_000, "0.0125 GHz")]
+)
+def test_report_takes_the_chips_own_clock(
+    report: RunReport, clock_hz: int, words: str, tmp_path: Path
+) -> None:
+    """Seconds, timeline and page follow the clock that the run had."""
+    shown = replace(report, clock_hz=clock_hz, total_cycles=125_000_000)
+    milliseconds = 125e6 / clock_hz * 1e3
+    line = dict(summary.headline(shown))["cycles"]
+    assert f"{milliseconds:,.2f} ms at {words}" in line
+    write_report(shown, tmp_path)
+    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
+    steps_us = sum(e["dur"] for e in events if e["ph"] == "X" and e["tid"] == 0)
+    assert steps_us == pytest.approx(report.cycles.sum() / clock_hz * 1e6)
+    page = (tmp_path / "report.html").read_text()
+    assert f"{milliseconds:,.2f} ms at {words}" in page
+    assert f"One cycle takes {1e9 / clock_hz:g} ns." in page
+
+
 def test_report_survives_json(report: RunReport) -> None:
     full = replace(report, strip=((0, "a.png"),), images=("b.png",), compared_cycles={"itc": 5}, notes=("n",))
     back = RunReport.from_json(full.to_json())
@@ -205,7 +229,7 @@ def test_timeline_is_the_run(report: RunReport, tmp_path: Path) -> None:
     events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
     layers = [e for e in events if e["ph"] == "X" and e["tid"] == 1]
     assert [e["name"] for e in layers] == list(NAMES) * STEPS
-    assert sum(e["dur"] for e in layers) == pytest.approx(report.cycles.sum() / 1000)
+    assert sum(e["dur"] for e in layers) == pytest.approx(report.cycles.sum() / 100)
     for before, after in pairwise(layers):
         assert after["ts"] == pytest.approx(before["ts"] + before["dur"])
     assert {e["args"]["lane_cycles"] for e in layers} == {"measured", "modelled"}
