@@ -14,6 +14,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+from ditto_cosim.protocol.errors import debugging
+
 
 class JsonLines(logging.Formatter):
     """One JSON object per line: time, level, event, and the event's own fields."""
@@ -31,9 +33,10 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr(level: str) -> None:
+    """The device's log; DITTO_DEBUG asks for all of it."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level="DEBUG" if debugging() else level.upper(), handlers=[handler], force=True)
 
 
 def stop_on_signals(stop: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ ever decoded.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from ditto_cosim.protocol.tensors import Buffer
 
 Frames = list[Buffer]
 
+log = logging.getLogger("ditto.wire")
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -29,6 +31,7 @@ def encode(message: Message, payload: Sequence[Buffer] = ()) -> Frames:
         raise ProtocolError(
             f"{type(message).__name__} carries {message.frame_count} frames, {len(payload)} were given"
         )
+    _trace("out", message, len(payload))
     return [_encoder.encode(message), *payload]
 
 
@@ -61,7 +64,16 @@ def _decode(frames: Sequence[Buffer], limits: Limits, union: Any) -> Any:
     if len(frames) - 1 != message.frame_count:
         kind = type(message).__name__
         raise ProtocolError(f"{kind} carries {message.frame_count} frames, {len(frames) - 1} came")
+    _trace("in", message, len(frames) - 1)
     return message
+
+
+def _trace(way: str, message: Message, frames: int) -> None:
+    """What crosses, for whoever debugs: the type, whose it is, and how many frames follow."""
+    if log.isEnabledFor(logging.DEBUG):
+        name = type(message).__name__
+        run, seq = getattr(message, "run", ""), getattr(message, "seq", "")
+        log.debug("%s %s", way, name, extra={"fields": {"run": run, "seq": seq, "frames": frames}})
 
 
 def unpack(data: Buffer, limit_bytes: int, depth: int, what: str) -> Any:

@@ -1,4 +1,4 @@
-"""Every error a user of host or device can meet, and how an error crosses the wire.
+"""Every error of ditto-cosim: the tree's root, the branches that host and device share, and how an error crosses the wire.
 
     DittoError
     ├── ProtocolError           the other side sent something that is no message of this protocol
@@ -12,24 +12,34 @@
     │   └── NonFiniteError      NaN or infinity where a command quantizes or reduces
     ├── BackendError            a backend refused a layer or failed in it
     │   └── WatchdogError       … made no progress; `state` holds what it was doing
-    ├── DeviceError             the device failed in a way that has no better name; its log has the traceback
+    ├── DeviceError (ours)      the device failed in a way that has no better name; its log has the traceback
     │   └── CancelledError      the run was closed, or the device stopped, while a step was under way
-    └── LinkError               host and device cannot talk
-        ├── DeviceLostError     the device does not answer any more, or its process ended
-        └── SecurityError       an address or a key that the rules of the wire do not allow
+    ├── LinkError               host and device cannot talk
+    │   ├── DeviceLostError     the device does not answer any more, or its process ended
+    │   └── SecurityError       an address or a key that the rules of the wire do not allow
+    ├── IsaError (ours)         a command that breaks its form
+    └── GeometryError           a lane or tile that cannot be built
 
-`isa.IsaError` and `hardware.GeometryError` belong to what they check; they cross the wire by name too.
+Errors of one room (a chip's, a record's, a tile's) are defined there and join the root. An error is the user's unless its
+class says that it is `ours`: the user's is told in one sentence, ours with a traceback and the wish for a report.
 What this file does not do: decide who retries. The client does that.
 """
 
 from __future__ import annotations
 
-from ditto_cosim.protocol.hardware import GeometryError
-from ditto_cosim.protocol.isa import IsaError
+import errno
+import os
+from typing import ClassVar
+
+_SETTINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EADDRINUSE}
+"""What the machine, not the program, ran out of or forbids, though no file is named."""
 
 
 class DittoError(Exception):
     """Root of the tree. `state` is free text for a person: a register dump, the end of a log."""
+
+    ours: ClassVar[bool] = False
+    """Whether it tells of a fault in this program rather than of something that its user can change."""
 
     def __init__(self, message: str, *, state: str = "") -> None:
         super().__init__(message)
@@ -41,70 +51,84 @@ class DittoError(Exception):
 
 
 class ProtocolError(DittoError):
-    pass
+    """The other side sent something that is no message of this protocol."""
 
 
 class LimitError(ProtocolError):
-    pass
+    """A message larger, deeper or of more frames than was agreed."""
 
 
 class VersionError(ProtocolError):
-    pass
+    """A peer whose protocol version does not go with ours."""
 
 
 class ParametersError(ProtocolError):
-    pass
+    """A peer with another instruction set, or with other tiles where they matter."""
 
 
 class RequestError(DittoError):
-    pass
+    """A well-formed request that cannot be served; asking again changes nothing."""
 
 
 class TensorError(RequestError):
-    pass
+    """An input or constant of the wrong name, type or shape; the message names all three."""
 
 
 class QuotaError(RequestError):
-    pass
+    """More memory or more runs than the device grants."""
 
 
 class UnknownRunError(RequestError):
-    pass
+    """A run the device does not hold: closed, freed, or opened before it was restarted."""
 
 
 class NonFiniteError(RequestError):
-    pass
+    """NaN or infinity where a command quantizes or reduces; the message names the command."""
 
 
 class BackendError(DittoError):
-    pass
+    """A backend refused a layer or failed in it; the message names the layer."""
 
 
 class WatchdogError(BackendError):
-    pass
+    """A backend made no progress; `state` holds what it was doing."""
 
 
 class DeviceError(DittoError):
-    pass
+    """The device failed in a way that has no better name; its log has the traceback."""
+
+    ours = True
 
 
 class CancelledError(DeviceError):
-    pass
+    """The run was closed, or the device stopped, while a step was under way."""
+
+    ours = False
 
 
 class LinkError(DittoError):
-    pass
+    """Host and device cannot talk."""
 
 
 class DeviceLostError(LinkError):
-    pass
+    """The device does not answer any more, or its process ended; `state` holds the end of its log."""
 
 
 class SecurityError(LinkError):
-    pass
+    """An address or a key that the rules of the wire do not allow."""
 
 
-WIRE_ERRORS: dict[str, type[Exception]] = {
+class IsaError(DittoError):
+    """A command that breaks its form; the message names command, operand, what was met and what was expected."""
+
+    ours = True
+
+
+class GeometryError(DittoError):
+    """A lane or tile that cannot be built; the message names the parameter, its value and the limit."""
+
+
+WIRE_ERRORS: dict[str, type[DittoError]] = {
     cls.__name__: cls
     for cls in (
         ProtocolError,
@@ -127,21 +151,39 @@ WIRE_ERRORS: dict[str, type[Exception]] = {
 """Kinds that an Error message may name. A kind that is not here arrives as `DeviceError`."""
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether an error is a fault of this program. Outside the tree only a file that is not there, not allowed or not of
+    the right kind is the user's, and a full or read-only disk."""
+    if isinstance(error, DittoError):
+        return error.ours
+    return not (isinstance(error, OSError) and (error.filename is not None or error.errno in _SETTINGS))
+
+
+def debugging() -> bool:
+    """Whether DITTO_DEBUG asks for tracebacks of every error and a log of everything."""
+    return os.environ.get("DITTO_DEBUG", "0") not in ("", "0")
+
+
 def describe(error: BaseException) -> tuple[str, str, str]:
-    """An exception as (kind, message, state); what has no kind becomes a DeviceError naming its type."""
-    kind = type(error).__name__
-    if WIRE_ERRORS.get(kind) is type(error):
-        message = error.message if isinstance(error, DittoError) else str(error)
-        return kind, message, getattr(error, "state", "")
+    """An exception as (kind, message, state). What has no kind of its own goes by its nearest relative that has one; an
+    error of the user's that has none is a RequestError, and everything else a DeviceError that names its type."""
+    if not isinstance(error, DittoError):
+        return (
+            "DeviceError",
+            f"unexpected {type(error).__name__}: {error}. The device's log has the traceback.",
+            "",
+        )
     for base in type(error).__mro__:
-        if WIRE_ERRORS.get(base.__name__) is base and base is not DittoError:
-            return base.__name__, f"{kind}: {error}", getattr(error, "state", "")
-    return "DeviceError", f"unexpected {kind}: {error}. The device's log has the traceback.", ""
+        if WIRE_ERRORS.get(base.__name__) is base:
+            inherited = base is not type(error)
+            message = f"{type(error).__name__}: {error.message}" if inherited else error.message
+            return base.__name__, message, error.state
+    if error.ours:
+        message = f"unexpected {type(error).__name__}: {error.message}. The device's log has the traceback."
+        return "DeviceError", message, error.state
+    return "RequestError", error.message, error.state
 
 
-def revive(kind: str, message: str, state: str = "") -> Exception:
+def revive(kind: str, message: str, state: str = "") -> DittoError:
     """The exception that `describe` took apart, to be raised where the user called."""
-    cls = WIRE_ERRORS.get(kind, DeviceError)
-    if issubclass(cls, DittoError):
-        return cls(message, state=state)
-    return cls(message)
+    return WIRE_ERRORS.get(kind, DeviceError)(message, state=state)

@@ -12,6 +12,8 @@ import hashlib
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
+from ditto_cosim.protocol.errors import GeometryError
+
 LowRule = Literal["twos4", "mag4"]
 """When a difference is low: `twos4` −8…7 (the 4-bit reading), `mag4` |d| ≤ 15 (high nibble is zero)."""
 
@@ -35,10 +37,6 @@ TILE_ABI_VERSION = 2
 
 MODE_CODES: dict[Mode, int] = {"original": 0, "temporal": 1, "spatial": 2}
 LOW_RULE_CODES: dict[LowRule, int] = {"twos4": 0, "mag4": 1}
-
-
-class GeometryError(ValueError):
-    """A lane or tile that cannot be built; the message names the parameter, its value and the limit."""
 
 
 @dataclass(frozen=True, slots=True)

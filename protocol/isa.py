@@ -39,6 +39,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ditto_cosim.protocol.errors import IsaError
+
 DType = Literal["f32", "i8", "i32", "i64"]
 ITEM_BYTES: dict[DType, int] = {"f32": 4, "i8": 1, "i32": 4, "i64": 8}
 
@@ -51,10 +53,6 @@ K_EXACT = 65_793
 
 N_MOMENTS = 2**23
 """Most values one mean and variance are taken over; Σq² stays below 2⁵³."""
-
-
-class IsaError(ValueError):
-    """A command that breaks its form; the message names command, operand, what was met and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)

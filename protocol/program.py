@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from ditto_cosim.protocol import isa
-from ditto_cosim.protocol.isa import Attrs, IsaError, TensorSpec
+from ditto_cosim.protocol.errors import IsaError
+from ditto_cosim.protocol.isa import Attrs, TensorSpec
 
 MAX_COMMANDS = 65_536
 MAX_VALUES = 262_144

@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.program import Program
 
@@ -46,7 +47,7 @@ TRAFFIC = ("weights", "input", "previous_input", "previous_output", "residual", 
 value read."""
 
 
-class RecordError(ValueError):
+class RecordError(DittoError):
     """A record that cannot be read or is not what it claims; the message names file, field and
     expectation."""
 
@@ -355,7 +356,7 @@ class RunRecord:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return StepRecord.from_frames(dict(arrays))
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError, KeyError, RecordError) as error:
             raise RecordError(f"{path}: {error}") from None
 
     def __iter__(self) -> Iterator[StepRecord]:

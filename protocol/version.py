@@ -1,9 +1,14 @@
 """Which versions work together, and the hash of everything both sides must agree on before they do.
 
-The rule: a change that an older peer would misread raises the major number, and peers of different major
-numbers refuse each other. A field added with a default raises the minor number; older peers ignore fields
-they do not know. The parameter hash covers what a version number cannot: the tiles, the instruction set, and
-the package that carries them.
+Three things are compared, each for what it can tell:
+  protocol    a change that an older peer would misread raises the major number, and peers of different major numbers
+              refuse each other. A field added with a default raises the minor number: older peers ignore fields they
+              do not know, so all minor numbers of a major one go together.
+  parameters  a hash of what no version number can vouch for: the instruction set, to the words of its commands, and
+              the slots of a PE. Peers of different hashes would compute different values and refuse each other.
+  package     says who is there, in messages and logs. It decides nothing: a release that changes neither of the above
+              goes together with its predecessor.
+Tiles are not among them: a run names the digest of its own, and the device compares it when the run starts.
 """
 
 from __future__ import annotations
@@ -28,9 +33,8 @@ def package_version() -> str:
 
 @cache
 def parameters_digest() -> str:
-    """Sixteen hex digits over package version, tiles and instruction set."""
-    text = [package_version(), str(hardware.SLOTS_PER_CYCLE), *hardware.MODES]
-    text += [f"{name}:{geometry.digest}" for name, geometry in sorted(hardware.GEOMETRIES.items())]
+    """Sixteen hex digits over the instruction set and the slots of a PE."""
+    text = [str(hardware.SLOTS_PER_CYCLE), *hardware.MODES]
     for form in isa.ISA.values():
         text += [form.op, form.kind, *form.operands, *form.results, *form.attrs, form.semantics]
     return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
@@ -48,8 +52,7 @@ def check_peer(peer: str, protocol: str, package: str, parameters: str) -> None:
         )
     if parameters != parameters_digest():
         raise ParametersError(
-            f"hardware parameters or instruction sets differ: {theirs}; {ours}. "
-            "Install the same ditto-cosim on both sides and rebuild what was made with the other one."
+            f"instruction sets differ: {theirs}; {ours}. Install the same ditto-cosim on both sides."
         )
 
 

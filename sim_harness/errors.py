@@ -26,12 +26,16 @@ class TileInputError(HarnessError, ValueError):
 class TileStuckError(HarnessError, TimeoutError):
     """A pass without a handshake for longer than the watchdog allows. `state`: every port and the driver's position."""
 
+    ours = True
+
     def __init__(self, message: str, state: str) -> None:
         super().__init__(message, state=state)
 
 
 class TileFaultError(HarnessError):
     """The tile did what no tile may do: results out of order, rows asked for that are not there."""
+
+    ours = True
 
     def __init__(self, message: str, state: str) -> None:
         super().__init__(message, state=state)

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ditto_cosim.device.timing.dram import AddressMapping, DramConfig
-from ditto_cosim.protocol.hardware import Geometry, GeometryError
+from ditto_cosim.protocol.errors import DittoError, GeometryError
+from ditto_cosim.protocol.hardware import Geometry
 
 Timing = Literal["tlm", "paper"]
 Residency = Literal["streaming", "resident"]
@@ -28,7 +29,7 @@ CHANNELS_PER_STACK = 8
 _PRESETS = resources.files("ditto_cosim.device").joinpath("chips")
 
 
-class ChipError(ValueError):
+class ChipError(DittoError):
     """A chip description that cannot be used; the message names file, field, value and what was expected."""
 
 

@@ -19,6 +19,7 @@ import pkgutil
 from dataclasses import dataclass
 from typing import Literal
 
+from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import Mode
 
 Policy = Literal["base", "temporal", "defo", "dynamic", "ideal"]
@@ -36,7 +37,7 @@ PAPER_MULTIPLIERS = 39_398
 """Ditto's own count; every design's share of a chip is stated against it (iso-area, Table III)."""
 
 
-class DesignError(ValueError):
+class DesignError(DittoError):
     """A design nobody knows; the message lists those that exist."""
 
 

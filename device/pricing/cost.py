@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.record import TRAFFIC, LayerRecord, SubOp, Work
 
@@ -27,7 +28,7 @@ STALLS = ("encode", "weight_load", "vector", "dram", "fill")
 ENERGY = ("compute", "encode", "vector", "defo", "sram", "dram")
 
 
-class PricingError(ValueError):
+class PricingError(DittoError):
     """A record that does not fit the program, chip or design it is priced under."""
 
 

@@ -235,10 +235,7 @@ class ServedRun:
         constants = {
             name: from_frame(key, self._store.get(key.digest), name) for name, key in self._keys.items()
         }
-        try:
-            machine = self._factory(self._program, constants, self._spec)
-        except ValueError as error:
-            raise RequestError(f"run {self.run}: {error}") from error
+        machine = self._factory(self._program, constants, self._spec)
         self._machine = machine
         if self._spec.geometry not in ("", machine.geometry_digest):
             self._broken = (

@@ -18,6 +18,8 @@ import struct
 from dataclasses import dataclass
 from typing import Literal
 
+from ditto_cosim.protocol.errors import DittoError
+
 ENTRIES = 512
 COUNTER_MAX = 0xFFFF
 
@@ -25,7 +27,7 @@ Phase = Literal["first", "second", "frozen"]
 _PHASES: tuple[Phase, ...] = ("first", "second", "frozen")
 
 
-class DefoError(ValueError):
+class DefoError(DittoError):
     """A table asked for something it cannot hold; the message names the layer or the size."""
 
 

@@ -1,18 +1,23 @@
 """The command `ditto`: a table of subcommands, each imported when it is called.
 
 `ditto --help` imports none of them, so it answers at once. Every error that a user can cause ends in one sentence and exit
-status 2; a failed check (verification, regression) in status 1.
+status 2, a failed check (verification, regression) in status 1, a fault of ours in a traceback and status 3. DITTO_DEBUG=1
+shows the traceback of every error and has the device log everything.
 """
 
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from ditto_cosim.protocol.errors import debugging, is_ours
 
 GROUPS = ("Run", "Look", "Hardware", "Device", "Measure")
 
@@ -114,16 +119,17 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except Exception as error:
-        if not _is_users(error):
-            raise
+        ours = is_ours(error)
+        if ours or debugging():
+            traceback.print_exc()
+        if ours:
+            _end(f"error: {error}\n{_REPORT.format(command=shlex.join(['ditto', *sys.argv[1:]]))}", 3)
         _end(f"error: {error}", 2)
 
 
-def _is_users(error: Exception) -> bool:
-    """Whether an error is a sentence of ours for the user, not a fault of the program."""
-    return type(error).__module__.startswith("ditto_cosim.") or isinstance(
-        error, FileNotFoundError | PermissionError
-    )
+_REPORT = """
+This is a fault of ditto-cosim, not yours. Please report it with the traceback above, the output of `ditto --version`, and
+what you typed: {command}"""
 
 
 def _end(text: str, status: int) -> None:

@@ -19,12 +19,13 @@ from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.pipeline.run import INPUTS
 from ditto_cosim.host.reference.golden import Golden
+from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import LowRule, Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import RunRecord
 
 
-class AnalysisError(ValueError):
+class AnalysisError(DittoError):
     """A run that cannot be analysed; the message says what is missing or does not match."""
 
 

@@ -18,6 +18,7 @@ from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.points import name_layers, quantization_points
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, quantize_weight
 from ditto_cosim.protocol import isa
+from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.isa import Attr, DType, TensorSpec
 from ditto_cosim.protocol.program import Command
 
@@ -29,7 +30,7 @@ DTYPES: dict[torch.dtype, DType] = {
 }
 
 
-class LoweringError(ValueError):
+class LoweringError(DittoError):
     """An operation that cannot run on the accelerator; the message names it, its module, and what to do."""
 
 

@@ -16,13 +16,15 @@ import torch
 from torch import nn
 from torch.export.graph_signature import InputKind
 
+from ditto_cosim.protocol.errors import DittoError
+
 STATIC_INPUTS = frozenset(
     {"encoder_hidden_states", "class_labels", "encoder_attention_mask", "attention_mask"}
 )
 """Arguments that diffusers' pipelines keep constant during one generation."""
 
 
-class CaptureError(ValueError):
+class CaptureError(DittoError):
     """The denoiser cannot be captured; the message says where and what to do."""
 
 

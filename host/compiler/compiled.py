@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, grids_of
-from ditto_cosim.protocol.isa import IsaError
+from ditto_cosim.protocol.errors import IsaError
 from ditto_cosim.protocol.program import Program
 
 FORMAT = "ditto-compiled-1"

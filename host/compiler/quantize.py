@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ditto_cosim.protocol.errors import DittoError
+
 Observer = Literal["minmax", "percentile", "mse"]
 Policy = Literal["static", "clustered", "dynamic"]
 OBSERVERS: tuple[Observer, ...] = ("minmax", "percentile", "mse")
@@ -29,7 +31,7 @@ BINS = 2048
 PERCENTILE = 99.99
 
 
-class QuantizationError(ValueError):
+class QuantizationError(DittoError):
     """Scales that cannot be made or used; the message names the layer and what to do."""
 
 

@@ -25,12 +25,17 @@ from ditto_cosim.host.pipeline.denoiser import AcceleratedDenoiser
 from ditto_cosim.host.pipeline.run import Recording, Run, Settings
 from ditto_cosim.host.wire.client import Device, OnLayer, connect
 from ditto_cosim.host.wire.supervisor import LocalDevice
+from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RunInfo
 
 DENOISERS = ("unet", "transformer")
 SCALES_FILE = "ditto_scales.json"
 CALIBRATION_STEPS = 20
+
+
+class TargetError(DittoError, TypeError):
+    """What was given cannot be accelerated; the message says what can."""
 
 
 def accelerate(
@@ -64,13 +69,13 @@ def accelerate(
     """
     name = next((n for n in DENOISERS if isinstance(getattr(target, n, None), nn.Module)), None)
     if name is None and not isinstance(target, nn.Module):
-        raise TypeError(
+        raise TargetError(
             f"accelerate takes a diffusers pipeline with one of {', '.join(DENOISERS)}, or a torch module; "
             f"got {type(target).__name__}"
         )
     original = getattr(target, name) if name else target
     if isinstance(original, AcceleratedDenoiser):
-        raise TypeError("this pipeline is accelerated already; change its denoiser's `settings` instead")
+        raise TargetError("this pipeline is accelerated already; change its denoiser's `settings` instead")
     spec = RunSpec(
         backend=backend, chip=chip, design=design, rtl_layers=list(rtl_layers), cross_check=cross_check
     )

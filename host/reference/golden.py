@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ditto_cosim.host.reference import golden_ops as ops
-from ditto_cosim.protocol.errors import NonFiniteError
-from ditto_cosim.protocol.isa import DType, IsaError, TensorSpec, integer, ints, number
+from ditto_cosim.protocol.errors import DittoError, IsaError, NonFiniteError
+from ditto_cosim.protocol.isa import DType, TensorSpec, integer, ints, number
 from ditto_cosim.protocol.program import Command, Program
 
 Array = Tensor | npt.NDArray[np.generic]
@@ -180,8 +180,10 @@ class Difference:
         )
 
 
-class VerifyError(RuntimeError):
+class VerifyError(DittoError):
     """The device's values cannot be followed: out of order, of another type, or missing."""
+
+    ours = True
 
 
 class Verifier:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import MODES
 from ditto_cosim.protocol.messages import LayerReport
 
@@ -23,7 +24,7 @@ I64 = npt.NDArray[np.int64]
 REPORT_VERSION = 2
 
 
-class ReportError(ValueError):
+class ReportError(DittoError):
     """A report that cannot be made or read; the message says what is missing."""
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ditto_cosim.protocol.errors import DittoError
+
 if TYPE_CHECKING:
     import torch
 
@@ -28,7 +30,7 @@ __all__ = [
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-class ZooError(LookupError):
+class ZooError(DittoError):
     """A model that the zoo does not have, or cannot give in the way asked for."""
 
 

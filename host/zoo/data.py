@@ -25,6 +25,8 @@ import numpy.typing as npt
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from ditto_cosim.protocol.errors import DittoError
+
 Bytes = npt.NDArray[np.uint8]
 Progress = Callable[[str], None]
 
@@ -32,7 +34,7 @@ CLIENT_TIMEOUT_S = 1800
 SPLITS = ("train", "test")
 
 
-class DataError(RuntimeError):
+class DataError(DittoError):
     """A data set could not be fetched, unpacked or trusted."""
 
 

@@ -24,6 +24,7 @@ from ditto_cosim.protocol.errors import (
     CancelledError,
     DeviceError,
     DeviceLostError,
+    IsaError,
     LimitError,
     NonFiniteError,
     ParametersError,
@@ -34,7 +35,7 @@ from ditto_cosim.protocol.errors import (
     WatchdogError,
 )
 from ditto_cosim.protocol.hardware import Geometry
-from ditto_cosim.protocol.isa import IsaError, TensorSpec
+from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 
 T = TypeVar("T")

@@ -14,12 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from wire_samples import SAMPLES
 
+from ditto_cosim.device.chips import ChipError
+from ditto_cosim.host.reference.golden import VerifyError
 from ditto_cosim.protocol import codec, tensors, version
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (
     WIRE_ERRORS,
     BackendError,
     DeviceError,
+    IsaError,
     LimitError,
     ParametersError,
     ProtocolError,
@@ -28,7 +31,6 @@ from ditto_cosim.protocol.errors import (
     describe,
     revive,
 )
-from ditto_cosim.protocol.isa import IsaError
 
 GOLDEN: dict[str, str] = json.loads(Path(__file__).with_name("golden_messages.json").read_text())
 LIMITS = m.Limits()
@@ -208,19 +210,22 @@ def test_error_crosses_under_its_name(kind: str) -> None:
 
 def test_error_of_a_foreign_type_arrives_as_its_nearest_kind() -> None:
     class BoardError(BackendError):
-        pass
+        """A board's own."""
 
     assert describe(BoardError("no link", state="LED red"))[0] == "BackendError"
     kind, message, _ = describe(ZeroDivisionError("oops"))
     assert kind == "DeviceError"
     assert "ZeroDivisionError: oops" in message
+    assert describe(ChipError("chip: no tiles")) == ("RequestError", "chip: no tiles", "")
+    kind, message, _ = describe(VerifyError("out of order"))
+    assert kind == "DeviceError"
+    assert "VerifyError: out of order" in message
     assert isinstance(revive("SomethingNew", "hm"), DeviceError)
     assert str(revive("BackendError", "stuck", "state")) == "stuck\nstate"
 
 
-def test_peer_of_the_same_major_version_is_accepted() -> None:
+def test_refused_peer_is_told_of_both_sides() -> None:
     here = version.parameters_digest()
-    version.check_peer("host", "1.7", "0.1.0", here)
     with pytest.raises(
         VersionError, match=r"the host has protocol 10\.0, package 9.*this side has protocol 1\.0"
     ):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ditto_cosim.protocol.hardware import GEOMETRIES, Geometry, GeometryError
+from ditto_cosim.protocol.errors import GeometryError
+from ditto_cosim.protocol.hardware import GEOMETRIES, Geometry
 from ditto_cosim.sim_harness import build as building
 from ditto_cosim.sim_harness.build import BuildOptions, build, build_key, rtl_dir, verilate
 from ditto_cosim.sim_harness.lint import run_lint

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from ditto_cosim.host.reference import golden_ops
 from ditto_cosim.host.reference.golden import Golden, Verifier, VerifyError
 from ditto_cosim.protocol import isa
-from ditto_cosim.protocol.isa import IsaError, TensorSpec
+from ditto_cosim.protocol.errors import IsaError
+from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 
 QUANTIZE = {
