@@ -30,8 +30,6 @@ FILL_CYCLES = 0
 """Cycles between the first of a pass and the first in which a beat can be taken."""
 DRAIN_CYCLES = 2
 """Cycles between a pass's last `done` and its end: the last word is multiplied, its result taken."""
-SLOT_BANKS = 2
-"""Rows a lane holds encoded: one is filled while the other is replayed."""
 TILE_ABI_VERSION = 2
 """Version of the C interface between the driver's shared library and `sim_harness`."""
 

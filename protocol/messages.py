@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Name = Annotated[str, msgspec.Meta(max_length=512)]
 RunId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Digest = Annotated[str, msgspec.Meta(min_length=32, max_length=32, pattern="^[0-9a-f]*$")]
@@ -92,8 +91,6 @@ class RunSpec(_Part, frozen=True, kw_only=True):
     """Digest of the tile the host expects; empty accepts the backend's own."""
     memory_bytes: Count = 0
     """Most memory the run may hold on the device; 0 takes the device's limit."""
-    options: dict[Name, str | int | float | bool] = {}
-    """Further settings of the machine: timing preset, low rule, steps of the run."""
 
 
 class Limits(_Part, frozen=True, kw_only=True):

@@ -7,7 +7,6 @@ checks one against all of this.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,8 +36,6 @@ class Gemm:
     mode: Mode
     """`original` bypasses classification: two slots per element. The other two differ in their reference
     alone."""
-    weights_key: Hashable = None
-    """Equal keys promise equal weights, so a backend may keep them loaded; None promises nothing."""
 
     def __post_init__(self) -> None:
         """What no backend can compute is refused here, so that none has to look."""

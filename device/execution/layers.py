@@ -172,7 +172,6 @@ class _Weighted(Layer):
     def __init__(self, command: Command, k_max: int, rule: LowRule, weights: I8) -> None:
         super().__init__(command, k_max, rule)
         self.weights = np.ascontiguousarray(weights)[None]
-        self.key = ("constant", command.operands[2])
 
     @abstractmethod
     def _rows(self, arranged: Array) -> I8:
@@ -187,7 +186,7 @@ class _Weighted(Layer):
             reference = self._rows(self.previous[0])[None]
         else:
             reference = _before(rows, self._images, self._zero_point())[None]
-        return [Gemm(self.command.name, rows[None], reference, self.weights, mode, self.key)]
+        return [Gemm(self.command.name, rows[None], reference, self.weights, mode)]
 
 
 class Linear(_Weighted):

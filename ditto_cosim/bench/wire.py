@@ -47,13 +47,14 @@ WARM_UP = 40
 class NullMachine:
     """Computes nothing; reports `COMMANDS` layers if asked for timed steps."""
 
+    traces = False
+
     geometry_digest = "0" * 16
     measures = False
     state_bytes = 0
 
     def __init__(self, program: Program, constants: Mapping[str, Array], spec: m.RunSpec) -> None:
         self.facts: dict[str, str | int] = {}
-        self._trace = bool(spec.options.get("trace"))
         self._program = program
         units = dict.fromkeys(("encode", "compute", "weight_load", "vector", "dram"), 12345)
         self._report = m.LayerReport(
@@ -76,7 +77,7 @@ class NullMachine:
 
     def step(self, step: int, inputs: Mapping[str, Array], **how: Any) -> StepResult:
         totals = {}
-        if self._trace:
+        if self.traces:
             if not tracemalloc.is_tracing():
                 tracemalloc.start()
             totals["peak_bytes"] = tracemalloc.get_traced_memory()[1]
@@ -96,6 +97,12 @@ class NullMachine:
         pass
 
 
+class TracingMachine(NullMachine):
+    """The same, telling the peak of what Python and NumPy allocated since the step before."""
+
+    traces = True
+
+
 def one_tensor(nbytes: int, *, inputs: int = 1, echo: bool = False) -> Program:
     """A program with inputs of this size; `echo` makes the first an output too."""
     spec = TensorSpec((nbytes // 4,), "f32")
@@ -105,8 +112,9 @@ def one_tensor(nbytes: int, *, inputs: int = 1, echo: bool = False) -> Program:
 
 
 @contextlib.contextmanager
-def null_device() -> Iterator[Device]:
-    with LocalDevice(["--machine", "ditto_cosim.bench.wire:NullMachine", "--log-level", "error"]) as device:
+def null_device(machine: type[NullMachine] = NullMachine) -> Iterator[Device]:
+    path = f"ditto_cosim.bench.wire:{machine.__name__}"
+    with LocalDevice(["--machine", path, "--log-level", "error"]) as device:
         yield device
 
 
@@ -234,14 +242,14 @@ def per_command(device: Device, quick: bool) -> dict[str, float]:
 # --- copies -------------------------------------------------------------------------------------------------
 
 
-def copies(device: Device) -> dict[str, float]:
+def copies() -> dict[str, float]:
     """Allocations of Python and NumPy at their peak during a step that sends 64 MiB and gets them back, in
     tensors."""
     nbytes = 64 * MIB
     program = one_tensor(nbytes, echo=True)
     array = np.ones(nbytes // 4, np.float32)
     found = {}
-    with device.open_run(program, {}, m.RunSpec(options={"trace": True})) as run:
+    with null_device(TracingMachine) as device, device.open_run(program, {}, m.RunSpec()) as run:
         for name, writeable in (("copies_host", False), ("copies_host_writeable_input", True)):
             array.flags.writeable = writeable
             tracemalloc.start()
@@ -257,7 +265,7 @@ def measure(quick: bool = False) -> dict[str, Any]:
     with null_device() as device:
         result: dict[str, Any] = per_command(device, quick)
         rows = throughput(device, quick)
-        result |= copies(device)  # last: from then on the device's allocations are traced
+    result |= copies()
     result["throughput"] = rows
     result["throughput_ratio_1MiB"] = next(row["ratio"] for row in rows if row["bytes"] == MIB)
     result["throughput_ratio_least_from_1MiB"] = min(row["ratio"] for row in rows if row["bytes"] >= MIB)

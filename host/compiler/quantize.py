@@ -25,7 +25,6 @@ from ditto_cosim.protocol.errors import DittoError
 Observer = Literal["minmax", "percentile", "mse"]
 Policy = Literal["static", "clustered", "dynamic"]
 OBSERVERS: tuple[Observer, ...] = ("minmax", "percentile", "mse")
-POLICIES: tuple[Policy, ...] = ("static", "clustered", "dynamic")
 
 BINS = 2048
 PERCENTILE = 99.99
@@ -106,10 +105,6 @@ class Grid:
             "symmetric": self.symmetric,
             "hysteresis": self.hysteresis,
         }
-
-
-Calibration = Mapping[str, Sequence[Histogram]]
-"""Quantization point (`layer:operand`) -> one histogram per calibration step."""
 
 
 def _range(histogram: Histogram, observer: Observer, symmetric: bool) -> tuple[float, float]:

@@ -30,7 +30,6 @@ def render(report: RunReport, directory: Path) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         images=[_picture(directory, path) for path in report.images],
-        references=[_picture(directory, path) for path in report.reference_images],
         strip=[(step, _picture(directory, path)) for step, path in report.strip],
         headline=[line for line in summary.headline(report) if line[0] != "verification"],
         verdict=_sentence(summary.verdict_words(report)),
@@ -51,7 +50,6 @@ def render(report: RunReport, directory: Path) -> str:
             "mode_map": _inline(plots.mode_map(report)),
             "cycles_by_step": _inline(plots.cycles_by_step(report)),
             "shares_by_step": _inline(plots.shares_by_step(report)) if classified else "",
-            "compared": _inline(plots.compared(report)) if report.compared_cycles else "",
         },
     )
 

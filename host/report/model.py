@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +82,8 @@ class RunReport:
     """Pictures, as paths relative to the run's directory."""
     strip: tuple[tuple[int, str], ...] = ()
     """Intermediate pictures: step, path."""
-    reference_images: tuple[str, ...] = ()
-    """The same pictures as fp32 PyTorch makes them."""
-    compared_cycles: Mapping[str, int] = field(default_factory=dict)
-    """The same run priced under other designs: design -> cycles, modelled."""
     recoveries: int = 0
     """Times the device was restarted and the run went on."""
-    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, reports: Sequence[LayerReport], **run: Any) -> RunReport:

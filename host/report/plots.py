@@ -104,19 +104,3 @@ def shares_by_step(report: RunReport) -> bytes:
         axes.set_ylabel("% of differences")
         axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
         return _png(figure)
-
-
-def compared(report: RunReport) -> bytes:
-    """The run under its own and other designs, in million cycles."""
-    with mpl.rc_context(_STYLE):
-        every = {report.design: report.total_cycles, **report.compared_cycles}
-        figure, axes = _axes(8.0, 0.6 + 0.28 * len(every))
-        names = sorted(every, key=lambda name: every[name])
-        colours = ["#2a9d8f" if name == report.design else "#9aa3ad" for name in names]
-        bars = axes.barh(names, [every[name] / 1e6 for name in names], color=colours)
-        axes.bar_label(
-            bars, [f"{every[name] / max(report.total_cycles, 1):.2f}×" for name in names], padding=3
-        )
-        axes.invert_yaxis()
-        axes.set_xlabel("million cycles")
-        return _png(figure)

@@ -148,7 +148,7 @@ def test_device_that_cannot_start_says_why() -> None:
 
 def test_device_stops_cleanly_on_a_signal() -> None:
     with LocalDevice([*PLAIN, "--machine", "wire_harness:SlowMachine"], restarts=0) as device:
-        run = device.open_run(*chain(), m.RunSpec(options={"layer_s": 0.2}))
+        run = device.open_run(*chain(), m.RunSpec())
         process = device._process.process  # type: ignore[union-attr]  # it is running
         threading.Timer(0.5, process.terminate).start()
         with pytest.raises((CancelledError, DeviceLostError), match=r"stopping|exit status 0"):
@@ -163,7 +163,7 @@ from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol.messages import RunSpec
 options = ["--backend", "plain_backend:PlainBackend", "--machine", "wire_harness:SlowMachine"]
 device = LocalDevice(options)
-run = device.open_run(*chain(), RunSpec(chip="tiny", options={"layer_s": 0.1}))
+run = device.open_run(*chain(), RunSpec(chip="tiny"))
 print(device.pid, device._directory, flush=True)
 for step in range(1000):
     run.step(step, inputs_of(run.program, step))

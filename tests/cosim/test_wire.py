@@ -374,9 +374,9 @@ def test_busy_device_answers_beats_and_tells_its_progress(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link_module, "BEAT_S", 0.2)
-    spec = m.RunSpec(options={"layer_s": 0.3})
+    monkeypatch.setattr(SlowMachine, "layer_s", 0.3)
     with serving(address, factory=SlowMachine), connect(address, dead_s=2.0) as device:
-        run = device.open_run(*chain(8), spec)
+        run = device.open_run(*chain(8))
         seen = []
         reports: list[m.LayerReport] = []
         thread = threading.Thread(
@@ -448,9 +448,8 @@ def test_step_left_by_an_exception_is_taken_back(address: str, at: tuple[int, in
 
 
 def test_closing_a_run_cancels_its_step(address: str) -> None:
-    spec = m.RunSpec(options={"layer_s": 0.2})
     with serving(address, factory=SlowMachine), connect(address) as device:
-        run = device.open_run(*chain(8), spec)
+        run = device.open_run(*chain(8))
         failed: list[BaseException] = []
         done: list[m.LayerReport] = []
 

@@ -27,7 +27,6 @@ from ditto_cosim.device.serving.server import Server
 from ditto_cosim.host.wire.client import RemoteRun
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import WatchdogError
-from ditto_cosim.protocol.program import Program
 
 OFFERED = ["model", "rtl"]
 
@@ -179,17 +178,15 @@ class Proxy:
 
 
 class SlowMachine(Machine):
-    """Takes `options.layer_s` seconds more for every layer."""
+    """Takes `layer_s` seconds more for every layer."""
 
-    def __init__(self, program: Program, constants: Mapping[str, Array], spec: m.RunSpec) -> None:
-        super().__init__(program, constants, spec)
-        self._layer_s = float(spec.options["layer_s"])
+    layer_s = 0.2
 
     def step(self, step: int, inputs: Mapping[str, Array], **how: Any) -> StepResult:
         tell = how["on_layer"]
 
         def slowly(report: m.LayerReport) -> None:
-            time.sleep(self._layer_s)
+            time.sleep(self.layer_s)
             tell(report)
 
         return super().step(step, inputs, **{**how, "on_layer": slowly})

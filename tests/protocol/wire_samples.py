@@ -22,7 +22,6 @@ _SPEC = m.RunSpec(
     cross_check="rtl",
     geometry="0123456789abcdef",
     memory_bytes=1 << 33,
-    options={"steps": 50, "preset": "tlm", "factor": 0.5, "verify": True},
 )
 _REPORT = m.LayerReport(
     step=3,
