@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ditto_cosim.device.backends import backend_for
 from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult
+from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host.analysis.replay import AnalysisError, constants_of, recorded_inputs
 from ditto_cosim.protocol.hardware import Geometry
@@ -67,8 +69,8 @@ def recapture(directory: Path, denoiser: torch.nn.Module, step: int, layers: lis
     first = recorded_inputs(directory, 0)
     constants = {n: _array(t) for n, t in constants_of(record.program, denoiser, first).items()}
     spec = RunSpec(backend="model", chip=info.chip, design=info.design)
-    machine = Machine(record.program, constants, spec)
-    machine.backend = keeper = _Keeper(machine.backend)
+    keeper = _Keeper(backend_for(spec, load_chip(spec.chip), names))
+    machine = Machine(record.program, constants, spec, backend=keeper)
     try:
         for at in range(step + 1):
             keeper.wanted = frozenset(layers) if at == step else frozenset()
@@ -91,11 +93,11 @@ def sample(captures: list[Capture], rows: int = 24, columns: int = 40) -> list[C
 
 def main(directory: Path, step: int, path: Path) -> None:
     """Writes a sample of one step of a run."""
-    from ditto_cosim.cli.analyze import _denoiser
+    from ditto_cosim.host.pipeline.models import load_denoiser
 
     record = RunRecord(directory)
     names = [command.name for command in record.program.layers]
-    save_captures(path, sample(recapture(directory, _denoiser(record.info.model), step, names)))
+    save_captures(path, sample(recapture(directory, load_denoiser(record.info.model), step, names)))
 
 
 def _array(tensor: torch.Tensor) -> Any:

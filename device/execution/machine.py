@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.device.backends import backend_for
+from ditto_cosim.device.backends.base import Backend
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.core import StepResult
 from ditto_cosim.device.designs.base import load_design
@@ -41,11 +42,19 @@ SNAPSHOT_VERSION = 1
 class Machine:
     """One run."""
 
-    def __init__(self, program: Program, constants: Mapping[str, Array], spec: RunSpec) -> None:
+    def __init__(
+        self,
+        program: Program,
+        constants: Mapping[str, Array],
+        spec: RunSpec,
+        *,
+        backend: Backend | None = None,
+    ) -> None:
+        """`backend` takes the place of the one that the specification names."""
         self.program = program
         self.chip = load_chip(spec.chip)
         self.design = load_design(spec.design)
-        self.backend = backend_for(spec, self.chip, [c.name for c in program.layers])
+        self.backend = backend or backend_for(spec, self.chip, [c.name for c in program.layers])
         self.geometry_digest = self.backend.geometry.digest
         self.measures = self.backend.measures
         tile = self.chip.geometry

@@ -29,9 +29,10 @@ def analyze(
     Writes analysis.json and analysis-*.png into the run's directory.
     """
     from ditto_cosim.host.analysis.replay import analyze_run
+    from ditto_cosim.host.pipeline.models import load_denoiser
     from ditto_cosim.protocol.record import RunRecord
 
-    denoiser = _denoiser(model or RunRecord(run).info.model)
+    denoiser = load_denoiser(model or RunRecord(run).info.model)
     analysis = analyze_run(run, denoiser, _counter("step", as_json))
     (run / "analysis.json").write_text(analysis.to_json(), encoding="utf-8")
     figures: dict[str, Any] = {"run": str(run), **analysis.figures()}
@@ -90,7 +91,7 @@ def quality(
         seed=seed,
         steps=steps or None,
         batch=batch,
-        scales=scales or (_own_scales(model) if (policy, observer) == ("static", "mse") else None),
+        scales=scales,
         observer=observer,
         policy=policy,
         progress=None if as_json or not sys.stderr.isatty() else _show_pictures,
@@ -135,19 +136,6 @@ def _figure(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(f"{share:.0%}" for share in value)
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _denoiser(model: str) -> Any:
-    from ditto_cosim.cli.generate import _load
-
-    pipe, _ = _load(model)
-    return getattr(pipe, "unet", None) or pipe.transformer
-
-
-def _own_scales(model: str) -> Path | None:
-    from ditto_cosim.cli.generate import _shipped_scales
-
-    return _shipped_scales(model)
 
 
 def _counter(what: str, quiet: bool) -> Any:

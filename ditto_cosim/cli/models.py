@@ -60,16 +60,16 @@ def compile_model(
     as_json: AsJson = False,
 ) -> None:
     """Compile a model's denoiser into a program with its weights and scales, and save it as one file."""
-    from ditto_cosim.cli.generate import _load, _shipped_scales
     from ditto_cosim.host.compiler.capture import capture
     from ditto_cosim.host.compiler.compiled import compile_denoiser
     from ditto_cosim.host.compiler.quantize import QuantizationError, load_grids
+    from ditto_cosim.host.pipeline.models import load_model
     from ditto_cosim.host.zoo import example_inputs
     from ditto_cosim.host.zoo import models as all_models
 
-    pipe, _ = _load(model)
-    denoiser = getattr(pipe, "unet", None) or pipe.transformer
-    found = scales or _shipped_scales(model)
+    loaded = load_model(model)
+    denoiser = loaded.denoiser
+    found = scales or loaded.scales
     if found is None:
         raise QuantizationError(
             f"{model} has no scales yet; `ditto calibrate {model} -o scales.json` makes them"
@@ -113,24 +113,23 @@ def calibrate(
 
     A file `ditto_scales.json` beside the weights is used by `generate` from then on.
     """
-    from ditto_cosim.cli.generate import _arguments, _load
     from ditto_cosim.host.compiler.quantize import save_grids
     from ditto_cosim.host.pipeline.accelerate import SCALES_FILE, accelerate
-    from ditto_cosim.host.zoo import find
+    from ditto_cosim.host.pipeline.models import Wish, load_model
 
-    pipe, _ = _load(model)
+    loaded = load_model(model)
+    labels = (
+        tuple(range(batch)) if "class_labels" in inspect.signature(loaded.pipe.__call__).parameters else ()
+    )
     accelerate(
-        pipe,
+        loaded.pipe,
         backend="model",
         observer=observer,
         policy=policy,
-        calibration=_arguments(pipe, steps, seed, batch, list(range(batch)), "", 0.0)
-        if hasattr(pipe, "transformer")
-        else _arguments(pipe, steps, seed, batch, None, "", 0.0),
+        calibration=loaded.arguments(Wish(steps, seed, batch, labels)),
     )
-    denoiser: Any = getattr(pipe, "unet", None) or pipe.transformer
-    folder = Path(model) if Path(model).is_dir() else find(model).weights
-    target = output or (folder / SCALES_FILE if folder is not None else Path(SCALES_FILE))
+    denoiser: Any = loaded.denoiser
+    target = output or (loaded.folder / SCALES_FILE if loaded.folder is not None else Path(SCALES_FILE))
     save_grids(denoiser.grids, target)
     print(f"{len(denoiser.grids)} scales written to {target}")
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.pipeline.accelerate import accelerate
+from ditto_cosim.host.pipeline.models import load_model, usual
 from ditto_cosim.host.pipeline.run import Generation
 from ditto_cosim.host.reference.golden import Golden
 
@@ -45,10 +46,7 @@ class GoldenRun:
 
 def on_golden(target: Any, **settings: Any) -> Any:
     """`accelerate`, with golden in the device's place: the same numbers, no cycles. Settings are its own."""
-    accelerated = accelerate(target, **settings)
-    denoiser = getattr(accelerated, "unet", None) or getattr(accelerated, "transformer", None) or accelerated
-    denoiser._open_run = lambda compiled, steps: GoldenRun(compiled)
-    return accelerated
+    return accelerate(target, open_run=lambda compiled, steps: GoldenRun(compiled), **settings)
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def measure_quality(
     **settings: Any,
 ) -> Quality:
     """Pictures and figures of a zoo model in both arithmetics; `settings` go to `accelerate`."""
-    from ditto_cosim.host.zoo import find_trained, load_pipeline
+    from ditto_cosim.host.zoo import find_trained
     from ditto_cosim.host.zoo.classifier import load_classifier
     from ditto_cosim.host.zoo.measure import figures_of, generate
 
@@ -98,8 +96,11 @@ def measure_quality(
     wall_s: dict[str, float] = {}
     asked = None
     for kind in ("fp32", "int8"):
-        pipeline = load_pipeline(model)
+        loaded = load_model(model)
+        pipeline = loaded.pipe
         if kind == "int8":
+            if settings.get("scales") is None and usual(settings):
+                settings["scales"] = loaded.scales
             pipeline = on_golden(pipeline, **_calibrated(known, steps, settings))
         began = time.perf_counter()
         with torch.no_grad():

@@ -21,13 +21,12 @@ from torch import nn
 
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, load_grids
-from ditto_cosim.host.pipeline.denoiser import AcceleratedDenoiser
+from ditto_cosim.host.pipeline.denoiser import AcceleratedDenoiser, OpenRun
 from ditto_cosim.host.pipeline.run import Recording, Run, Settings
 from ditto_cosim.host.wire.client import Device, OnLayer, connect
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import RunSpec
-from ditto_cosim.protocol.record import RunInfo
 
 DENOISERS = ("unet", "transformer")
 SCALES_FILE = "ditto_scales.json"
@@ -59,44 +58,31 @@ def accelerate(
     record: Recording | None = None,
     on_layer: OnLayer | None = None,
     on_step: Callable[[int], None] | None = None,
+    on_open: Callable[[Compiled, int], None] | None = None,
+    open_run: OpenRun | None = None,
 ) -> Any:
     """`target` with its denoiser on the accelerator: a pipeline (changed in place and returned), or a module's stand-in.
 
     Activations are quantized on `scales` (a file or a mapping); without them on a `ditto_scales.json` beside the model's
     weights; without that on a calibration run: `calibration` holds arguments for one call of the pipeline, or is a
     function that calls it. Weights get one scale per output channel; a module with a `weight_scale` of its own keeps it
-    (`quantize.load_quantized` reads such checkpoints). The device is started by this process unless `connect_to` names one.
+    (`quantize.load_quantized` reads such checkpoints). The device is started by this process unless `connect_to` names one;
+    `open_run` (compiled denoiser, steps → run) puts something else in its place, such as golden.
     """
-    name = next((n for n in DENOISERS if isinstance(getattr(target, n, None), nn.Module)), None)
-    if name is None and not isinstance(target, nn.Module):
-        raise TargetError(
-            f"accelerate takes a diffusers pipeline with one of {', '.join(DENOISERS)}, or a torch module; "
-            f"got {type(target).__name__}"
-        )
-    original = getattr(target, name) if name else target
+    ((name, original),) = find_parts(target).items()
     if isinstance(original, AcceleratedDenoiser):
         raise TargetError("this pipeline is accelerated already; change its denoiser's `settings` instead")
     spec = RunSpec(
         backend=backend, chip=chip, design=design, rtl_layers=list(rtl_layers), cross_check=cross_check
     )
-    settings = Settings(spec, verify, record, on_layer, on_step)
+    settings = Settings(spec, verify, record, on_layer, on_step, on_open)
     device = _Devices(connect_to, keys, [n for n in (backend, cross_check) if ":" in n], record)
 
-    def open_run(compiled: Compiled, steps: int) -> Run:
-        if settings.on_open is not None:
-            settings.on_open(compiled, steps)
-        return Run(
-            device(),
-            compiled,
-            settings.spec,
-            verify=settings.verify,
-            record=_record(settings, compiled, steps),
-            on_layer=settings.on_layer,
-            on_step=settings.on_step,
-        )
+    def run_on_device(compiled: Compiled, steps: int) -> Run:
+        return Run(device(), compiled, settings, steps)
 
     grids = _given_scales(scales, original)
-    denoiser = AcceleratedDenoiser(original, open_run, grids, settings, device.close)
+    denoiser = AcceleratedDenoiser(original, open_run or run_on_device, grids, settings, device.close)
     if name:
         _hook_scheduler(target.scheduler, denoiser)
         setattr(target, name, denoiser)
@@ -111,6 +97,19 @@ def accelerate(
         ):
             _calibration_call(target if name else denoiser, calibration)
     return target if name else denoiser
+
+
+def find_parts(target: Any) -> dict[str, nn.Module]:
+    """The modules of a pipeline that are denoisers, by name; a module itself is its own, under the empty name."""
+    if isinstance(target, nn.Module):
+        return {"": target}
+    name = next((n for n in DENOISERS if isinstance(getattr(target, n, None), nn.Module)), None)
+    if name is None:
+        raise TargetError(
+            f"accelerate takes a diffusers pipeline with one of {', '.join(DENOISERS)}, or a torch module; "
+            f"got {type(target).__name__}"
+        )
+    return {name: getattr(target, name)}
 
 
 @contextmanager
@@ -201,24 +200,3 @@ class _Devices:
         if self._device is not None and self._device is not self._target:
             self._device.close()
             self._device = None
-
-
-def _record(settings: Settings, compiled: Compiled, steps: int) -> tuple[Path, RunInfo] | None:
-    wanted, spec = settings.record, settings.spec
-    if wanted is None:
-        return None
-    batch = next(iter(compiled.program.inputs.values()))
-    return wanted.directory, RunInfo(
-        program=compiled.program.to_dict(),
-        model=wanted.model,
-        chip=spec.chip,
-        chip_digest="",
-        design=spec.design,
-        backend=spec.backend,
-        low_rule="",
-        steps=steps,
-        seed=wanted.seed,
-        k_max=0,
-        batch=compiled.program.values[batch].shape[0],
-        extra=dict(wanted.extra or {}),
-    )

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -20,9 +20,21 @@ from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError
-from ditto_cosim.host.pipeline.run import Generation, Run, Settings
+from ditto_cosim.host.pipeline.run import Generation, Settings
 
-OpenRun = Callable[[Compiled, int], Run]
+
+class AnyRun(Protocol):
+    """What a denoiser needs of a run: a device's (`run.py`), or golden's (`analysis/quality.py`)."""
+
+    @property
+    def seen(self) -> Generation: ...
+
+    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor: ...
+
+    def close(self, outcome: Mapping[str, Any] | None = None) -> Generation: ...
+
+
+OpenRun = Callable[[Compiled, int], AnyRun]
 """Makes a run of a compiled denoiser for so many steps."""
 
 
@@ -65,7 +77,7 @@ class AcceleratedDenoiser(nn.Module):
         self._signature = inspect.signature(original.forward)
         self._captured: dict[Any, Captured] = {}
         self._compiled: dict[Any, Compiled] = {}
-        self._run: Run | None = None
+        self._run: AnyRun | None = None
         self._run_key: Any = None
         self._timestep: float | None = None
         self._steps = 50
@@ -104,7 +116,7 @@ class AcceleratedDenoiser(nn.Module):
         return seen
 
     @property
-    def run(self) -> Run | None:
+    def run(self) -> AnyRun | None:
         """The generation under way."""
         return self._run
 
@@ -147,7 +159,10 @@ class AcceleratedDenoiser(nn.Module):
         rose = timestep is not None and self._timestep is not None and timestep > self._timestep
         if self._fresh or rose or self._run is None or self._run_key != call.key:
             self.finish()
-            self._run = self._open_run(self._compile(call), self._steps)
+            compiled = self._compile(call)
+            if self.settings.on_open is not None:
+                self.settings.on_open(compiled, self._steps)
+            self._run = self._open_run(compiled, self._steps)
             self._run_key, self._fresh = call.key, False
         self._timestep = timestep
         return self._wrap(self._run.step(call.tensors), call)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,41 +82,36 @@ class Generation:
 class Run:
     """A run of a compiled denoiser on a device."""
 
-    def __init__(
-        self,
-        device: Device,
-        compiled: Compiled,
-        spec: RunSpec,
-        *,
-        verify: bool = False,
-        record: tuple[Path, RunInfo] | None = None,
-        on_layer: OnLayer | None = None,
-        on_step: Callable[[int], None] | None = None,
-    ) -> None:
+    def __init__(self, device: Device, compiled: Compiled, settings: Settings, steps: int) -> None:
         self.compiled = compiled
         self.seen = Generation()
-        self._on_layer, self._on_step = on_layer, on_step
-        self._verifier = Verifier(compiled.program, compiled.constants) if verify else None
-        self._remote = device.open_run(compiled.program, compiled.arrays, spec)
+        self._on_layer, self._on_step = settings.on_layer, settings.on_step
+        self._verifier = Verifier(compiled.program, compiled.constants) if settings.verify else None
+        self._remote = device.open_run(compiled.program, compiled.arrays, settings.spec)
         self.spec = self._remote.spec
-        self._writer: RunWriter | None = None
         facts = self._remote.started.facts
-        self.seen.low_rule = str(facts["low_rule"])
-        self.seen.clock_hz = int(facts["clock_hz"])
-        if record is not None:
-            directory, info = record
-            self._writer = RunWriter(
-                directory,
-                replace(
-                    info,
-                    chip=self.spec.chip,
-                    design=self.spec.design,
-                    backend=self.spec.backend,
-                    chip_digest=str(facts["chip_digest"]),
-                    low_rule=str(facts["low_rule"]),
-                    k_max=int(facts["k_max"]),
-                ),
-            )
+        self.seen.low_rule, self.seen.clock_hz = str(facts["low_rule"]), int(facts["clock_hz"])
+        self._writer: RunWriter | None = None
+        if settings.record is not None:
+            self._writer = RunWriter(settings.record.directory, self._info(settings.record, steps))
+
+    def _info(self, record: Recording, steps: int) -> RunInfo:
+        facts, program = self._remote.started.facts, self.compiled.program
+        batch = next(iter(program.inputs.values()))
+        return RunInfo(
+            program=program.to_dict(),
+            model=record.model,
+            chip=self.spec.chip,
+            chip_digest=str(facts["chip_digest"]),
+            design=self.spec.design,
+            backend=self.spec.backend,
+            low_rule=str(facts["low_rule"]),
+            steps=steps,
+            seed=record.seed,
+            k_max=int(facts["k_max"]),
+            batch=program.values[batch].shape[0],
+            extra=dict(record.extra or {}),
+        )
 
     def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """One denoiser evaluation."""

@@ -13,6 +13,7 @@ import pytest
 from wire_harness import SlowMachine, run_steps, serving
 from wire_programs import Builder, chain, inputs_of
 
+from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host.wire import link as link_module
 from ditto_cosim.host.wire.client import Device, RemoteRun, connect
@@ -357,9 +358,7 @@ def test_stuck_backend_reports_its_state(address: str) -> None:
     def stuck(program, constants, spec):  # type: ignore[no-untyped-def]  # a machine factory as any other
         from wire_harness import StuckBackend
 
-        machine = Machine(program, constants, spec)
-        machine.backend = StuckBackend(machine.chip)
-        return machine
+        return Machine(program, constants, spec, backend=StuckBackend(load_chip(spec.chip)))
 
     with serving(address, factory=stuck), connect(address) as device, device.open_run(*chain(2)) as run:
         with pytest.raises(WatchdogError, match="no progress for 10000 cycles") as caught:

@@ -1,0 +1,236 @@
+"""One whole run: a loaded model accelerated, called once, and everything it showed written into a directory.
+
+    outcome = generate_run(load_model("fashion-ddpm"), Wish(steps=10), Path("runs/try"), backend="model", verify=True)
+    outcome.summary["cycles"], outcome.pictures, outcome.report
+
+The command line, the Python API and the tests call this one function. What this file does not do: print, ask, or know of
+terminals; whoever watches is told through a `Watcher`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ditto_cosim.host import report as reports
+from ditto_cosim.host.compiler.compiled import Compiled
+from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts
+from ditto_cosim.host.pipeline.models import LoadedModel, Wish, usual
+from ditto_cosim.host.pipeline.run import Generation, Recording, Verdict, VerificationError
+from ditto_cosim.protocol.messages import LayerReport
+
+STRIP_PICTURES = 8
+
+
+class Watcher:
+    """What a run tells whoever watches it; this one keeps silent."""
+
+    def say(self, text: str) -> None:
+        """A sentence for a person."""
+
+    def opened(self, layers: int, steps: int) -> None:
+        """The run begins on the device."""
+
+    def layer(self, report: LayerReport) -> None:
+        """A layer is done."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave and left behind."""
+
+    summary: dict[str, Any]
+    """Plain data, as `ditto generate --json` prints it."""
+    seen: Generation
+    report: reports.RunReport | None
+    """None if no step was completed."""
+    pictures: list[Any]
+    failure: VerificationError | None
+    """Where the device departed from golden; the run ended there."""
+
+
+def generate_run(
+    model: LoadedModel,
+    wish: Wish,
+    directory: Path,
+    *,
+    backend: str = "rtl",
+    chip: str = "paper_twin",
+    design: str = "ditto",
+    command: str = "",
+    watcher: Watcher | None = None,
+    scales: Path | None = None,
+    policy: str = "static",
+    observer: str = "mse",
+    **settings: Any,
+) -> Outcome:
+    """Accelerates the model, calls it once, and writes pictures, record and report into `directory`.
+
+    Without scales, the ones beside the weights are taken unless another policy or observer is asked for; a model without
+    any is calibrated first. `command` is what to type to get this run again; `settings` go to `accelerate`.
+    """
+    watcher = watcher or Watcher()
+    pipe, arguments = model.pipe, model.arguments(wish)
+    if scales is None and usual({"policy": policy, "observer": observer}):
+        scales = model.scales
+    if scales is None:
+        watcher.say("calibrating (one fp32 trajectory; `ditto calibrate` keeps its result)")
+    accelerate(
+        pipe,
+        backend=backend,
+        design=design,
+        chip=chip,
+        scales=scales,
+        policy=policy,
+        observer=observer,
+        calibration={k: v for k, v in arguments.items() if k != "generator"},
+        record=Recording(directory, model.title, wish.seed, {"command": command}),
+        on_layer=watcher.layer,
+        on_open=lambda compiled, steps: _opened(watcher, compiled, steps),
+        **settings,
+    )
+    denoiser: Any = next(iter(find_parts(pipe).values()))
+    guesses: list[Any] = []
+    pictures: list[Any] = []
+    failure: VerificationError | None = None
+    began = time.perf_counter()
+    try:
+        with _watched(pipe.scheduler, guesses):
+            pictures = _pictures(pipe(**arguments))
+    except VerificationError as error:
+        failure = error
+    except KeyboardInterrupt:
+        done = 0 if denoiser.run is None else denoiser.run.seen.steps
+        watcher.say(f"interrupted after {done} steps; their record is in {directory}")
+        raise
+    finally:
+        wall_s = time.perf_counter() - began
+        outcome: dict[str, Any] = {"wall_s": wall_s, "pictures": len(pictures)}
+        if denoiser.run is not None and denoiser.run.seen.verdict is not None:
+            outcome["verify"] = verdict_figures(denoiser.run.seen.verdict)
+        seen = denoiser.finish(outcome)
+        denoiser.shut_down()
+
+    names = _save(directory, pictures, guesses)
+    verdict = None if seen.verdict is None else reports.Verdict(**verdict_figures(seen.verdict))
+    run = {"design": design, "chip": chip, "backend": backend, "seed": wish.seed}
+    complete = [r for r in seen.reports if r.step < seen.steps]
+    report = None
+    if complete:
+        report = reports.RunReport.of(
+            complete,
+            model=model.title,
+            low_rule=seen.low_rule,
+            clock_hz=seen.clock_hz,
+            command_line=command,
+            wall_s=wall_s,
+            total_cycles=seen.totals.get("cycles", 0),
+            verdict=verdict,
+            images=tuple(names),
+            strip=tuple(_strip_names(directory)),
+            recoveries=seen.recoveries,
+            **run,
+        )
+        reports.write_report(report, directory)
+    summary = {
+        "model": model.name,
+        **run,
+        "steps": seen.steps,
+        "cycles": seen.totals.get("cycles", 0),
+        "wall_s": round(wall_s, 3),
+        "recoveries": seen.recoveries,
+        "verify": None if verdict is None else asdict(verdict),
+        "directory": str(directory),
+        "pictures": [str(directory / n) for n in names],
+        "report": str(directory / "report.html"),
+    }
+    return Outcome(summary, seen, report, pictures, failure)
+
+
+def verdict_figures(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as plain data, as it goes beside a record and into JSON."""
+    difference = verdict.first_difference
+    return {
+        "bit_identical": verdict.bit_identical,
+        "layers_checked": verdict.layers_checked,
+        "values_checked": verdict.values_checked,
+        "first_difference": None if difference is None else str(difference),
+    }
+
+
+def _opened(watcher: Watcher, compiled: Compiled, steps: int) -> None:
+    watcher.opened(len(compiled.program.layers), steps)
+
+
+@contextmanager
+def _watched(scheduler: Any, guesses: list[Any]) -> Iterator[None]:
+    """Inside, what the scheduler thinks the picture is goes into `guesses`, step by step."""
+    original = scheduler.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        guess = getattr(result, "pred_original_sample", None)
+        found = guess if guess is not None else getattr(result, "prev_sample", result)
+        guesses.append(found[0] if isinstance(found, tuple) else found)
+        return result
+
+    scheduler.step = step
+    try:
+        yield
+    finally:
+        del scheduler.step
+
+
+def _pictures(result: Any) -> list[Any]:
+    """The pictures of a pipeline's result; a video's frames in a row."""
+    found = getattr(result, "images", None)
+    if found is None:
+        found = [frame for video in result.frames for frame in video]
+    return list(found)
+
+
+def _save(directory: Path, pictures: list[Any], guesses: list[Any]) -> list[str]:
+    directory.mkdir(parents=True, exist_ok=True)
+    for old in (*directory.glob("picture-*.png"), *directory.glob("step-*.png")):
+        old.unlink()
+    names = []
+    for i, picture in enumerate(pictures):
+        names.append(f"picture-{i}.png")
+        picture.save(directory / names[-1])
+    chosen = (
+        sorted({round(i * (len(guesses) - 1) / (STRIP_PICTURES - 1)) for i in range(STRIP_PICTURES)})
+        if guesses
+        else []
+    )
+    tiles = [_to_image(guesses[i]) for i in chosen]
+    for index, tile in zip(chosen, tiles, strict=True):
+        tile.save(directory / f"step-{index:04d}.png")
+    if tiles:
+        from PIL import Image
+
+        row = Image.new(tiles[0].mode, (sum(t.width for t in tiles), tiles[0].height))
+        for i, tile in enumerate(tiles):
+            row.paste(tile, (i * tile.width, 0))
+        row.save(directory / "strip.png")
+    return names
+
+
+def _strip_names(directory: Path) -> list[tuple[int, str]]:
+    return [(int(p.stem.partition("-")[2]), p.name) for p in sorted(directory.glob("step-*.png"))]
+
+
+def _to_image(sample: Any) -> Any:
+    """The first picture of a batch in −1…1, its first three channels or one."""
+    from PIL import Image
+
+    first = sample[0].float().clamp(-1, 1)
+    while first.ndim > 3:
+        first = first[:, 0]
+    pixels = ((first + 1) * 127.5).round().byte()
+    if len(pixels) >= 3:
+        return Image.fromarray(pixels[:3].permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(pixels[0].contiguous().numpy())
