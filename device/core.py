@@ -24,6 +24,17 @@ class StepResult:
     totals: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What a machine waits for: one product."""
+
+    what: str
+    """Layer, mode and shape."""
+    macs: int
+    since: float
+    """On the monotonic clock."""
+
+
 class Executor(Protocol):
     """Executes one run's program: what serving needs of execution. Arrays handed to it are read-only."""
 
@@ -48,6 +59,9 @@ class Executor(Protocol):
 
     @property
     def state_bytes(self) -> int: ...
+
+    def activity(self) -> Activity | None:
+        """What its backend is computing, None between two products; asked from another thread."""
 
     def close(self) -> None: ...
 

@@ -120,6 +120,10 @@ class Limits(_Part, frozen=True, kw_only=True):
     """Most hosts at once."""
     idle_s: float = 60.0
     """A host not heard of for so long loses its runs."""
+    stream_bytes: Count = 64 << 20
+    """Most stream bytes sent unacknowledged, per run, whatever Hello asks for."""
+    progress_s: float = 60.0
+    """A product may take so long, and a second more for every million multiplications."""
 
 
 class LayerReport(_Part, frozen=True, kw_only=True):

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from ditto_cosim.device.backends import backend_for
 from ditto_cosim.device.backends.base import Backend
+from ditto_cosim.device.backends.watched import WatchedBackend
 from ditto_cosim.device.chips import load_chip
-from ditto_cosim.device.core import StepResult
+from ditto_cosim.device.core import Activity, StepResult
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.execution.layers import Layer, Ran, Works, make_layer
 from ditto_cosim.device.kernels import vector
@@ -54,7 +55,8 @@ class Machine:
         self.program = program
         self.chip = load_chip(spec.chip)
         self.design = load_design(spec.design)
-        self.backend = backend or backend_for(spec, self.chip, [c.name for c in program.layers])
+        chosen = backend or backend_for(spec, self.chip, [c.name for c in program.layers])
+        self.backend: Backend = WatchedBackend(chosen)
         self.geometry_digest = self.backend.geometry.digest
         self.measures = self.backend.measures
         tile = self.chip.geometry
@@ -263,6 +265,9 @@ class Machine:
     @property
     def state_bytes(self) -> int:
         return sum(layer.state_bytes for layer in self.layers.values())
+
+    def activity(self) -> Activity | None:
+        return self.backend.activity if isinstance(self.backend, WatchedBackend) else None
 
     def close(self) -> None:
         self.books.shutdown(cancel_futures=True)

@@ -7,13 +7,13 @@ What this file does not do: execute requests (`run.py`), sockets (`server.py`).
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
+from ditto_cosim.protocol.errors import LimitError
+from ditto_cosim.protocol.loop import REAL, World
 from ditto_cosim.protocol.tensors import Array, Buffer, to_frame
 
 FLUSH_S = 0.02
@@ -22,17 +22,26 @@ FLUSH_REPORTS = 64
 MESSAGE_BYTES = 1024
 """What a stream message counts against the window besides its bytes, so that many small ones count too."""
 
+REPEAT_S = 0.2
+"""A host that asks more often for the same answer is not sent it again: one answer is on its way."""
+
 Send = Callable[[codec.Frames], None]
 
 
 class Outgoing:
     """Thread-safe. One request's stream at a time: the step under way, or the last one."""
 
-    def __init__(self, run: str, window_bytes: int, send: Send) -> None:
+    def __init__(
+        self, run: str, window_bytes: int, send: Send, *, reply_bytes: int = 1 << 62, world: World = REAL
+    ) -> None:
         self._run, self._window_bytes, self._send = run, window_bytes, send
-        self._lock = threading.Condition()
-        self._pending: set[int] = set()
+        self._reply_bytes, self._world = reply_bytes, world
+        self._lock = world.condition()
+        self._pending: dict[int, int] = {}
+        """Requests without an answer, and their bytes."""
         self._replies: OrderedDict[int, codec.Frames] = OrderedDict()
+        self._replies_cost_bytes = 0
+        self._repeated_at: dict[int, float] = {}
         self._floor = 0
         self._seq = -1
         self._next = 0
@@ -44,18 +53,30 @@ class Outgoing:
 
     # --- called by the server's loop ------------------------------------------------------------------------
 
-    def accept(self, request: m.Request) -> bool:
+    @property
+    def owed(self) -> tuple[int, int]:
+        """Requests without an answer, and their bytes."""
+        with self._lock:
+            return len(self._pending), sum(self._pending.values())
+
+    def accept(self, request: m.Request, nbytes: int = 0) -> bool:
         """Whether this request is to be executed. A repeated one is answered here, if its answer is known."""
         with self._lock:
             if request.seq < self._floor or request.seq in self._pending:
                 return False
             for seq in [s for s in self._replies if s < request.done_below]:
-                del self._replies[seq]
+                self._replies_cost_bytes -= _cost_bytes(self._replies.pop(seq))
+                self._repeated_at.pop(seq, None)
             self._floor = max(self._floor, request.done_below)
             if request.seq in self._replies:
                 self._repeat(request.seq, 0)
                 return False
-            self._pending.add(request.seq)
+            if self._replies_cost_bytes > self._reply_bytes and not isinstance(request, m.CloseRun):
+                raise LimitError(
+                    f"{len(self._replies)} replies of {self._replies_cost_bytes} bytes are kept for run {self._run} "
+                    f"until a request's done_below passes them; {self._reply_bytes} bytes are granted"
+                )
+            self._pending[request.seq] = nbytes
             return True
 
     def acknowledge(self, seq: int, received: int) -> None:
@@ -77,7 +98,7 @@ class Outgoing:
     def flush_due(self) -> None:
         """Send layer reports that have waited long enough."""
         with self._lock:
-            if self._reports and time.monotonic() - self._flushed_at > FLUSH_S:
+            if self._reports and self._world.now() - self._flushed_at > FLUSH_S:
                 self._flush()
 
     def mute(self) -> None:
@@ -100,7 +121,7 @@ class Outgoing:
     def report(self, report: m.LayerReport) -> None:
         with self._lock:
             self._reports.append(report)
-            if len(self._reports) >= FLUSH_REPORTS or time.monotonic() - self._flushed_at > FLUSH_S:
+            if len(self._reports) >= FLUSH_REPORTS or self._world.now() - self._flushed_at > FLUSH_S:
                 self._flush()
             self._await_window()
 
@@ -122,13 +143,19 @@ class Outgoing:
     def reply(self, seq: int, frames: codec.Frames) -> None:
         with self._lock:
             self._flush()
-            self._pending.discard(seq)
+            if self._pending.pop(seq, None) is None:
+                return  # given up meanwhile
             self._replies[seq] = frames
+            self._replies_cost_bytes += _cost_bytes(frames)
             self._send(frames)
 
     # --- under the lock -------------------------------------------------------------------------------------
 
     def _repeat(self, seq: int, received: int) -> None:
+        now = self._world.now()
+        if now - self._repeated_at.get(seq, -REPEAT_S) < REPEAT_S:
+            return
+        self._repeated_at[seq] = now
         if seq == self._seq:
             for index, frames in self._stream.items():
                 if index >= received:
@@ -139,7 +166,7 @@ class Outgoing:
     def _flush(self) -> None:
         if self._reports:
             batch, self._reports = self._reports, []
-            self._flushed_at = time.monotonic()
+            self._flushed_at = self._world.now()
             self._push(m.Reports(run=self._run, seq=self._seq, index=self._next, reports=batch), ())
 
     def _push(self, message: m.Stream, payload: tuple[Buffer, ...]) -> None:

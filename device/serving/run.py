@@ -9,9 +9,6 @@ frames to `send`. What this file does not do: sockets, handshakes, time-outs (`s
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -29,8 +26,10 @@ from ditto_cosim.protocol.errors import (
     QuotaError,
     RequestError,
     TensorError,
+    WatchdogError,
     describe,
 )
+from ditto_cosim.protocol.loop import REAL, World
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.tensors import (
     NUMPY_TYPES,
@@ -42,6 +41,11 @@ from ditto_cosim.protocol.tensors import (
 )
 
 log = logging.getLogger("ditto.device")
+
+REPLIES_BYTES = 1 << 20
+"""Kept for a run at least, however small the device's window is."""
+MACS_PER_S = 1_000_000
+"""The slowest pace at which a product counts as progress: an eighth of one lane of the smallest chip in RTL."""
 
 
 def live_bytes(program: Program) -> int:
@@ -74,15 +78,20 @@ class ServedRun:
         settle: Callable[[m.RunSpec], m.RunSpec],
         send: Send,
         on_closed: Callable[[ServedRun], None],
+        world: World = REAL,
     ) -> None:
         self.run = run
         self.owner = owner
         self._limits = limits
         self._store, self._factory, self._settle = store, factory, settle
         self._on_closed = on_closed
-        self._outgoing = Outgoing(run, stream_bytes, send)
-        self._inbox: queue.SimpleQueue[tuple[m.Request, list[Buffer]] | None] = queue.SimpleQueue()
-        self._cancel = threading.Event()
+        self._world = world
+        self._outgoing = Outgoing(
+            run, stream_bytes, send, reply_bytes=max(limits.window_bytes, REPLIES_BYTES), world=world
+        )
+        self._inbox = world.mailbox()
+        self._cancelled = False
+        self._stuck = False
         self._progress = m.Progress(run=run, seq=0, busy=False)
         self._busy_since = 0.0
 
@@ -93,17 +102,66 @@ class ServedRun:
         self._quota = limits.run_bytes
         self._machine: Executor | None = None
         self._broken = ""
-        self._thread = threading.Thread(target=self._work, name=f"run {run[:8]}", daemon=True)
-        self._thread.start()
+        self._thread = world.thread(self._work, f"run {run[:8]}")
 
     # --- called by the server's loop ------------------------------------------------------------------------
 
     def submit(self, request: m.Request, payload: list[Buffer]) -> None:
         """Queue a request, or answer a repeated one."""
-        if self._outgoing.accept(request):
+        if self._outgoing.accept(request, sum(memoryview(frame).nbytes for frame in payload)):
             if isinstance(request, m.CloseRun):
                 self._cancel_step()
-            self._inbox.put((request, payload))
+            if self._stuck:
+                self._answer_for_the_worker(request)
+            else:
+                self._inbox.put((request, payload))
+
+    @property
+    def owed(self) -> tuple[int, int]:
+        """Requests without an answer, and their bytes."""
+        return self._outgoing.owed
+
+    def overdue(self, now: float) -> bool:
+        """Whether the machine has just been found to make no progress. Its thread cannot be ended, so the run goes on without
+        it: the request is answered, and so is whatever comes after it."""
+        machine, progress = self._machine, self._progress
+        if self._stuck or machine is None or not progress.busy or (doing := machine.activity()) is None:
+            return False
+        waited_s = now - doing.since
+        if waited_s <= self._limits.progress_s + doing.macs / MACS_PER_S:
+            return False
+        self._stuck = True
+        self._broken = f"{doing.what}: no answer for {waited_s:.0f} s"
+        error = WatchdogError(
+            f"{self._broken}; a product of {doing.macs} multiplications is given "
+            f"{self._limits.progress_s:g} s and one more a {MACS_PER_S}. Look at the backend, or raise the device's "
+            "--progress-s."
+        )
+        log.error(
+            "no progress", extra={"fields": {"run": self.run, "doing": doing.what, "s": round(waited_s)}}
+        )
+        self._reply_error(progress.seq, error)
+        self._progress = msgspec.structs.replace(progress, busy=False)
+        while not self._inbox.empty():
+            if (item := self._inbox.get()) is not None:
+                self._answer_for_the_worker(item[0])
+        return True
+
+    def _answer_for_the_worker(self, request: m.Request) -> None:
+        if isinstance(request, m.CloseRun):
+            self._outgoing.reply(request.seq, codec.encode(m.Closed(run=self.run, seq=request.seq)))
+            self._store.release(self.run)
+            self._on_closed(self)
+        else:
+            self._reply_error(request.seq, self._unusable())
+
+    def _reply_error(self, seq: int, error: Exception) -> None:
+        kind, text, state = describe(error)
+        message = m.Error(run=self.run, seq=seq, kind=kind, message=text[:65536], state=state[-262144:])
+        self._outgoing.reply(seq, codec.encode(message))
+
+    def _unusable(self) -> DeviceError:
+        return DeviceError(f"run {self.run} is unusable since an earlier failure: {self._broken}")
 
     def acknowledge(self, seq: int, received: int) -> None:
         self._outgoing.acknowledge(seq, received)
@@ -117,7 +175,7 @@ class ServedRun:
 
     def progress(self) -> m.Progress:
         progress = self._progress
-        elapsed = time.monotonic() - self._busy_since if progress.busy else 0.0
+        elapsed = self._world.now() - self._busy_since if progress.busy else 0.0
         return msgspec.structs.replace(progress, request_s=round(elapsed, 3))
 
     def abandon(self) -> None:
@@ -128,7 +186,10 @@ class ServedRun:
     def stop(self) -> None:
         """Free the run; a request under way is answered with a CancelledError."""
         self._cancel_step()
-        self._inbox.put(None)
+        if self._stuck:
+            self._store.release(self.run)
+        else:
+            self._inbox.put(None)
 
     def join(self, timeout_s: float) -> bool:
         self._thread.join(timeout_s)
@@ -136,7 +197,7 @@ class ServedRun:
 
     def _cancel_step(self) -> None:
         """A step under way stops at its next layer."""
-        self._cancel.set()
+        self._cancelled = True
         self._outgoing.release()
 
     # --- the worker -----------------------------------------------------------------------------------------
@@ -144,7 +205,7 @@ class ServedRun:
     def _work(self) -> None:
         while (item := self._inbox.get()) is not None:
             request, payload = item
-            self._busy_since = time.monotonic()
+            self._busy_since = self._world.now()
             self._progress = m.Progress(run=self.run, seq=request.seq, busy=True)
             try:
                 reply = self._execute(request, payload)
@@ -162,6 +223,8 @@ class ServedRun:
                 )
                 reply = codec.encode(error_message)
             del item, payload
+            if self._stuck:
+                break  # given up meanwhile: everything has been answered
             self._progress = msgspec.structs.replace(self._progress, busy=False)
             self._outgoing.reply(request.seq, reply)
             if isinstance(request, m.CloseRun):
@@ -178,6 +241,8 @@ class ServedRun:
         except Exception:
             log.exception("machine did not close")
         self._machine = None
+        if self._stuck:
+            return
         self._store.release(self.run)
         log.info("run closed", extra={"fields": {"run": self.run}})
         self._on_closed(self)
@@ -258,7 +323,7 @@ class ServedRun:
         if self._machine is None:
             raise RequestError(f"run {self.run}: not started; send its missing constants, then Start")
         if self._broken:
-            raise DeviceError(f"run {self.run} is unusable since an earlier failure: {self._broken}")
+            raise self._unusable()
         return self._machine
 
     def _step(self, request: m.Step, payload: list[Buffer]) -> codec.Frames:
@@ -338,7 +403,7 @@ class ServedRun:
         self._outgoing.value(value, array)
 
     def _check_cancel(self) -> None:
-        if self._cancel.is_set():
+        if self._cancelled:
             raise CancelledError(f"run {self.run}: cancelled, it was closed or the device is stopping")
 
 

@@ -1,22 +1,18 @@
-"""The device process: one ROUTER socket, the sessions of its hosts, and their runs.
+"""The server behind the front: one ROUTER socket, its hosts, and their runs. Each host has a process with one of these.
 
 The loop never computes: it decodes, hands requests to runs' workers, and sends what they put into the outbox.
-So a Pong comes back in milliseconds while every worker is busy. Hosts that fall silent lose their runs after
-`limits.idle_s`. What this file does not do: execute anything (`run.py`), decide who may connect (wire
-security is set up by `bind`).
+So a Pong comes back in milliseconds while every worker is busy. What a host claims is held against `limits` here: how much
+it may have unanswered, how much is kept for it, how long a product may take. Hosts that fall silent lose their runs after
+`limits.idle_s`. What this file does not do: execute anything (`run.py`), decide who may connect (`front.py`).
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 import zmq
@@ -24,21 +20,27 @@ import zmq
 from ditto_cosim.device.core import ExecutorFactory
 from ditto_cosim.device.serving.run import ServedRun
 from ditto_cosim.device.serving.store import Store
-from ditto_cosim.protocol import codec, security
+from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
-from ditto_cosim.protocol.errors import DittoError, ProtocolError, QuotaError, RequestError, describe
+from ditto_cosim.protocol.errors import (
+    DittoError,
+    LimitError,
+    ProtocolError,
+    QuotaError,
+    RequestError,
+    describe,
+)
+from ditto_cosim.protocol.loop import REAL, Loop, World
 from ditto_cosim.protocol.tensors import Buffer
 from ditto_cosim.protocol.version import PROTOCOL_VERSION, check_peer, package_version, parameters_digest
-from ditto_cosim.protocol.waker import Waker
 
 log = logging.getLogger("ditto.device")
 
-TICK_S = 0.1
-COPY_BELOW_BYTES = 1 << 16
-"""Shorter frames are cheaper to copy into the socket than to keep alive until it has sent them."""
 CLOSED_RUNS_REMEMBERED = 4096
 MESSAGES_TO_A_HOST = 100_000
 """More than a host's windows let come together; a host that asks and never reads is not sent more."""
+MESSAGES_FROM_A_HOST = 1000
+"""Read ahead of the loop; then the host's own socket holds them."""
 
 
 @dataclass
@@ -61,118 +63,65 @@ class Server:
         limits: m.Limits,
         defaults: m.RunSpec,
         backends: Sequence[str],
-        parent_pid: int | None = None,
+        local: bool = True,
+        alone: bool = False,
+        world: World = REAL,
     ) -> None:
         self._factory, self._limits, self._defaults = factory, limits, defaults
         self._backends = sorted({*backends, defaults.backend})
-        self._local = True
-        self._parent_pid = parent_pid
+        self._local, self._alone, self._world = local, alone, world
         self._device = secrets.token_hex(8)
         self._store = Store(limits.store_bytes)
         self._hosts: dict[bytes, _Host] = {}
         self._closed: OrderedDict[str, bool] = OrderedDict()
-        self._outbox: deque[tuple[bytes, codec.Frames]] = deque()
         self._gone: deque[ServedRun] = deque()
-        self._alone_since = time.monotonic()
-        self._stopping = threading.Event()
-        self._context = zmq.Context()
-        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        self._gate: security.Gate | None = None
-        self._waker = Waker()
+        self._alone_since = world.now()
+        self._stuck = 0
+        self._sockets = world.sockets()
+        self._socket = self._sockets.router(
+            max(limits.frame_bytes, limits.header_bytes), MESSAGES_TO_A_HOST, MESSAGES_FROM_A_HOST
+        )
+        self._loop = Loop(world, self._tick)
 
-    def bind(self, address: str, keys: Path | None = None) -> str:
-        """Listen; anything but ipc and loopback needs `keys`, a directory that `ditto keys` made."""
-        security.check_address(address, keys)
-        self._local = security.is_local(address)
-        socket = self._socket
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        socket.setsockopt(zmq.SNDHWM, MESSAGES_TO_A_HOST)
-        socket.setsockopt(zmq.LINGER, 500)
-        socket.setsockopt(zmq.MAXMSGSIZE, max(self._limits.frame_bytes, self._limits.header_bytes))
-        if address.startswith("tcp://["):
-            socket.setsockopt(zmq.IPV6, 1)
-        if keys is not None:
-            self._gate = security.Gate(self._context, socket, keys)
+    def bind(self, address: str) -> str:
+        """Listen where the front, or a test, can reach this server."""
         try:
-            socket.bind(address)
+            return self._socket.bind(address)
         except zmq.ZMQError as error:
             raise DittoError(f"cannot listen on {address}: {error}. Is another device there?") from None
-        bound: bytes = socket.getsockopt(zmq.LAST_ENDPOINT)  # type: ignore[assignment]  # bytes for this option
-        return bound.rstrip(b"\0").decode()
 
     def stop(self) -> None:
         """Ask `serve` to end; safe from signal handlers and other threads."""
-        self._stopping.set()
-        self._waker.set()
+        self._loop.stop()
 
     def serve(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._waker.fd, zmq.POLLIN)
-        tick_at = 0.0
+        self._loop.watch(self._socket, self._receive, self._limits.frames)
         try:
-            while not self._stopping.is_set():
-                events = dict(poller.poll(int(TICK_S * 1000)))
-                self._waker.clear()
-                self._send_outbox()
-                if self._socket in events:
-                    for _ in range(64):
-                        if not self._receive():
-                            break
-                if (now := time.monotonic()) >= tick_at:
-                    tick_at = now + TICK_S
-                    self._tick(now)
+            self._loop.run()
         finally:
             self._shut_down()
 
     # --- sockets --------------------------------------------------------------------------------------------
 
     def _post(self, identity: bytes, frames: codec.Frames) -> None:
-        """Called by workers and by the loop alike."""
-        self._outbox.append((identity, frames))
-        self._waker.set()
+        """Called by workers and by the loop alike. A host that is not connected queries for what it lacks when it is."""
+        self._loop.post(self._socket, [identity, *frames])
 
-    def _send_outbox(self) -> None:
-        while self._outbox:
-            identity, frames = self._outbox.popleft()
-            try:
-                self._socket.send(identity, zmq.NOBLOCK | zmq.SNDMORE)
-                for i, frame in enumerate(frames):
-                    copy = memoryview(frame).nbytes < COPY_BELOW_BYTES
-                    more = zmq.SNDMORE if i + 1 < len(frames) else 0
-                    self._socket.send(frame, zmq.NOBLOCK | more, copy=copy)
-            except zmq.ZMQError as error:
-                # The host is not connected at the moment. It queries for what it lacks when it comes back.
-                log.debug("not sent", extra={"fields": {"host": identity.hex(), "why": str(error)}})
-
-    def _receive(self) -> bool:
-        """One message; False if there is none. Frames beyond the limit are dropped as they come."""
-        frames: list[zmq.Frame] = []
-        try:
-            while True:
-                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
-                if len(frames) <= self._limits.frames + 1:
-                    frames.append(frame)
-                if not frame.more:
-                    break
-        except zmq.Again:
-            return False
+    def _receive(self, frames: list[zmq.Frame]) -> None:
         identity = frames[0].bytes
         body: list[Buffer] = [f.buffer for f in frames[1:]]
         try:
             message = codec.decode_host(body, self._limits)
         except ProtocolError as error:
             self._refuse(identity, error)
-            return True
+            return
         try:
             self._handle(identity, message, body[1:])
         except ProtocolError as error:
-            self._refuse(identity, error)
+            self._refuse(identity, error, getattr(message, "run", ""), getattr(message, "seq", 0))
         except Exception as error:
             log.exception("message failed", extra={"fields": {"host": identity.hex()}})
             self._refuse(identity, error, getattr(message, "run", ""), getattr(message, "seq", 0))
-        return True
 
     def _refuse(self, identity: bytes, error: Exception, run: str = "", seq: int = 0) -> None:
         kind, text, state = describe(error)
@@ -188,8 +137,12 @@ class Server:
             return
         host = self._hosts.get(identity)
         if host is None:
-            raise ProtocolError(f"{type(message).__name__} before Hello; greet this device first")
-        host.heard_at = time.monotonic()
+            # Not an answer to its request, which it sends again when it has greeted.
+            self._refuse(
+                identity, ProtocolError(f"{type(message).__name__} before Hello; greet this device first")
+            )
+            return
+        host.heard_at = self._world.now()
         match message:
             case m.Ping():
                 progress = [run.progress() for run in host.runs.values()]
@@ -221,7 +174,8 @@ class Server:
             self._refuse(identity, error)
             return
         if identity not in self._hosts:
-            self._hosts[identity] = _Host(hello.host, hello.stream_bytes, time.monotonic())
+            stream_bytes = min(hello.stream_bytes, self._limits.stream_bytes)
+            self._hosts[identity] = _Host(hello.host, stream_bytes, self._world.now())
             log.info("host connected", extra={"fields": {"host": hello.host}})
         welcome = m.Welcome(
             protocol=PROTOCOL_VERSION,
@@ -239,6 +193,7 @@ class Server:
         if run is None and isinstance(request, m.OpenRun) and request.run not in self._closed:
             run = self._open(identity, host, request)
         if run is not None:
+            self._check_window(host, request)
             run.submit(request, payload)
         elif isinstance(request, m.CloseRun):
             self._post(identity, codec.encode(m.Closed(run=request.run, seq=request.seq)))
@@ -250,6 +205,18 @@ class Server:
             )
             self._post(
                 identity, codec.encode(m.Error(run=request.run, seq=request.seq, kind=kind, message=text))
+            )
+
+    def _check_window(self, host: _Host, request: m.Request) -> None:
+        """What a host that keeps to its window never meets."""
+        owed = [run.owed for run in host.runs.values()]
+        count, nbytes = sum(c for c, _ in owed), sum(b for _, b in owed)
+        if isinstance(request, m.CloseRun):
+            return
+        if count >= self._limits.window_requests or nbytes > self._limits.window_bytes:
+            raise LimitError(
+                f"{count} requests of {nbytes} bytes are unanswered; the window is "
+                f"{self._limits.window_requests} requests and {self._limits.window_bytes} bytes"
             )
 
     def _open(self, identity: bytes, host: _Host, request: m.OpenRun) -> ServedRun | None:
@@ -275,6 +242,7 @@ class Server:
             settle=self._settle,
             send=lambda frames: self._post(identity, frames),
             on_closed=self._gone.append,
+            world=self._world,
         )
         host.runs[request.run] = run
         return run
@@ -323,11 +291,10 @@ class Server:
         for identity, host in list(self._hosts.items()):
             for run in host.runs.values():
                 run.flush()
+                if run.overdue(now):
+                    self._stuck += 1
             if now - host.heard_at > self._limits.idle_s:
                 self._drop_host(identity, f"silent for {self._limits.idle_s:g} s")
-        if self._parent_pid is not None and os.getppid() != self._parent_pid:
-            log.warning("parent process is gone", extra={"fields": {"parent": self._parent_pid}})
-            self._stopping.set()
 
     def _drop_host(self, identity: bytes, why: str) -> None:
         host = self._hosts.pop(identity, None)
@@ -336,20 +303,19 @@ class Server:
         log.info("host dropped", extra={"fields": {"host": host.name, "why": why, "runs": len(host.runs)}})
         for run in host.runs.values():
             run.abandon()
+        if self._alone and not self._hosts:
+            self._loop.stop()
 
     def _shut_down(self) -> None:
         runs = [run for host in self._hosts.values() for run in host.runs.values()]
         for run in runs:
             run.stop()
-        deadline = time.monotonic() + 3.0
-        stuck = [run.run for run in runs if not run.join(max(0.0, deadline - time.monotonic()))]
-        self._send_outbox()
-        if self._gate is not None:
-            self._gate.close()
+        deadline = self._world.now() + 3.0
+        stuck = [run.run for run in runs if not run.join(max(0.0, deadline - self._world.now()))]
+        self._loop.flush()
         self._socket.close()
-        self._waker.close()
-        if stuck:
+        self._loop.close()
+        if stuck or self._stuck:
             log.warning("runs did not stop", extra={"fields": {"runs": stuck}})
-        else:
-            self._context.term()
-        log.info("device stops", extra={"fields": {"hosts": len(self._hosts)}})
+        self._sockets.close(wait=not stuck and not self._stuck)
+        log.info("server stops", extra={"fields": {"hosts": len(self._hosts)}})

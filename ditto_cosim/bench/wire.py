@@ -93,6 +93,9 @@ class NullMachine:
     def restore(self, blob: bytes) -> None:
         pass
 
+    def activity(self) -> None:
+        return None
+
     def close(self) -> None:
         pass
 

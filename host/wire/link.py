@@ -11,9 +11,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket as os_socket
-import threading
-import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,11 +29,10 @@ from ditto_cosim.protocol.errors import (
     VersionError,
     revive,
 )
+from ditto_cosim.protocol.loop import REAL, TICK_S, Loop, World
 from ditto_cosim.protocol.tensors import Buffer
 from ditto_cosim.protocol.version import PROTOCOL_VERSION, check_peer, package_version, parameters_digest
-from ditto_cosim.protocol.waker import Waker
 
-TICK_S = 0.1
 BEAT_S = 1.0
 DEAD_S = 15.0
 """Silence after which the device is given up."""
@@ -44,8 +40,6 @@ ASK_AGAIN_S = 0.5
 ASK_AGAIN_MOST_S = 4.0
 SEND_MOST = 20
 """Times a request is sent before it is given up."""
-COPY_BELOW_BYTES = 1 << 16
-
 OnStream = Callable[[m.Stream, Buffer | None], None]
 Watch = Callable[[], str]
 """Looks after the device's process: empty while it lives, otherwise how it ended."""
@@ -54,7 +48,7 @@ Watch = Callable[[], str]
 class Pending:
     """A request under way: between `Link.begin` and `Link.finish`."""
 
-    def __init__(self, request: m.Request, frames: codec.Frames) -> None:
+    def __init__(self, request: m.Request, frames: codec.Frames, now: float) -> None:
         self.key = (request.run, request.seq)
         self.frames = frames
         self.nbytes = sum(memoryview(f).nbytes for f in frames)
@@ -66,7 +60,7 @@ class Pending:
         self.payload: list[Buffer] = []
         self.failure: Exception | None = None
         self.sent = 1
-        self.heard_at = time.monotonic()
+        self.heard_at = now
         self.patience_s = ASK_AGAIN_S
 
     @property
@@ -87,6 +81,7 @@ class Link:
         dead_s: float = DEAD_S,
         stream_bytes: int = 64 << 20,
         watch: Watch | None = None,
+        world: World = REAL,
     ) -> None:
         security.check_address(address, keys)
         self.address = address
@@ -94,7 +89,8 @@ class Link:
         self.welcome: m.Welcome | None = None
         self.progress: dict[str, m.Progress] = {}
         self._dead_s, self._stream_bytes, self._watch = dead_s, stream_bytes, watch
-        self._lock = threading.Condition()
+        self.world = world
+        self._lock = world.condition()
         self._pending: dict[tuple[str, int], Pending] = {}
         self._window: set[tuple[str, int]] = set()
         """Requests that the device has not answered yet."""
@@ -102,33 +98,26 @@ class Link:
         self._failure: Exception | None = None
         self._refusal = ""
         self._closing = False
-        self._outbox: deque[codec.Frames] = deque()
-        self._heard_at = time.monotonic()
+        self._heard_at = self._beat_at = world.now()
+        self._token = 0
 
-        self._context = zmq.Context()
-        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._sockets = world.sockets()
         # ROUTERs refuse identities that begin with a zero byte.
-        self._socket.setsockopt(zmq.IDENTITY, b"H" + secrets.token_bytes(16))
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.setsockopt(zmq.LINGER, 200)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-        if address.startswith("tcp://["):
-            self._socket.setsockopt(zmq.IPV6, 1)
+        self._socket = self._sockets.dealer(b"H" + secrets.token_bytes(16), address)
+        self._connected = address
         try:
             if keys is not None:
-                security.use_keys(self._socket, keys)
+                security.use_keys(self._socket.raw, keys)
             self._socket.connect(address)
         except (DittoError, zmq.ZMQError) as error:
             self._socket.close()
-            self._context.term()
+            self._sockets.close()
             if isinstance(error, zmq.ZMQError):
                 raise SecurityError(f"cannot connect to {address}: {error}") from None
             raise
-        self._waker = Waker()
-        self._thread = threading.Thread(target=self._loop, name=f"link {address}", daemon=True)
-        self._thread.start()
+        self._loop = Loop(world, self._tick)
+        self._loop.watch(self._socket, self._receive, self.limits.frames)
+        self._thread = world.thread(self._run, f"link {address}")
         self._greet(timeout_s, keys is not None)
 
     # --- called from users' threads -------------------------------------------------------------------------
@@ -143,7 +132,7 @@ class Link:
         answered."""
         frames = codec.encode(request, payload)
         self._check_limits(request, frames)
-        pending = Pending(request, frames)
+        pending = Pending(request, frames, self.world.now())
         with self._lock:
             while self._window and (
                 len(self._window) >= self.limits.window_requests
@@ -155,7 +144,7 @@ class Link:
             self._pending[pending.key] = pending
             self._window.add(pending.key)
             self._window_bytes += pending.nbytes
-            pending.heard_at = time.monotonic()
+            pending.heard_at = self.world.now()
         self._post(frames)
         return pending
 
@@ -213,44 +202,24 @@ class Link:
                 return
             self._closing = True
         self.fail(DeviceLostError(f"the link to {self.address} was closed"))
-        self._waker.set()
-        if threading.current_thread() is not self._thread:
+        self._loop.stop()
+        if self.world.running() is not self._thread:
             self._thread.join()
 
     # --- the thread -----------------------------------------------------------------------------------------
 
-    def _loop(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._waker.fd, zmq.POLLIN)
-        tick_at = beat_at = 0.0
-        token = 0
+    def _run(self) -> None:
         try:
-            while not self._closing:
-                events = dict(poller.poll(int(TICK_S * 1000)))
-                self._waker.clear()
-                self._send_outbox()
-                if self._socket in events:
-                    for _ in range(64):
-                        if not self._receive():
-                            break
-                now = time.monotonic()
-                if now >= tick_at:
-                    tick_at = now + TICK_S
-                    self._tick(now)
-                if now >= beat_at:
-                    beat_at = now + (min(BEAT_S, self.limits.idle_s / 4) if self.welcome else ASK_AGAIN_S)
-                    token += 1
-                    self._send(codec.encode(m.Ping(token=token)) if self.welcome else self._hello())
+            self._loop.run()
         except Exception as error:
             self.fail(DeviceLostError(f"the link to {self.address} broke: {type(error).__name__}: {error}"))
         finally:
             if self._closing and self.welcome and not isinstance(self._failure, ProtocolError):
-                self._send_outbox()
-                self._send(codec.encode(m.Bye()))
+                self._loop.flush()
+                self._socket.send(codec.encode(m.Bye()))
             self._socket.close()
-            self._context.term()
-            self._waker.close()
+            self._sockets.close()
+            self._loop.close()
 
     def _hello(self) -> codec.Frames:
         return codec.encode(
@@ -264,38 +233,19 @@ class Link:
         )
 
     def _post(self, frames: codec.Frames) -> None:
-        self._outbox.append(frames)
-        self._waker.set()
+        """What gets lost, because the device is starting or refused us, is asked for again."""
+        self._loop.post(self._socket, frames)
 
-    def _send_outbox(self) -> None:
-        while self._outbox:
-            self._send(self._outbox.popleft())
-
-    def _send(self, frames: codec.Frames) -> None:
-        try:
-            for i, frame in enumerate(frames):
-                copy = memoryview(frame).nbytes < COPY_BELOW_BYTES
-                flags = zmq.NOBLOCK | (zmq.SNDMORE if i + 1 < len(frames) else 0)
-                self._socket.send(frame, flags, copy=copy)
-        except zmq.Again:
-            # Not connected: refused, or the device is starting. What is lost is asked for again.
-            pass
-
-    def _receive(self) -> bool:
-        try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return False
+    def _receive(self, frames: list[zmq.Frame]) -> None:
         body: list[Buffer] = [f.buffer for f in frames]
-        self._heard_at = time.monotonic()
+        self._heard_at = self.world.now()
         try:
             message = codec.decode_device(body, self.limits)
         except ProtocolError as error:
             self.fail(ProtocolError(f"the device at {self.address} sent what this host cannot read: {error}"))
-            return True
+            return
         with self._lock:
             self._handle(message, body[1:])
-        return True
 
     def _handle(self, message: m.DeviceMessage, payload: list[Buffer]) -> None:
         match message:
@@ -348,7 +298,7 @@ class Link:
         if self.welcome is None and isinstance(error, VersionError | ParametersError | QuotaError):
             self.fail(error)
         elif self.welcome is not None:
-            self._outbox.append(self._hello())
+            self._post(self._hello())
 
     def _streamed(self, pending: Pending, message: m.Stream, payload: Buffer | None) -> None:
         if message.index >= pending.arrived and message.index not in pending.stream:
@@ -367,10 +317,10 @@ class Link:
             )
             self._lock.notify_all()
         else:
-            self._outbox.append(pending.frames)
+            self._post(pending.frames)
 
     def _heard(self, pending: Pending) -> None:
-        pending.heard_at, pending.patience_s = time.monotonic(), ASK_AGAIN_S
+        pending.heard_at, pending.patience_s = self.world.now(), ASK_AGAIN_S
 
     def _tick(self, now: float) -> None:
         if self._watch is not None and (ended := self._watch()):
@@ -384,15 +334,21 @@ class Link:
                     pending.heard_at = now
                     pending.patience_s = min(2 * pending.patience_s, ASK_AGAIN_MOST_S)
                     run, seq = pending.key
-                    self._outbox.append(codec.encode(m.Query(run=run, seq=seq, received=pending.arrived)))
-        self._send_outbox()
+                    self._post(codec.encode(m.Query(run=run, seq=seq, received=pending.arrived)))
+        self._beat(now)
+
+    def _beat(self, now: float) -> None:
+        if now >= self._beat_at:
+            self._beat_at = now + (min(BEAT_S, self.limits.idle_s / 4) if self.welcome else ASK_AGAIN_S)
+            self._token += 1
+            self._post(codec.encode(m.Ping(token=self._token)) if self.welcome else self._hello())
 
     # --- checks ---------------------------------------------------------------------------------------------
 
     def _greet(self, timeout_s: float, with_keys: bool) -> None:
-        deadline = time.monotonic() + timeout_s
+        deadline = self.world.now() + timeout_s
         with self._lock:
-            while self.welcome is None and self._failure is None and time.monotonic() < deadline:
+            while self.welcome is None and self._failure is None and self.world.now() < deadline:
                 self._lock.wait(TICK_S)
             failure = self._failure
             if failure is None and self.welcome is None:

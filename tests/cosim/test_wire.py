@@ -415,7 +415,7 @@ def test_host_that_vanishes_frees_its_runs_after_the_stated_time(address: str) -
     with serving(address, idle_s=0.6, runs=1), connect(address) as other:
         vanishing = Link(address)
         run = Device(vanishing).open_run(program, constants)
-        vanishing._send = lambda frames: None  # type: ignore[method-assign]  # as if its cable were cut
+        vanishing._loop.post = lambda socket, frames: None  # type: ignore[method-assign]  # as if its cable were cut
         with pytest.raises(QuotaError, match="holds 1 runs"):
             other.open_run(program, constants)
         with wait_for(lambda: other.open_run(program, constants)) as mine:

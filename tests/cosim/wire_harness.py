@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,17 +31,15 @@ OFFERED = ["model", "rtl"]
 
 
 @contextlib.contextmanager
-def serving(
-    address: str, *, factory: Callable[..., Any] = Machine, keys: Path | None = None, **limits: Any
-) -> Iterator[str]:
-    """A device in a thread of this process; gives the address it listens on."""
+def serving(address: str, *, factory: Callable[..., Any] = Machine, **limits: Any) -> Iterator[str]:
+    """A device's server, without the front, in a thread of this process; gives the address it listens on."""
     server = Server(
         factory,
         limits=msgspec.structs.replace(m.Limits(), **limits),
         defaults=m.RunSpec(backend="model", chip="tiny", design="ditto"),
         backends=OFFERED,
     )
-    bound = server.bind(address, keys)
+    bound = server.bind(address)
     thread = threading.Thread(target=server.serve, daemon=True)
     thread.start()
     try:
