@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Regression cases: everything a pass through a tile needs, made from a few numbers.
 
 A case is its parameters and a seed, so it fits on a command line (`Case.text`, `Case.parse`) and always

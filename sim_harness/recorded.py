@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recorded activations: the operands of a layer, kept in a file, run through the RTL again.
 
 A file holds any number of captures: int8 current and reference [M, K], int8 weights [K, N], mode and name.

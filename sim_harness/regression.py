@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The RTL's regression: passes through Verilated tiles against a reference model, row by row and cycle by
 cycle.
 

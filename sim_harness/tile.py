@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One Verilated tile as an object: load weights, run rows, read cycles.
 
 A `Tile` owns one model and its clock; make one per thread. `run` releases the GIL while the RTL runs.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Drives one Verilated tile at full speed: whole matrices in, accumulators and per-row cycles out, no per-cycle Python.
 //
 // A cycle here: ports are set, handshakes of this cycle are noted, the clock rises and falls. Operands are offered beat by

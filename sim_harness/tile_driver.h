@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The harness's C interface to a Verilated tile: what `sim_harness/tile.py` calls. Version: DITTO_ABI.
 // What it does not do: check arguments (tile.py does, with names and limits), allocate results, know about layers.
 #pragma once

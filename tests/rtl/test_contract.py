@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RTL = model, to the cycle, on every row: hypothesis chooses the passes, stalled and not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The regression itself: it passes on the RTL, and a wrong line is found, shrunk, and can be run again."""
 
 from __future__ import annotations
