@@ -30,7 +30,7 @@ DRAIN_CYCLES = 2
 """Cycles between a pass's last `done` and its end: the last word is multiplied, its result taken."""
 SLOT_BANKS = 2
 """Rows a lane holds encoded: one is filled while the other is replayed."""
-TILE_ABI_VERSION = 2
+TILE_ABI_VERSION = 3
 """Version of the C interface between the driver's shared library and `sim_harness`."""
 
 MODE_CODES: dict[Mode, int] = {"original": 0, "temporal": 1, "spatial": 2}

@@ -113,7 +113,6 @@ module tile
     if (!rst_ni) begin
       busy_q <= 1'b0;
       bank_q <= 1'b0;
-      rows_q <= '0;
     end else if (start) begin
       busy_q       <= 1'b1;
       bank_q       <= bank_q ^ (swap_i && (WeightBanks > 1));

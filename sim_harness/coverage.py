@@ -78,7 +78,7 @@ def measure(model: Reference, seconds: float, seed: int = 0) -> tuple[Coverage, 
     for bench in benches.values():
         bench.tile.reset()
     deadline = time.monotonic() + seconds
-    cases = [case for name in COVERAGE_SETS for case in directed_cases(name, SETS[name])]
+    cases = [case for name in COVERAGE_SETS for case in directed_cases(name, SETS[name], checked=True)]
     mismatch = run_cases(cases, model, report, benches, deadline)
     mismatch = mismatch or run_cases(random_cases(COVERAGE_SETS, seed), model, report, benches, deadline)
     if mismatch is not None:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Assertions of a lane, bound into every lane of a checked build; speed runs and synthesis never see this file.
 //
-// Handshakes hold until transfer; every difference of a row is replayed exactly once per column block, as slots whose
+// Nothing is valid out of reset; handshakes hold until transfer; every difference of a row is replayed exactly once per column block, as slots whose
 // values sum up to it and whose high nibbles sit on even positions; sums stay within what K elements can make; nothing is
 // written to a bank that is full; every cycle of the replay is counted as busy, starved or stalled.
 // What it does not do: check products (the regression compares every accumulator) or cycles (it compares those too).
@@ -46,6 +46,20 @@ module lane_checks
   input logic [CycleWidth-1:0] starved_o,
   input logic [CycleWidth-1:0] stalled_o
 );
+
+  ////////////////////////////////////////////////////
+  // Out of reset                                   //
+  ////////////////////////////////////////////////////
+
+  logic reset_q;
+
+  always_ff @(posedge clk_i) begin : silence
+    reset_q <= !rst_ni;
+    if (rst_ni && reset_q) begin
+      assert (!operand_ready_o && !group_valid && !row_end && !word_valid && !replaying && !result_valid_o)
+      else $error("something is valid out of reset");
+    end
+  end
 
   ////////////////////////////////////////////////////
   // Handshakes                                     //
