@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is compiled on this machine, kept by content: the compiler, names of results, and a cache that survives anything.
 
 A result is made under a file lock in a temporary folder that is renamed into place: a second process waits and finds it, a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Words shared by every block of the tile: the slot, the mode, the widths that no parameter changes.
 // What is not here: sizes (lanes, columns, ...), which are parameters of `tile` and come from protocol/hardware.py.
 

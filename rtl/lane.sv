@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Lane: one encoder, its slot buffer, C PEs that share the replayed slots, and their weights.
 //
 // Rows `first_row_i`, `first_row_i` + stride, ... below `rows_i` pass through in order. Timing of row r of a lane, with

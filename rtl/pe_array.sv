@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // PE array: the C PEs of a lane and the weights they multiply. All PEs see the same word of four slots; PE c owns
 // output column c of the block.
 //
@@ -68,7 +69,7 @@ module pe_array
 
   logic [7:0]  weights [1 << AddrWidth][Columns];
   logic [7:0]  offset_row [Columns];
-  logic [31:0] partial [Columns];
+  logic [31:0] partial_q [Columns];
 
   function automatic logic [AddrWidth-1:0] weight_addr(logic bank, logic [BlockWidth-1:0] block,
                                                        logic [SlotKWidth-1:0] k);
@@ -97,7 +98,7 @@ module pe_array
     for (int unsigned c = 0; c < Columns; c++) begin
       automatic logic [15:0] pair01 = {8'd0, weights[row0][c]} * x0 + {8'd0, weights[row1][c]} * x1 + bias01;
       automatic logic [15:0] pair23 = {8'd0, weights[row2][c]} * x2 + {8'd0, weights[row3][c]} * x3 + bias23;
-      partial[c] = (partial[c] & keep) + ({16'd0, pair01} + {16'd0, pair23} - 32'h1_0000);
+      partial_q[c] = (partial_q[c] & keep) + ({16'd0, pair01} + {16'd0, pair23} - 32'h1_0000);
     end
   endfunction
 
@@ -118,7 +119,7 @@ module pe_array
                  weight_addr(active_bank_i, word_block_i, word_i[3].k),
                  operand(word_i[0], 1'b1), operand(word_i[1], 1'b0),
                  operand(word_i[2], 1'b1), operand(word_i[3], 1'b0));
-      if (word_last_i) result_o <= partial;
+      if (word_last_i) result_o <= partial_q;
     end
   end
 

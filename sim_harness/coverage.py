@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Line and toggle coverage of the RTL under the regression's cases.
 
 Small geometries are built with Verilator's counters, run, and their counts merged by source line (lines)
@@ -32,10 +33,10 @@ EXCUSED: tuple[tuple[str, str], ...] = (
     (r"^(zero|low|full)\w*(\[\d\])?\[([7-9]|10)\]$", "more than 128 elements of one class in one lane"),
     (r"^(weight_k_i|k_base_q)\[10\]$", "k never reaches 1,024, which only counts do"),
     (r"^(k_base_q|beat_k_q)\[[01]\]$", "multiples of E"),
-    (r"^(sign|slots)\[\d+\]\[[1-7]\]$", "bytes for the simulator's sake; values are 0…2"),
+    (r"^(sign|slots)_q\[\d+\]\[[1-7]\]$", "bytes for the simulator's sake; values are 0…2"),
     (r"\[[13]\]\.hi$", "no shifter, no high nibble at odd positions: the contract"),
-    (r"^window\[(15|31|63)\]\[\d+\]$", "the entry past what a beat can add"),
-    (r"^fill\[\d+\]$", "its highest bit is taken back in the same cycle"),
+    (r"^window_q\[(15|31|63)\]\[\d+\]$", "the entry past what a beat can add"),
+    (r"^fill_q\[\d+\]$", "its highest bit is taken back in the same cycle"),
 )
 """Signals, by regular expression, whose toggles are not asked for, and why."""
 
@@ -77,7 +78,7 @@ def measure(model: Reference, seconds: float, seed: int = 0) -> tuple[Coverage, 
     for bench in benches.values():
         bench.tile.reset()
     deadline = time.monotonic() + seconds
-    cases = [case for name in COVERAGE_SETS for case in directed_cases(name, SETS[name])]
+    cases = [case for name in COVERAGE_SETS for case in directed_cases(name, SETS[name], checked=True)]
     mismatch = run_cases(cases, model, report, benches, deadline)
     mismatch = mismatch or run_cases(random_cases(COVERAGE_SETS, seed), model, report, benches, deadline)
     if mismatch is not None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Functional coverage: what the regression has to have seen, and what it saw.
 
 Every point has a name; a table counts how often each was hit. Points are judged from a case's operands and

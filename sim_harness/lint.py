@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lints the RTL: Verilator -Wall on every parameter set, verible's style rules.
 
 Waivers live in rtl/waivers.vlt and rtl/.rules.verible_lint, each with its reason.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tile's ports by name, and C accessors to them with the names PyVerilator looks for.
 
 Array ports appear once a lane, `result_o_0`, `result_o_1`, …, as one wide word each, element 0 lowest.

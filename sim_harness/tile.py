@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One Verilated tile as an object: load weights, run rows, read cycles.
 
 A `Tile` owns one model and its clock; make one per thread. `run` releases the GIL while the RTL runs.
@@ -38,7 +39,7 @@ U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
 
 ROWS_MAX = 1 << 23
-_STUCK, _ASSERTION = 1, 2
+_STUCK, _ASSERTION, _RESET = 1, 2, 4
 
 
 class _Pass(ctypes.Structure):
@@ -50,6 +51,7 @@ class _Pass(ctypes.Structure):
         ("pattern_cycles", ctypes.c_int64),
         *((name, ctypes.c_int64) for name in ("next_k", "next_n", "next_stride")),
         ("watchdog_idle_cycles", ctypes.c_uint64),
+        ("reset_cycle", ctypes.c_uint64),
         *((name, ctypes.c_void_p) for name in ("current", "reference", "accumulators", "enc_done", "done")),
         *((name, ctypes.c_void_p) for name in ("zero", "low", "full", "counters", "offer", "accept")),
         ("next_weights", ctypes.c_void_p),
@@ -145,9 +147,10 @@ def _library(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "ditto_abi": (ctypes.c_int32, []),
-        "ditto_open": (ctypes.c_void_p, [ctypes.c_char_p]),
+        "ditto_open": (ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_uint32]),
         "ditto_close": (None, [ctypes.c_void_p]),
         "ditto_reset": (None, [ctypes.c_void_p]),
+        "ditto_attack": (None, [ctypes.c_void_p, ctypes.c_uint64]),
         "ditto_load_weights": (ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3),
         "ditto_run": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(_Pass)]),
         "ditto_run_product": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(_Product)]),
@@ -197,6 +200,7 @@ class Tile:
         options: BuildOptions | None = None,
         watchdog_idle_cycles: int = 20_000,
         trace: Path | None = None,
+        state_seed: int = 0,
     ) -> None:
         options = options or BuildOptions(trace="none" if trace is None else trace_format(trace))
         if trace is not None and options.trace != trace_format(trace):
@@ -209,7 +213,34 @@ class Tile:
         self._watchdog = watchdog_idle_cycles
         self._lock = threading.Lock()
         self._loaded: tuple[int, int] | None = None
-        self._handle = self._library.ditto_open(str(trace).encode() if trace is not None else None)
+        self._options, self._trace = options, trace
+        self._handle = self._open(state_seed)
+
+    def _open(self, state_seed: int) -> Any:
+        path = str(self._trace).encode() if self._trace is not None else None
+        return self._library.ditto_open(path, state_seed & 0xFFFF_FFFF)
+
+    def power_up(self, state_seed: int) -> None:
+        """The tile as new: another random state where the build has one, then a reset."""
+        with self._exclusive():
+            self._library.ditto_close(self._handle)
+            self._handle = self._open(state_seed)
+            self._loaded = None
+
+    def attack(self, seed: int) -> None:
+        """From now on ports without their valid carry garbage, and starts and weights are offered where they must not
+        be heard (checked builds); 0 ends it."""
+        if seed and not self._options.checked:
+            raise TileInputError(
+                "tile: only a checked build can be attacked: assertions, random_state or trace"
+            )
+        with self._exclusive():
+            self._library.ditto_attack(self._handle, seed & 0xFFFF_FFFF_FFFF_FFFF)
+
+    def hold(self, k: int, n: int) -> None:
+        """Says that the bank a reset made active still has weights of this shape: memories outlive a reset."""
+        with self._exclusive():
+            self._loaded = (k, n)
 
     def load_weights(self, weights: I8) -> int:
         """Loads int8 [K, N]; they stay until the next load. Returns the cycles that took."""
@@ -278,6 +309,37 @@ class Tile:
             accumulators, enc_done, done, *classes, busy, starved, stalled,
             int(request.cycles), int(request.next_cycles), ports,
         )  # fmt: skip
+
+    def run_cut(
+        self, current: I8, reference: I8 | int, mode: Mode, reset_cycle: int, stalls: Stalls | None = None
+    ) -> None:
+        """Starts the rows and resets the tile in the cycle `reset_cycle` of the pass, or at its end (checked builds)."""
+        if not self._options.checked or reset_cycle < 1:
+            raise TileInputError(f"tile: reset_cycle = {reset_cycle} needs a checked build, and starts at 1")
+        k, n = self._held()
+        current, rows = self._check_operands(current, reference, mode, k)
+        m = len(current)
+        times, classes = np.empty((2, m), np.uint32), np.empty((3, m), np.uint16)
+        request = self._pass(
+            current,
+            rows,
+            reference,
+            mode,
+            np.empty((m, n), np.int32),
+            np.empty((self.geometry.lanes, 3), np.uint32),
+        )
+        request.enc_done, request.done = (row.ctypes.data for row in times)
+        request.zero, request.low, request.full = (row.ctypes.data for row in classes)
+        request.reset_cycle = reset_cycle
+        if stalls is not None:
+            self._check_stalls(stalls)
+            request.pattern_cycles = stalls.offer.shape[1]
+            request.offer, request.accept = stalls.offer.ctypes.data, stalls.accept.ctypes.data
+        with self._exclusive():
+            status = self._library.ditto_run(self._handle, ctypes.byref(request))
+            if status != _RESET:
+                self._fail(status, f"in a pass of {m} rows, K = {k}, N = {n}, mode {mode}, cut by a reset")
+            self._loaded = None
 
     def run_bare(self, beat: I8, rows: int, mode: Mode) -> int:
         """A pass of `rows` rows made of one repeated beat [E] against zero, clock only: what driving costs is

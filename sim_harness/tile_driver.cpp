@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Drives one Verilated tile at full speed: whole matrices in, accumulators and per-row cycles out, no per-cycle Python.
 //
 // A cycle here: ports are set, handshakes of this cycle are noted, the clock rises and falls. Operands are offered beat by
@@ -63,6 +64,25 @@ constexpr int64_t kLanes = DITTO_LANES;
 constexpr int64_t kColumns = DITTO_COLUMNS;
 constexpr int64_t kBeat = DITTO_ENCODE_WIDTH;
 constexpr bool kTraced = DITTO_TRACE_VCD || DITTO_TRACE_FST;
+constexpr bool kChecked = DITTO_CHECKED;
+
+// What an attack draws from; xorshift, because a seed must give the same pass on every machine.
+class Dice {
+ public:
+  void seed(uint64_t seed) { state_ = seed; }
+  bool attacks() const { return kChecked && state_ != 0; }
+  uint64_t next() {
+    state_ ^= state_ << 13;
+    state_ ^= state_ >> 7;
+    state_ ^= state_ << 17;
+    return state_ * 0x2545F4914F6CDD1D >> 24;
+  }
+  uint64_t below(uint64_t limit) { return next() % limit; }
+  bool chance(uint64_t in) { return below(in) == 0; }
+
+ private:
+  uint64_t state_ = 0;
+};
 
 struct Feed {  // where a lane's operand stream stands
   const int8_t* current;
@@ -86,8 +106,8 @@ struct Load {
 
 class Tile {
  public:
-  explicit Tile(const char* trace_path)
-      : context_(new VerilatedContext), top_(new Vtile(context_.get())), ports_(top_->rootp) {
+  Tile(const char* trace_path, uint32_t state_seed)
+      : context_(make_context(state_seed)), top_(new Vtile(context_.get())), ports_(top_->rootp) {
 #if DITTO_TRACE_VCD || DITTO_TRACE_FST
     if (trace_path) {
       context_->traceEverOn(true);
@@ -109,13 +129,31 @@ class Tile {
     Verilated::threadContextp(Verilated::defaultContextp());  // it pointed to ours
   }
 
+  static VerilatedContext* make_context(uint32_t state_seed) {
+    auto* context = new VerilatedContext;
+#if DITTO_RANDOM_STATE
+    context->randReset(2);
+    context->randSeed(static_cast<int>(state_seed & 0x7fffffff) | 1);
+#else
+    (void)state_seed;
+#endif
+    return context;
+  }
+
+  void attack(uint64_t seed) { dice_.seed(seed); }
+
+  // Two cycles of reset, or one to three of an attacked one; the tile must then be silent (checked builds).
   void reset() {
+    message_.clear();
+    fault_.clear();
+    swap_next_ = false;
     try {
       drive_reset();
-    } catch (const RtlStopped&) {
+    } catch (const RtlStopped& stopped) {
+      fault_ = stopped.what;
+    } catch (const RtlBroken& broken) {
+      fault_ = broken.what;
     }
-    swap_next_ = false;
-    message_.clear();
   }
 
   void drive_reset() {
@@ -125,24 +163,49 @@ class Tile {
     ports_->weight_valid_i = 0;
     for (int64_t l = 0; l < kLanes; ++l) ports_->operand_valid_i[l] = 0, ports_->result_ready_i[l] = 0;
     top_->eval();
-    tick();
-    tick();
+    const uint64_t cycles = dice_.attacks() ? 1 + dice_.below(3) : 2;
+    for (uint64_t cycle = 0; cycle < cycles; ++cycle) {
+      if (dice_.attacks()) {  // whatever is asked for in reset is not heard
+        disturb();
+        ports_->start_i = dice_.chance(2);
+        for (int64_t l = 0; l < kLanes; ++l) ports_->operand_valid_i[l] = dice_.chance(2);
+      }
+      tick();
+    }
+    ports_->start_i = 0;
+    for (int64_t l = 0; l < kLanes; ++l) ports_->operand_valid_i[l] = 0;
+    if (kChecked) expect_silence("out of reset");
     ports_->rst_ni = 1;
-    tick();
+    const uint64_t quiet = kChecked ? 6 : 1;
+    for (uint64_t cycle = 0; cycle < quiet; ++cycle) {
+      if (dice_.attacks()) disturb();
+      tick();
+      if (kChecked) expect_silence("after a reset");
+    }
   }
 
   int64_t load(const int8_t* weights, int64_t stride, int64_t k, int64_t n) {
     Load load{weights, stride, k, n};
     int64_t cycles = 0;
     try {
+      if (!fault_.empty()) throw RtlBroken{fault_};
       for (; !load.over(); ++cycles) {
+        while (dice_.attacks() && dice_.chance(4)) {
+          disturb();
+          tick();
+        }
+        if (dice_.attacks()) disturb();
         present(load);
+        if (kChecked && !ports_->weight_ready_o) throw RtlBroken{"weights are refused while no pass runs"};
         tick();
         load.advance();
       }
     } catch (const RtlStopped& stopped) {
       message_ = stopped.what;
       return -kDittoAssertion;
+    } catch (const RtlBroken& broken) {
+      message_ = broken.what;
+      return -kDittoProtocol;
     }
     ports_->weight_valid_i = 0;
     swap_next_ = DITTO_WEIGHT_BANKS > 1;
@@ -151,6 +214,7 @@ class Tile {
 
   int32_t run(DittoPass& pass) {
     try {
+      if (kChecked && !fault_.empty()) throw RtlBroken{fault_};
       return run_any(pass);
     } catch (const RtlStopped& stopped) {
       message_ = stopped.what;
@@ -197,7 +261,7 @@ class Tile {
 
   int32_t run_any(DittoPass& pass) {
     if (pass.next_weights) return run_as<true, true>(pass);
-    if (pass.pattern_cycles || pass.record || kTraced) return run_as<true, false>(pass);
+    if (pass.pattern_cycles || pass.record || kChecked) return run_as<true, false>(pass);
     return run_as<false, false>(pass);
   }
 
@@ -266,6 +330,44 @@ class Tile {
   }
 
  private:
+  // Everything that the tile must not look at: payloads without their valid, the pass's ports without a start that is heard.
+  void disturb() {
+    ports_->mode_i = dice_.below(4);
+    ports_->rows_i = dice_.below(1 << 24);
+    ports_->k_i = dice_.below(1 << 11);
+    ports_->blocks_i = dice_.below(1 << 12);
+    ports_->swap_i = dice_.chance(2);
+    ports_->start_i = ports_->busy_o && dice_.chance(2);
+    ports_->weight_valid_i = ports_->rst_ni && !ports_->weight_ready_o && dice_.chance(2);
+    ports_->weight_block_i = dice_.below(1 << 12);
+    ports_->weight_k_i = dice_.below(1 << 11);
+    for (int64_t c = 0; c < kColumns; ++c) ports_->weight_i[c] = dice_.next();
+    for (int64_t l = 0; l < kLanes; ++l) {
+      if (!ports_->result_valid_o[l]) ports_->result_ready_i[l] = dice_.chance(2);
+      if (ports_->operand_valid_i[l]) continue;
+      for (int64_t e = 0; e < kBeat; ++e) {
+        ports_->current_i[l * kBeat + e] = dice_.next();
+        ports_->reference_i[l * kBeat + e] = dice_.next();
+      }
+    }
+  }
+
+  void expect_silence(const char* when) const {
+    const char* loud = ports_->busy_o ? "busy_o" : !ports_->weight_ready_o ? "weight_ready_o" : nullptr;
+    for (int64_t l = 0; l < kLanes; ++l) {
+      if (ports_->result_valid_o[l]) loud = "result_valid_o";
+      if (ports_->operand_ready_o[l]) loud = "operand_ready_o";
+    }
+    if (loud) throw RtlBroken{std::string(loud) + " is wrong " + when};
+  }
+
+  void expect_weight_ready() const {
+    const bool expected = DITTO_WEIGHT_BANKS > 1 || !ports_->busy_o;
+    if (ports_->weight_ready_o != expected) {
+      throw RtlBroken{std::string("weight_ready_o is ") + (expected ? "low" : "high") + " in a pass"};
+    }
+  }
+
   void dump() {
 #if DITTO_TRACE_VCD || DITTO_TRACE_FST
     if (trace_file_) trace_file_->dump(time_);
@@ -288,10 +390,10 @@ class Tile {
     Vtile___024root___eval_nba(ports_);
     ports_->__VnbaTriggered[0] = 0;
 #else
-    top_->clk_i = 1;
+    top_->clk_i = 0;  // a waveform shows the inputs from here on, half a cycle before the edge that sees them
     top_->eval();
     dump();
-    top_->clk_i = 0;
+    top_->clk_i = 1;
     top_->eval();
     dump();
 #endif
@@ -316,6 +418,10 @@ class Tile {
     } else {
       std::memcpy(&ports_->current_i[l * kBeat], feed.current + feed.k, left);
       std::memcpy(&ports_->reference_i[l * kBeat], feed.reference + feed.k, left);
+      for (int64_t e = left; dice_.attacks() && e < kBeat; ++e) {
+        ports_->current_i[l * kBeat + e] = dice_.next();
+        ports_->reference_i[l * kBeat + e] = dice_.next();
+      }
     }
   }
 
@@ -362,6 +468,28 @@ class Tile {
   }
 
   void begin(const DittoPass& pass) {
+    if (dice_.attacks()) {
+      for (uint64_t cycle = dice_.below(4); cycle > 0; --cycle) {
+        disturb();
+        tick();
+        expect_silence("between passes");
+      }
+      if (dice_.chance(3)) {  // a pass of no rows is over after one cycle
+        disturb();
+        ports_->start_i = 1;
+        ports_->rows_i = 0;
+        ports_->swap_i = 0;
+        tick();
+        ports_->start_i = 0;
+        if (!ports_->busy_o || ports_->cycle_o != 0) throw RtlBroken{"a start without rows was not heard"};
+        disturb();
+        ports_->start_i = 0;
+        tick();
+        expect_silence("after a pass of no rows");
+      }
+      disturb();
+      ports_->weight_valid_i = 0;
+    }
     ports_->start_i = 1;
     ports_->swap_i = swap_next_;
     ports_->mode_i = pass.mode;
@@ -376,6 +504,15 @@ class Tile {
     tick();
     ports_->start_i = 0;
     swap_next_ = false;
+    if (kChecked && (!ports_->busy_o || ports_->cycle_o != 0)) throw RtlBroken{"a start was not heard, or cycle_o is not 0"};
+  }
+
+  // The reset that cuts a pass off.
+  int32_t cut(DittoPass& pass) {
+    drive_reset();
+    swap_next_ = false;
+    pass.cycles = 0;
+    return kDittoReset;
   }
 
   template <bool kPatterns, bool kNext>
@@ -396,10 +533,22 @@ class Tile {
     for (; ports_->busy_o; ++cycle) {
       bool taken[kLanes];
       bool moved = false;
+      if (kPatterns && kChecked) {
+        if (pass.reset_cycle && cycle + 1 == pass.reset_cycle) return cut(pass);
+        if (ports_->cycle_o != cycle) throw RtlBroken{"cycle_o is " + std::to_string(ports_->cycle_o) + " in cycle " + std::to_string(cycle)};
+        if (dice_.attacks()) disturb();
+        for (int64_t l = 0; l < kLanes; ++l) {
+          if (ports_->result_valid_o[l] && !pass.pattern_cycles) ports_->result_ready_i[l] = 1;
+        }
+        expect_weight_ready();
+      }
       for (int64_t l = 0; l < kLanes; ++l) {
         if (kPatterns && pass.pattern_cycles) {
           const int64_t at = l * pass.pattern_cycles + cycle % pass.pattern_cycles;
-          if (more[l] && pass.offer[at]) ports_->operand_valid_i[l] = 1;  // and stays, until taken
+          if (more[l] && pass.offer[at]) {
+            if (dice_.attacks() && !ports_->operand_valid_i[l]) put_beat(l, pass);  // where garbage stood
+            ports_->operand_valid_i[l] = 1;  // and stays, until taken
+          }
           ports_->result_ready_i[l] = pass.accept[at];
         }
         if (kPatterns && !more[l] && ports_->operand_ready_o[l]) {
@@ -435,6 +584,8 @@ class Tile {
       idle = moved ? 0 : idle + 1;
       if (idle > pass.watchdog_idle_cycles) return kDittoStuck;
     }
+    if (kChecked) ports_->start_i = ports_->weight_valid_i = 0;
+    if (kPatterns && kChecked && pass.reset_cycle) return cut(pass);
     if (kNext) {
       for (; !next.over(); next.advance(), ++cycle) {
         present(next);
@@ -469,7 +620,9 @@ class Tile {
   Feed feeds_[kLanes] = {};
   std::vector<uint8_t> port_trace_[kLanes];
   std::string message_;
+  std::string fault_;  // what was wrong with the last reset
   bool swap_next_ = false;
+  Dice dice_;
 };
 
 Tile* as_tile(void* tile) { return static_cast<Tile*>(tile); }
@@ -479,9 +632,10 @@ Tile* as_tile(void* tile) { return static_cast<Tile*>(tile); }
 extern "C" {
 
 DITTO_API int32_t ditto_abi() { return DITTO_ABI; }
-DITTO_API void* ditto_open(const char* trace_path) { return new Tile(trace_path); }
+DITTO_API void* ditto_open(const char* trace_path, uint32_t state_seed) { return new Tile(trace_path, state_seed); }
 DITTO_API void ditto_close(void* tile) { delete as_tile(tile); }
 DITTO_API void ditto_reset(void* tile) { as_tile(tile)->reset(); }
+DITTO_API void ditto_attack(void* tile, uint64_t seed) { as_tile(tile)->attack(seed); }
 DITTO_API int64_t ditto_load_weights(void* tile, const int8_t* weights, int64_t stride, int64_t k, int64_t n) {
   return as_tile(tile)->load(weights, stride, k, n);
 }

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The harness's C interface to a Verilated tile: what `sim_harness/tile.py` calls. Version: DITTO_ABI.
 // What it does not do: check arguments (tile.py does, with names and limits), allocate results, know about layers.
 #pragma once
@@ -6,7 +7,7 @@
 
 extern "C" {
 
-enum DittoStatus : int32_t { kDittoOk = 0, kDittoStuck = 1, kDittoAssertion = 2, kDittoProtocol = 3 };
+enum DittoStatus : int32_t { kDittoOk = 0, kDittoStuck = 1, kDittoAssertion = 2, kDittoProtocol = 3, kDittoReset = 4 };
 
 // One pass. Strides are in elements; a reference stride of 0 repeats one row.
 struct DittoPass {
@@ -15,6 +16,7 @@ struct DittoPass {
   int64_t pattern_cycles;  // length of the stall patterns; 0: nobody stalls
   int64_t next_k, next_n, next_stride;
   uint64_t watchdog_idle_cycles;
+  uint64_t reset_cycle;  // checked builds: this many cycles into the pass a reset cuts it off; 0: none does
   const int8_t* current;
   const int8_t* reference;
   int32_t* accumulators;
@@ -50,9 +52,13 @@ struct DittoProduct {
 };
 
 int32_t ditto_abi();
-void* ditto_open(const char* trace_path);
+// Registers start as `state_seed` draws them where the build asks for it.
+void* ditto_open(const char* trace_path, uint32_t state_seed);
 void ditto_close(void* tile);
 void ditto_reset(void* tile);
+// Checked builds: from now on every port without its valid carries garbage, and starts and weights are offered where they
+// must not be heard. 0 ends it.
+void ditto_attack(void* tile, uint64_t seed);
 // Returns the cycles taken, or a negative DittoStatus.
 int64_t ditto_load_weights(void* tile, const int8_t* weights, int64_t stride, int64_t k, int64_t n);
 int32_t ditto_run(void* tile, DittoPass* pass);

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyVerilator's view of a tile: every port by name, one signal at a time, with the clock in your hands.
 
     from ditto_cosim.protocol.hardware import GEOMETRIES

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto rtl …`: build, test, replay, look at, cover, lint and synthesise the RTL.
 
 The only place where the device's lane model is handed to the harness's regression. Heavy imports wait until a

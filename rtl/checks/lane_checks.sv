@@ -1,6 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
 // Assertions of a lane, bound into every lane of a checked build; speed runs and synthesis never see this file.
 //
-// Handshakes hold until transfer; every difference of a row is replayed exactly once per column block, as slots whose
+// Nothing is valid out of reset; handshakes hold until transfer; every difference of a row is replayed exactly once per column block, as slots whose
 // values sum up to it and whose high nibbles sit on even positions; sums stay within what K elements can make; nothing is
 // written to a bank that is full; every cycle of the replay is counted as busy, starved or stalled.
 // What it does not do: check products (the regression compares every accumulator) or cycles (it compares those too).
@@ -47,6 +48,20 @@ module lane_checks
 );
 
   ////////////////////////////////////////////////////
+  // Out of reset                                   //
+  ////////////////////////////////////////////////////
+
+  logic reset_q;
+
+  always_ff @(posedge clk_i) begin : silence
+    reset_q <= !rst_ni;
+    if (rst_ni && reset_q) begin
+      assert (!operand_ready_o && !group_valid && !row_end && !word_valid && !replaying && !result_valid_o)
+      else $error("something is valid out of reset");
+    end
+  end
+
+  ////////////////////////////////////////////////////
   // Handshakes                                     //
   ////////////////////////////////////////////////////
 
@@ -88,48 +103,53 @@ module lane_checks
     return value * (k * 40503 + 12345);
   endfunction
 
-  int         row_sum;
-  int         row_k;
-  int         expected [4];  // rows taken but not yet replayed: at most one in flight and two in banks
-  logic [1:0] put;
-  logic [1:0] get;
-  int         block_sum;
+  int         row_sum_q;
+  int         row_k_q;
+  int         expected_q [4];  // rows taken but not yet replayed: at most one in flight and two in banks
+  logic [1:0] put_q;
+  logic [1:0] get_q;
+  int         block_sum_q;
 
+  // A scoreboard, not hardware: it is written like a program.
+  // verilator lint_off BLKSEQ
+  // verilog_lint: waive-start always-ff-non-blocking
   always_ff @(posedge clk_i) begin : slots
     if (!rst_ni) begin
-      row_sum = 0;
-      row_k   = 0;
-      put     = '0;
-      get     = '0;
+      row_sum_q = 0;
+      row_k_q   = 0;
+      put_q     = '0;
+      get_q     = '0;
     end else begin
       if (operand_valid_i && operand_ready_o) begin
         for (int e = 0; e < int'(EncodeWidth); e++) begin
-          if (row_k + e < int'(k_i)) begin
-            row_sum += signature(row_k + e, int'($signed(current_i[e])) - int'($signed(reference_i[e])));
+          if (row_k_q + e < int'(k_i)) begin
+            row_sum_q += signature(row_k_q + e, int'($signed(current_i[e])) - int'($signed(reference_i[e])));
           end
         end
-        row_k += int'(EncodeWidth);
-        if (row_k >= int'(k_i)) begin
-          expected[put] = row_sum;
-          put           = put + 2'd1;
-          row_sum       = 0;
-          row_k         = 0;
+        row_k_q += int'(EncodeWidth);
+        if (row_k_q >= int'(k_i)) begin
+          expected_q[put_q] = row_sum_q;
+          put_q             = put_q + 2'd1;
+          row_sum_q         = 0;
+          row_k_q           = 0;
         end
       end
       if (word_valid && word_ready) begin
-        if (word_first) block_sum = 0;
+        if (word_first) block_sum_q = 0;
         for (int i = 0; i < int'(SlotsPerWord); i++) begin
           automatic int value = int'(word[i].nibble) << (word[i].hi ? 4 : 0);
           assert (!word[i].hi || i % 2 == 0) else $error("a high nibble sits on odd position %0d", i);
           assert (word[i].nibble == '0 || {1'b0, word[i].k} < k_i) else $error("a slot of element %0d", word[i].k);
-          block_sum += signature(int'(word[i].k), word[i].sign ? -value : value);
+          block_sum_q += signature(int'(word[i].k), word[i].sign ? -value : value);
         end
-        if (word_last) assert (block_sum == expected[get]) else $error("slots were lost, doubled or changed");
-        if (row_done) get = get + 2'd1;
+        if (word_last) assert (block_sum_q == expected_q[get_q]) else $error("slots were lost, doubled or changed");
+        if (row_done) get_q = get_q + 2'd1;
       end
       if (group_valid || row_end) assert (bank_free) else $error("slots were written to a full bank");
     end
   end
+  // verilog_lint: waive-stop always-ff-non-blocking
+  // verilator lint_on BLKSEQ
 
   ////////////////////////////////////////////////////
   // Sums and counters                              //

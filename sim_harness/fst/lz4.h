@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stands in for liblz4 where Verilator's FST writer includes it: a valid LZ4 block of one literal run, nothing more, so
 // that waveforms need no system library. What it does not do: compress.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stands in for zlib where Verilator's FST writer includes it: a valid zlib stream of stored blocks, nothing more, so that
 // waveforms need no system library. What it does not do: compress.
 #pragma once

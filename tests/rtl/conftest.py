@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiles the RTL tests share: built once a session, with the RTL's assertions."""
 
 from __future__ import annotations

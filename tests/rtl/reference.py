@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reference the RTL is held to.
 
 Products in float64 (exact far beyond 2³¹), everything else from the written contract.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """cocotb drives single blocks, independent of the C++ driver."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds: cached by content, safe against other processes and kills, refused with sentences."""
 
 from __future__ import annotations

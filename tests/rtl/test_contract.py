@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """RTL = model, to the cycle, on every row: hypothesis chooses the passes, stalled and not."""
 
 from __future__ import annotations
@@ -7,16 +8,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ditto_cosim.protocol.hardware import MODES
-from ditto_cosim.sim_harness.build import BuildOptions
 from ditto_cosim.sim_harness.cases import DATA, STALLS, WEIGHTS, Case
-from ditto_cosim.sim_harness.regression import SETS, Bench, Report, directed_cases, run_cases
+from ditto_cosim.sim_harness.regression import (
+    CHECKED,
+    SETS,
+    Bench,
+    Report,
+    directed_cases,
+    options_for,
+    run_cases,
+)
 
 _BENCHES: dict[str, Bench] = {}
 
 
 def bench(name: str) -> Bench:
     if name not in _BENCHES:
-        _BENCHES[name] = Bench(name, BuildOptions(assertions=name in ("tiny", "mag4_banks", "wide")))
+        _BENCHES[name] = Bench(name, options_for(name))
     return _BENCHES[name]
 
 
@@ -34,6 +42,8 @@ def cases(draw: st.DrawFn, name: str, rows: int) -> Case:
         stalls=draw(st.sampled_from(STALLS)),
         keep_weights=draw(st.booleans()),
         preload=geometry.weight_banks == 2 and draw(st.booleans()),
+        attack=name in CHECKED and draw(st.booleans()),
+        reset=draw(st.integers(-1, 60)) if name in CHECKED else 0,
         seed=draw(st.integers(0, 2**31)),
     )
 
@@ -55,7 +65,9 @@ def test_rtl_equals_model_on_every_row(model, name, rows, examples):
 @pytest.mark.parametrize("name", ["tiny", "mag4_banks", "wide"])
 def test_rtl_equals_model_on_the_directed_cases(model, name):
     report = Report(0)
-    found = run_cases(directed_cases(name, SETS[name]), model, report, {name: bench(name)}, float("inf"))
+    found = run_cases(
+        directed_cases(name, SETS[name], checked=True), model, report, {name: bench(name)}, float("inf")
+    )
     assert found is None, f"{found}\n{found.command}"
     assert report.stalled_rows > 300
 
@@ -63,7 +75,9 @@ def test_rtl_equals_model_on_the_directed_cases(model, name):
 def test_directed_cases_alone_reach_nearly_every_functional_point(model):
     report = Report(0)
     for name in ("tiny", "mag4_banks", "wide"):
-        run_cases(directed_cases(name, SETS[name]), model, report, {name: bench(name)}, float("inf"))
+        run_cases(
+            directed_cases(name, SETS[name], checked=True), model, report, {name: bench(name)}, float("inf")
+        )
     assert set(report.functional.missed) <= {"M < lanes"}, report.functional.missed
 
 

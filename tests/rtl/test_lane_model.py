@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lane model against the recurrence written out, and against a lane stepped cycle by cycle."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tile as an object: results, arguments, errors. Cycles are test_contract.py's."""
 
 from __future__ import annotations

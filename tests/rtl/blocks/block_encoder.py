@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """cocotb: the encoder's ports with random valid and random permission; slots against a scalar reading of the header."""
 
 from __future__ import annotations

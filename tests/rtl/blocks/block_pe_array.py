@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """cocotb: the PE array sums random slot words under random back-pressure; results wait until they are taken."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """cocotb: the slot buffer replays every row once per block, whatever the receiver does, and never mixes banks."""
 
 from __future__ import annotations

