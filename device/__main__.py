@@ -1,11 +1,13 @@
-"""The device as a process: `python -m ditto_cosim.device`, which is what `ditto device` runs too.
+"""The device as processes: `python -m ditto_cosim.device`, which is what `ditto device` runs too.
 
-Starts listening before anything heavy is imported; the machine is loaded when the first run starts.
+This one is the front, which listens before anything heavy is imported. A second one, forked before the first has threads, is
+the nursery: it imports the machine and forks a worker for every host that comes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +17,19 @@ from typing import Any
 import msgspec
 
 from ditto_cosim.device.core import Executor
-from ditto_cosim.device.process import exit_now, keep_memory, log_to_stderr, stop_on_signals
+from ditto_cosim.device.process import (
+    exit_now,
+    keep_memory,
+    limit_memory,
+    log_to_stderr,
+    machine_bytes,
+    stop_on_signals,
+)
+from ditto_cosim.device.serving.front import Front
+from ditto_cosim.device.serving.nursery import Birth, Nursery, Slate
 from ditto_cosim.device.serving.server import Server
 from ditto_cosim.protocol import messages as m
+from ditto_cosim.protocol import security
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.tensors import Array
@@ -60,10 +72,23 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--idle-s", type=float, default=limits.idle_s, help="silence after which a host loses its runs"
     )
-    result.add_argument("--runs", type=int, default=limits.runs, help="most runs at once")
+    result.add_argument("--runs", type=int, default=limits.runs, help="most runs of a host at once")
+    result.add_argument("--hosts", type=int, default=limits.sessions, help="most hosts at once")
+    result.add_argument(
+        "--progress-s",
+        type=float,
+        default=limits.progress_s,
+        help="seconds that a product may take, and one more a million multiplications",
+    )
+    result.add_argument(
+        "--host-bytes",
+        type=int,
+        default=0,
+        help="memory of one host's process; 0: three quarters of the machine's",
+    )
     result.add_argument("--run-bytes", type=int, default=limits.run_bytes, help="memory limit of one run")
     result.add_argument(
-        "--store-bytes", type=int, default=limits.store_bytes, help="memory for constants, all runs"
+        "--store-bytes", type=int, default=limits.store_bytes, help="memory for constants, all runs of a host"
     )
     result.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     result.add_argument("--parent-pid", type=int, help="exit when this process is not the parent any more")
@@ -74,29 +99,52 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     log_to_stderr(options.log_level)
-    keep_memory()
     limits = msgspec.structs.replace(
         m.Limits(),
         idle_s=options.idle_s,
         runs=options.runs,
+        sessions=options.hosts,
         run_bytes=options.run_bytes,
         store_bytes=options.store_bytes,
+        progress_s=options.progress_s,
     )
-    server = Server(
-        lazy_machine(options.machine),
-        limits=limits,
-        defaults=m.RunSpec(backend=options.backend, chip=options.chip, design=options.design),
-        backends=[*backend_names(), *options.offer],
-        parent_pid=options.parent_pid,
-    )
+    defaults = m.RunSpec(backend=options.backend, chip=options.chip, design=options.design)
+    local = security.is_local(options.bind)
+    host_bytes = options.host_bytes or machine_bytes() // 4 * 3
+
+    def prepare() -> None:
+        with contextlib.suppress(Exception):  # the worker that needs it says why it is missing
+            load(options.machine)
+
+    def work(birth: Birth, slate: Slate) -> int:
+        keep_memory()
+        limit_memory(host_bytes)
+        server = Server(
+            lazy_machine(options.machine),
+            limits=limits,
+            defaults=defaults,
+            backends=[*backend_names(), *options.offer],
+            local=local,
+            alone=True,
+            on_beat=lambda now, doing: slate.write(birth.slot, now, doing),
+        )
+        with security.private_files():
+            server.bind(birth.endpoint)
+        stop_on_signals(server.stop)
+        server.serve()
+        return 0
+
+    nursery = Nursery(work, prepare)
     try:
-        address = server.bind(options.bind, options.keys)
+        front = Front(nursery, limits, parent_pid=options.parent_pid)
+        address = front.bind(options.bind, options.keys)
     except DittoError as error:
+        nursery.close()
         print(f"ditto device: {error}", file=sys.stderr)
         return 2
-    stop_on_signals(server.stop)
+    stop_on_signals(front.stop)
     print(f"ditto device listens on {address}", flush=True)
-    server.serve()
+    front.serve()
     return 0
 
 

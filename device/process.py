@@ -10,9 +10,11 @@ import ctypes
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from ditto_cosim.protocol.errors import debugging
 
@@ -42,6 +44,30 @@ def log_to_stderr(level: str) -> None:
 def stop_on_signals(stop: Callable[[], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop())
+
+
+def die_with_parent() -> None:
+    """Linux only; elsewhere the parent's end of a socket has to do."""
+    pr_set_pdeathsig = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def limit_memory(more_bytes: int) -> None:
+    """From now on this process may take so much more; beyond, allocations fail here instead of in somebody else. If the
+    whole machine runs out, this process goes before others."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        held = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData"))
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (held + more_bytes, most))
+
+
+def machine_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def exit_now(code: int) -> None:

@@ -24,7 +24,7 @@ from ditto_cosim.host.analysis.replay import AnalysisError, constants_of, record
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RunRecord
-from ditto_cosim.sim_harness.recorded import Capture, save_captures
+from ditto_cosim.sim_harness.captures import Capture, save_captures
 
 
 class _Keeper:

@@ -13,7 +13,8 @@
     ├── BackendError            a backend refused a layer or failed in it
     │   └── WatchdogError       … made no progress; `state` holds what it was doing
     ├── DeviceError (ours)      the device failed in a way that has no better name; its log has the traceback
-    │   └── CancelledError      the run was closed, or the device stopped, while a step was under way
+    │   ├── CancelledError      the run was closed, or the device stopped, while a step was under way
+    │   └── CrashedError        the process that served this host ended, and its runs with it
     ├── LinkError               host and device cannot talk
     │   ├── DeviceLostError     the device does not answer any more, or its process ended
     │   └── SecurityError       an address or a key that the rules of the wire do not allow
@@ -106,6 +107,12 @@ class CancelledError(DeviceError):
     ours = False
 
 
+class CrashedError(DeviceError):
+    """The process that served this host ended, and its runs with it."""
+
+    ours = False
+
+
 class LinkError(DittoError):
     """Host and device cannot talk."""
 
@@ -144,6 +151,8 @@ WIRE_ERRORS: dict[str, type[DittoError]] = {
         WatchdogError,
         DeviceError,
         CancelledError,
+        CrashedError,
+        SecurityError,
         IsaError,
         GeometryError,
     )

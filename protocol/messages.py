@@ -113,10 +113,10 @@ class Limits(_Part, frozen=True, kw_only=True):
     run_bytes: Count = 16 << 30
     """Most memory of one run."""
     store_bytes: Count = 16 << 30
-    """Memory for constants, shared by all runs."""
+    """Memory for constants, shared by all runs of a host."""
     runs: Count = 8
-    """Most runs open at once."""
-    sessions: Count = 64
+    """Most runs a host may have open at once."""
+    sessions: Count = 16
     """Most hosts at once."""
     idle_s: float = 60.0
     """A host not heard of for so long loses its runs."""
@@ -272,6 +272,12 @@ class Welcome(_Message, frozen=True, kw_only=True):
     limits: Limits
 
 
+class Moved(_Message, frozen=True, kw_only=True):
+    """The answer to Hello where the device has a process for every host: greet that one, at its own address."""
+
+    address: Name
+
+
 class Opened(_Reply, frozen=True, kw_only=True):
     missing: list[Digest]
     """Constants that the device does not hold yet."""
@@ -367,5 +373,5 @@ Request = OpenRun | PutTensors | Start | Step | Restore | CloseRun
 Reply = Opened | Stored | Started | StepDone | Restored | Closed | Error
 Stream = Reports | Observed
 HostMessage = Hello | Request | Ack | Query | Ping | Bye
-DeviceMessage = Welcome | Reply | Stream | Missing | Pong
+DeviceMessage = Welcome | Moved | Reply | Stream | Missing | Pong
 Message = HostMessage | DeviceMessage

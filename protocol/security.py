@@ -14,8 +14,13 @@ What this file does not do: encrypt. libzmq's CURVE does.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
+import re
+import socket as os_socket
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +30,9 @@ import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 
 from ditto_cosim.protocol.errors import SecurityError
+
+IPC_PATH_BYTES = 96
+"""Of the 107 that a socket's path may have; workers' sockets stand beside it and are a little longer."""
 
 
 def is_local(address: str) -> bool:
@@ -42,14 +50,75 @@ def is_local(address: str) -> bool:
 
 def check_address(address: str, keys: Path | None) -> None:
     """Refuse what is no address, and a reachable one without keys."""
-    scheme = address.partition("://")[0]
-    if scheme not in ("ipc", "tcp") or "://" not in address:
-        raise SecurityError(f"address {address!r}: expected ipc://PATH or tcp://HOST:PORT")
+    scheme, _, rest = address.partition("://")
+    port = rest.rpartition(":")[2]
+    fits = {
+        "ipc": 0 < len(rest.encode()) <= IPC_PATH_BYTES and rest not in ("*", "@"),
+        "tcp": bool(re.fullmatch(r"\S+:(\d+|\*)", rest)) and (port == "*" or int(port) < 65536),
+    }
+    if not fits.get(scheme, False) or not address.isprintable() or re.search(r"[,;\s]", address):
+        raise SecurityError(
+            f"address {address!r}: expected ipc://PATH or tcp://HOST:PORT "
+            f"(a path of at most {IPC_PATH_BYTES} bytes, a port below 65536)"
+        )
     if keys is None and not is_local(address):
         raise SecurityError(
             f"address {address} can be reached from other machines, which takes keys on both sides. "
             "Make them with `ditto keys DIRECTORY`, then give --keys DIRECTORY."
         )
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Whatever is made meanwhile, its owner alone may use."""
+    old = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(old)
+
+
+def claim_path(path: Path) -> None:
+    """Make room for a socket: remove a dead one of this user's own, refuse everything else that is there."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SecurityError(f"cannot listen on ipc://{path}: {error}") from None
+    if not stat.S_ISSOCK(found.st_mode):
+        raise SecurityError(
+            f"cannot listen on ipc://{path}: a file is there, and it is no socket. Choose another path."
+        )
+    if found.st_uid != os.geteuid():
+        raise SecurityError(
+            f"cannot listen on ipc://{path}: a socket of another user is there. Choose another path."
+        )
+    if _answers(path):
+        raise SecurityError(
+            f"cannot listen on ipc://{path}: something listens there already. Is another device there?"
+        )
+    path.unlink(missing_ok=True)
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove the dead sockets of workers whose device at `path` was killed."""
+    for socket in path.parent.glob(path.name + ".*"):
+        if re.fullmatch(re.escape(path.name) + r"\.\d+", socket.name):
+            with contextlib.suppress(SecurityError, OSError):
+                claim_path(socket)
+
+
+def _answers(path: Path) -> bool:
+    with os_socket.socket(os_socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+        return True
 
 
 def make_keys(directory: Path, host: str) -> list[Path]:
@@ -74,39 +143,67 @@ def make_keys(directory: Path, host: str) -> list[Path]:
 
 
 def _make_pair(directory: Path, name: str) -> tuple[Path, Path]:
-    old = os.umask(0o077)
-    try:
+    with private_files():
         public, secret = zmq.auth.create_certificates(directory, name)
-    finally:
-        os.umask(old)
     os.chmod(secret, 0o600)
     return Path(public), Path(secret)
 
 
 def _load(path: Path) -> tuple[bytes, bytes | None]:
     try:
-        return zmq.auth.load_certificate(path)
+        public, secret = zmq.auth.load_certificate(path)
+        open_to = stat.S_IMODE(path.stat().st_mode) & 0o077
     except (OSError, ValueError) as error:
         raise SecurityError(f"key file {path}: {error}. Make keys with `ditto keys DIRECTORY`.") from None
+    if secret is not None and open_to:
+        raise SecurityError(f"key file {path} holds a secret that others may read; chmod 600 it")
+    return public, secret
 
 
 class Gate:
     """Admits hosts whose public key lies in `KEYS/hosts`; everybody else is refused before a message is
-    read."""
+    read. Keys that are added or removed count from the next `refresh`."""
 
     def __init__(self, context: zmq.Context[Any], socket: zmq.Socket[Any], keys: Path) -> None:
         public, secret = _load(keys / "device.key_secret")
         if secret is None:
             raise SecurityError(f"{keys / 'device.key_secret'} holds no secret key")
+        self._hosts = keys / "hosts"
+        self._seen = self._state()
+        self._admitted = self._keys()
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
-        self._authenticator.configure_curve(domain="*", location=str(keys / "hosts"))
+        self._authenticator.configure_curve(domain="*", location=str(self._hosts))
         socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
         socket.setsockopt(zmq.CURVE_SERVER, 1)
 
+    def refresh(self) -> bool:
+        """Whether keys came or went since the last call."""
+        state = self._state()
+        if state == self._seen:
+            return False
+        self._seen, self._admitted = state, self._keys()
+        self._authenticator.configure_curve(domain="*", location=str(self._hosts))
+        return True
+
+    def admits(self, key: str) -> bool:
+        return key in self._admitted
+
     def close(self) -> None:
         self._authenticator.stop()
+
+    def _state(self) -> list[tuple[str, int]]:
+        with contextlib.suppress(OSError):
+            return sorted((p.name, p.stat().st_mtime_ns) for p in self._hosts.glob("*.key"))
+        return []
+
+    def _keys(self) -> frozenset[str]:
+        found = set()
+        for path in self._hosts.glob("*.key"):
+            with contextlib.suppress(SecurityError):
+                found.add(_load(path)[0].decode())
+        return frozenset(found)
 
 
 def use_keys(socket: zmq.Socket[Any], keys: Path) -> None:

@@ -121,6 +121,12 @@ class ServedRun:
         """Requests without an answer, and their bytes."""
         return self._outgoing.owed
 
+    @property
+    def doing(self) -> str:
+        """What its backend is computing."""
+        activity = self._machine.activity() if self._machine is not None else None
+        return activity.what if activity is not None else ""
+
     def overdue(self, now: float) -> bool:
         """Whether the machine has just been found to make no progress. Its thread cannot be ended, so the run goes on without
         it: the request is answered, and so is whatever comes after it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -37,6 +37,8 @@ from ditto_cosim.protocol.version import PROTOCOL_VERSION, check_peer, package_v
 log = logging.getLogger("ditto.device")
 
 CLOSED_RUNS_REMEMBERED = 4096
+GREET_S = 10.0
+"""A worker whose host does not greet it ends."""
 MESSAGES_TO_A_HOST = 100_000
 """More than a host's windows let come together; a host that asks and never reads is not sent more."""
 MESSAGES_FROM_A_HOST = 1000
@@ -65,11 +67,13 @@ class Server:
         backends: Sequence[str],
         local: bool = True,
         alone: bool = False,
+        on_beat: Callable[[float, str], None] = lambda now, doing: None,
         world: World = REAL,
     ) -> None:
         self._factory, self._limits, self._defaults = factory, limits, defaults
         self._backends = sorted({*backends, defaults.backend})
         self._local, self._alone, self._world = local, alone, world
+        self._on_beat = on_beat
         self._device = secrets.token_hex(8)
         self._store = Store(limits.store_bytes)
         self._hosts: dict[bytes, _Host] = {}
@@ -283,8 +287,11 @@ class Server:
 
     def _tick(self, now: float) -> None:
         self._forget_closed_runs()
+        self._on_beat(now, self._doing())
         if self._hosts:
             self._alone_since = now
+        elif self._alone and now - self._alone_since > min(GREET_S, self._limits.idle_s):
+            self._loop.stop()
         elif now - self._alone_since > self._limits.idle_s:
             self._store.clear()
             self._alone_since = now
@@ -295,6 +302,11 @@ class Server:
                     self._stuck += 1
             if now - host.heard_at > self._limits.idle_s:
                 self._drop_host(identity, f"silent for {self._limits.idle_s:g} s")
+
+    def _doing(self) -> str:
+        """What the machines compute now, for whoever has to say what killed this process."""
+        running = [run.doing for host in self._hosts.values() for run in host.runs.values()]
+        return ", ".join(what for what in running if what)
 
     def _drop_host(self, identity: bytes, why: str) -> None:
         host = self._hosts.pop(identity, None)

@@ -137,7 +137,8 @@ def run_test(
 
 def _recorded(path: Path | None, model: Any) -> Any:
     """Runs recorded activations on a bench: those of the file, or the ones that ship."""
-    from ditto_cosim.sim_harness.recorded import load_captures, replay, shipped
+    from ditto_cosim.sim_harness.captures import load_captures, shipped
+    from ditto_cosim.sim_harness.recorded import replay
 
     if path is None and not shipped().exists():
         return None
@@ -305,7 +306,8 @@ def replay(
 ) -> None:
     """Run a layer of a recorded run through the RTL again and hold every row to the model."""
     from ditto_cosim.protocol.errors import DittoError
-    from ditto_cosim.sim_harness.recorded import load_captures, replay_all, save_captures
+    from ditto_cosim.sim_harness.captures import load_captures, save_captures
+    from ditto_cosim.sim_harness.recorded import replay_all
 
     try:
         if run.suffix == ".npz":

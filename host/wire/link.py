@@ -19,6 +19,7 @@ import zmq
 from ditto_cosim.protocol import codec, security
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (
+    CrashedError,
     DeviceLostError,
     DittoError,
     LimitError,
@@ -251,6 +252,8 @@ class Link:
         match message:
             case m.Welcome():
                 self._welcomed(message)
+            case m.Moved():
+                self._moved(message.address)
             case m.Pong():
                 self._same_device(message.device)
                 self.progress = {p.run: p for p in message.progress}
@@ -287,6 +290,14 @@ class Link:
             self._lock.notify_all()
         self._same_device(welcome.device)
 
+    def _moved(self, address: str) -> None:
+        """The device has a process for this host, which listens elsewhere on this machine."""
+        if self.welcome is None and address != self._connected and address.startswith("ipc://"):
+            self._socket.connect(address)
+            self._socket.disconnect(self._connected)
+            self._connected = address
+            self._post(self._hello())
+
     def _same_device(self, device: str) -> None:
         if self.welcome is not None and device != self.welcome.device:
             self.fail(DeviceLostError(f"the device at {self.address} was restarted; its runs are gone"))
@@ -295,7 +306,11 @@ class Link:
         """An Error that answers no request: the handshake failed, or the device forgot us."""
         error = revive(message.kind, message.message, message.state)
         self._refusal = message.message
-        if self.welcome is None and isinstance(error, VersionError | ParametersError | QuotaError):
+        if isinstance(error, CrashedError):
+            self.fail(DeviceLostError(message.message))
+        elif self.welcome is None and isinstance(
+            error, VersionError | ParametersError | QuotaError | SecurityError
+        ):
             self.fail(error)
         elif self.welcome is not None:
             self._post(self._hello())
