@@ -117,7 +117,7 @@ class World:
     now = staticmethod(time.monotonic)
     condition = staticmethod(threading.Condition)
     lock = staticmethod(threading.Lock)
-    mailbox = staticmethod(queue.SimpleQueue)
+    mailbox: Callable[[], queue.SimpleQueue[Any]] = staticmethod(queue.SimpleQueue)
     waits = staticmethod(Waits)
 
     def thread(self, target: Callable[[], None], name: str) -> threading.Thread:

@@ -127,7 +127,8 @@ def _live(
     try:
         prepare()
         while True:
-            ready, _, _ = select.select([channel, wake_read], [], [])
+            sources: list[socket.socket | int] = [channel, wake_read]
+            ready, _, _ = select.select(sources, [], [])
             if wake_read in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(wake_read, 4096)
