@@ -163,7 +163,7 @@ def _defines(geometry: Geometry, options: BuildOptions) -> list[str]:
     return defines + (["-DVM_COVERAGE=1"] if options.coverage else [])
 
 
-def _runtime(root: Path, options: BuildOptions, cache: Path) -> Path:
+def runtime(root: Path, options: BuildOptions, cache: Path) -> Path:
     """Folder of the compiled Verilator runtime for these options."""
     include = root / "include"
     names = ["verilated.cpp", "verilated_threads.cpp"]
@@ -244,7 +244,7 @@ def build(geometry: Geometry, options: BuildOptions | None = None, cache: Path |
 
     def make(work: Path) -> None:
         log.info("building tile %s (%s)", key, geometry)
-        runtime = _runtime(root, options, cache or cache_dir())
+        runtime = runtime(root, options, cache or cache_dir())
         generated = work / "generated"
         verilate(geometry, options, generated)
         unity = work / "unity.cpp"

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Board tile: the tile with memories around it, as bytes at addresses. A pass runs from the operand memories into the
+// result memories without a stall, so its cycles are the written contract's.
+//
+//   weights    byte ((block * KMax) + k) * C + c; a row of C bytes is loaded when its last byte is written
+//   current    byte (lane * OperandBeats + beat) * E + e; a lane's rows one behind another, each ceil(K/E) beats
+//   reference  the same place for every element, read when the REFERENCE register says so
+//   result     byte ((lane * ResultDepth) + entry) * 4C + 4c; a lane's rows one behind another, each `blocks` entries
+//   report     byte ((lane * ResultDepth) + row) * 8: zero, low, full, 0 as 16-bit words
+//
+// Registers (32 bit, little endian; a write takes effect with its last byte):
+//   0x00 MODE  0x04 ROWS  0x08 K  0x0c BLOCKS  0x10 REFERENCE: bit 8 memory, bits 7:0 constant  0x14 RUN (any write)
+//   0x18 STATUS: bit 0 a pass runs, bit 1 the last RUN was refused   0x1c CYCLES of the last pass   0x20 PASSES run
+//   0x24 DROPPED frames   0x40 + 16 * lane: BUSY, STARVED, STALLED of the last pass
+// A RUN that the tile cannot take (K, blocks or mode out of range, more rows than the memories hold) is refused.
+// What it does not do: know frames (engine), split K, add partial sums.
+
+module board_tile
+  import ditto_pkg::*;
+  import board_pkg::*;
+#(
+  parameter int unsigned Lanes        = 2,
+  parameter int unsigned Columns      = 8,
+  parameter int unsigned EncodeWidth  = 4,
+  parameter int unsigned KMax         = 256,
+  parameter int unsigned NMax         = 64,
+  parameter int unsigned LowRule      = 0,
+  parameter int unsigned WeightBanks  = 1,
+  parameter int unsigned OperandBeats = 2048,
+  parameter int unsigned ResultDepth  = 1024,
+  parameter int unsigned Window       = 4,
+  parameter logic [63:0] Digest       = 64'd0
+) (
+  input  logic clk_i,
+  input  logic rst_ni,
+
+  output logic        busy_o,
+  input  logic        write_valid_i,
+  input  logic [31:0] address_i,
+  input  logic [7:0]  write_data_i,
+  output logic [7:0]  read_data_o,
+  input  logic [15:0] dropped_i
+);
+
+  localparam int unsigned Blocks = NMax / Columns;
+  localparam int unsigned ColumnWidth = $clog2(Columns);
+  localparam int unsigned ElementWidth = $clog2(EncodeWidth);
+  localparam int unsigned KIndexWidth = $clog2(KMax);
+  localparam int unsigned BeatWidth = $clog2(OperandBeats);
+  localparam int unsigned EntryWidth = $clog2(ResultDepth);
+  localparam int unsigned LaneShift = $clog2(Lanes);
+  localparam int unsigned LaneWidth = Lanes > 1 ? LaneShift : 1;
+  localparam logic [31:0] Magic = 32'h4f54_5444;  // "DTTO"
+  localparam logic [31:0] StreamVersion = 32'd1;
+
+  if ((1 << ColumnWidth) != Columns || (1 << LaneShift) != Lanes || Columns < 2) begin : gen_powers
+    $error("board_tile: Lanes = %0d and Columns = %0d must be powers of two (Columns at least 2)", Lanes, Columns);
+  end
+  if ((1 << BeatWidth) != OperandBeats || (1 << EntryWidth) != ResultDepth) begin : gen_depths
+    $error("board_tile: OperandBeats = %0d and ResultDepth = %0d must be powers of two", OperandBeats, ResultDepth);
+  end
+
+  logic [3:0]  region;
+  logic [27:0] offset;
+
+  assign region = address_i[31:28];
+  assign offset = address_i[27:0];
+
+  ////////////////////////////////////////////////////
+  // Registers                                      //
+  ////////////////////////////////////////////////////
+
+  logic [31:0] mode_q;
+  logic [31:0] rows_q;
+  logic [31:0] k_q;
+  logic [31:0] blocks_q;
+  logic [31:0] reference_q;
+  logic        refused_q;
+  logic [31:0] passes_q;
+
+  logic        run;
+  logic        start;
+  logic        fits;
+  logic [31:0] beats;
+  logic [15:0] lane_rows;
+
+  assign run       = write_valid_i && region == RegionRegister && offset == 28'h17;
+  assign beats     = (k_q + 32'(EncodeWidth - 1)) >> ElementWidth;
+  assign lane_rows = 16'((rows_q + 32'(Lanes - 1)) >> LaneShift);
+  assign fits      = mode_q < 32'd3 && k_q != '0 && k_q <= 32'(KMax) && blocks_q != '0 && blocks_q <= 32'(Blocks)
+                     && rows_q != '0 && rows_q[31:15] == '0
+                     && lane_rows * beats[15:0] <= 32'(OperandBeats)
+                     && lane_rows * blocks_q[15:0] <= 32'(ResultDepth);
+  assign start     = run && fits && !busy_o;
+
+  always_ff @(posedge clk_i) begin : registers
+    if (!rst_ni) begin
+      refused_q <= 1'b0;
+      passes_q  <= '0;
+      mode_q    <= '0;
+      rows_q    <= '0;
+      k_q       <= '0;
+      blocks_q  <= '0;
+      reference_q <= '0;
+    end else if (write_valid_i && region == RegionRegister && offset < 28'h18) begin
+      if (run) refused_q <= !start;
+      if (start) passes_q <= passes_q + 32'd1;
+      unique case (offset[4:2])
+        3'd0: mode_q[8*offset[1:0]+:8]      <= write_data_i;
+        3'd1: rows_q[8*offset[1:0]+:8]      <= write_data_i;
+        3'd2: k_q[8*offset[1:0]+:8]         <= write_data_i;
+        3'd3: blocks_q[8*offset[1:0]+:8]    <= write_data_i;
+        3'd4: reference_q[8*offset[1:0]+:8] <= write_data_i;
+        default: ;
+      endcase
+    end
+  end
+
+  ////////////////////////////////////////////////////
+  // Weights: a row is put together, then loaded    //
+  ////////////////////////////////////////////////////
+
+  logic [7:0] weight_row_q [Columns];
+  logic       weight_valid_q;
+  logic [KIndexWidth-1:0] weight_k_q;
+  logic [BlockWidth-1:0]  weight_block_q;
+
+  always_ff @(posedge clk_i) begin : weights
+    if (!rst_ni) begin
+      weight_valid_q <= 1'b0;
+    end else begin
+      weight_valid_q <= 1'b0;
+      if (write_valid_i && region == RegionWeight) begin
+        weight_row_q[offset[ColumnWidth-1:0]] <= write_data_i;
+        if (&offset[ColumnWidth-1:0]) begin
+          weight_valid_q <= 1'b1;
+          weight_k_q     <= offset[ColumnWidth+:KIndexWidth];
+          weight_block_q <= BlockWidth'(offset[27:ColumnWidth+KIndexWidth]);
+        end
+      end
+    end
+  end
+
+  ////////////////////////////////////////////////////
+  // The tile                                       //
+  ////////////////////////////////////////////////////
+
+  logic                  operand_valid [Lanes];
+  logic                  operand_ready [Lanes];
+  logic [7:0]            current       [Lanes*EncodeWidth];
+  logic [7:0]            reference     [Lanes*EncodeWidth];
+  logic                  result_valid  [Lanes];
+  logic                  result_ready  [Lanes];
+  logic [31:0]           result        [Lanes*Columns];
+  logic                  result_last   [Lanes];
+  logic [KWidth-1:0]     zero          [Lanes];
+  logic [KWidth-1:0]     low           [Lanes];
+  logic [KWidth-1:0]     full          [Lanes];
+  logic [CycleWidth-1:0] busy_cycles   [Lanes];
+  logic [CycleWidth-1:0] starved       [Lanes];
+  logic [CycleWidth-1:0] stalled       [Lanes];
+  logic [CycleWidth-1:0] cycles;
+
+  /* verilator lint_off PINCONNECTEMPTY */  // results come in order, and weights only between passes
+  tile #(
+    .Lanes(Lanes), .Columns(Columns), .EncodeWidth(EncodeWidth), .KMax(KMax), .NMax(NMax), .LowRule(LowRule),
+    .WeightBanks(WeightBanks)
+  ) u_tile (
+    .clk_i, .rst_ni,
+    .start_i(start), .swap_i(1'b1), .mode_i(mode_q[1:0]), .rows_i(rows_q[RowWidth-1:0]), .k_i(k_q[KWidth-1:0]),
+    .blocks_i(blocks_q[BlockWidth-1:0]), .busy_o, .cycle_o(cycles),
+    .weight_valid_i(weight_valid_q), .weight_ready_o(), .weight_block_i(weight_block_q),
+    .weight_k_i(KWidth'(weight_k_q)), .weight_i(weight_row_q),
+    .operand_valid_i(operand_valid), .operand_ready_o(operand_ready), .current_i(current), .reference_i(reference),
+    .result_valid_o(result_valid), .result_ready_i(result_ready), .result_o(result),
+    .result_row_o(), .result_block_o(), .result_last_o(result_last),
+    .enc_done_o(), .done_o(), .zero_o(zero), .low_o(low), .full_o(full),
+    .busy_cycles_o(busy_cycles), .starved_cycles_o(starved), .stalled_cycles_o(stalled)
+  );
+  /* verilator lint_on PINCONNECTEMPTY */
+
+  ////////////////////////////////////////////////////
+  // Lanes: operands out of memory, results into it //
+  ////////////////////////////////////////////////////
+
+  logic [7:0] result_byte [Lanes];
+  logic [7:0] report_byte [Lanes];
+
+  for (genvar l = 0; l < Lanes; l++) begin : gen_lane
+    logic [8*EncodeWidth-1:0] current_memory   [OperandBeats];
+    logic [8*EncodeWidth-1:0] reference_memory [OperandBeats];
+    logic [32*Columns-1:0]    result_memory    [ResultDepth];
+    logic [63:0]              report_memory    [ResultDepth];
+
+    // Written byte by byte, between passes.
+    logic                    mine;
+    logic [BeatWidth-1:0]    write_beat;
+    logic [ElementWidth-1:0] write_element;
+
+    assign write_element = offset[ElementWidth-1:0];
+    assign write_beat    = offset[ElementWidth+:BeatWidth];
+    assign mine = write_valid_i && !busy_o && 28'(offset >> (ElementWidth + BeatWidth)) == 28'(l);
+
+    always_ff @(posedge clk_i) begin : operands
+      if (mine && region == RegionCurrent) current_memory[write_beat][8*write_element+:8] <= write_data_i;
+      if (mine && region == RegionReference) reference_memory[write_beat][8*write_element+:8] <= write_data_i;
+    end
+
+    // A beat waits in a register for the encoder; the next one is fetched when it goes.
+    logic [31:0]              rows_left_q;
+    logic [31:0]              beats_left_q;
+    logic [BeatWidth-1:0]     fetch_q;
+    logic                     beat_valid_q;
+    logic [8*EncodeWidth-1:0] current_q;
+    logic [8*EncodeWidth-1:0] reference_beat_q;
+    logic                     fetches;
+
+    assign fetches = !beat_valid_q || operand_ready[l];
+
+    always_ff @(posedge clk_i) begin : fetch
+      if (!rst_ni) begin
+        beat_valid_q <= 1'b0;
+        rows_left_q  <= '0;
+      end else if (start) begin
+        rows_left_q  <= (rows_q + 32'(Lanes - 1 - l)) >> LaneShift;
+        beats_left_q <= beats;
+        fetch_q      <= '0;
+        beat_valid_q <= 1'b0;
+      end else if (fetches) begin
+        beat_valid_q     <= rows_left_q != '0;
+        current_q        <= current_memory[fetch_q];
+        reference_beat_q <= reference_memory[fetch_q];
+        if (rows_left_q != '0) begin
+          fetch_q      <= fetch_q + BeatWidth'(1);
+          beats_left_q <= beats_left_q - 32'd1;
+          if (beats_left_q == 32'd1) begin
+            beats_left_q <= beats;
+            rows_left_q  <= rows_left_q - 32'd1;
+          end
+        end
+      end
+    end
+
+    assign operand_valid[l] = beat_valid_q;
+    for (genvar e = 0; e < EncodeWidth; e++) begin : gen_element
+      assign current[l*EncodeWidth+e]   = current_q[8*e+:8];
+      assign reference[l*EncodeWidth+e] = reference_q[8] ? reference_beat_q[8*e+:8] : reference_q[7:0];
+    end
+
+    // Every result is taken in the cycle in which it is offered.
+    logic [EntryWidth-1:0] entry_q;
+    logic [EntryWidth-1:0] row_q;
+    logic [32*Columns-1:0] entry;
+
+    assign result_ready[l] = 1'b1;
+    for (genvar c = 0; c < Columns; c++) begin : gen_column
+      assign entry[32*c+:32] = result[l*Columns+c];
+    end
+
+    always_ff @(posedge clk_i) begin : collect
+      if (start) begin
+        entry_q <= '0;
+        row_q   <= '0;
+      end else if (result_valid[l]) begin
+        result_memory[entry_q] <= entry;
+        entry_q                <= entry_q + EntryWidth'(1);
+        if (result_last[l]) begin
+          report_memory[row_q] <= {16'd0, 16'(full[l]), 16'(low[l]), 16'(zero[l])};
+          row_q                <= row_q + EntryWidth'(1);
+        end
+      end
+    end
+
+    logic [32*Columns-1:0] result_word;
+    logic [63:0]           report_word;
+
+    assign result_word = result_memory[offset[ColumnWidth+2+:EntryWidth]];
+    assign report_word = report_memory[offset[3+:EntryWidth]];
+
+    always_ff @(posedge clk_i) begin : read
+      result_byte[l] <= result_word[8*offset[ColumnWidth+1:0]+:8];
+      report_byte[l] <= report_word[8*offset[2:0]+:8];
+    end
+  end
+
+  ////////////////////////////////////////////////////
+  // Reads: the byte of the address of the cycle before //
+  ////////////////////////////////////////////////////
+
+  logic [3:0]           read_region_q;
+  logic [LaneWidth-1:0] result_lane_q;
+  logic [LaneWidth-1:0] report_lane_q;
+  logic [7:0]           register_q;
+  logic [31:0]          register_word;
+  logic [31:0]          identity_word;
+  logic [LaneWidth-1:0] counter_lane;
+
+  assign counter_lane = LaneWidth'(32'(offset[27:4]) - 32'd4);
+
+  always_comb begin : register_file
+    unique case (offset[27:2])
+      26'd0: register_word = mode_q;
+      26'd1: register_word = rows_q;
+      26'd2: register_word = k_q;
+      26'd3: register_word = blocks_q;
+      26'd4: register_word = reference_q;
+      26'd6: register_word = {30'd0, refused_q, busy_o};
+      26'd7: register_word = cycles;
+      26'd8: register_word = passes_q;
+      26'd9: register_word = {16'd0, dropped_i};
+      default: begin
+        unique case (offset[3:2])
+          2'd0: register_word = busy_cycles[counter_lane];
+          2'd1: register_word = starved[counter_lane];
+          2'd2: register_word = stalled[counter_lane];
+          default: register_word = '0;
+        endcase
+        if (offset[27:4] < 24'd4 || 32'(offset[27:4]) >= 32'(4 + Lanes)) register_word = '0;
+      end
+    endcase
+  end
+
+  always_comb begin : identity
+    unique case (offset[27:2])
+      26'd0: identity_word = Magic;
+      26'd1: identity_word = StreamVersion;
+      26'd2: identity_word = 32'(Lanes);
+      26'd3: identity_word = 32'(Columns);
+      26'd4: identity_word = 32'(EncodeWidth);
+      26'd5: identity_word = 32'(KMax);
+      26'd6: identity_word = 32'(NMax);
+      26'd7: identity_word = 32'(LowRule);
+      26'd8: identity_word = 32'(WeightBanks);
+      26'd9: identity_word = 32'(OperandBeats);
+      26'd10: identity_word = 32'(ResultDepth);
+      26'd11: identity_word = 32'(Window);
+      26'd12: identity_word = Digest[31:0];
+      26'd13: identity_word = Digest[63:32];
+      default: identity_word = '0;
+    endcase
+  end
+
+  always_ff @(posedge clk_i) begin : read
+    read_region_q <= region;
+    result_lane_q <= LaneWidth'(offset >> (ColumnWidth + 2 + EntryWidth));
+    report_lane_q <= LaneWidth'(offset >> (3 + EntryWidth));
+    register_q    <= region == RegionIdentity ? identity_word[8*offset[1:0]+:8] : register_word[8*offset[1:0]+:8];
+  end
+
+  always_comb begin : select
+    unique case (read_region_q)
+      RegionRegister, RegionIdentity: read_data_o = register_q;
+      RegionResult: read_data_o = result_byte[result_lane_q];
+      RegionReport: read_data_o = report_byte[report_lane_q];
+      default: read_data_o = '0;
+    endcase
+  end
+
+endmodule
