@@ -144,6 +144,7 @@ def generate_run(
         "wall_s": round(wall_s, 3),
         "recoveries": seen.recoveries,
         "verify": None if verdict is None else asdict(verdict),
+        **({"board": seen.board} if seen.board else {}),
         "directory": str(directory),
         "pictures": [str(directory / n) for n in names],
         "report": str(directory / "report.html"),

@@ -1,6 +1,6 @@
 """Who computes a layer: one file per backend, found by its name.
 
-A name is a file here (`rtl`, `rtl_wide`, `model`), an entry point of the group `ditto_cosim.backends`, or `module:Class`.
+A name is a file here (`rtl`, `rtl_wide`, `model`, `board`), an entry point of the group `ditto_cosim.backends`, or `module:Class`.
 The class is made with the chip it computes for and closes with the run.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import metadata
 from typing import cast
 
@@ -19,12 +20,14 @@ from ditto_cosim.protocol.messages import RunSpec
 
 ENTRY_POINTS = "ditto_cosim.backends"
 _BUILT_IN = {
+    "board": "ditto_cosim.device.backends.board:BoardBackend",
     "model": "ditto_cosim.device.backends.model:ModelBackend",
     "rtl": "ditto_cosim.device.backends.rtl:RtlBackend",
     "rtl_wide": "ditto_cosim.device.backends.rtl_wide:RtlWideBackend",
 }
 
-BackendFactory = Callable[[Chip], Backend]
+BackendFactory = Callable[..., Backend]
+"""Called with the chip."""
 
 
 def names() -> list[str]:
@@ -34,12 +37,15 @@ def names() -> list[str]:
 
 def find_backend(name: str) -> BackendFactory:
     """The class behind a name, not made yet."""
+    kind, _, which = name.partition(":")
+    if kind == "board" and which:
+        return partial(find_backend("board"), board=which)
     target = _BUILT_IN.get(name) or next(
         (e.value for e in metadata.entry_points(group=ENTRY_POINTS) if e.name == name), name
     )
     module, _, attribute = target.partition(":")
     if not module or not attribute:
-        raise BackendError(f"backend {name!r} is unknown; known: {', '.join(names())}, or give module:Class")
+        raise BackendError(f"backend {name!r} is unknown; known: {', '.join(names())}, or give module:Class or board:SERIAL")
     try:
         return cast(BackendFactory, getattr(importlib.import_module(module), attribute))
     except (ImportError, AttributeError) as error:

@@ -7,6 +7,7 @@ checks one against all of this.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,3 +90,27 @@ class Backend(Protocol):
     def gemm(self, job: Gemm) -> GemmResult: ...
 
     def close(self) -> None: ...
+
+
+class ReportingBackend(Backend, Protocol):
+    """A backend with something of its own to report, such as what its link carried."""
+
+    @property
+    def facts(self) -> Mapping[str, str | int]:
+        """What does not change while a run goes on."""
+
+    @property
+    def totals(self) -> Mapping[str, int]:
+        """What has added up so far."""
+
+
+def facts_of(backend: Backend) -> Mapping[str, str | int]:
+    """The backend's own facts, if it reports any."""
+    found: Mapping[str, str | int] = getattr(backend, "facts", {})
+    return found
+
+
+def totals_of(backend: Backend) -> Mapping[str, int]:
+    """The backend's own totals, if it reports any."""
+    found: Mapping[str, int] = getattr(backend, "totals", {})
+    return found

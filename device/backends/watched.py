@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 
-from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult
+from collections.abc import Mapping
+
+from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult, facts_of, totals_of
 from ditto_cosim.device.core import Activity
 
 
@@ -27,6 +29,14 @@ class WatchedBackend:
             return self.inner.gemm(job)
         finally:
             self.activity = None
+
+    @property
+    def facts(self) -> Mapping[str, str | int]:
+        return facts_of(self.inner)
+
+    @property
+    def totals(self) -> Mapping[str, int]:
+        return totals_of(self.inner)
 
     def close(self) -> None:
         self.inner.close()

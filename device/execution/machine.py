@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.device.backends import backend_for
-from ditto_cosim.device.backends.base import Backend
+from ditto_cosim.device.backends.base import Backend, facts_of, totals_of
 from ditto_cosim.device.backends.watched import WatchedBackend
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.core import Activity, StepResult
@@ -66,6 +66,7 @@ class Machine:
             "k_max": tile.k_max,
             "multipliers": self.chip.multipliers,
             "clock_hz": self.chip.clock_hz,
+            **facts_of(chosen),
         }
         self.counts_lanes = (
             self.design.datapath == "slots" and self.chip.timing == "tlm" and self.backend.geometry == tile
@@ -139,7 +140,10 @@ class Machine:
             return StepResult(outputs)
         self.totals["cycles"] += step_cycles
         self.totals["steps"] += 1
-        return StepResult(outputs, StepRecord(step, tuple(records), step_cycles), dict(self.totals))
+        return StepResult(outputs, StepRecord(step, tuple(records), step_cycles), self._totals())
+
+    def _totals(self) -> dict[str, int]:
+        return {**self.totals, **totals_of(self.backend)}
 
     def _inputs(self, inputs: Mapping[str, Array]) -> dict[int, Array]:
         if inputs.keys() != self.program.inputs.keys():

@@ -25,10 +25,17 @@ def generate(
     backend: Annotated[
         str,
         typer.Option(
-            help="rtl (lane cycles measured), rtl_wide (values through RTL, sooner), model, or your own (module:Class)"
+            help="rtl (lane cycles measured), rtl_wide (values through RTL, sooner), model, board, or your own (module:Class)"
         ),
     ] = "rtl",
-    chip: Annotated[str, typer.Option(help="paper, paper_twin, edge, tiny, or a TOML file")] = "paper_twin",
+    board: Annotated[
+        str,
+        typer.Option(help="With --backend board: USB serial number, port, or `sim`, the Verilated board top"),
+    ] = "",
+    chip: Annotated[
+        str,
+        typer.Option(help="paper, paper_twin, edge, tiny, or a TOML file  [default: paper_twin; on a board tiny]"),
+    ] = "",
     design: Annotated[
         str, typer.Option(help="ditto, ditto_plus, itc, diffy, … (`ditto compare` shows all)")
     ] = "ditto",
@@ -68,6 +75,10 @@ def generate(
     Writes into the output directory: picture-N.png, strip.png (how the picture emerges), report.html, report.json,
     timeline.json (for a trace viewer) and the run's record, which `ditto price`, `compare` and `analyze` read.
     """
+    chip = chip or ("tiny" if backend == "board" else "paper_twin")
+    if board and backend != "board":
+        raise typer.BadParameter(f"a board computes with --backend board, not {backend}", param_hint="--board")
+    backend = f"board:{board}" if board else backend
     directory = (
         output or Path("runs") / f"{Path(model).name}-{design}-{backend.rpartition(':')[2]}-seed{seed}"
     )

@@ -75,6 +75,8 @@ class Generation:
     wall_s: float = 0.0
     low_rule: str = ""
     clock_hz: int = 0
+    board: dict[str, str | int] = field(default_factory=dict)
+    """Of the line to a board, if one computes: link, baud, digest; bytes, resends and tile cycles so far."""
     recoveries: int = 0
     verdict: Verdict | None = None
 
@@ -91,6 +93,7 @@ class Run:
         self.spec = self._remote.spec
         facts = self._remote.started.facts
         self.seen.low_rule, self.seen.clock_hz = str(facts["low_rule"]), int(facts["clock_hz"])
+        self.seen.board = board_figures(facts)
         self._writer: RunWriter | None = None
         if settings.record is not None:
             self._writer = RunWriter(settings.record.directory, self._info(settings.record, steps))
@@ -128,6 +131,7 @@ class Run:
         )
         self.seen.steps += 1
         self.seen.totals = result.totals
+        self.seen.board |= board_figures(result.totals)
         self.seen.recoveries = self._remote.recoveries
         self.seen.wall_s += time.perf_counter() - began
         if self._verifier is not None:
@@ -169,3 +173,8 @@ class Run:
             verifier.values_checked,
             verifier.first_difference,
         )
+
+
+def board_figures(found: Mapping[str, str | int]) -> dict[str, str | int]:
+    """What a board reports, under its own names."""
+    return {name.removeprefix("board_"): value for name, value in found.items() if name.startswith("board_")}
