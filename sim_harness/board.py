@@ -39,7 +39,10 @@ BOARD_SOURCES = (
     "board/board.sv",
 )
 DRIVER = "board_sim.cpp"
-_VERILATOR = ("--cc", "--top-module", "board", "--prefix", "Vboard", "-Wall", "-O3", "--x-assign", "fast")
+_VERILATOR = (
+    "--cc", "--top-module", "board", "--prefix", "Vboard", "-Wall", "-O3", "--no-assert",
+    "--unroll-count", "1", "--unroll-stmts", "1", "--x-assign", "fast", "--x-initial", "fast",
+)  # fmt: skip
 _CXX = ("-std=c++20", "-O3", "-march=native", "-w", "-DVL_USER_FINISH", "-DVL_USER_STOP", "-DVL_USER_FATAL")
 
 

@@ -25,6 +25,8 @@ namespace {
 constexpr int kResetCycles = 4;
 constexpr size_t kLineBytes = 1 << 16;
 constexpr int kSleepMs = 500;
+// While the board works, the line is looked at this often: a system call costs as much as some hundred cycles.
+constexpr int kLookCycles = 256;
 // A flag ends a frame, but what it sets in motion begins some cycles later.
 constexpr int kSettleCycles = 16;
 
@@ -55,8 +57,8 @@ class Board {
         reset_pressed = 0;
         reset();
       }
-      receive();
-      if (at_ == in_.size() && settle_ == 0) {
+      if (at_ == got_ && (settle_ == 0 || ++unlooked_ >= kLookCycles)) receive();
+      if (at_ == got_ && settle_ == 0) {
         send();
         pollfd waiting{line_, static_cast<short>(out_.empty() ? POLLIN : POLLIN | POLLOUT), 0};
         poll(&waiting, 1, kSleepMs);
@@ -68,9 +70,8 @@ class Board {
 
  private:
   void reset() {
-    in_.clear();
     out_.clear();
-    at_ = 0;
+    at_ = got_ = 0;
     board_.rst_ni = 0;
     for (int i = 0; i < kResetCycles; ++i) edge();
     board_.rst_ni = 1;
@@ -85,8 +86,8 @@ class Board {
   }
 
   void cycle() {
-    board_.rx_valid_i = at_ < in_.size();
-    if (board_.rx_valid_i) board_.rx_data_i = static_cast<uint8_t>(in_[at_++]);
+    board_.rx_valid_i = at_ < got_;
+    if (board_.rx_valid_i) board_.rx_data_i = in_[at_++];
     board_.tx_ready_i = out_.size() < kLineBytes;
     board_.clk_i = 0;
     board_.eval();
@@ -98,11 +99,10 @@ class Board {
   }
 
   void receive() {
-    if (at_ < in_.size()) return;
-    in_.resize(kLineBytes);
-    const ssize_t got = read(line_, in_.data(), in_.size());
-    in_.resize(got > 0 ? static_cast<size_t>(got) : 0);
+    const ssize_t got = read(line_, in_, sizeof in_);
+    got_ = got > 0 ? static_cast<size_t>(got) : 0;
     at_ = 0;
+    unlooked_ = 0;
   }
 
   void send() {
@@ -113,8 +113,10 @@ class Board {
 
   Vboard board_;
   int line_;
-  std::string in_, out_;
-  size_t at_ = 0;
+  uint8_t in_[kLineBytes];
+  std::string out_;
+  size_t at_ = 0, got_ = 0;
+  int unlooked_ = 0;
   int settle_ = 0;
 };
 

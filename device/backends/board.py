@@ -27,10 +27,12 @@ from ditto_cosim.protocol.record import split_k
 
 BAUD = 12_000_000
 MAGIC, STREAM_VERSION = 0x4F545444, 1
-REGISTER, WEIGHT, CURRENT, REFERENCE, RESULT, REPORT, IDENTITY = (
-    region << 28 for region in (0x0, 0x1, 0x2, 0x3, 0x4, 0x5, 0xF)
+REGISTER, WEIGHT, CURRENT, REFERENCE, RESULT, REPORT, RESULT24, IDENTITY = (
+    region << 28 for region in (0x0, 0x1, 0x2, 0x3, 0x4, 0x5, 0x6, 0xF)
 )
-STATUS_AT, REFERENCE_IN_MEMORY = 0x18, 1 << 8
+K_OF_24_BITS = (1 << 23) // (255 * 128)
+"""Sums of so many products of a difference and a weight fit 24 bits, sign included."""
+STATUS_AT, PASSES_AT, REFERENCE_IN_MEMORY = 0x18, 0x20, 1 << 8
 RESTARTS = 3
 """So often a product is begun anew on a board that was reset under it."""
 
@@ -126,7 +128,7 @@ class BoardBackend:
             raise
         self._link.window = self.identity.window
         self._resident: object = None
-        self._passes = 0
+        self._passes = self._passes_run()
         self.cycles = 0
         """What all passes took on the tile."""
         self.bytes_of: dict[str, int] = {}
@@ -178,9 +180,16 @@ class BoardBackend:
 
     def _begin_anew(self) -> None:
         self._link.hello()
-        self._resident, self._passes = None, 0
+        self._resident = None
         if identify(self._link) != self.identity:
             raise ParametersError(f"board: {self._link.port} came back from its reset as another board")
+        self._passes = self._passes_run()
+
+    def _passes_run(self) -> int:
+        """The board's own count since its reset: the next pass adds one, or was none."""
+        raw = self._link.read(REGISTER + PASSES_AT, 4)
+        self._link.finish()
+        return int.from_bytes(raw, "little")
 
     # --- one product --------------------------------------------------------------------------------------------------
 
@@ -246,7 +255,7 @@ class BoardBackend:
             settings = struct.pack("<6I", MODE_CODES[job.mode], count, k, blocks, constant, 1)
             self._link.write(REGISTER, settings)
             self._passes += 1
-            self._take(job, out[some], None if classes is None else classes[:, some], blocks)
+            self._take(job, out[some], None if classes is None else classes[:, some], blocks, k <= K_OF_24_BITS)
 
     def _put(self, region: int, operands: I8, beats: int) -> None:
         lanes, width = self.geometry.lanes, beats * self.geometry.encode_width
@@ -257,14 +266,16 @@ class BoardBackend:
             base = region + lane * self.identity.operand_beats * self.geometry.encode_width
             self._link.write(base, padded.tobytes())
 
-    def _take(self, job: Gemm, out: I32, classes: I32 | None, blocks: int) -> None:
+    def _take(self, job: Gemm, out: I32, classes: I32 | None, blocks: int, narrow: bool) -> None:
         """The pass's results, added to what earlier chunks of K gave."""
         lanes, depth = self.geometry.lanes, self.identity.result_depth
         entry_bytes = 4 * self.geometry.columns
+        region, word_bytes = (RESULT24, 3) if narrow else (RESULT, 4)
         results, reports = [], []
         for lane in range(lanes):
             rows = len(range(lane, len(out), lanes))
-            results.append(self._link.read(RESULT + lane * depth * entry_bytes, rows * blocks * entry_bytes))
+            count = rows * blocks * self.geometry.columns
+            results.append(self._link.read(region + lane * depth * entry_bytes, count, word_bytes))
             if classes is not None:
                 reports.append(self._link.read(REPORT + lane * depth * 8, rows * 8))
         status = self._link.read(REGISTER + STATUS_AT, 12)
@@ -277,7 +288,9 @@ class BoardBackend:
             )
         self.cycles += cycles
         for lane, raw in enumerate(results):
-            found = np.frombuffer(raw, "<i4").reshape(-1, blocks * self.geometry.columns)
+            words = np.zeros((len(raw) // word_bytes, 4), np.uint8)
+            words[:, 4 - word_bytes :] = np.frombuffer(raw, np.uint8).reshape(-1, word_bytes)
+            found = (words.view("<i4")[:, 0] >> (8 * (4 - word_bytes))).reshape(-1, blocks * self.geometry.columns)
             out[lane::lanes] += found[:, : out.shape[1]]
         if classes is not None:
             for lane, raw in enumerate(reports):

@@ -111,12 +111,13 @@ class BoardLink:
             body = struct.pack("<I", address + at) + data[at : at + PAYLOAD_BYTES]
             self._request(WRITE, body, DONE, None, 0)
 
-    def read(self, address: int, count: int) -> bytearray:
-        """Bytes at an address: the array is filled when `finish` returns."""
-        sink = bytearray()
-        for at in range(0, count, PAYLOAD_BYTES):
-            part = min(PAYLOAD_BYTES, count - at)
-            self._request(READ, struct.pack("<IH", address + at, part), DATA, sink, part)
+    def read(self, address: int, words: int, word_bytes: int = 1) -> bytearray:
+        """Bytes at an address: the array is filled when `finish` returns. Three-byte words lie four apart."""
+        sink, stride = bytearray(), 4 if word_bytes == 3 else word_bytes
+        most = PAYLOAD_BYTES // word_bytes
+        for at in range(0, words, most):
+            count = min(most, words - at) * word_bytes
+            self._request(READ, struct.pack("<IH", address + at * stride, count), DATA, sink, count)
         return sink
 
     def finish(self) -> None:

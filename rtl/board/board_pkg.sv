@@ -24,6 +24,7 @@ package board_pkg;
   localparam logic [3:0] RegionReference = 4'h3;
   localparam logic [3:0] RegionResult    = 4'h4;
   localparam logic [3:0] RegionReport    = 4'h5;
+  localparam logic [3:0] RegionResult24  = 4'h6;  // results again; a read skips the top byte of every word
   localparam logic [3:0] RegionIdentity  = 4'hf;
 
   // One byte of CRC-32 (IEEE 802.3, reflected).

@@ -7,6 +7,7 @@
 //   current    byte (lane * OperandBeats + beat) * E + e; a lane's rows one behind another, each ceil(K/E) beats
 //   reference  the same place for every element, read when the REFERENCE register says so
 //   result     byte ((lane * ResultDepth) + entry) * 4C + 4c; a lane's rows one behind another, each `blocks` entries
+//   result24   the same places, for sums that fit 24 bits: a read leaves out every fourth byte
 //   report     byte ((lane * ResultDepth) + row) * 8: zero, low, full, 0 as 16-bit words
 //
 // Registers (32 bit, little endian; a write takes effect with its last byte):
@@ -351,7 +352,7 @@ module board_tile
   always_comb begin : select
     unique case (read_region_q)
       RegionRegister, RegionIdentity: read_data_o = register_q;
-      RegionResult: read_data_o = result_byte[result_lane_q];
+      RegionResult, RegionResult24: read_data_o = result_byte[result_lane_q];
       RegionReport: read_data_o = report_byte[report_lane_q];
       default: read_data_o = '0;
     endcase

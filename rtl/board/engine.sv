@@ -196,7 +196,7 @@ module engine
 
         StateData: begin
           if (answer_ready_i) begin
-            address_q <= address_q + 32'd1;
+            address_q <= address_q + (address_q[31:28] == RegionResult24 && address_q[1:0] == 2'd2 ? 32'd2 : 32'd1);
             count_q   <= count_q - 16'd1;
             state_q   <= answer_last_o ? StateDrop : StateFetch;
           end
