@@ -18,6 +18,7 @@ from .cases import Case, Operands
 from .errors import TileInputError
 from .regression import Bench, Mismatch, Reference, Report, options_for
 
+
 def replay(
     capture: Capture, bench: Bench, model: Reference, report: Report | None = None, rows: slice = slice(None)
 ) -> Mismatch | None:
@@ -45,7 +46,11 @@ def replay(
 
 
 def replay_all(
-    captures: list[Capture], name: str, model: Reference, row: int | None, trace: Path | None,
+    captures: list[Capture],
+    name: str,
+    model: Reference,
+    row: int | None,
+    trace: Path | None,
     options: BuildOptions | None = None,
 ) -> tuple[Mismatch | None, Report]:
     """Captures on one set, or one row of each; into a waveform if asked for."""

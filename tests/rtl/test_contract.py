@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from ditto_cosim.protocol.hardware import MODES
 from ditto_cosim.sim_harness.cases import DATA, STALLS, WEIGHTS, Case
-from ditto_cosim.sim_harness.regression import CHECKED, SETS, Bench, Report, directed_cases, options_for, run_cases
+from ditto_cosim.sim_harness.regression import (
+    CHECKED,
+    SETS,
+    Bench,
+    Report,
+    directed_cases,
+    options_for,
+    run_cases,
+)
 
 _BENCHES: dict[str, Bench] = {}
 
@@ -57,7 +65,9 @@ def test_rtl_equals_model_on_every_row(model, name, rows, examples):
 @pytest.mark.parametrize("name", ["tiny", "mag4_banks", "wide"])
 def test_rtl_equals_model_on_the_directed_cases(model, name):
     report = Report(0)
-    found = run_cases(directed_cases(name, SETS[name], checked=True), model, report, {name: bench(name)}, float("inf"))
+    found = run_cases(
+        directed_cases(name, SETS[name], checked=True), model, report, {name: bench(name)}, float("inf")
+    )
     assert found is None, f"{found}\n{found.command}"
     assert report.stalled_rows > 300
 
@@ -65,7 +75,9 @@ def test_rtl_equals_model_on_the_directed_cases(model, name):
 def test_directed_cases_alone_reach_nearly_every_functional_point(model):
     report = Report(0)
     for name in ("tiny", "mag4_banks", "wide"):
-        run_cases(directed_cases(name, SETS[name], checked=True), model, report, {name: bench(name)}, float("inf"))
+        run_cases(
+            directed_cases(name, SETS[name], checked=True), model, report, {name: bench(name)}, float("inf")
+        )
     assert set(report.functional.missed) <= {"M < lanes"}, report.functional.missed
 
 

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from ditto_cosim.cli.rtl import app
 from ditto_cosim.sim_harness.build import BuildOptions
+from ditto_cosim.sim_harness.captures import Capture, load_captures, save_captures, shipped
 from ditto_cosim.sim_harness.cases import DATA, STALLS, Case, Window
 from ditto_cosim.sim_harness.errors import TileInputError
 from ditto_cosim.sim_harness.functional import slots_of
-from ditto_cosim.sim_harness.captures import Capture, load_captures, save_captures, shipped
 from ditto_cosim.sim_harness.recorded import replay_all
 from ditto_cosim.sim_harness.regression import SETS, run_alone, run_regression
 
