@@ -144,6 +144,7 @@ def generate_run(
         "wall_s": round(wall_s, 3),
         "recoveries": seen.recoveries,
         "verify": None if verdict is None else asdict(verdict),
+        **{name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals},
         "directory": str(directory),
         "pictures": [str(directory / n) for n in names],
         "report": str(directory / "report.html"),

@@ -1,6 +1,7 @@
 """Who computes a layer: one file per backend, found by its name.
 
-A name is a file here (`rtl`, `rtl_wide`, `model`), an entry point of the group `ditto_cosim.backends`, or `module:Class`.
+A name is a file here (`rtl`, `rtl_wide`, `model`), an entry point of the group `ditto_cosim.backends`, or `module:Class`;
+`rtl:FOLDER` and `rtl:FOLDER,file.py:Class` run the user's own RTL, held to ours or to the contract named.
 The class is made with the chip it computes for and closes with the run.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import cast
 
 from ditto_cosim.device.backends.base import Backend
@@ -17,6 +19,7 @@ from ditto_cosim.device.chips import Chip
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.messages import RunSpec
 
+OWN_RTL = "rtl:"
 ENTRY_POINTS = "ditto_cosim.backends"
 _BUILT_IN = {
     "model": "ditto_cosim.device.backends.model:ModelBackend",
@@ -34,6 +37,11 @@ def names() -> list[str]:
 
 def find_backend(name: str) -> BackendFactory:
     """The class behind a name, not made yet."""
+    if name.startswith(OWN_RTL):
+        folder, _, contract = name.removeprefix(OWN_RTL).partition(",")
+        from ditto_cosim.device.backends.own_rtl import OwnRtlBackend
+
+        return lambda chip: OwnRtlBackend(chip, Path(folder), contract)
     target = _BUILT_IN.get(name) or next(
         (e.value for e in metadata.entry_points(group=ENTRY_POINTS) if e.name == name), name
     )

@@ -45,7 +45,7 @@ COMMANDS: dict[str, _Entry] = {
     "compare": _Entry("Look", "price:compare", "All designs side by side on one recorded run"),
     "sweep": _Entry("Look", "price:sweep", "Sweep chip size, bandwidth, buffer and low rule"),
     "paper": _Entry("Look", "price:paper", "Hold the paper's claims against this model of it"),
-    "rtl": _Entry("Hardware", "rtl:app", "Build, test, replay and synthesise the RTL"),
+    "rtl": _Entry("Hardware", "rtl_trust:app", "Build, test, replay, mutate, prove and synthesise the RTL"),
     "device": _Entry("Device", "wire:device", "Run a device that hosts connect to"),
     "keys": _Entry("Device", "wire:keys", "Make the keys for a device on another machine"),
     "conform": _Entry("Device", "wire:conform", "Check a backend against everything a device needs of it"),

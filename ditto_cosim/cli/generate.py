@@ -54,6 +54,12 @@ def generate(
         list[str] | None, typer.Option(help="Layers (patterns) that run in RTL whatever the backend")
     ] = None,
     cross_check: Annotated[str, typer.Option(help="Second backend that must agree on every layer")] = "",
+    rtl_dir: Annotated[
+        Path | None, typer.Option(help="Run the RTL in this folder, your own, in place of ours (backend rtl)")
+    ] = None,
+    contract: Annotated[
+        str, typer.Option(help="Cycles and counts your RTL keeps instead of ours: file.py:Class")
+    ] = "",
     connect: Annotated[str, typer.Option(help="Address of a device that is running already")] = "",
     keys: Annotated[
         Path | None, typer.Option(help="Keys for a device on another machine (`ditto keys`)")
@@ -68,9 +74,9 @@ def generate(
     Writes into the output directory: picture-N.png, strip.png (how the picture emerges), report.html, report.json,
     timeline.json (for a trace viewer) and the run's record, which `ditto price`, `compare` and `analyze` read.
     """
-    directory = (
-        output or Path("runs") / f"{Path(model).name}-{design}-{backend.rpartition(':')[2]}-seed{seed}"
-    )
+    if rtl_dir is not None or contract:
+        backend = _own_rtl(backend, rtl_dir, contract, connect)
+    directory = output or Path("runs") / f"{Path(model).name}-{design}-{_short(backend)}-seed{seed}"
     if not connect:
         _check_names(chip, design, *(name for name in (backend, cross_check) if name))
     with quiet(as_json) as say:
@@ -105,11 +111,32 @@ def generate(
 
             if outcome.report is not None:
                 print_report(outcome.report)
+            if own := outcome.summary.get("own_lane_cycles"):
+                ours = outcome.summary["lane_cycles"]
+                say(f"lanes     yours took {own:,} cycles, ours take {ours:,} ({own / ours:.3f})")
             say(f"pictures  {', '.join(outcome.summary['pictures']) or 'none'}")
             say(f"report    {outcome.summary['report']}")
         if outcome.failure is not None:
             print(f"error: {outcome.failure}", file=sys.stderr)
             raise typer.Exit(1)
+
+
+def _own_rtl(backend: str, rtl_dir: Path | None, contract: str, connect: str) -> str:
+    """The backend that runs the user's own RTL."""
+    from ditto_cosim.device.backends import OWN_RTL
+
+    if backend != "rtl" or rtl_dir is None or connect:
+        raise typer.BadParameter(
+            "--rtl-dir FOLDER goes with --backend rtl and a device of its own, --contract with --rtl-dir"
+        )
+    place, colon, name = contract.rpartition(":")
+    where = f"{Path(place).resolve()}{colon}{name}" if place.endswith(".py") else contract
+    return f"{OWN_RTL}{rtl_dir.resolve()}" + (f",{where}" if where else "")
+
+
+def _short(backend: str) -> str:
+    """A backend's name in a folder's."""
+    return "own-rtl" if backend.startswith("rtl:") else backend.rpartition(":")[2]
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------------
