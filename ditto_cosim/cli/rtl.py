@@ -42,17 +42,12 @@ class _LaneReference:
         return (difference @ weights.astype(np.float64)).astype(np.int32)
 
 
-def _fail(message: object) -> None:
-    typer.echo(f"ditto rtl: {message}", err=True)
-    raise typer.Exit(1)
-
-
 def _set_names(names: list[str] | None) -> list[str]:
     from ditto_cosim.sim_harness.regression import SETS
 
     for name in names or []:
         if name not in SETS:
-            _fail(f"{name!r} is no parameter set; known: {', '.join(SETS)}")
+            raise typer.BadParameter(f"{name!r} is no parameter set; known: {', '.join(SETS)}")
     return names or list(SETS)
 
 
@@ -64,29 +59,25 @@ def build(
     as_json: JsonFlag = False,
 ) -> None:
     """Compile tiles (or find them in the cache)."""
-    from ditto_cosim.protocol.errors import DittoError
     from ditto_cosim.sim_harness.build import BuildOptions
     from ditto_cosim.sim_harness.build import build as build_tile
     from ditto_cosim.sim_harness.regression import SETS
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if trace not in ("none", "vcd", "fst"):
-        _fail(f"--trace {trace}: expected none, vcd or fst")
+        raise typer.BadParameter(f"--trace {trace}: expected none, vcd or fst")
     rows = []
-    try:
-        for name in _set_names(names):
-            options = BuildOptions(assertions=assertions, trace=trace)  # type: ignore[arg-type]  # checked above
-            made = build_tile(SETS[name], options)
-            rows.append(
-                {
-                    "set": name,
-                    "cached": made.cached,
-                    "seconds": round(made.seconds, 3),
-                    "library": str(made.library),
-                }
-            )
-    except DittoError as error:
-        _fail(error)
+    for name in _set_names(names):
+        options = BuildOptions(assertions=assertions, trace=trace)  # type: ignore[arg-type]  # checked above
+        made = build_tile(SETS[name], options)
+        rows.append(
+            {
+                "set": name,
+                "cached": made.cached,
+                "seconds": round(made.seconds, 3),
+                "library": str(made.library),
+            }
+        )
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -110,23 +101,19 @@ def run_test(
     as_json: JsonFlag = False,
 ) -> None:
     """Hold the RTL to its model, row by row and cycle by cycle."""
-    from ditto_cosim.protocol.errors import DittoError
     from ditto_cosim.sim_harness.cases import Case
     from ditto_cosim.sim_harness.regression import Report, run_alone, run_regression
 
     model = _LaneReference()
     say = (lambda text: typer.echo(text, err=True)) if as_json else typer.echo
-    try:
-        if case:
-            found = run_alone(Case.parse(case), Case.parse(after) if after else None, model, None, None)
-            report = Report(seed, cases=1, mismatches=[found] if found else [])
-        else:
-            report = run_regression(
-                model, seconds=seconds, seed=seed, geometries=_set_names(sets), wave_dir=wave, progress=say,
-                recorded=_recorded(activations, model),
-            )  # fmt: skip
-    except DittoError as error:
-        _fail(error)
+    if case:
+        found = run_alone(Case.parse(case), Case.parse(after) if after else None, model, None, None)
+        report = Report(seed, cases=1, mismatches=[found] if found else [])
+    else:
+        report = run_regression(
+            model, seconds=seconds, seed=seed, geometries=_set_names(sets), wave_dir=wave, progress=say,
+            recorded=_recorded(activations, model),
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(_report_json(report)))
     else:
@@ -206,7 +193,6 @@ def wave(
     case: Annotated[str, typer.Option(help="A case; by default a small mixed one.")] = "",
 ) -> None:
     """Run one case into a waveform."""
-    from ditto_cosim.protocol.errors import DittoError
     from ditto_cosim.sim_harness.cases import Case
     from ditto_cosim.sim_harness.regression import SETS, run_alone
 
@@ -215,10 +201,7 @@ def wave(
     chosen = (
         Case.parse(case) if case else Case(name, 4, 3 * e + 1, 2 * c, "temporal", "mixed", stalls="light")
     )
-    try:
-        found = run_alone(chosen, None, _LaneReference(), None, output)
-    except DittoError as error:
-        _fail(error)
+    found = run_alone(chosen, None, _LaneReference(), None, output)
     typer.echo(f"{output}: {chosen.text}: {found or 'RTL and model agree'}")
 
 
@@ -274,15 +257,11 @@ def synth(
     as_json: JsonFlag = False,
 ) -> None:
     """Synthesise a tile for ECP5 with yosys and print its size."""
-    from ditto_cosim.protocol.errors import DittoError
     from ditto_cosim.sim_harness.regression import SETS
     from ditto_cosim.sim_harness.synth import synthesise
 
     _set_names([name])
-    try:
-        size = synthesise(SETS[name])
-    except DittoError as error:
-        _fail(error)
+    size = synthesise(SETS[name])
     values = {f: getattr(size, f) for f in ("lut4", "ff", "dsp", "bram", "latches", "loops")}
     if as_json:
         typer.echo(json.dumps({"set": name, **values, "cells": size.cells}))
@@ -305,27 +284,23 @@ def replay(
     as_json: JsonFlag = False,
 ) -> None:
     """Run a layer of a recorded run through the RTL again and hold every row to the model."""
-    from ditto_cosim.protocol.errors import DittoError
     from ditto_cosim.sim_harness.captures import load_captures, save_captures
     from ditto_cosim.sim_harness.recorded import replay_all
 
-    try:
-        if run.suffix == ".npz":
-            captures = load_captures(run)
-            captures = [c for c in captures if not layer or c.name.partition("[")[0] == layer]
-        else:
-            captures, chip_set = _recapture(run, step, layer)
-            name = name or chip_set
-        name = name or "cosim"
-        _set_names([name])
-        if row is not None and not layer:
-            _fail("--row needs --layer: a waveform shows one row of one layer")
-        if save is not None:
-            save_captures(save, captures)
-        model = _LaneReference()
-        found, report = replay_all(captures, name, model, row, output if row is not None else None)
-    except (DittoError, ValueError) as error:
-        _fail(error)
+    if run.suffix == ".npz":
+        captures = load_captures(run)
+        captures = [c for c in captures if not layer or c.name.partition("[")[0] == layer]
+    else:
+        captures, chip_set = _recapture(run, step, layer)
+        name = name or chip_set
+    name = name or "cosim"
+    _set_names([name])
+    if row is not None and not layer:
+        raise typer.BadParameter("--row needs --layer: a waveform shows one row of one layer")
+    if save is not None:
+        save_captures(save, captures)
+    model = _LaneReference()
+    found, report = replay_all(captures, name, model, row, output if row is not None else None)
     values = {
         "set": name,
         "products": len(captures),
