@@ -71,7 +71,7 @@ def compare_sets(name: str, own_dir: Path, model: Reference, *, held: bool) -> S
                             case.mode,
                             stalls=operands.stalls,
                             record=operands.stalls is not None,
-                        )  # fmt: skip
+                        )
                     )
             except HarnessError as error:
                 wrong = wrong or f"{str(error).splitlines()[0]} ({_place(case)})"

@@ -9,17 +9,17 @@ import msgspec
 import psutil
 import pytest
 import zmq
-from wire_harness import run_steps
-from wire_programs import chain
 
 from ditto_cosim.host.wire.link import Link
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.version import PROTOCOL_VERSION, package_version, parameters_digest
+from support.wire_harness import run_steps
+from support.wire_programs import chain
 
 LIMITS = m.Limits()
-PLAIN = ["--backend", "plain_backend:PlainBackend", "--chip", "tiny"]
+PLAIN = ["--backend", "support.plain_backend:PlainBackend", "--chip", "tiny"]
 
 
 def bombard(address: str, seed: int, count: int, wire_fuzz: object) -> dict[str, int]:
@@ -60,7 +60,7 @@ def bombard(address: str, seed: int, count: int, wire_fuzz: object) -> dict[str,
 
 
 def survive(seed: int, count: int) -> None:
-    import wire_fuzz
+    from support import wire_fuzz
 
     with LocalDevice([*PLAIN, "--log-level", "error"], restarts=0) as device:
         process = psutil.Process(device.pid)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from wire_harness import Faults, Given, Proxy, run_steps, serving
-from wire_programs import chain
 
 from ditto_cosim.host.wire import link
 from ditto_cosim.host.wire.client import connect
 from ditto_cosim.protocol import messages as m
+from support.wire_harness import Faults, Given, Proxy, run_steps, serving
+from support.wire_programs import chain
 
 STEPS = 4
 SPEC = m.RunSpec(backend="model", chip="tiny", design="ditto")

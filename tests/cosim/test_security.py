@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import zmq
-from wire_harness import run_steps, serving
-from wire_programs import chain
 
 from ditto_cosim.host.wire.client import connect
 from ditto_cosim.protocol import security
 from ditto_cosim.protocol.errors import DeviceLostError, RequestError, SecurityError
 from ditto_cosim.protocol.messages import RunSpec
+from support.wire_harness import run_steps, serving
+from support.wire_programs import chain
 
 pytestmark = pytest.mark.skipif(not zmq.has("curve"), reason="this libzmq has no CURVE")
 

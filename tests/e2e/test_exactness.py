@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, calibrated, compiled
 
 from ditto_cosim.device.execution.layers import Layer
 from ditto_cosim.device.execution.machine import Machine
@@ -13,6 +12,7 @@ from ditto_cosim.device.kernels import slots, vector
 from ditto_cosim.host.reference.golden import Verifier
 from ditto_cosim.protocol.isa import ISA, LAYER_OPS
 from ditto_cosim.protocol.messages import RunSpec
+from support.families import FAMILIES, calibrated, compiled
 
 
 def run(name, *, policy="static", backend="model", chip="tiny", design="ditto"):

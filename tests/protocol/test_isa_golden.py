@@ -10,14 +10,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from isa_cases import OPS, Case, Seeded, T, make
-from isa_scalar import Refused, Value, execute
 
 from ditto_cosim.host.reference.golden import TORCH_DTYPES, Golden
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import NonFiniteError
 from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.program import Command, Program
+from support.isa_cases import OPS, Case, Seeded, T, make
+from support.isa_scalar import Refused, Value, execute
 
 
 class Drawn:

@@ -1,6 +1,6 @@
-"""Writes `isa_vectors.json`: operands and results of every command, from the scalar instruction set.
+"""Writes `golden/isa_vectors.json`: operands and results of every command, from the scalar instruction set.
 
-    python tests/golden/make_isa_vectors.py
+    PYTHONPATH=tests python -m support.isa_vectors
 
 Numbers of type f32 are hexadecimal floats. A case is one command over one or more steps, between which only a
 dynamic quantize keeps state. `refused` marks operands the command must refuse.
@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "protocol"))
+from support.isa_cases import OPS, Case, Seeded, make
+from support.isa_scalar import Refused, Value, execute, f32
 
-from isa_cases import OPS, Case, Seeded, make
-from isa_scalar import Refused, Value, execute, f32
-
-VECTORS = Path(__file__).with_name("isa_vectors.json")
+VECTORS = Path(__file__).parents[1] / "golden" / "isa_vectors.json"
 CASES_PER_COMMAND = 4
 
 

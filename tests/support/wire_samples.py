@@ -1,4 +1,4 @@
-"""One of every message, filled in; `python wire_samples.py` prints their headers as they cross the wire.
+"""One of every message, filled in; `PYTHONPATH=tests python -m support.wire_samples` prints their headers as they cross the wire.
 
 The printed bytes are kept in golden_messages.json. They change only with the protocol version.
 """

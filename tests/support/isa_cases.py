@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from isa_scalar import Value, f32
+from support.isa_scalar import Value, f32
 
 T = TypeVar("T")
 
