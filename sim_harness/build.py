@@ -202,6 +202,11 @@ def _sources(options: BuildOptions) -> tuple[str, ...]:
     return (WAIVERS, *RTL_SOURCES, *checks, *((VIEW,) if options.trace != "none" else ()))
 
 
+def rtl_digest() -> str:
+    """Identity of the tile's SystemVerilog, whatever it is built with."""
+    return digest(*((rtl_dir() / name).read_bytes() for name in RTL_SOURCES))[:16]
+
+
 def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
     """Writes the tile's generated C++ into a folder."""
     root = verilator_root()

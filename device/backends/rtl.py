@@ -23,6 +23,7 @@ from ditto_cosim.device.timing.schedule import Assignment, Schedule, schedule
 from ditto_cosim.protocol.errors import BackendError, WatchdogError
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.record import split_k
+from ditto_cosim.sim_harness.build import rtl_digest
 from ditto_cosim.sim_harness.errors import HarnessError, TileStuckError
 from ditto_cosim.sim_harness.tile import Tile
 from ditto_cosim.toolchain import BuildError
@@ -47,6 +48,8 @@ class RtlBackend:
 
     name = "rtl"
     measures = True
+    rtl_digest = rtl_digest()
+    """Of the SystemVerilog that is simulated."""
 
     def __init__(self, chip: Chip, geometry: Geometry | None = None, tiles: int | None = None) -> None:
         self.geometry = geometry or chip.geometry

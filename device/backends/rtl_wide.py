@@ -23,6 +23,7 @@ class RtlWideBackend:
 
     name = "rtl_wide"
     measures = False
+    rtl_digest = RtlBackend.rtl_digest
 
     def __init__(self, chip: Chip) -> None:
         threads = len(os.sched_getaffinity(0))
