@@ -116,7 +116,8 @@ class Encoder:
         """Explicit rows, K last."""
         nonzero, full = self._marks(d.reshape(-1, d.shape[-1]))
         slots = nonzero.byte() + full.byte()
-        chunks = torch.stack([c.sum(1) for c in slots.split(split_k(d.shape[-1], self.k_max), dim=1)])
+        lengths = list(split_k(d.shape[-1], self.k_max))
+        chunks = torch.stack([c.sum(1) for c in torch.split(slots, lengths, dim=1)])
         some, many = int(nonzero.sum()), int(full.sum())
         return Met(chunks, d.numel() - some, some - many, many)
 
