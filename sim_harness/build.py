@@ -198,6 +198,11 @@ def _sources(options: BuildOptions) -> list[Path]:
     return [chosen.waivers, *chosen.design, *(path for path in watched if path is not None)]
 
 
+def rtl_digest(own_dir: Path | None = None) -> str:
+    """Identity of the tile's SystemVerilog, whatever it is built with."""
+    return digest(*(path.read_bytes() for path in sources(own_dir).design))[:16]
+
+
 def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
     """Writes the tile's generated C++ into a folder."""
     root = verilator_root()

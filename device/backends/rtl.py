@@ -24,7 +24,7 @@ from ditto_cosim.device.timing.schedule import Assignment, Schedule, schedule
 from ditto_cosim.protocol.errors import BackendError, WatchdogError
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.record import split_k
-from ditto_cosim.sim_harness.build import BuildOptions
+from ditto_cosim.sim_harness.build import BuildOptions, rtl_digest
 from ditto_cosim.sim_harness.errors import HarnessError, TileStuckError
 from ditto_cosim.sim_harness.tile import Tile, TileProduct
 from ditto_cosim.toolchain import BuildError
@@ -59,6 +59,8 @@ class RtlBackend:
     ) -> None:
         self.geometry = geometry or chip.geometry
         self._options = options or BuildOptions()
+        self.rtl_digest = rtl_digest(self._options.rtl_dir)
+        """Of the SystemVerilog that is simulated."""
         self._tiles = tiles or chip.tiles
         self._threads = len(os.sched_getaffinity(0))
         self._helpers = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="tile")

@@ -26,6 +26,7 @@ from ditto_cosim.device.core import Activity, StepResult
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.execution.layers import Layer, Ran, Works, make_layer
 from ditto_cosim.device.kernels import vector
+from ditto_cosim.device.pricing.contract import contract_digest
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import LayerTime
 from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError, TensorError
@@ -36,7 +37,8 @@ from ditto_cosim.protocol.record import LayerRecord, StepRecord
 from ditto_cosim.protocol.tensors import NUMPY_TYPES
 
 Array = npt.NDArray[Any]
-Booked = tuple[Command, LayerRecord, LayerTime]
+Booked = tuple[Command, LayerRecord, LayerTime, int]
+"""A layer, its record, its price, and the cycles of its lanes."""
 SNAPSHOT_VERSION = 1
 
 
@@ -66,12 +68,15 @@ class Machine:
             "k_max": tile.k_max,
             "multipliers": self.chip.multipliers,
             "clock_hz": self.chip.clock_hz,
+            "contract_digest": contract_digest(),
+            "rtl_digest": str(getattr(chosen, "rtl_digest", "")),
         }
         self.counts_lanes = (
             self.design.datapath == "slots" and self.chip.timing == "tlm" and self.backend.geometry == tile
         )
         """Whether the backend's lanes are those that this chip and design are priced with."""
         self.controller = Controller(program, self.chip, self.design)
+        self.facts |= self._lane_facts()
         self.constants = {value: constants[name] for name, value in program.constants.items()}
         self.layers: dict[str, Layer] = {
             c.name: make_layer(c, program, self.constants, tile.k_max, tile.low_rule) for c in program.layers
@@ -84,6 +89,20 @@ class Machine:
         self.totals: dict[str, int] = {"cycles": 0, "steps": 0}
         self.books = ThreadPoolExecutor(1, thread_name_prefix="books")
         """Counts, checks and prices layers, in program order, while the next ones are computed."""
+
+    def _lane_facts(self) -> dict[str, str | int]:
+        """The tile, and whether the lanes' stage is priced by its written contract alone: what a host recomputes it from."""
+        tile, pricer = self.chip.geometry, self.controller.pricer
+        plain = self.design.datapath == "slots" and self.chip.timing == "tlm" and self.design.roofline is None
+        return {
+            "lane_contract": int(plain and pricer.multipliers == self.chip.multipliers),
+            "tiles": self.chip.tiles,
+            "lanes": tile.lanes,
+            "columns": tile.columns,
+            "encode_width": tile.encode_width,
+            "n_max": tile.n_max,
+            "weight_banks": tile.weight_banks,
+        }
 
     # --- one step ---------------------------------------------------------------------------------------------------------
 
@@ -107,11 +126,11 @@ class Machine:
         def settle(wait: bool) -> None:
             nonlocal step_cycles
             while pending and (wait or pending[0].done()):
-                command, record, time = pending.popleft().result()
+                command, record, time, lane_cycles = pending.popleft().result()
                 self.controller.observe(step, record.layer, time)
                 records.append(record)
                 step_cycles += time.total_cycles
-                on_layer(self._report(step, command, record, time))
+                on_layer(self._report(step, command, record, time, lane_cycles))
 
         for index, command in enumerate(self.program.commands):
             try:
@@ -209,7 +228,7 @@ class Machine:
         column = np.array([-1 if measured is None else measured], np.int64)
         time = pricer.columns(index, mode, lanes, column, keeps).at(0)
         record = LayerRecord(index, mode, forced, works, measured, time.total_cycles, time.traffic)
-        return command, record, time
+        return command, record, time, int(lanes.total[0]) if measured is None else measured
 
     def _agree(self, command: Command, mode: Mode, measured: int, predicted: int) -> None:
         """The cycles that the lanes took must be those that the contract says, to the cycle."""
@@ -219,7 +238,9 @@ class Machine:
                 f"contract says {predicted}. One of them is wrong; `ditto rtl test` narrows it down."
             )
 
-    def _report(self, step: int, command: Command, record: LayerRecord, time: LayerTime) -> LayerReport:
+    def _report(
+        self, step: int, command: Command, record: LayerRecord, time: LayerTime, lane_cycles: int
+    ) -> LayerReport:
         ran = record.works[record.mode]
         return LayerReport(
             step=step,
@@ -233,6 +254,7 @@ class Machine:
             full=sum(s.full for s in ran),
             slots=sum(s.slot_total for s in ran),
             cycles=time.total_cycles,
+            lane_cycles=lane_cycles,
             unit_cycles=dict(time.unit_cycles),
             stall_cycles=dict(time.stall_cycles),
             traffic_bytes=dict(time.traffic_bytes),

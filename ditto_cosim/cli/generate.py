@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from ditto_cosim.host.generation import Watcher
+    from ditto_cosim.host.generation import Outcome, Watcher
     from ditto_cosim.protocol.messages import LayerReport
 
 
@@ -85,7 +85,7 @@ def generate(
         from ditto_cosim.host.pipeline.models import Wish, load_model
 
         loaded = load_model(model)
-        with _watcher(as_json) as watcher:
+        with watching(as_json) as watcher:
             outcome = generate_run(
                 loaded,
                 Wish(steps, seed, batch, tuple(label or ()), prompt, guidance),
@@ -104,21 +104,7 @@ def generate(
                 rtl_layers=tuple(rtl_layers or ()),
                 cross_check=cross_check,
             )
-        if as_json:
-            print(json.dumps(outcome.summary))
-        else:
-            from ditto_cosim.host.report import print_report
-
-            if outcome.report is not None:
-                print_report(outcome.report)
-            if own := outcome.summary.get("own_lane_cycles"):
-                ours = outcome.summary["lane_cycles"]
-                say(f"lanes     yours took {own:,} cycles, ours take {ours:,} ({own / ours:.3f})")
-            say(f"pictures  {', '.join(outcome.summary['pictures']) or 'none'}")
-            say(f"report    {outcome.summary['report']}")
-        if outcome.failure is not None:
-            print(f"error: {outcome.failure}", file=sys.stderr)
-            raise typer.Exit(1)
+        tell(outcome, as_json, say)
 
 
 def _own_rtl(backend: str, rtl_dir: Path | None, contract: str, connect: str) -> str:
@@ -154,6 +140,25 @@ def _check_names(chip: str, design: str, *backends: str) -> None:
         find_backend(backend)
 
 
+def tell(outcome: Outcome, as_json: bool, say: Callable[[str], None]) -> None:
+    """Prints what a run gave; a failed verification ends the command with status 1."""
+    if as_json:
+        print(json.dumps(outcome.summary))
+    else:
+        from ditto_cosim.host.report import print_report
+
+        if outcome.report is not None:
+            print_report(outcome.report)
+        if own := outcome.summary.get("own_lane_cycles"):
+            ours = outcome.summary["lane_cycles"]
+            say(f"lanes     yours took {own:,} cycles, ours take {ours:,} ({own / ours:.3f})")
+        say(f"pictures  {', '.join(outcome.summary['pictures']) or 'none'}")
+        say(f"report    {outcome.summary['report']}")
+    if outcome.failure is not None:
+        print(f"error: {outcome.failure}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
 @contextmanager
 def quiet(as_json: bool) -> Iterator[Any]:
     """A way to say things to a person, on standard error, or nothing under --json."""
@@ -171,7 +176,7 @@ def quiet(as_json: bool) -> Iterator[Any]:
 
 
 @contextmanager
-def _watcher(as_json: bool) -> Iterator[Watcher]:
+def watching(as_json: bool) -> Iterator[Watcher]:
     """Sentences on standard error, and a bar drawn from what the device reports: layers, cycles, what runs now."""
     from ditto_cosim.host.generation import Watcher
 
