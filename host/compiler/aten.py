@@ -14,9 +14,9 @@ from torch.fx import Node
 
 from ditto_cosim.host.compiler.builder import (
     DTYPES,
+    Argument,
     Builder,
     LoweringError,
-    Operand,
     Probabilities,
     Value,
     pair,
@@ -27,7 +27,7 @@ from ditto_cosim.protocol import isa
 Rule = Callable[..., Any]
 
 
-def _alias(low: Builder, node: Node, x: Operand, *_: Any, **__: Any) -> Operand:
+def _alias(low: Builder, node: Node, x: Argument, *_: Any, **__: Any) -> Argument:
     return x
 
 
@@ -41,14 +41,14 @@ def _to_copy(
     raise LoweringError(f"{low.scope}: conversion of {x.spec} to {dtype} is not supported")
 
 
-def _is_ones(operand: Operand) -> TypeGuard[torch.Tensor]:
+def _is_ones(operand: Argument) -> TypeGuard[torch.Tensor]:
     if not isinstance(operand, torch.Tensor) or operand.dtype != torch.int64:
         return False
     return operand.is_meta or bool((operand == 1).all())
 
 
 def _binary(op: str) -> Rule:
-    def rule(low: Builder, node: Node, a: Operand, b: Operand, *, alpha: float = 1) -> Operand:
+    def rule(low: Builder, node: Node, a: Argument, b: Argument, *, alpha: float = 1) -> Argument:
         if alpha != 1:
             raise LoweringError(f"{low.scope}: {op} with alpha = {alpha} is not supported")
         neutral = 0 if op in ("add", "sub") else 1
@@ -64,17 +64,17 @@ def _binary(op: str) -> Rule:
 
 
 def _unary(op: str) -> Rule:
-    def rule(low: Builder, node: Node, x: Operand) -> Value:
+    def rule(low: Builder, node: Node, x: Argument) -> Value:
         return low.emit(op, low.f32(x))[0]
 
     return rule
 
 
-def _gelu(low: Builder, node: Node, x: Operand, *, approximate: str = "none") -> Value:
+def _gelu(low: Builder, node: Node, x: Argument, *, approximate: str = "none") -> Value:
     return low.emit("gelu", low.f32(x), tanh=approximate == "tanh")[0]
 
 
-def _neg(low: Builder, node: Node, x: Operand) -> Value:
+def _neg(low: Builder, node: Node, x: Argument) -> Value:
     return low.emit("mul", low.f32(x), low.value(-1.0))[0]
 
 
@@ -118,7 +118,7 @@ def _affine(low: Builder, weight: Any, bias: Any, size: int) -> list[Value]:
     return [gamma] if bias is None else [gamma, low.constant(bias.to(torch.float32), f"{low.scope}.beta")]
 
 
-def _softmax(low: Builder, node: Node, x: Operand, dim: int, *_: Any) -> Probabilities:
+def _softmax(low: Builder, node: Node, x: Argument, dim: int, *_: Any) -> Probabilities:
     value = low.f32(x)
     if _axis(dim, len(value.spec.shape)) != len(value.spec.shape) - 1:
         raise LoweringError(f"{low.scope}: softmax over axis {dim} is not supported, expected the last one")
@@ -130,7 +130,7 @@ def _reshape_to(low: Builder, x: Value, shape: tuple[int, ...]) -> Value:
     return x if shape == x.spec.shape else low.emit("reshape", x, shape=shape)[0]
 
 
-def _view(low: Builder, node: Node, x: Operand, *_: Any, **__: Any) -> Operand:
+def _view(low: Builder, node: Node, x: Argument, *_: Any, **__: Any) -> Argument:
     shape = tuple(node.meta["val"].shape)
     if isinstance(x, Probabilities):
         return Probabilities(_reshape_to(low, x.p, shape), _reshape_to(low, x.sums, shape[:-1]))
@@ -155,7 +155,7 @@ def _concat(low: Builder, node: Node, parts: Any, dim: int = 0) -> Value:
 
 
 def _pad(
-    low: Builder, node: Node, x: Operand, pad: Any, mode: str = "constant", value: float | None = None
+    low: Builder, node: Node, x: Argument, pad: Any, mode: str = "constant", value: float | None = None
 ) -> Value:
     if mode != "constant" or min(pad) < 0:
         raise LoweringError(f"{low.scope}: padding of mode {mode!r} by {tuple(pad)} is not supported")
@@ -234,7 +234,7 @@ def _upsample(low: Builder, node: Node, x: Value, *_: Any, **__: Any) -> Value:
 def _avg_pool(
     low: Builder,
     node: Node,
-    x: Operand,
+    x: Argument,
     kernel: Any,
     stride: Any = None,
     padding: Any = (0, 0),
@@ -258,7 +258,7 @@ def _avg_pool(
     return low.emit("mul", total, low.f32(1 / (kh * kw)))[0]
 
 
-def _embedding(low: Builder, node: Node, table: Operand, index: Operand, *_: Any, **__: Any) -> Value:
+def _embedding(low: Builder, node: Node, table: Argument, index: Argument, *_: Any, **__: Any) -> Value:
     return low.emit("gather", low.f32(table), low.value(index))[0]
 
 

@@ -52,7 +52,16 @@ class Probabilities:
     sums: Value
 
 
-Operand = Value | Probabilities | torch.Tensor | int | float | bool | None | tuple[Any, ...] | list[Any]
+Argument = Value | Probabilities | torch.Tensor | int | float | bool | None | tuple[Any, ...] | list[Any]
+"""What an operation of the graph is called with: values of the program, and constants not yet in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A constant of the program and its value's place."""
+
+    tensor: torch.Tensor
+    value: Value
 
 
 class Builder:
@@ -64,9 +73,10 @@ class Builder:
         self.steps = steps
         self.values: list[TensorSpec] = []
         self.commands: list[Command] = []
-        self.constants: dict[str, torch.Tensor] = {}
-        self.constant_values: dict[str, Value] = {}
-        self.input_values: dict[str, Value] = {}
+        self.inputs: dict[str, Value] = {}
+        self.constants: dict[str, Constant] = {}
+        self._constant_of: dict[str, Value] = {}
+        """By content, so that equal constants share a value."""
         self.merged: dict[Any, tuple[Value, ...]] = {}
         self.names: dict[str, int] = {}
         self.layers = name_layers(captured)
@@ -106,15 +116,13 @@ class Builder:
             tensor = tensor.to(torch.int64 if not tensor.dtype.is_floating_point else torch.float32)
         tensor = tensor.detach().contiguous()
         key = name if tensor.device.type == "meta" else _fingerprint(tensor)
-        if key not in self.constant_values:
-            name = self._unique(name)
+        if key not in self._constant_of:
             value = self._value(TensorSpec(tuple(tensor.shape), DTYPES[tensor.dtype]), False)
-            self.constants[name] = tensor
-            self.constant_values[key] = value
-            self.input_values[f"constant {name}"] = value
-        return self.constant_values[key]
+            self.constants[self._unique(name)] = Constant(tensor, value)
+            self._constant_of[key] = value
+        return self._constant_of[key]
 
-    def value(self, operand: Operand, name: str = "constant") -> Value:
+    def value(self, operand: Argument, name: str = "constant") -> Value:
         """An operand as a value of the program."""
         if isinstance(operand, Value):
             return operand
@@ -124,13 +132,13 @@ class Builder:
             return self.constant(torch.tensor(float(operand), dtype=torch.float32), f"{float(operand)!r}")
         raise LoweringError(f"{self.scope}: {operand!r} cannot be an operand")
 
-    def f32(self, operand: Operand) -> Value:
+    def f32(self, operand: Argument) -> Value:
         if isinstance(operand, torch.Tensor):
             operand = operand.to(torch.float32)
         value = self.value(operand)
         return self.emit("cast", value)[0] if value.spec.dtype == "i64" else value
 
-    def quantize(self, layer: str, operand: str, x: Operand) -> tuple[Value, Value]:
+    def quantize(self, layer: str, operand: str, x: Argument) -> tuple[Value, Value]:
         """A layer's operand on its 8-bit grid."""
         point = f"{layer}:{operand}"
         symmetric = self.point_nodes[point][1]
@@ -149,7 +157,7 @@ class Builder:
 
     # --- layers ---------------------------------------------------------------------------------------------------------
 
-    def linear(self, node: Node, x: Operand, weight: Operand, bias: Operand = None) -> Value:
+    def linear(self, node: Node, x: Argument, weight: Argument, bias: Argument = None) -> Value:
         layer = self.layers[node.name]
         acc, params, scale = self._weighted(layer, "linear", x, weight)
         return self._dequantize(layer, acc, params, scale, bias, -1)
@@ -157,25 +165,21 @@ class Builder:
     def conv2d(
         self,
         node: Node,
-        x: Operand,
-        weight: Operand,
-        bias: Operand = None,
+        x: Argument,
+        weight: Argument,
+        bias: Argument = None,
         stride: Any = (1, 1),
         padding: Any = (0, 0),
         dilation: Any = (1, 1),
         groups: int = 1,
     ) -> Value:
         layer = self.layers[node.name]
-        if groups != 1 or tuple(dilation) not in ((1, 1), (1,)):
-            raise LoweringError(
-                f"{layer}: conv2d with groups = {groups}, dilation = {dilation} is not supported"
-            )
-        strides = {"stride": pair(stride), "padding": pair(padding)}
-        acc, params, scale = self._weighted(layer, "conv2d", x, weight, **strides)
+        shape = {"stride": pair(stride), "padding": pair(padding), "dilation": pair(dilation)}
+        acc, params, scale = self._weighted(layer, "conv2d", x, weight, **shape, groups=groups)
         return self._dequantize(layer, acc, params, scale, bias, 1)
 
     def _weighted(
-        self, layer: str, op: str, x: Operand, weight: Operand, **attrs: Attr
+        self, layer: str, op: str, x: Argument, weight: Argument, **attrs: Attr
     ) -> tuple[Value, Value, Value]:
         if not isinstance(weight, torch.Tensor):
             raise LoweringError(
@@ -196,14 +200,14 @@ class Builder:
         return acc, params, self.constant(w_scale, f"{layer}.weight_scale")
 
     def _dequantize(
-        self, layer: str, acc: Value, params: Value, scale: Value, bias: Operand, axis: int
+        self, layer: str, acc: Value, params: Value, scale: Value, bias: Argument, axis: int
     ) -> Value:
         operands = [acc, params, scale]
         if isinstance(bias, torch.Tensor):
             operands.append(self.constant(bias.to(torch.float32), f"{layer}.bias"))
         return self.emit("dequantize", *operands, name=f"{layer}/dequantize", axis=axis)[0]
 
-    def matmul(self, node: Node, a: Operand, b: Operand) -> Operand:
+    def matmul(self, node: Node, a: Argument, b: Argument) -> Argument:
         layer = self.layers[node.name]
         b_value = self.f32(b)
         if isinstance(a, Probabilities):

@@ -17,7 +17,7 @@ import torch
 from torch.fx import Node
 
 from ditto_cosim.host.compiler.aten import RULES
-from ditto_cosim.host.compiler.builder import DTYPES, Builder, LoweringError, Operand, Probabilities, Value
+from ditto_cosim.host.compiler.builder import DTYPES, Argument, Builder, LoweringError, Probabilities, Value
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.points import module_path
 from ditto_cosim.host.compiler.quantize import Grid
@@ -63,15 +63,11 @@ class Lowering(Builder):
             else:
                 raise LoweringError(f"{node.op} {node.target} in the captured graph is not supported")
         assert output is not None
-        constants = {
-            n.removeprefix("constant "): v for n, v in self.input_values.items() if n.startswith("constant ")
-        }
-        inputs = {n: v.id for n, v in self.input_values.items() if not n.startswith("constant ")}
         program = Program(
             values=tuple(self.values),
-            inputs=inputs,
+            inputs={n: v.id for n, v in self.inputs.items()},
             static_inputs=self.captured.static_inputs,
-            constants={n: v.id for n, v in constants.items()},
+            constants={n: c.value.id for n, c in self.constants.items()},
             outputs={"sample": output.id},
             commands=tuple(self.commands),
         )
@@ -79,14 +75,13 @@ class Lowering(Builder):
         difference, summation = _static_analysis(program)
         program = replace(program, skip_difference=difference, skip_summation=summation)
         program.validate()
-        used = program.constants.keys()
         return Lowered(
             program,
-            {n: t for n, t in self.constants.items() if n in used},
+            {n: self.constants[n].tensor for n in program.constants},
             {p: n for p, (n, _) in self.point_nodes.items()},
         )
 
-    def _placeholder(self, node: Node) -> Operand:
+    def _placeholder(self, node: Node) -> Argument:
         if node.name in self.captured.parameters:
             return self.captured.parameters[node.name]
         name = self.captured.placeholders[node.name]
@@ -95,7 +90,7 @@ class Lowering(Builder):
         if dtype not in ("f32", "i64"):
             raise LoweringError(f"input {name!r} is {example.dtype}; expected float32 or int64")
         value = self._value(TensorSpec(tuple(example.shape), dtype), name not in self.captured.static_inputs)
-        self.input_values[name] = value
+        self.inputs[name] = value
         return value
 
     def _call(self, node: Node) -> Any:
@@ -183,9 +178,12 @@ def _static_analysis(program: Program) -> tuple[frozenset[str], frozenset[str]]:
 
     def data_operands(command: Command) -> list[int]:
         """Operands that carry activations: no scales, weights or other constants."""
-        forms = [name.rstrip("?*").partition(":")[0] for name in isa.ISA[command.op].operands]
-        named = zip(command.operands, forms + forms[-1:] * len(command.operands), strict=False)
-        return [v for v, name in named if not name.startswith("params") and v not in constants]
+        form = isa.ISA[command.op]
+        return [
+            v
+            for at, v in enumerate(command.operands)
+            if not form.operand(at).is_params and v not in constants
+        ]
 
     consumers: dict[int, list[Command]] = {}
     for command in program.commands:
