@@ -119,7 +119,7 @@ class Form:
     operands: tuple[Operand, ...]
     results: tuple[str, ...]
     attrs: Mapping[str, str]
-    """Attribute name -> type, and what it means."""
+    """Attribute name -> type, and what it means; a trailing `?` marks one that may be left out."""
     semantics: str
     infer: Infer
     since: str = "1.0"
@@ -192,21 +192,49 @@ def _pair(attrs: Attrs, name: str) -> tuple[int, int]:
     return value[0], value[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """The attributes of a conv2d. Dilation 1 and one group go without saying."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @classmethod
+    def of(cls, attrs: Attrs) -> Convolution:
+        told = {name: _pair(attrs, name) for name in ("stride", "padding", "dilation") if name in attrs}
+        return cls(**told, groups=integer({"groups": 1, **attrs}, "groups"))
+
+    def attrs(self) -> dict[str, Attr]:
+        told: dict[str, Attr] = {"stride": self.stride, "padding": self.padding}
+        if self.dilation != (1, 1):
+            told["dilation"] = self.dilation
+        return told if self.groups == 1 else {**told, "groups": self.groups}
+
+    def reach(self, kernel: tuple[int, int]) -> tuple[int, int]:
+        """Pixels from the first to the last that a kernel of this size covers."""
+        return self.dilation[0] * (kernel[0] - 1) + 1, self.dilation[1] * (kernel[1] - 1) + 1
+
+
 def _infer_conv2d(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     x, w = t[0], t[2]
     _require(len(x.shape) == 4 and len(w.shape) == 4, f"conv2d takes 4-d operands, got {x} and {w}")
-    groups = integer(a, "groups")
+    how = Convolution.of(a)
     _require(
-        groups > 0 and w.shape[0] % groups == 0 and x.shape[1] == groups * w.shape[1],
-        f"conv2d: {x.shape[1]} input channels, weights for {groups} × {w.shape[1]} and {w.shape[0]} output channels",
+        how.groups > 0 and w.shape[0] % how.groups == 0 and x.shape[1] == how.groups * w.shape[1],
+        f"conv2d: {x.shape[1]} input channels, weights for {how.groups} × {w.shape[1]} and {w.shape[0]} output channels",
     )
-    (sh, sw), (ph, pw), (dh, dw) = (_pair(a, name) for name in ("stride", "padding", "dilation"))
     _require(
-        min(sh, sw, dh, dw) > 0 and min(ph, pw) >= 0,
-        f"conv2d: stride {sh, sw}, dilation {dh, dw} or padding {ph, pw} out of range",
+        min(*how.stride, *how.dilation) > 0 and min(how.padding) >= 0,
+        f"conv2d: stride {how.stride}, dilation {how.dilation} or padding {how.padding} out of range",
     )
-    reach = dh * (w.shape[2] - 1) + 1, dw * (w.shape[3] - 1) + 1
-    ho, wo = (x.shape[2] + 2 * ph - reach[0]) // sh + 1, (x.shape[3] + 2 * pw - reach[1]) // sw + 1
+    ho, wo = (
+        (size + 2 * border - reach) // step + 1
+        for size, border, reach, step in zip(
+            x.shape[2:], how.padding, how.reach((w.shape[2], w.shape[3])), how.stride, strict=True
+        )
+    )
     _require(ho > 0 and wo > 0, f"conv2d: kernel {w.shape[2:]} does not fit into {x.shape[2:]}")
     return (TensorSpec((x.shape[0], w.shape[0], ho, wo), "i32"),)
 
@@ -380,7 +408,12 @@ _FORMS: list[Form] = [
         "layer",
         ("x:i8", "params:f32", "w:i8"),
         ("acc:i32",),
-        {"stride": "pair", "padding": "pair", "dilation": "pair", "groups": "int: of neighbouring channels"},
+        {
+            "stride": "pair",
+            "padding": "pair",
+            "dilation?": "pair",
+            "groups?": "int: of neighbouring channels",
+        },
         "acc[b,n,i,j] = Σ w[n,c,u,v] × (x̂[b,g·C+c,i·s+u·d,j·s'+v·d'] − z), z = zero point of params; x̂ is x padded with z; "
         "w has C channels, g is the group of n. A product a group; its rows, in order: (b, i, j); a row's K elements, in "
         "order: (u, v, c).",
@@ -617,8 +650,9 @@ def check_operands(form: Form, operands: Sequence[TensorSpec]) -> None:
 
 
 def check_attrs(form: Form, attrs: Attrs) -> None:
-    """Exactly the declared attributes, each present."""
-    missing, unknown = form.attrs.keys() - attrs.keys(), attrs.keys() - form.attrs.keys()
+    """Exactly the declared attributes, each present that must be."""
+    missing = {name for name in form.attrs if not name.endswith("?")} - attrs.keys()
+    unknown = attrs.keys() - {name.rstrip("?") for name in form.attrs}
     _require(not missing, f"{form.op}: attribute {', '.join(sorted(missing))} is missing")
     _require(not unknown, f"{form.op}: attribute {', '.join(sorted(unknown))} is unknown")
 

@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import MODES, Mode
-from ditto_cosim.protocol.isa import integer
+from ditto_cosim.protocol.isa import Convolution
 from ditto_cosim.protocol.program import Program
 
 U16 = npt.NDArray[np.uint16]
@@ -73,7 +73,7 @@ def layer_work(program: Program, layer: int, mode: Mode) -> tuple[Work, ...]:
     command = program.layers[layer]
     operands, result = program.specs(command.operands), program.values[command.results[0]]
     if command.op == "conv2d":
-        weights, groups = operands[2].shape, integer(command.attrs, "groups")
+        weights, groups = operands[2].shape, Convolution.of(command.attrs).groups
         batch, _, height, width = result.shape
         return (Work(groups, batch * height * width, math.prod(weights[1:]), weights[0] // groups),)
     if command.op == "linear":

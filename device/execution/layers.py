@@ -29,7 +29,7 @@ from ditto_cosim.device.kernels.slots import (
 )
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.hardware import LowRule, Mode
-from ditto_cosim.protocol.isa import integer, ints
+from ditto_cosim.protocol.isa import Convolution
 from ditto_cosim.protocol.program import Command, Program
 from ditto_cosim.protocol.record import SubOp, Work, split_k
 
@@ -231,7 +231,8 @@ class Conv2d(_Weighted):
         self, command: Command, k_max: int, rule: LowRule, weights: I8, out: tuple[int, ...]
     ) -> None:
         n, channels, kh, kw = weights.shape
-        self.groups = integer(command.attrs, "groups")
+        how = Convolution.of(command.attrs)
+        self.groups, self.padding, self.batch = how.groups, how.padding, out[0]
         of_groups = weights.reshape(self.groups, n // self.groups, channels, kh, kw)
         super().__init__(
             command,
@@ -239,10 +240,7 @@ class Conv2d(_Weighted):
             rule,
             of_groups.transpose(0, 3, 4, 2, 1).reshape(self.groups, -1, n // self.groups),
         )
-        stride, padding, dilation = (ints(command.attrs, name) for name in ("stride", "padding", "dilation"))
-        self.padding = padding[0], padding[1]
-        self.windows = Windows((kh, kw), (stride[0], stride[1]), (out[2], out[3]), (dilation[0], dilation[1]))
-        self.batch = out[0]
+        self.windows = Windows((kh, kw), how.stride, (out[2], out[3]), how.dilation)
 
     def _arrange(self, operands: Sequence[Array]) -> Operands:
         pictures = operands[0].transpose(0, 2, 3, 1)

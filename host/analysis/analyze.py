@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ditto_cosim.protocol.hardware import LowRule
-from ditto_cosim.protocol.isa import integer, ints
+from ditto_cosim.protocol.isa import Convolution
 from ditto_cosim.protocol.program import Command, Program
 
 Kind = Literal["activations", "temporal", "spatial"]
@@ -47,12 +47,12 @@ def rows_of(command: Command, x: Tensor) -> Tensor:
 
 def windows_of(command: Command, x: Tensor, kernel: tuple[int, int]) -> Tensor:
     """The same for a picture [B,C,H,W]: a row is the window of one output pixel, a chain one group of one image."""
-    (sh, sw), (ph, pw), (dh, dw) = (ints(command.attrs, name) for name in ("stride", "padding", "dilation"))
-    groups = integer(command.attrs, "groups")
+    how = Convolution.of(command.attrs)
+    (sh, sw), (ph, pw), (dh, dw), groups = how.stride, how.padding, how.dilation, how.groups
     padded = torch.nn.functional.pad(x, (pw, pw, ph, ph)).reshape(
         len(x) * groups, -1, x.shape[2] + 2 * ph, x.shape[3] + 2 * pw
     )
-    reach = dh * (kernel[0] - 1) + 1, dw * (kernel[1] - 1) + 1
+    reach = how.reach(kernel)
     windows = (
         padded.unfold(2, reach[0], sh).unfold(3, reach[1], sw)[..., ::dh, ::dw].permute(0, 2, 3, 1, 4, 5)
     )
@@ -218,7 +218,7 @@ def _layer(program: Program, command: Command) -> _Layer:
     weights = operands[2].shape
     convolves = command.op == "conv2d"
     kernel = (weights[2], weights[3]) if convolves else (1, 1)
-    columns = weights[0] // (integer(command.attrs, "groups") if convolves else 1)
+    columns = weights[0] // (Convolution.of(command.attrs).groups if convolves else 1)
     return _Layer(command, ((command.operands[0], command.operands[1]),), (columns,), kernel)
 
 

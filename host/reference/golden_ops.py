@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ditto_cosim.protocol.errors import NonFiniteError
-from ditto_cosim.protocol.isa import integer, ints
+from ditto_cosim.protocol.isa import Convolution, integer, ints
 from ditto_cosim.protocol.program import Command
 
 BLOCK = 1 << 17
@@ -100,15 +100,15 @@ def _rows_times(rows: Tensor, params: Tensor, weights: Weights) -> Tensor:
 
 
 def conv2d(x: Tensor, params: Tensor, weights: Weights, command: Command, kernel: tuple[int, int]) -> Tensor:
-    (sh, sw), (ph, pw), (dh, dw) = (ints(command.attrs, name) for name in ("stride", "padding", "dilation"))
-    groups = integer(command.attrs, "groups")
+    how = Convolution.of(command.attrs)
+    (sh, sw), (ph, pw), (dh, dw), groups = how.stride, how.padding, how.dilation, how.groups
     nhwc = x.permute(0, 2, 3, 1)
     batch, height, width, channels = nhwc.shape
     if ph or pw:
         padded = nhwc.new_full((batch, height + 2 * ph, width + 2 * pw, channels), int(params[1]))
         padded[:, ph : ph + height, pw : pw + width] = nhwc
         nhwc = padded
-    reach = dh * (kernel[0] - 1) + 1, dw * (kernel[1] - 1) + 1
+    reach = how.reach(kernel)
     windows = nhwc.unfold(1, reach[0], sh).unfold(2, reach[1], sw)[..., ::dh, ::dw].permute(0, 1, 2, 4, 5, 3)
     rows_high, rows_wide = windows.shape[1:3]
     if groups == 1:

@@ -157,8 +157,8 @@ def _stateless(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
             attrs = {
                 "stride": (s.integer(1, 2), s.integer(1, 2)),
                 "padding": (s.integer(0, 2), s.integer(0, 1)),
-                "dilation": dilation,
-                "groups": groups,
+                **({"dilation": dilation} if dilation != (1, 1) else {}),
+                **({"groups": groups} if groups > 1 else {}),
             }
             x = _i8(s, batch, groups * channels, *size)
             return attrs, (x, _params(s), _i8(s, groups * out, channels, *kernel))

@@ -256,10 +256,10 @@ BINARY: dict[str, Callable[[float, float], float]] = {
 def conv2d(t: Sequence[Value], a: Mapping[str, Any]) -> Value:
     x, params, w = t
     z = int(params.data[1])
-    (sh, sw), (ph, pw), (dh, dw) = a["stride"], a["padding"], a["dilation"]
+    (sh, sw), (ph, pw), (dh, dw) = a["stride"], a["padding"], a.get("dilation", (1, 1))
     batch, _, height, width = x.shape
     out, channels, kh, kw = w.shape
-    of_group = out // a["groups"]
+    of_group = out // a.get("groups", 1)
     high, wide = (
         (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1,
         (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1,

@@ -43,7 +43,7 @@ def test_windows_are_the_rows_of_the_convolution(
 ) -> None:
     """Sums of the rows are a convolution with ones; the order of rows is (i, j)."""
     x = torch.randint(-255, 256, (2, 3, 5, 6), dtype=torch.int16, generator=torch.Generator().manual_seed(0))
-    command = Command("conv2d", "c", (0, 1, 2), (3,), {"stride": stride, "padding": padding, "dilation": (1, 1), "groups": 1})
+    command = Command("conv2d", "c", (0, 1, 2), (3,), {"stride": stride, "padding": padding})
     rows = windows_of(command, x, kernel)
     ones = torch.ones(1, 3, *kernel, dtype=torch.float64)
     expected = torch.nn.functional.conv2d(x.double(), ones, stride=stride, padding=padding).flatten(1)

@@ -24,7 +24,7 @@ QUANTIZE = {
     "symmetric": False,
     "hysteresis": 1.0,
 }
-CONVOLUTION = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+CONVOLUTION = {"stride": (1, 1), "padding": (0, 0)}
 CHANNELS, SIZE = 16, 8
 
 
