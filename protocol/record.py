@@ -38,6 +38,7 @@ import numpy.typing as npt
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.files import replacing, sweep, write_text
 from ditto_cosim.protocol.hardware import MODES, Mode
+from ditto_cosim.protocol.isa import Convolution
 from ditto_cosim.protocol.program import Program
 
 U16 = npt.NDArray[np.uint16]
@@ -77,9 +78,9 @@ def layer_work(program: Program, layer: int, mode: Mode) -> tuple[Work, ...]:
     command = program.layers[layer]
     operands, result = program.specs(command.operands), program.values[command.results[0]]
     if command.op == "conv2d":
-        weights = operands[2].shape
+        weights, groups = operands[2].shape, Convolution.of(command.attrs).groups
         batch, _, height, width = result.shape
-        return (Work(1, batch * height * width, math.prod(weights[1:]), weights[0]),)
+        return (Work(groups, batch * height * width, math.prod(weights[1:]), weights[0] // groups),)
     if command.op == "linear":
         n, k = operands[2].shape
         return (Work(1, operands[0].elements // k, k, n),)

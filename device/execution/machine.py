@@ -153,7 +153,7 @@ class Machine:
                 del values[value]
             settle(wait=False)
         settle(wait=True)
-        outputs = {name: np.ascontiguousarray(values[value]) for name, value in self.program.outputs.items()}
+        outputs = {name: np.asarray(values[value], order="C") for name, value in self.program.outputs.items()}
         if not timed:
             return StepResult(outputs)
         self.totals["cycles"] += step_cycles

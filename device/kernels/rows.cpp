@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <vector>
 
 namespace {
@@ -56,7 +57,7 @@ extern "C" {
 // elements (u, v, c).
 struct DittoWindows {
   int64_t batch, height, width, channels;
-  int64_t kernel_h, kernel_w, stride_h, stride_w, out_h, out_w;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, out_h, out_w;
 };
 
 // What a row is compared with: another picture's, one pixel everywhere, or the row before (the pixel before the first).
@@ -91,7 +92,8 @@ void count_windows(const uint8_t* current, const uint8_t* reference, DittoRefere
   }
 
   auto at = [&](int64_t b, int64_t i, int64_t j, int64_t position) {
-    return (b * w.height + i * w.stride_h + position / w.kernel_w) * w.width + j * w.stride_w + position % w.kernel_w;
+    return (b * w.height + i * w.stride_h + position / w.kernel_w * w.dilation_h) * w.width + j * w.stride_w +
+           position % w.kernel_w * w.dilation_w;
   };
   std::vector<uint32_t> line(w.out_w);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
@@ -140,13 +142,18 @@ extern "C" __attribute__((visibility("default"))) void ditto_count_rows(
 }
 
 // slots: uint16 [chunks][rows]. totals: elements that are not zero, and full ones; added to what is there. `reference` is a
-// picture or a pixel.
-extern "C" __attribute__((visibility("default"))) void ditto_count_windows(
+// picture or a pixel. Returns 0 if there is not enough memory.
+extern "C" __attribute__((visibility("default"))) int32_t ditto_count_windows(
     const uint8_t* current, const uint8_t* reference, int32_t kind, const DittoWindows* windows, const int64_t* cuts,
     int64_t segments, const DittoPiece* pieces, const int64_t* ends, int64_t chunks, int32_t mag4, uint16_t* slots,
     int64_t* totals) {
-  (mag4 ? count_windows<true> : count_windows<false>)(current, reference, static_cast<DittoReference>(kind), *windows, cuts,
-                                                      segments, pieces, ends, chunks, slots, totals);
+  try {
+    (mag4 ? count_windows<true> : count_windows<false>)(current, reference, static_cast<DittoReference>(kind), *windows, cuts,
+                                                        segments, pieces, ends, chunks, slots, totals);
+  } catch (const std::exception&) {
+    return 0;
+  }
+  return 1;
 }
 
 // [pictures][height][width] of `pixel` bytes with a border of one value around every picture.
@@ -169,12 +176,15 @@ extern "C" __attribute__((visibility("default"))) void ditto_pad(const uint8_t* 
 extern "C" __attribute__((visibility("default"))) void ditto_unroll(const uint8_t* padded, const DittoWindows* windows,
                                                                      uint8_t* rows) {
   const DittoWindows& w = *windows;
-  const int64_t run = w.kernel_w * w.channels;
+  const bool beside = w.dilation_w == 1;  // whether a line of the kernel is one run of the picture's
+  const int64_t runs = beside ? 1 : w.kernel_w, run = (beside ? w.kernel_w : 1) * w.channels;
   for (int64_t b = 0; b < w.batch; ++b) {
     for (int64_t i = 0; i < w.out_h; ++i) {
       for (int64_t j = 0; j < w.out_w; ++j) {
         const uint8_t* line = padded + ((b * w.height + i * w.stride_h) * w.width + j * w.stride_w) * w.channels;
-        for (int64_t u = 0; u < w.kernel_h; ++u, line += w.width * w.channels, rows += run) std::memcpy(rows, line, run);
+        for (int64_t u = 0; u < w.kernel_h; ++u, line += w.dilation_h * w.width * w.channels) {
+          for (int64_t v = 0; v < runs; ++v, rows += run) std::memcpy(rows, line + v * w.dilation_w * w.channels, run);
+        }
       }
     }
   }

@@ -129,8 +129,10 @@ class Golden:
                 return ops.softmax(t[0])
             case "dequantize_attention":
                 return (ops.dequantize_attention(t[0], t[1], t[2]),)
-            case "add" | "sub" | "mul" | "div":
-                return (ops.BINARY[command.op](t[0], t[1]),)
+            case op if op in ops.BINARY:
+                return (ops.BINARY[op](t[0], t[1]),)
+            case "select":
+                return (torch.where(t[0] != 0, t[1], t[2]),)
             case "gelu" if attrs["tanh"]:
                 return (ops.blocked(ops.gelu_tanh, t[0]),)
             case op if op in ops.UNARY:
@@ -144,6 +146,10 @@ class Golden:
             case "layer_norm":
                 gamma, beta = [*t[1:], None, None][:2]
                 return (ops.layer_norm(t[0], gamma, beta, number(attrs, "eps")),)
+            case "rms_norm":
+                return (ops.rms_norm(t[0], t[1] if len(t) > 1 else None, number(attrs, "eps")),)
+            case "sum":
+                return (ops.total(t[0]),)
         return (ops.move(command, t),)
 
     def _weights_of(self, command: Command, w: Tensor) -> ops.Weights:

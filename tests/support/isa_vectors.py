@@ -30,6 +30,11 @@ def _chosen() -> Iterator[Case]:
     for op in ("silu", "sigmoid", "tanh", "relu", "exp", "sin", "cos"):
         yield Case(op, {}, ((0, (_line(-91.0, 91.0, 41),)),))
         yield Case(op, {}, ((0, (_line(-6.5, 6.5, 41),)),))
+    yield Case("log", {}, ((0, (_line(0.0, 9.0, 41),)),))
+    yield Case(
+        "log", {}, ((0, (Value((6,), "f32", [math.inf, 0.0, 2.0**-149, 2.0**-126, f32(0.70710677), 1e38]),)),)
+    )
+    yield Case("sqrt", {}, ((0, (_line(0.0, 91.0, 41),)),))
     for tanh in (True, False):
         yield Case("gelu", {"tanh": tanh}, ((0, (_line(-9.0, 9.0, 41),)),))
     for scale, zero, symmetric in ((0.5, 0, True), (0.25, -128, False), (f32(0.1), 127, False)):
@@ -50,8 +55,16 @@ def _chosen() -> Iterator[Case]:
     yield Case("layer_norm", {"eps": 1e-5}, ((0, (offset,)),))
     yield Case("layer_norm", {"eps": 1e-5}, ((0, (Value((1, 4), "f32", [0.0] * 4),)),))
     yield Case("softmax", {}, ((0, (Value((1, 3), "f32", [-math.inf, 1.0, 0.0]),)),))
-    for op, bad in (("softmax", math.nan), ("softmax", math.inf), ("sin", 2.0**21), ("cos", math.nan)):
+    for op, bad in (
+        *(("softmax", math.nan), ("softmax", math.inf), ("sin", 2.0**21), ("cos", math.nan)),
+        *(("log", -1.0), ("log", math.nan), ("sum", math.inf), ("sum", math.nan)),
+    ):
         yield Case(op, {}, ((0, (Value((1, 2), "f32", [bad, 1.0]),)),))
+    yield Case("sum", {}, ((0, (Value((1, 4), "f32", [0.0] * 4),)),))
+    yield Case("sum", {}, ((0, (Value((3,), "f32", [f32(1e30), 1.0, -f32(1e30)]),)),))
+    yield Case("rms_norm", {"eps": 1e-6}, ((0, (Value((1, 2), "f32", [math.inf, 1.0]),)),))
+    for op in ("max", "min"):
+        yield Case(op, {}, ((0, (_line(-2.0, 2.0, 9), Value((9,), "f32", [0.5] * 9))),))
     yield Case("softmax", {}, ((0, (Value((1, 2), "f32", [-math.inf] * 2),)),))
     for bad in (math.nan, math.inf, -math.inf):
         value = Value((1, 2), "f32", [bad, 1.0])

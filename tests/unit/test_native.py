@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ditto_cosim.device.kernels import native, vector
+from ditto_cosim.device.kernels.portable import PortableKernels
 from ditto_cosim.protocol.errors import NonFiniteError
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no compiler: NumPy alone")
@@ -24,7 +25,7 @@ QUANTIZE = {
 def both(monkeypatch, compute):
     """What a command gives compiled and in NumPy: its arrays, or how it refused."""
     results = []
-    for kernels in (native.kernels(), None):
+    for kernels in (native.kernels(), PortableKernels()):
         with monkeypatch.context() as patch:
             patch.setattr(vector, "kernels", lambda kernels=kernels: kernels)
             try:
