@@ -321,6 +321,9 @@ class Front:
         self._loop.close()
         self._nursery.close()
         self._sockets.close()
+        if not self._passes_on:
+            with contextlib.suppress(OSError):
+                os.unlink(self._beside)
         self._remove_directory()
         log.info("device stops", extra={"fields": {"sessions": self._born}})
 
