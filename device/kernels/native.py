@@ -88,7 +88,7 @@ class Kernels:
         signatures: dict[str, tuple[Any, list[Any]]] = {
             "count_rows": (None, [pointer, size, pointer, size, size, size, ctypes.c_int32, pointer]),
             "count_windows": (
-                None,
+                ctypes.c_int32,
                 [
                     *(pointer, pointer, ctypes.c_int32, pointer, pointer, size, pointer, pointer, size),
                     *(ctypes.c_int32, pointer, pointer),
@@ -146,11 +146,13 @@ class Kernels:
         chunks = len(pieces.ends)
         slots = np.empty((chunks, window.batch * window.out_h * window.out_w), np.uint16)
         totals = np.zeros(2, np.int64)
-        self._call["count_windows"](
+        done = self._call["count_windows"](
             current.ctypes.data, other.ctypes.data, _REFERENCES[kind], ctypes.addressof(window),
             pieces.cuts.ctypes.data, len(pieces.cuts) - 1, pieces.pairs.ctypes.data, pieces.ends.ctypes.data,
             chunks, LOW_RULE_CODES[rule], slots.ctypes.data, totals.ctypes.data,
         )  # fmt: skip
+        if not done:
+            raise MemoryError(f"counting the slots of {current.nbytes} padded bytes")
         return slots, int(totals[0]), int(totals[1])
 
     def pad(self, pictures: I8, above: int, beside: int, value: int) -> I8:
@@ -233,6 +235,8 @@ class Kernels:
         found = self._call["group_norm"](
             x.ctypes.data, out.ctypes.data, *x.shape, groups, _data(gamma), _data(beta), eps
         )
+        if found < 0:
+            raise MemoryError(f"normalizing {x.shape[1]} channels")
         return bool(found)
 
 

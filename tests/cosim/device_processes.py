@@ -37,9 +37,10 @@ def running(bind: str, log: Path, *options: str) -> Iterator[Running]:
         line = process.stdout.readline()
         assert "listens on" in line, (line, log.read_text())
         yield Running(line.split()[-1], process, log)
-        tree = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        assert process.wait(15) == 0
+        tree = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        if process.poll() is None:
+            process.terminate()
+            assert process.wait(15) == 0
         _, alive = psutil.wait_procs(tree, 5)
         assert not alive
     finally:
