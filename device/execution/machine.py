@@ -57,8 +57,9 @@ class Machine:
         self.program = program
         self.chip = load_chip(spec.chip)
         self.design = load_design(spec.design)
+        self.tell: Callable[[Activity | None], None] = lambda activity: None
         chosen = backend or backend_for(spec, self.chip, [c.name for c in program.layers])
-        self.backend: Backend = WatchedBackend(chosen)
+        self.backend: Backend = WatchedBackend(chosen, lambda activity: self.tell(activity))
         self.geometry_digest = self.backend.geometry.digest
         self.measures = self.backend.measures
         tile = self.chip.geometry
@@ -294,9 +295,6 @@ class Machine:
     @property
     def state_bytes(self) -> int:
         return sum(layer.state_bytes for layer in self.layers.values())
-
-    def activity(self) -> Activity | None:
-        return self.backend.activity if isinstance(self.backend, WatchedBackend) else None
 
     def close(self) -> None:
         self.books.shutdown(cancel_futures=True)

@@ -8,8 +8,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <exception>
-#include <vector>
+#include <memory>
+#include <new>
 
 namespace {
 
@@ -147,15 +147,16 @@ DITTO_API void ditto_dequantize(const int32_t* __restrict acc, float* __restrict
 
 // [pixels, channels] in groups of neighbouring channels: ((x - mean) * rstd) * gamma + beta; gamma and beta may be missing.
 // Moments come from integers: q = rint(x * 2^(15 - e)), 2^e above the group's largest magnitude; sums of q and q * q stay
-// below 2^53. Returns 0 if a value is NaN or infinite, -1 if there is not enough memory.
+// below 2^53. Returns 0 if a value is NaN or infinite, -1 if there is no memory.
 DITTO_API int32_t ditto_group_norm(const float* __restrict x, float* __restrict out, int64_t pixels, int64_t channels,
                                    int64_t groups, const float* __restrict gamma, const float* __restrict beta,
-                                   double eps) try {
+                                   double eps) {
   const int64_t inner = channels / groups;
-  std::vector<float> of_channel(3 * channels);
-  std::vector<double> sums(3 * channels);
-  float *largest = of_channel.data(), *mean = largest + channels, *rstd = mean + channels;
-  double *scale = sums.data(), *s1 = scale + channels, *s2 = s1 + channels;
+  const std::unique_ptr<float[]> of_channel(new (std::nothrow) float[3 * channels]());
+  const std::unique_ptr<double[]> sums(new (std::nothrow) double[3 * channels]());
+  if (!of_channel || !sums) return -1;
+  float *largest = of_channel.get(), *mean = largest + channels, *rstd = mean + channels;
+  double *scale = sums.get(), *s1 = scale + channels, *s2 = s1 + channels;
 
   int32_t bad = 0;
   for (int64_t p = 0; p < pixels; ++p) {
@@ -199,6 +200,4 @@ DITTO_API int32_t ditto_group_norm(const float* __restrict x, float* __restrict 
     }
   }
   return 1;
-} catch (const std::exception&) {
-  return -1;
 }

@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from small_denoiser import STEPS, Denoiser, small
 from torch import nn
 
 from ditto_cosim.device.execution.machine import Machine
@@ -25,6 +24,7 @@ from ditto_cosim.host.reference.golden import Verifier
 from ditto_cosim.host.report.analysis import tables, write_plots
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RunInfo, RunWriter
+from support.small_denoiser import STEPS, Denoiser, small
 
 CHIP = "tiny"
 

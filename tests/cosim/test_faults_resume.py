@@ -13,8 +13,6 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from small_denoiser import STEPS, small
-from wire_harness import serving
 
 from ditto_cosim.host.pipeline import journal
 from ditto_cosim.host.pipeline.run import Generation, Recording, ResumeError, Run, Settings
@@ -23,6 +21,8 @@ from ditto_cosim.protocol import files
 from ditto_cosim.protocol.errors import StorageError
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.record import RecordError, RunRecord
+from support.small_denoiser import STEPS, small
+from support.wire_harness import serving
 
 SPEC = RunSpec(backend="model", chip="tiny", design="ditto")
 

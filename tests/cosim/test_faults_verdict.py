@@ -10,8 +10,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from small_denoiser import STEPS, small
-from wire_harness import serving
 
 from ditto_cosim.device.core import StepResult
 from ditto_cosim.device.execution.machine import Machine
@@ -19,6 +17,8 @@ from ditto_cosim.host.pipeline.run import Generation, Run, Settings, Verificatio
 from ditto_cosim.host.wire.client import connect
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.record import LayerRecord, StepRecord, SubOp
+from support.small_denoiser import STEPS, small
+from support.wire_harness import serving
 
 SPEC = RunSpec(backend="model", chip="tiny", design="ditto")
 AT = 2

@@ -30,7 +30,7 @@ def test_device_serves_until_ctrl_c_and_logs_json(tmp_path: Path) -> None:
     _, log = process.communicate(timeout=10)
     assert process.returncode == 0
     events = [json.loads(line) for line in log.splitlines()]
-    assert [e["event"] for e in events][:2] == ["host connected", "run opened"]
+    assert [e["event"] for e in events][:3] == ["host greeted", "host connected", "run opened"]
     assert events[-1]["event"] == "device stops"
 
 

@@ -71,6 +71,7 @@ SAMPLES: dict[str, m.Message] = {
             backends=["model", "rtl"],
             limits=m.Limits(idle_s=12.5),
         ),
+        m.Moved(address="ipc:///run/ditto/device.3"),
         m.Opened(run="r1", seq=0, missing=[_KEY.digest]),
         m.Stored(run="r1", seq=1),
         m.Started(
