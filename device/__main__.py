@@ -134,9 +134,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         server.serve()
         return 0
 
-    nursery = Nursery(work, prepare)
     try:
-        front = Front(nursery, limits, parent_pid=options.parent_pid)
+        security.check_address(options.bind, options.keys)
+    except DittoError as error:
+        print(f"ditto device: {error}", file=sys.stderr)
+        return 2
+    nursery = Nursery(work, prepare)
+    front = Front(nursery, limits, parent_pid=options.parent_pid)
+    try:
         address = front.bind(options.bind, options.keys)
     except DittoError as error:
         nursery.close()

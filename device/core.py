@@ -31,8 +31,6 @@ class Activity:
     what: str
     """Layer, mode and shape."""
     macs: int
-    since: float
-    """On the monotonic clock."""
 
 
 class Executor(Protocol):
@@ -41,6 +39,8 @@ class Executor(Protocol):
     geometry_digest: str
     measures: bool
     facts: Mapping[str, str | int]
+    tell: Callable[[Activity | None], None]
+    """Called when its backend begins a product, and with None when it has ended; whoever wants to know sets it."""
 
     def step(
         self,
@@ -59,9 +59,6 @@ class Executor(Protocol):
 
     @property
     def state_bytes(self) -> int: ...
-
-    def activity(self) -> Activity | None:
-        """What its backend is computing, None between two products; asked from another thread."""
 
     def close(self) -> None: ...
 

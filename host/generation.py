@@ -9,8 +9,9 @@ terminals; whoever watches is told through a `Watcher`.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +22,13 @@ from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts
 from ditto_cosim.host.pipeline.models import LoadedModel, Wish, usual
 from ditto_cosim.host.pipeline.run import Generation, Recording, Verdict, VerificationError
+from ditto_cosim.protocol.errors import StorageError
+from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.messages import LayerReport
 
 STRIP_PICTURES = 8
+PLAIN_SETTINGS = frozenset({"verify", "connect_to", "keys", "rtl_layers", "cross_check"})
+"""Settings of `accelerate` that a recipe keeps."""
 
 
 class Watcher:
@@ -66,13 +71,16 @@ def generate_run(
     scales: Path | None = None,
     policy: str = "static",
     observer: str = "mse",
+    resume: bool = False,
     **settings: Any,
 ) -> Outcome:
     """Accelerates the model, calls it once, and writes pictures, record and report into `directory`.
 
     Without scales, the ones beside the weights are taken unless another policy or observer is asked for; a model without
-    any is calibrated first. `command` is what to type to get this run again; `settings` go to `accelerate`.
+    any is calibrated first. `command` is what to type to get this run again; `settings` go to `accelerate`. `resume` goes on
+    behind the steps that the directory's record holds; `resume.py` finds the arguments.
     """
+    recipe = recipe_of(model, wish, backend, chip, design, command, scales, policy, observer, settings)
     watcher = watcher or Watcher()
     pipe, arguments = model.pipe, model.arguments(wish)
     if scales is None and usual({"policy": policy, "observer": observer}):
@@ -88,7 +96,9 @@ def generate_run(
         policy=policy,
         observer=observer,
         calibration={k: v for k, v in arguments.items() if k != "generator"},
-        record=Recording(directory, model.title, wish.seed, {"command": command}),
+        record=Recording(
+            directory, model.title, wish.seed, {"command": command, "recipe": recipe}, resume=resume
+        ),
         on_layer=watcher.layer,
         on_open=lambda compiled, steps: _opened(watcher, compiled, steps),
         **settings,
@@ -97,22 +107,31 @@ def generate_run(
     guesses: list[Any] = []
     pictures: list[Any] = []
     failure: VerificationError | None = None
+    interrupted = ""
     began = time.perf_counter()
     try:
         with _watched(pipe.scheduler, guesses):
             pictures = _pictures(pipe(**arguments))
     except VerificationError as error:
-        failure = error
-    except KeyboardInterrupt:
-        done = 0 if denoiser.run is None else denoiser.run.seen.steps
-        watcher.say(f"interrupted after {done} steps; their record is in {directory}")
+        failure, interrupted = error, str(error)
+    except BaseException as error:
+        interrupted = str(error) or ("interrupted" if isinstance(error, KeyboardInterrupt) else repr(error))
+        if denoiser.run is not None:
+            watcher.say(
+                f"interrupted after {denoiser.run.seen.steps} steps; their record is in {directory}\n"
+                f"`ditto resume {directory}` goes on from there"
+            )
         raise
     finally:
         wall_s = time.perf_counter() - began
         outcome: dict[str, Any] = {"wall_s": wall_s, "pictures": len(pictures)}
+        if interrupted:
+            outcome["interrupted"] = interrupted
         if denoiser.run is not None and denoiser.run.seen.verdict is not None:
             outcome["verify"] = verdict_figures(denoiser.run.seen.verdict)
-        seen = denoiser.finish(outcome)
+        # What interrupted the run is what its user is told, not that this cannot be written either.
+        with contextlib.suppress(*((StorageError,) if interrupted else ())):
+            seen = denoiser.finish(outcome)
         denoiser.shut_down()
 
     names = _save(directory, pictures, guesses)
@@ -145,11 +164,43 @@ def generate_run(
         "recoveries": seen.recoveries,
         "verify": None if verdict is None else asdict(verdict),
         **({"board": seen.board} if seen.board else {}),
+        **{name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals},
         "directory": str(directory),
         "pictures": [str(directory / n) for n in names],
         "report": str(directory / "report.html"),
     }
     return Outcome(summary, seen, report, pictures, failure)
+
+
+def recipe_of(
+    model: LoadedModel,
+    wish: Wish,
+    backend: str,
+    chip: str,
+    design: str,
+    command: str,
+    scales: Path | None,
+    policy: str,
+    observer: str,
+    settings: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    """A run's arguments as plain data, which its record keeps; None if they are not plain."""
+    connect_to, more = settings.get("connect_to"), settings.keys() - PLAIN_SETTINGS
+    if wish.more or more or not isinstance(connect_to, str | None):
+        return None
+    return {
+        "model": model.name,
+        "folder": str(Path(model.name).resolve()) if Path(model.name).is_dir() else None,
+        "wish": {k: v for k, v in asdict(wish).items() if k != "more"},
+        "backend": backend,
+        "chip": str(Path(chip).resolve()) if Path(chip).is_file() else chip,
+        "design": design,
+        "command": command,
+        "scales": None if scales is None else str(Path(scales).resolve()),
+        "policy": policy,
+        "observer": observer,
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()},
+    }
 
 
 def verdict_figures(verdict: Verdict) -> dict[str, Any]:
@@ -159,7 +210,11 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
         "bit_identical": verdict.bit_identical,
         "layers_checked": verdict.layers_checked,
         "values_checked": verdict.values_checked,
+        "delivered_checked": verdict.delivered_checked,
         "first_difference": None if difference is None else str(difference),
+        "snr_db": verdict.snr_db,
+        "digests": dict(verdict.digests),
+        "not_checked": list(verdict.not_checked),
     }
 
 
@@ -201,7 +256,8 @@ def _save(directory: Path, pictures: list[Any], guesses: list[Any]) -> list[str]
     names = []
     for i, picture in enumerate(pictures):
         names.append(f"picture-{i}.png")
-        picture.save(directory / names[-1])
+        with replacing(directory / names[-1]) as path:
+            picture.save(path)
     chosen = (
         sorted({round(i * (len(guesses) - 1) / (STRIP_PICTURES - 1)) for i in range(STRIP_PICTURES)})
         if guesses
@@ -209,14 +265,16 @@ def _save(directory: Path, pictures: list[Any], guesses: list[Any]) -> list[str]
     )
     tiles = [_to_image(guesses[i]) for i in chosen]
     for index, tile in zip(chosen, tiles, strict=True):
-        tile.save(directory / f"step-{index:04d}.png")
+        with replacing(directory / f"step-{index:04d}.png") as path:
+            tile.save(path)
     if tiles:
         from PIL import Image
 
         row = Image.new(tiles[0].mode, (sum(t.width for t in tiles), tiles[0].height))
         for i, tile in enumerate(tiles):
             row.paste(tile, (i * tile.width, 0))
-        row.save(directory / "strip.png")
+        with replacing(directory / "strip.png") as path:
+            row.save(path)
     return names
 
 

@@ -15,6 +15,10 @@
     ├── DeviceError (ours)      the device failed in a way that has no better name; its log has the traceback
     │   ├── CancelledError      the run was closed, or the device stopped, while a step was under way
     │   └── CrashedError        the process that served this host ended, and its runs with it
+
+
+    │   └── CancelledError      the run was closed, or the device stopped, while a step was under way
+    ├── StorageError            a file that cannot be written: the disk is full, the folder gone
     ├── LinkError               host and device cannot talk
     │   ├── DeviceLostError     the device does not answer any more, or its process ended
     │   └── SecurityError       an address or a key that the rules of the wire do not allow
@@ -111,6 +115,10 @@ class CrashedError(DeviceError):
     """The process that served this host ended, and its runs with it."""
 
     ours = False
+
+
+class StorageError(DittoError):
+    """A file that cannot be written; nothing half is left, the message names the path."""
 
 
 class LinkError(DittoError):

@@ -26,10 +26,18 @@ Shared functions, by name in the texts below:
              c = (((((((−1.13585365213876817e-11 × z + 2.08757008419747316e-9) × z − 2.75573141792967388e-7) × z
                  + 2.48015872888517045e-5) × z − 1.38888888888730564e-3) × z + 4.16666666666665929e-2) × z) − 0.5) × z + 1
              sin by k mod 4 = 0,1,2,3: s, c, −s, −c; cos: c, −s, −c, s; then f32.              error ≤ 1 ulp; |x| > 2²⁰ is refused
+  log32(x)   x = m × 2ᵏ with √½ ≤ m < √2 (√½ = 0.707106769): t = m − 1; z = t × t
+             p = ((((((((7.03768358e-2 × t − 1.15146101e-1) × t + 1.16769984e-1) × t − 1.24201410e-1) × t + 1.42493233e-1) × t
+                 − 1.66680574e-1) × t + 2.00007141e-1) × t − 2.49999940e-1) × t + 3.33333313e-1)
+             y = ((t × z) × p + k × −2.12194440e-4) − 0.5 × z; log32 = (t + y) + k × 0.693359375        all f32; error ≤ 1 ulp or
+             1e-7; log32(0) = −∞, log32(∞) = ∞; a negative number and NaN are refused
   moments(v) of n values: a = max|v|; refuse if not finite; with a = m·2ᵉ, ½ ≤ m < 1 (e = 0 if a = 0):
              q = rint of the exact product v × 2^(15−e) (|q| ≤ 2¹⁵); S₁ = Σq, S₂ = Σq² exact integers; n ≤ 2²³;
              in f64: μ = S₁ ÷ n; d = S₂ ÷ n − μ × μ; var = max(d, 0) × 2^(2e−30); mean = f32(μ × 2^(e−15))
              rstd = f32(1 ÷ √(var + eps))                                                       relative error ≤ 2⁻¹⁴
+             rrms = f32(1 ÷ √(S₂ ÷ n × 2^(2e−30) + eps))
+  total(v) of n ≤ 2²³ values: e as in moments; q = rint of the exact product v × 2^(30−e); S = Σq, an exact integer;
+             total = f32(S × 2^(e−30))                                                  error ≤ n × 2⁻³¹ × max|v|, and 1 rounding
 """
 
 from __future__ import annotations
@@ -79,19 +87,58 @@ Kind = Literal["layer", "vector", "move"]
 
 
 @dataclass(frozen=True, slots=True)
+class Operand:
+    """What a command takes in one place."""
+
+    name: str
+    dtype: DType | Literal["int", "any"]
+    optional: bool = False
+    repeated: bool = False
+
+    @classmethod
+    def of(cls, text: str) -> Operand:
+        """From `name:dtype`; a trailing `?` marks an optional last operand, `*` a repeated one."""
+        name, _, dtype = text.rstrip("?*").partition(":")
+        return cls(name, dtype, text.endswith("?"), text.endswith("*"))  # type: ignore[arg-type]  # the table's own words
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.dtype}{'?' * self.optional}{'*' * self.repeated}"
+
+    @property
+    def is_params(self) -> bool:
+        """Whether it is a quantized tensor's scale and zero point, not data."""
+        return self.name.startswith("params")
+
+
+@dataclass(frozen=True, slots=True)
 class Form:
     """One command of the instruction set."""
 
     op: str
     kind: Kind
-    operands: tuple[str, ...]
-    """`name:dtype`; a trailing `?` marks an optional last operand, `*` a repeated one."""
+    operands: tuple[Operand, ...]
     results: tuple[str, ...]
     attrs: Mapping[str, str]
-    """Attribute name -> type, and what it means."""
+    """Attribute name -> type, and what it means; a trailing `?` marks one that may be left out."""
     semantics: str
     infer: Infer
     since: str = "1.0"
+
+    def operand(self, at: int) -> Operand:
+        """What stands in this place; the last operand may be repeated."""
+        return self.operands[min(at, len(self.operands) - 1)]
+
+
+def _form(
+    op: str,
+    kind: Kind,
+    operands: tuple[str, ...],
+    results: tuple[str, ...],
+    attrs: Mapping[str, str],
+    semantics: str,
+    infer: Infer,
+) -> Form:
+    return Form(op, kind, tuple(map(Operand.of, operands)), results, attrs, semantics, infer)
 
 
 PARAMS = TensorSpec((2,), "f32")
@@ -145,15 +192,49 @@ def _pair(attrs: Attrs, name: str) -> tuple[int, int]:
     return value[0], value[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """The attributes of a conv2d. Dilation 1 and one group go without saying."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @classmethod
+    def of(cls, attrs: Attrs) -> Convolution:
+        told = {name: _pair(attrs, name) for name in ("stride", "padding", "dilation") if name in attrs}
+        return cls(**told, groups=integer({"groups": 1, **attrs}, "groups"))
+
+    def attrs(self) -> dict[str, Attr]:
+        told: dict[str, Attr] = {"stride": self.stride, "padding": self.padding}
+        if self.dilation != (1, 1):
+            told["dilation"] = self.dilation
+        return told if self.groups == 1 else {**told, "groups": self.groups}
+
+    def reach(self, kernel: tuple[int, int]) -> tuple[int, int]:
+        """Pixels from the first to the last that a kernel of this size covers."""
+        return self.dilation[0] * (kernel[0] - 1) + 1, self.dilation[1] * (kernel[1] - 1) + 1
+
+
 def _infer_conv2d(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     x, w = t[0], t[2]
     _require(len(x.shape) == 4 and len(w.shape) == 4, f"conv2d takes 4-d operands, got {x} and {w}")
-    _require(x.shape[1] == w.shape[1], f"conv2d: {x.shape[1]} input channels, weights for {w.shape[1]}")
-    (sh, sw), (ph, pw) = _pair(a, "stride"), _pair(a, "padding")
+    how = Convolution.of(a)
     _require(
-        min(sh, sw) > 0 and min(ph, pw) >= 0, f"conv2d: stride {sh, sw} or padding {ph, pw} out of range"
+        how.groups > 0 and w.shape[0] % how.groups == 0 and x.shape[1] == how.groups * w.shape[1],
+        f"conv2d: {x.shape[1]} input channels, weights for {how.groups} × {w.shape[1]} and {w.shape[0]} output channels",
     )
-    ho, wo = (x.shape[2] + 2 * ph - w.shape[2]) // sh + 1, (x.shape[3] + 2 * pw - w.shape[3]) // sw + 1
+    _require(
+        min(*how.stride, *how.dilation) > 0 and min(how.padding) >= 0,
+        f"conv2d: stride {how.stride}, dilation {how.dilation} or padding {how.padding} out of range",
+    )
+    ho, wo = (
+        (size + 2 * border - reach) // step + 1
+        for size, border, reach, step in zip(
+            x.shape[2:], how.padding, how.reach((w.shape[2], w.shape[3])), how.stride, strict=True
+        )
+    )
     _require(ho > 0 and wo > 0, f"conv2d: kernel {w.shape[2:]} does not fit into {x.shape[2:]}")
     return (TensorSpec((x.shape[0], w.shape[0], ho, wo), "i32"),)
 
@@ -209,6 +290,17 @@ def _infer_binary(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     return (TensorSpec(broadcast_shape(t[0].shape, t[1].shape), "f32"),)
 
 
+def _infer_select(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    shape = broadcast_shape(broadcast_shape(t[0].shape, t[1].shape), t[2].shape)
+    return (TensorSpec(shape, "f32"),)
+
+
+def _infer_sum(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    shape = t[0].shape
+    _require(len(shape) >= 1 and shape[-1] <= N_MOMENTS, f"sum: last axis of {t[0]} is out of range")
+    return (TensorSpec(shape[:-1], "f32"),)
+
+
 def _infer_group_norm(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     x, groups = t[0], integer(a, "groups")
     _require(len(x.shape) >= 2 and groups > 0, f"group_norm: {x} with {groups} groups")
@@ -227,10 +319,10 @@ def _infer_group_norm(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ..
 
 def _infer_layer_norm(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     x = t[0]
-    _require(number(a, "eps") > 0, "layer_norm: eps must be positive")
-    _require(len(x.shape) >= 1 and x.shape[-1] <= N_MOMENTS, f"layer_norm: last axis of {x} is out of range")
+    _require(number(a, "eps") > 0, "norm: eps must be positive")
+    _require(len(x.shape) >= 1 and x.shape[-1] <= N_MOMENTS, f"norm: last axis of {x} is out of range")
     for other in t[1:]:
-        _require(other.shape == x.shape[-1:], f"layer_norm: {other} for a last axis of {x.shape[-1]}")
+        _require(other.shape == x.shape[-1:], f"norm: {other} for a last axis of {x.shape[-1]}")
     return (x,)
 
 
@@ -297,6 +389,8 @@ _UNARY = {
     "tanh": "2 × sigmoid32(2 × x) − 1",
     "relu": "max(x, 0)",
     "exp": "exp32(x)",
+    "sqrt": "√x; a negative number gives NaN",
+    "log": "log32(x)",
     "sin": "sin of trig(x)",
     "cos": "cos of trig(x)",
     "gelu": (
@@ -309,17 +403,23 @@ _UNARY = {
 
 _FORMS: list[Form] = [
     # --- layers: 8-bit operands, int32 accumulators; each owns a Defo entry and its temporal state -------------------
-    Form(
+    _form(
         "conv2d",
         "layer",
         ("x:i8", "params:f32", "w:i8"),
         ("acc:i32",),
-        {"stride": "pair", "padding": "pair"},
-        "acc[b,n,i,j] = Σ w[n,c,u,v] × (x̂[b,c,i·s+u,j·s'+v] − z), z = zero point of params; x̂ is x padded with z. "
-        "Its rows, in order: (b, i, j); a row's K elements, in order: (u, v, c).",
+        {
+            "stride": "pair",
+            "padding": "pair",
+            "dilation?": "pair",
+            "groups?": "int: of neighbouring channels",
+        },
+        "acc[b,n,i,j] = Σ w[n,c,u,v] × (x̂[b,g·C+c,i·s+u·d,j·s'+v·d'] − z), z = zero point of params; x̂ is x padded with z; "
+        "w has C channels, g is the group of n. A product a group; its rows, in order: (b, i, j); a row's K elements, in "
+        "order: (u, v, c).",
         _infer_conv2d,
     ),
-    Form(
+    _form(
         "linear",
         "layer",
         ("x:i8", "params:f32", "w:i8"),
@@ -328,7 +428,7 @@ _FORMS: list[Form] = [
         "acc[…,n] = Σₖ w[n,k] × (x[…,k] − z), z = zero point of params. Rows: the leading axes of x, flattened.",
         _infer_linear,
     ),
-    Form(
+    _form(
         "matmul",
         "layer",
         ("a:i8", "params_a:f32", "b:i8", "params_b:f32"),
@@ -340,7 +440,7 @@ _FORMS: list[Form] = [
         _infer_matmul,
     ),
     # --- between the number systems ---------------------------------------------------------------------------------
-    Form(
+    _form(
         "quantize",
         "vector",
         ("x:f32",),
@@ -358,7 +458,7 @@ _FORMS: list[Form] = [
         "target < 1e-30, otherwise scale ← target. First step of a run: target, or scales[0] if target < 1e-30.",
         _infer_quantize,
     ),
-    Form(
+    _form(
         "dequantize",
         "vector",
         ("acc:i32", "params:f32", "w_scale:f32", "bias:f32?"),
@@ -367,7 +467,7 @@ _FORMS: list[Form] = [
         "m[n] = scale × w_scale[n]; y = f32(acc) × m[n], then + bias[n] if given.",
         _infer_dequantize,
     ),
-    Form(
+    _form(
         "dequantize_matmul",
         "vector",
         ("acc:i32", "params_a:f32", "params_b:f32"),
@@ -376,16 +476,17 @@ _FORMS: list[Form] = [
         "y = f32(acc) × ((scale_a × scale_b) × f32(factor))",
         _same_f32,
     ),
-    Form(
+    _form(
         "softmax",
         "vector",
         ("x:f32",),
         ("p:i8", "sums:i32"),
         {},
-        "over the last axis: p = rint(127 × exp32(x − max x)); sums = Σ p. Refuses NaN, +infinity and a row of −infinity.",
+        "over the last axis: p = rint(127 × exp32(x − max x)); sums = Σ p. A row of −infinity (all of it masked) gives p = 0, "
+        "sums = 1: attention draws nothing from it. Refuses NaN and +infinity.",
         _infer_softmax,
     ),
-    Form(
+    _form(
         "dequantize_attention",
         "vector",
         ("acc:i32", "sums:i32", "params_b:f32"),
@@ -396,11 +497,11 @@ _FORMS: list[Form] = [
     ),
     # --- element by element -----------------------------------------------------------------------------------------
     *(
-        Form(op, "vector", ("a:f32", "b:f32"), ("y:f32",), {}, f"y = a {sign} b, broadcast", _infer_binary)
+        _form(op, "vector", ("a:f32", "b:f32"), ("y:f32",), {}, f"y = a {sign} b, broadcast", _infer_binary)
         for op, sign in (("add", "+"), ("sub", "−"), ("mul", "×"), ("div", "÷"))
     ),
     *(
-        Form(
+        _form(
             op,
             "vector",
             ("x:f32",),
@@ -411,9 +512,27 @@ _FORMS: list[Form] = [
         )
         for op, text in _UNARY.items()
     ),
-    Form("cast", "vector", ("x:i64",), ("y:f32",), {}, "y = f32(x)", _same_f32),
+    *(
+        _form(op, "vector", ("a:f32", "b:f32"), ("y:f32",), {}, f"{text}, broadcast", _infer_binary)
+        for op, text in (
+            ("max", "y = the greater of a and b; NaN if one is"),
+            ("min", "y = the lesser of a and b; NaN if one is"),
+            ("less", "y = 1 where a < b, else 0"),
+            ("equal", "y = 1 where a = b, else 0"),
+        )
+    ),
+    _form(
+        "select",
+        "vector",
+        ("condition:f32", "a:f32", "b:f32"),
+        ("y:f32",),
+        {},
+        "y = a where the condition is not 0, else b, broadcast",
+        _infer_select,
+    ),
+    _form("cast", "vector", ("x:int",), ("y:f32",), {}, "y = f32(x)", _same_f32),
     # --- normalisation ----------------------------------------------------------------------------------------------
-    Form(
+    _form(
         "group_norm",
         "vector",
         ("x:f32", "gamma:f32?", "beta:f32?"),
@@ -423,7 +542,7 @@ _FORMS: list[Form] = [
         "then × gamma and + beta if given",
         _infer_group_norm,
     ),
-    Form(
+    _form(
         "layer_norm",
         "vector",
         ("x:f32", "gamma:f32?", "beta:f32?"),
@@ -432,8 +551,18 @@ _FORMS: list[Form] = [
         "moments over the last axis; y = (x − mean) × rstd, then × gamma and + beta if given",
         _infer_layer_norm,
     ),
+    _form(
+        "rms_norm",
+        "vector",
+        ("x:f32", "gamma:f32?"),
+        ("y:f32",),
+        {"eps": "float (f64 in the arithmetic)"},
+        "rrms over the last axis; y = x × rrms, then × gamma if given",
+        _infer_layer_norm,
+    ),
+    _form("sum", "vector", ("x:f32",), ("y:f32",), {}, "total over the last axis, which goes", _infer_sum),
     # --- data movement: any type, no arithmetic ---------------------------------------------------------------------
-    Form(
+    _form(
         "reshape",
         "move",
         ("x:any",),
@@ -442,7 +571,7 @@ _FORMS: list[Form] = [
         "row-major order is kept",
         _infer_reshape,
     ),
-    Form(
+    _form(
         "permute",
         "move",
         ("x:any",),
@@ -451,7 +580,7 @@ _FORMS: list[Form] = [
         "y axis i is x axis order[i]",
         _infer_permute,
     ),
-    Form(
+    _form(
         "concat",
         "move",
         ("x:any*",),
@@ -460,7 +589,7 @@ _FORMS: list[Form] = [
         "operands one after another",
         _infer_concat,
     ),
-    Form(
+    _form(
         "slice",
         "move",
         ("x:any",),
@@ -469,7 +598,7 @@ _FORMS: list[Form] = [
         "x[start:stop:step] on one axis",
         _infer_slice,
     ),
-    Form(
+    _form(
         "broadcast",
         "move",
         ("x:any",),
@@ -478,7 +607,7 @@ _FORMS: list[Form] = [
         "axes of 1 stretched",
         _infer_broadcast,
     ),
-    Form(
+    _form(
         "upsample_nearest",
         "move",
         ("x:any",),
@@ -487,7 +616,7 @@ _FORMS: list[Form] = [
         "y[…,i,j] = x[…,i÷fh,j÷fw]",
         _infer_upsample,
     ),
-    Form(
+    _form(
         "gather",
         "move",
         ("table:any", "index:i64"),
@@ -505,22 +634,25 @@ LAYER_OPS = frozenset(form.op for form in _FORMS if form.kind == "layer")
 def check_operands(form: Form, operands: Sequence[TensorSpec]) -> None:
     """Count and types of a command's operands against its form."""
     declared = form.operands
-    least = sum(not d.endswith("?") for d in declared)
-    repeated = declared[-1].endswith("*")
+    least = sum(not d.optional for d in declared)
     _require(
-        least <= len(operands) and (repeated or len(operands) <= len(declared)),
-        f"{form.op} takes operands {', '.join(declared)}; got {len(operands)}",
+        least <= len(operands) and (declared[-1].repeated or len(operands) <= len(declared)),
+        f"{form.op} takes operands {', '.join(map(str, declared))}; got {len(operands)}",
     )
     for i, spec in enumerate(operands):
-        name, _, dtype = declared[min(i, len(declared) - 1)].rstrip("?*").partition(":")
-        _require(dtype in ("any", spec.dtype), f"{form.op}: operand {name} must be {dtype}, got {spec}")
-        if name.startswith("params"):
-            _require(spec == PARAMS, f"{form.op}: operand {name} must be {PARAMS}, got {spec}")
+        takes = form.operand(i)
+        _require(
+            takes.dtype in ("any", spec.dtype) or (takes.dtype == "int" and spec.dtype != "f32"),
+            f"{form.op}: operand {takes.name} must be {takes.dtype}, got {spec}",
+        )
+        if takes.is_params:
+            _require(spec == PARAMS, f"{form.op}: operand {takes.name} must be {PARAMS}, got {spec}")
 
 
 def check_attrs(form: Form, attrs: Attrs) -> None:
-    """Exactly the declared attributes, each present."""
-    missing, unknown = form.attrs.keys() - attrs.keys(), attrs.keys() - form.attrs.keys()
+    """Exactly the declared attributes, each present that must be."""
+    missing = {name for name in form.attrs if not name.endswith("?")} - attrs.keys()
+    unknown = attrs.keys() - {name.rstrip("?") for name in form.attrs}
     _require(not missing, f"{form.op}: attribute {', '.join(sorted(missing))} is missing")
     _require(not unknown, f"{form.op}: attribute {', '.join(sorted(unknown))} is unknown")
 

@@ -144,6 +144,8 @@ class LayerReport(_Part, frozen=True, kw_only=True):
     slots: Count = 0
     cycles: Count = 0
     """From the layer's first transaction to its last."""
+    lane_cycles: Count = 0
+    """Of these, those of the lanes' stage: as measured, or by the written contract."""
     unit_cycles: dict[Name, Count] = {}
     """Busy cycles by unit."""
     stall_cycles: dict[Name, Count] = {}

@@ -9,13 +9,15 @@ Interface
     LayerRecord(layer, mode, forced, works, measured_cycles, charged_cycles, traffic_bytes)
     StepRecord(step, layers)              .to_frames() -> named arrays, StepRecord.from_frames() <- the same
     RunInfo(...)                          what the run was
-    RunWriter(directory, info).append(step_record) ; .close(outcome)
-    RunRecord(directory)                  .info, len(), [step] -> StepRecord (read when asked for), iteration
+    RunWriter(directory, info).append(step_record) ; .close(outcome);   RunWriter.behind(record) goes on
+    RunRecord(directory)                  .info, len(), [step] -> StepRecord (read when asked for), iteration,
+                                          .interrupted
 
 A row of K elements longer than the tile's `k_max` is encoded in chunks, and every chunk costs its own
 `max(1, ceil(slots / 4))` cycles a column block; so slots are kept per (chunk, row), not per row. In
-`original` every element makes two slots and no array is kept. On disk: `run.json` and one compressed
-`step-NNNN.npz` per step.
+`original` every element makes two slots and no array is kept. On disk: `run.json` (with the steps planned), one
+compressed `step-NNNN.npz` per step, and `outcome.json` once the run has ended. Each is whole or not there; a record
+with a step missing in the middle is refused.
 
 What this file does not do: time (the device prices records) and arithmetic.
 """
@@ -34,13 +36,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.protocol.files import replacing, sweep, write_text
 from ditto_cosim.protocol.hardware import MODES, Mode
+from ditto_cosim.protocol.isa import Convolution
 from ditto_cosim.protocol.program import Program
 
 U16 = npt.NDArray[np.uint16]
 I64 = npt.NDArray[np.int64]
 
 RECORD_VERSION = 1
+STEP = "step-{:04d}.npz"
+OUTCOME = "outcome.json"
 
 TRAFFIC = ("weights", "input", "previous_input", "previous_output", "residual", "output")
 """Classes of DRAM traffic. `previous_output` counts its read and its write back; `residual` is every other
@@ -72,9 +78,9 @@ def layer_work(program: Program, layer: int, mode: Mode) -> tuple[Work, ...]:
     command = program.layers[layer]
     operands, result = program.specs(command.operands), program.values[command.results[0]]
     if command.op == "conv2d":
-        weights = operands[2].shape
+        weights, groups = operands[2].shape, Convolution.of(command.attrs).groups
         batch, _, height, width = result.shape
-        return (Work(1, batch * height * width, math.prod(weights[1:]), weights[0]),)
+        return (Work(groups, batch * height * width, math.prod(weights[1:]), weights[0] // groups),)
     if command.op == "linear":
         n, k = operands[2].shape
         return (Work(1, operands[0].elements // k, k, n),)
@@ -291,6 +297,10 @@ class RunInfo:
     k_max: int
     """Chunk limit the slots were counted with."""
     batch: int = 1
+    clock_hz: int = 0
+    """The chip's."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of program, weights, RTL, chip and contract, as a verdict names them."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Free for reports: prompt, sampler, versions. Pricing never reads it."""
 
@@ -308,23 +318,32 @@ class RunWriter:
     def __init__(self, directory: Path, info: RunInfo) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
-        for old in directory.glob("step-*.npz"):
+        sweep(directory)
+        (directory / OUTCOME).unlink(missing_ok=True)
+        for old in sorted(directory.glob("step-*.npz"), reverse=True):  # a kill in between leaves no gap
             old.unlink()
         self._write("run.json", {"version": RECORD_VERSION, "info": asdict(info)})
 
+    @classmethod
+    def behind(cls, record: RunRecord) -> RunWriter:
+        """Goes on behind the last step of an interrupted run."""
+        writer = cls.__new__(cls)
+        writer.directory = record.directory
+        sweep(record.directory)
+        (record.directory / OUTCOME).unlink(missing_ok=True)
+        return writer
+
     def append(self, step: StepRecord) -> None:
-        path = self.directory / f"step-{step.step:04d}.npz"
-        unfinished = path.with_suffix(".part")
-        with unfinished.open("wb") as file:
-            np.savez_compressed(file, **step.to_frames())  # type: ignore[arg-type]  # NumPy's stub types the flag first
-        unfinished.replace(path)
+        with replacing(self.directory / STEP.format(step.step)) as path:
+            np.savez_compressed(path, **step.to_frames())  # type: ignore[arg-type]  # NumPy's stub types the flag first
 
     def close(self, outcome: Mapping[str, Any]) -> None:
-        """Leaves the run's own summary (picture, verdict, totals) beside its steps."""
-        self._write("outcome.json", outcome)
+        """Leaves the run's own summary (picture, verdict, totals) beside its steps; `interrupted` in it says why it ended
+        early."""
+        self._write(OUTCOME, outcome)
 
     def _write(self, name: str, data: Mapping[str, Any]) -> None:
-        (self.directory / name).write_text(json.dumps(data), encoding="utf-8")
+        write_text(self.directory / name, json.dumps(data))
 
 
 class RunRecord:
@@ -346,7 +365,14 @@ class RunRecord:
             raise RecordError(f"{path}: record version {found!r}, this program reads {RECORD_VERSION}")
         self.info = RunInfo.from_dict(data.get("info"), str(path))
         self.program = Program.from_dict(self.info.program)
-        self._paths = sorted(directory.glob("step-*.npz"))
+        found = {path.name: path for path in directory.glob("step-*.npz")}
+        expected = [STEP.format(step) for step in range(len(found))]
+        if missing := [name for name in expected if name not in found]:
+            raise RecordError(
+                f"{directory}: {missing[0]} is missing, later steps are there; a record with a gap cannot be used. "
+                "Restore the file, or run again."
+            )
+        self._paths = [found[name] for name in expected]
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -365,5 +391,20 @@ class RunRecord:
     @property
     def outcome(self) -> Mapping[str, Any]:
         """What `close` left, or nothing if the run did not end."""
-        path = self.directory / "outcome.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path = self.directory / OUTCOME
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError as error:
+            raise RecordError(f"{path}: not JSON ({error})") from None
+        if not isinstance(found, dict):
+            raise RecordError(f"{path}: a {type(found).__name__}, expected an object")
+        return found
+
+    @property
+    def interrupted(self) -> str:
+        """Empty if the run came to its end, otherwise how far it came and why not further."""
+        outcome = self.outcome
+        if outcome and not outcome.get("interrupted"):
+            return ""
+        why = str(outcome.get("interrupted") or "it was killed")
+        return f"{len(self)} of {self.info.steps} planned steps: {why}"

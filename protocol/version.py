@@ -36,7 +36,7 @@ def parameters_digest() -> str:
     """Sixteen hex digits over the instruction set and the slots of a PE."""
     text = [str(hardware.SLOTS_PER_CYCLE), *hardware.MODES]
     for form in isa.ISA.values():
-        text += [form.op, form.kind, *form.operands, *form.results, *form.attrs, form.semantics]
+        text += [form.op, form.kind, *map(str, form.operands), *form.results, *form.attrs, form.semantics]
     return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ class Waker:
 
     def __init__(self) -> None:
         self.fd, self._write_fd = os.pipe()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may call `set` in the middle of `clear`
         self._set = False
         self._open = True
 

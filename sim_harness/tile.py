@@ -320,14 +320,8 @@ class Tile:
         current, rows = self._check_operands(current, reference, mode, k)
         m = len(current)
         times, classes = np.empty((2, m), np.uint32), np.empty((3, m), np.uint16)
-        request = self._pass(
-            current,
-            rows,
-            reference,
-            mode,
-            np.empty((m, n), np.int32),
-            np.empty((self.geometry.lanes, 3), np.uint32),
-        )
+        dropped, counters = np.empty((m, n), np.int32), np.empty((self.geometry.lanes, 3), np.uint32)
+        request = self._pass(current, rows, reference, mode, dropped, counters)
         request.enc_done, request.done = (row.ctypes.data for row in times)
         request.zero, request.low, request.full = (row.ctypes.data for row in classes)
         request.reset_cycle = reset_cycle

@@ -1,6 +1,18 @@
-"""Machines that run these tests are shared: hypothesis looks for counterexamples, not for slow moments."""
+"""What holds for all tests.
+
+Machines that run them are shared: hypothesis looks for counterexamples, not for slow moments. Processes that tests start
+find the helpers in `support` as the tests do.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
 
 from hypothesis import settings
 
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+_PATH = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(_PATH)

@@ -1,6 +1,9 @@
 """Who computes a layer: one file per backend, found by its name.
 
-A name is a file here (`rtl`, `rtl_wide`, `model`, `board`), an entry point of the group `ditto_cosim.backends`, or `module:Class`.
+A name is a file here (`rtl`, `rtl_wide`, `model`, `board`), an entry point of the group `ditto_cosim.backends`, or
+`module:Class`;
+`rtl:FOLDER` and `rtl:FOLDER,file.py:Class` run the user's own RTL, held to ours or to the contract named;
+`board:SERIAL` computes on one board of several.
 The class is made with the chip it computes for and closes with the run.
 """
 
@@ -10,6 +13,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import cast
 
 from ditto_cosim.device.backends.base import Backend
@@ -18,6 +22,7 @@ from ditto_cosim.device.chips import Chip
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.messages import RunSpec
 
+OWN_RTL = "rtl:"
 ENTRY_POINTS = "ditto_cosim.backends"
 _BUILT_IN = {
     "board": "ditto_cosim.device.backends.board:BoardBackend",
@@ -40,12 +45,19 @@ def find_backend(name: str) -> BackendFactory:
     kind, _, which = name.partition(":")
     if kind == "board" and which:
         return partial(find_backend("board"), board=which)
+    if name.startswith(OWN_RTL):
+        folder, _, contract = name.removeprefix(OWN_RTL).partition(",")
+        from ditto_cosim.device.backends.own_rtl import OwnRtlBackend
+
+        return lambda chip: OwnRtlBackend(chip, Path(folder), contract)
     target = _BUILT_IN.get(name) or next(
         (e.value for e in metadata.entry_points(group=ENTRY_POINTS) if e.name == name), name
     )
     module, _, attribute = target.partition(":")
     if not module or not attribute:
-        raise BackendError(f"backend {name!r} is unknown; known: {', '.join(names())}, or give module:Class or board:SERIAL")
+        raise BackendError(
+            f"backend {name!r} is unknown; known: {', '.join(names())}, or give module:Class or board:SERIAL"
+        )
     try:
         return cast(BackendFactory, getattr(importlib.import_module(module), attribute))
     except (ImportError, AttributeError) as error:

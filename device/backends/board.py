@@ -207,7 +207,9 @@ class BoardBackend:
                 for left in range(0, n, self.geometry.n_max):
                     columns = slice(left, min(n, left + self.geometry.n_max))
                     self._load(job.weights[group, chunk, columns])
-                    self._rows(job, operands, out[group, :, columns], classes[:, group] if left == 0 else None)
+                    self._rows(
+                        job, operands, out[group, :, columns], classes[:, group] if left == 0 else None
+                    )
         zero, low, full = (int(c) for c in classes.sum((1, 2)))
         return GemmResult(out, classes[1] + 2 * classes[2], zero, low, full, None)
 
@@ -255,7 +257,9 @@ class BoardBackend:
             settings = struct.pack("<6I", MODE_CODES[job.mode], count, k, blocks, constant, 1)
             self._link.write(REGISTER, settings)
             self._passes += 1
-            self._take(job, out[some], None if classes is None else classes[:, some], blocks, k <= K_OF_24_BITS)
+            self._take(
+                job, out[some], None if classes is None else classes[:, some], blocks, k <= K_OF_24_BITS
+            )
 
     def _put(self, region: int, operands: I8, beats: int) -> None:
         lanes, width = self.geometry.lanes, beats * self.geometry.encode_width
@@ -290,7 +294,9 @@ class BoardBackend:
         for lane, raw in enumerate(results):
             words = np.zeros((len(raw) // word_bytes, 4), np.uint8)
             words[:, 4 - word_bytes :] = np.frombuffer(raw, np.uint8).reshape(-1, word_bytes)
-            found = (words.view("<i4")[:, 0] >> (8 * (4 - word_bytes))).reshape(-1, blocks * self.geometry.columns)
+            found = (words.view("<i4")[:, 0] >> (8 * (4 - word_bytes))).reshape(
+                -1, blocks * self.geometry.columns
+            )
             out[lane::lanes] += found[:, : out.shape[1]]
         if classes is not None:
             for lane, raw in enumerate(reports):

@@ -36,6 +36,7 @@ class MixedBackend:
         self.name = f"{base.name}+{chosen.name}"
         self.geometry = base.geometry
         self.measures = base.measures and chosen.measures
+        self.rtl_digest = _rtl_digest(base, chosen)
         self._base, self._chosen = base, chosen
         self._names = names
 
@@ -55,6 +56,7 @@ class CheckedBackend:
         self.name = f"{first.name} checked by {second.name}"
         self.geometry = first.geometry
         self.measures = first.measures
+        self.rtl_digest = _rtl_digest(first, second)
         self._first, self._second = first, second
 
     def gemm(self, job: Gemm) -> GemmResult:
@@ -99,3 +101,8 @@ def _same_tile(one: Backend, other: Backend) -> None:
             f"({one.geometry} and {other.geometry}) "
             "and cannot share a run; choose a chip that both are built for"
         )
+
+
+def _rtl_digest(*backends: Backend) -> str:
+    """Of the SystemVerilog that takes part; empty if none does."""
+    return next((d for b in backends if (d := getattr(b, "rtl_digest", ""))), "")

@@ -1,20 +1,25 @@
 """Backend `model`: the same accumulators and slot counts as the RTL, computed by integer matrix products.
 
 Needs neither a compiler nor Verilator. It does not measure cycles: those come from the written contract. Where the processor
-multiplies int8 (VNNI), W·(x − reference) = W·x − W·reference in integers modulo 2³², so no 9-bit difference is ever formed;
-elsewhere differences are multiplied in binary32, in pieces of K so short that every sum is exact.
+multiplies int8 (VNNI) and PyTorch is there to do it, W·(x − reference) = W·x − W·reference in integers modulo 2³², so no
+9-bit difference is ever formed; elsewhere differences are multiplied in binary32 by NumPy, in pieces of K so short that every
+sum is exact.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ditto_cosim.device.backends.base import I8, I32, Gemm, GemmResult
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.kernels.slots import classify_rows
+
+if TYPE_CHECKING:
+    import torch
 
 # The operands are read-only views; nothing here writes to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -31,7 +36,7 @@ class ModelBackend:
 
     def __init__(self, chip: Chip) -> None:
         self.geometry = chip.geometry
-        self._multiply = _int8_product if torch.cpu.get_capabilities().get("avx512_vnni") else _f32_product
+        self._multiply = _fastest_product()
 
     def gemm(self, job: Gemm) -> GemmResult:
         groups, rows, k = job.current.shape
@@ -51,8 +56,18 @@ class ModelBackend:
         """Holds nothing."""
 
 
+def _fastest_product() -> Callable[[I8, I8 | int, I8, I32], None]:
+    try:
+        import torch
+    except ImportError:  # a device may be installed alone
+        return _f32_product
+    return _int8_product if torch.cpu.get_capabilities().get("avx512_vnni") else _f32_product
+
+
 def _int8_product(current: I8, reference: I8 | int, weights: I8, out: I32) -> None:
     """out = current·weights − reference·weights by int8 products."""
+    import torch
+
     w = _matrix(weights)
     accumulators = torch._int_mm(_matrix(current), w)
     if not isinstance(reference, int):
@@ -64,16 +79,19 @@ def _int8_product(current: I8, reference: I8 | int, weights: I8, out: I32) -> No
 
 def _matrix(a: I8) -> torch.Tensor:
     """`torch._int_mm` returns garbage where an axis of length 1 has a stray stride; a copy has none."""
+    import torch
+
     return torch.from_numpy(a if min(a.shape) > 1 else a.copy())
 
 
 def _f32_product(current: I8, reference: I8 | int, weights: I8, out: I32) -> None:
     """out = (current − reference)·weights by binary32 products of pieces of K."""
-    x, w, target = torch.from_numpy(current), torch.from_numpy(weights), torch.from_numpy(out)
-    before = reference if isinstance(reference, int) else torch.from_numpy(reference)
     for start in range(0, len(weights), EXACT_K):
         piece = slice(start, start + EXACT_K)
-        differences = x[:, piece].float()
-        differences -= before if isinstance(before, int) else before[:, piece]
-        partial = (differences @ w[piece].float()).to(torch.int32)
-        target.copy_(partial) if start == 0 else target.add_(partial)
+        differences = current[:, piece].astype(np.float32)
+        differences -= reference if isinstance(reference, int) else reference[:, piece]
+        partial = differences @ weights[piece].astype(np.float32)
+        if start == 0:
+            out[:] = partial
+        else:
+            out += partial.astype(np.int32)

@@ -31,6 +31,7 @@ class RtlWideBackend:
             RtlBackend(chip, replace(tile, low_rule=rule), threads) for tile in (NARROW, WIDE)
         )
         self.geometry = chip.geometry
+        self.rtl_digest = self._wide.rtl_digest
 
     def gemm(self, job: Gemm) -> GemmResult:
         part = self._narrow if job.weights.shape[2] <= NARROW.columns else self._wide

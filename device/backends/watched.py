@@ -1,13 +1,11 @@
-"""A backend and what it is doing, so that somebody else can tell that it has stopped answering.
+"""A backend that says what it is doing, so that somebody else can tell that it has stopped answering.
 
 What this file does not do: decide how long a product may take (`serving/run.py`, `conformance.py`).
 """
 
 from __future__ import annotations
 
-import time
-
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult, facts_of, totals_of
 from ditto_cosim.device.core import Activity
@@ -16,19 +14,18 @@ from ditto_cosim.device.core import Activity
 class WatchedBackend:
     """Passes everything on to `inner`."""
 
-    def __init__(self, inner: Backend) -> None:
-        self.inner = inner
+    def __init__(self, inner: Backend, tell: Callable[[Activity | None], None]) -> None:
+        self.inner, self._tell = inner, tell
         self.name, self.geometry, self.measures = inner.name, inner.geometry, inner.measures
-        self.activity: Activity | None = None
 
     def gemm(self, job: Gemm) -> GemmResult:
         (groups, rows, k), n = job.current.shape, job.weights.shape[2]
         what = f"layer {job.name!r} ({job.mode}, {groups}×[{rows}, {k}]·[{k}, {n}])"
-        self.activity = Activity(what, groups * rows * k * n, time.monotonic())
+        self._tell(Activity(what, groups * rows * k * n))
         try:
             return self.inner.gemm(job)
         finally:
-            self.activity = None
+            self._tell(None)
 
     @property
     def facts(self) -> Mapping[str, str | int]:

@@ -29,7 +29,7 @@ from ditto_cosim.device.kernels.slots import (
 )
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.hardware import LowRule, Mode
-from ditto_cosim.protocol.isa import ints
+from ditto_cosim.protocol.isa import Convolution
 from ditto_cosim.protocol.program import Command, Program
 from ditto_cosim.protocol.record import SubOp, Work, split_k
 
@@ -167,15 +167,15 @@ def _before(rows: I8, images: int, zero_point: int) -> I8:
 
 
 class _Weighted(Layer):
-    """Constant weights [K, N]; rows made from the operand by `_rows`."""
+    """Constant weights [groups, K, N]; rows made from the operand by `_rows`."""
 
     def __init__(self, command: Command, k_max: int, rule: LowRule, weights: I8) -> None:
         super().__init__(command, k_max, rule)
-        self.weights = np.ascontiguousarray(weights)[None]
+        self.weights = np.ascontiguousarray(weights)
 
     @abstractmethod
     def _rows(self, arranged: Array) -> I8:
-        """[rows, K] of an arranged operand."""
+        """[groups, rows, K] of an arranged operand."""
 
     def _jobs(self, mode: Mode) -> list[Gemm]:
         rows = self._rows(self.current[0])
@@ -183,17 +183,17 @@ class _Weighted(Layer):
         if mode == "original":
             reference = self._zero_point()
         elif mode == "temporal":
-            reference = self._rows(self.previous[0])[None]
+            reference = self._rows(self.previous[0])
         else:
-            reference = _before(rows, self._images, self._zero_point())[None]
-        return [Gemm(self.command.name, rows[None], reference, self.weights, mode)]
+            reference = _before(rows, self._images, self._zero_point())
+        return [Gemm(self.command.name, rows, reference, self.weights, mode)]
 
 
 class Linear(_Weighted):
     """y = x·Wᵀ over the last axis; an image's rows are its tokens."""
 
     def __init__(self, command: Command, k_max: int, rule: LowRule, weights: I8) -> None:
-        super().__init__(command, k_max, rule, weights.T)
+        super().__init__(command, k_max, rule, weights.T[None])
         self.lead: tuple[int, ...] = ()
 
     def _arrange(self, operands: Sequence[Array]) -> Operands:
@@ -201,7 +201,7 @@ class Linear(_Weighted):
         return (np.ascontiguousarray(operands[0]).reshape(-1, operands[0].shape[-1]),)
 
     def _rows(self, arranged: Array) -> I8:
-        return arranged
+        return arranged[None]
 
     @property
     def _images(self) -> int:
@@ -223,27 +223,39 @@ class Linear(_Weighted):
 
 
 class Conv2d(_Weighted):
-    """Rows are windows (b, i, j) of the padded picture, elements in the order (u, v, c)."""
+    """Rows are windows (b, i, j) of the padded picture, elements in the order (u, v, c).
+
+    A group is a product of its own on pictures of its own channels: [groups × B, H, W, C]."""
 
     def __init__(
         self, command: Command, k_max: int, rule: LowRule, weights: I8, out: tuple[int, ...]
     ) -> None:
-        n, _, kh, kw = weights.shape
-        super().__init__(command, k_max, rule, weights.transpose(2, 3, 1, 0).reshape(-1, n))
-        stride, padding = ints(command.attrs, "stride"), ints(command.attrs, "padding")
-        self.padding = padding[0], padding[1]
-        self.windows = Windows((kh, kw), (stride[0], stride[1]), (out[2], out[3]))
-        self.batch = out[0]
+        n, channels, kh, kw = weights.shape
+        how = Convolution.of(command.attrs)
+        self.groups, self.padding, self.batch = how.groups, how.padding, out[0]
+        of_groups = weights.reshape(self.groups, n // self.groups, channels, kh, kw)
+        super().__init__(
+            command,
+            k_max,
+            rule,
+            of_groups.transpose(0, 3, 4, 2, 1).reshape(self.groups, -1, n // self.groups),
+        )
+        self.windows = Windows((kh, kw), how.stride, (out[2], out[3]), how.dilation)
 
     def _arrange(self, operands: Sequence[Array]) -> Operands:
-        return (pad(operands[0].transpose(0, 2, 3, 1), *self.padding, self._zero_point()),)
+        pictures = operands[0].transpose(0, 2, 3, 1)
+        if self.groups > 1:
+            apart = pictures.reshape(*pictures.shape[:3], self.groups, -1)
+            pictures = apart.transpose(3, 0, 1, 2, 4).reshape(-1, *apart.shape[1:3], apart.shape[4])
+        return (pad(pictures, *self.padding, self._zero_point()),)
 
     def _rows(self, arranged: Array) -> I8:
-        return self.windows.unroll(arranged)
+        rows = self.windows.unroll(arranged)
+        return rows.reshape(self.groups, -1, rows.shape[1])
 
     @property
     def _images(self) -> int:
-        return self.batch
+        return self.groups * self.batch
 
     def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]:
         picture = current[0]
@@ -254,11 +266,12 @@ class Conv2d(_Weighted):
         else:
             reference = previous[0] if mode == "temporal" else self._zero_point()
             counted = count_windows(picture, reference, self.windows, splits, self.rule)
-        work = Work(1, self.batch * math.prod(self.windows.out), k, n)
+        work = Work(self.groups, self.batch * math.prod(self.windows.out), k, n)
         return (self._subop(work, splits, counted, mode),)
 
     def _shape(self, accumulators: I32) -> I32:
-        return accumulators.reshape(self.batch, *self.windows.out, -1).transpose(0, 3, 1, 2)
+        apart = accumulators.reshape(self.groups, self.batch, *self.windows.out, -1).transpose(1, 0, 4, 2, 3)
+        return apart.reshape(self.batch, -1, *self.windows.out)
 
 
 class Matmul(Layer):

@@ -26,6 +26,7 @@ from ditto_cosim.device.core import Activity, StepResult
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.execution.layers import Layer, Ran, Works, make_layer
 from ditto_cosim.device.kernels import vector
+from ditto_cosim.device.pricing.contract import contract_digest
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import LayerTime
 from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError, TensorError
@@ -36,7 +37,8 @@ from ditto_cosim.protocol.record import LayerRecord, StepRecord
 from ditto_cosim.protocol.tensors import NUMPY_TYPES
 
 Array = npt.NDArray[Any]
-Booked = tuple[Command, LayerRecord, LayerTime]
+Booked = tuple[Command, LayerRecord, LayerTime, int]
+"""A layer, its record, its price, and the cycles of its lanes."""
 SNAPSHOT_VERSION = 1
 
 
@@ -55,8 +57,9 @@ class Machine:
         self.program = program
         self.chip = load_chip(spec.chip)
         self.design = load_design(spec.design)
+        self.tell: Callable[[Activity | None], None] = lambda activity: None
         chosen = backend or backend_for(spec, self.chip, [c.name for c in program.layers])
-        self.backend: Backend = WatchedBackend(chosen)
+        self.backend: Backend = WatchedBackend(chosen, lambda activity: self.tell(activity))
         self.geometry_digest = self.backend.geometry.digest
         self.measures = self.backend.measures
         tile = self.chip.geometry
@@ -66,6 +69,8 @@ class Machine:
             "k_max": tile.k_max,
             "multipliers": self.chip.multipliers,
             "clock_hz": self.chip.clock_hz,
+            "contract_digest": contract_digest(),
+            "rtl_digest": str(getattr(chosen, "rtl_digest", "")),
             **facts_of(chosen),
         }
         self.counts_lanes = (
@@ -73,6 +78,7 @@ class Machine:
         )
         """Whether the backend's lanes are those that this chip and design are priced with."""
         self.controller = Controller(program, self.chip, self.design)
+        self.facts |= self._lane_facts()
         self.constants = {value: constants[name] for name, value in program.constants.items()}
         self.layers: dict[str, Layer] = {
             c.name: make_layer(c, program, self.constants, tile.k_max, tile.low_rule) for c in program.layers
@@ -85,6 +91,20 @@ class Machine:
         self.totals: dict[str, int] = {"cycles": 0, "steps": 0}
         self.books = ThreadPoolExecutor(1, thread_name_prefix="books")
         """Counts, checks and prices layers, in program order, while the next ones are computed."""
+
+    def _lane_facts(self) -> dict[str, str | int]:
+        """The tile, and whether the lanes' stage is priced by its written contract alone: what a host recomputes it from."""
+        tile, pricer = self.chip.geometry, self.controller.pricer
+        plain = self.design.datapath == "slots" and self.chip.timing == "tlm" and self.design.roofline is None
+        return {
+            "lane_contract": int(plain and pricer.multipliers == self.chip.multipliers),
+            "tiles": self.chip.tiles,
+            "lanes": tile.lanes,
+            "columns": tile.columns,
+            "encode_width": tile.encode_width,
+            "n_max": tile.n_max,
+            "weight_banks": tile.weight_banks,
+        }
 
     # --- one step ---------------------------------------------------------------------------------------------------------
 
@@ -108,11 +128,11 @@ class Machine:
         def settle(wait: bool) -> None:
             nonlocal step_cycles
             while pending and (wait or pending[0].done()):
-                command, record, time = pending.popleft().result()
+                command, record, time, lane_cycles = pending.popleft().result()
                 self.controller.observe(step, record.layer, time)
                 records.append(record)
                 step_cycles += time.total_cycles
-                on_layer(self._report(step, command, record, time))
+                on_layer(self._report(step, command, record, time, lane_cycles))
 
         for index, command in enumerate(self.program.commands):
             try:
@@ -135,7 +155,7 @@ class Machine:
                 del values[value]
             settle(wait=False)
         settle(wait=True)
-        outputs = {name: np.ascontiguousarray(values[value]) for name, value in self.program.outputs.items()}
+        outputs = {name: np.asarray(values[value], order="C") for name, value in self.program.outputs.items()}
         if not timed:
             return StepResult(outputs)
         self.totals["cycles"] += step_cycles
@@ -202,11 +222,18 @@ class Machine:
         cycles = [r.cycles for r in ran if r.cycles is not None]
         measured = sum(cycles) if self.counts_lanes and len(cycles) == len(ran) else None
         if measured is not None:
-            self._agree(command, mode, measured, int(lanes.total[0]))
+            predicted = int(lanes.total[0])
+            if getattr(
+                self.backend, "own_contract", False
+            ):  # it has held itself to that; ours stands beside it
+                for name, cycles_of in (("own_lane_cycles", measured), ("lane_cycles", predicted)):
+                    self.totals[name] = self.totals.get(name, 0) + cycles_of
+            else:
+                self._agree(command, mode, measured, predicted)
         column = np.array([-1 if measured is None else measured], np.int64)
         time = pricer.columns(index, mode, lanes, column, keeps).at(0)
         record = LayerRecord(index, mode, forced, works, measured, time.total_cycles, time.traffic)
-        return command, record, time
+        return command, record, time, int(lanes.total[0]) if measured is None else measured
 
     def _agree(self, command: Command, mode: Mode, measured: int, predicted: int) -> None:
         """The cycles that the lanes took must be those that the contract says, to the cycle."""
@@ -216,7 +243,9 @@ class Machine:
                 f"contract says {predicted}. One of them is wrong; `ditto rtl test` narrows it down."
             )
 
-    def _report(self, step: int, command: Command, record: LayerRecord, time: LayerTime) -> LayerReport:
+    def _report(
+        self, step: int, command: Command, record: LayerRecord, time: LayerTime, lane_cycles: int
+    ) -> LayerReport:
         ran = record.works[record.mode]
         return LayerReport(
             step=step,
@@ -230,6 +259,7 @@ class Machine:
             full=sum(s.full for s in ran),
             slots=sum(s.slot_total for s in ran),
             cycles=time.total_cycles,
+            lane_cycles=lane_cycles,
             unit_cycles=dict(time.unit_cycles),
             stall_cycles=dict(time.stall_cycles),
             traffic_bytes=dict(time.traffic_bytes),
@@ -269,9 +299,6 @@ class Machine:
     @property
     def state_bytes(self) -> int:
         return sum(layer.state_bytes for layer in self.layers.values())
-
-    def activity(self) -> Activity | None:
-        return self.backend.activity if isinstance(self.backend, WatchedBackend) else None
 
     def close(self) -> None:
         self.books.shutdown(cancel_futures=True)

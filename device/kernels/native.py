@@ -1,7 +1,7 @@
-"""The compiled forms of what `slots.py` counts, `timing/schedule.py` times and `vector.py` computes, where there is a compiler.
+"""The compiled kernels: what `slots.py` counts, `timing/schedule.py` times and `vector.py` computes, where there is a compiler.
 
-Elsewhere NumPy does it. One small library, built once and cached (`ditto_cosim/toolchain.py`). Tests hold both forms
-together, bit for bit. What this file does not do: decide what is counted or computed, or check it.
+Elsewhere NumPy does it (`portable.py`). One small library, built once and cached (`ditto_cosim/toolchain.py`). What this file
+does not do: decide what is counted or computed, or check it.
 """
 
 from __future__ import annotations
@@ -10,25 +10,20 @@ import ctypes
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ditto_cosim.device.kernels.base import F32, I8, I32, I64, U16, KernelWindow, Pieces, Reference
 from ditto_cosim.protocol.hardware import LOW_RULE_CODES, LowRule
 from ditto_cosim.toolchain import BuildError, cache_dir, compiler, compiler_id, digest, publish, run_tool
 
 log = logging.getLogger(__name__)
 
-I8 = npt.NDArray[np.int8]
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-U16 = npt.NDArray[np.uint16]
-F32 = npt.NDArray[np.float32]
-
+_REFERENCES: dict[Reference, int] = {"picture": 0, "pixel": 1, "row before": 2}
 _SOURCES = tuple(Path(__file__).with_name(name) for name in ("lanes.cpp", "rows.cpp", "vector.cpp"))
 _FLAGS = (
     *("-std=c++20", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-shared"),
@@ -39,45 +34,17 @@ _RELEASING = ("count_rows", "count_windows", "lane_cycles")
 
 
 @cache
-def kernels() -> Kernels | None:
+def kernels() -> NativeKernels | None:
     """The compiled kernels, or None where they cannot be had."""
     try:
-        return Kernels(_build() / "units.so")
+        return NativeKernels(_build() / "units.so")
     except (BuildError, OSError) as error:
         log.info("NumPy counts rows and computes the vector unit: %s", error)
         return None
 
 
-Reference = Literal["picture", "pixel", "row before"]
-_REFERENCES: dict[Reference, int] = {"picture": 0, "pixel": 1, "row before": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Pieces:
-    """How chunks of K are made of segments of channels at kernel positions (`slots.py`)."""
-
-    cuts: I64
-    """[segments + 1]: channels at which segments begin and end."""
-    pairs: I64
-    """[…, (kernel position, segment)], chunk after chunk."""
-    ends: I64
-    """[chunks]: pairs up to and with each chunk."""
-
-
-class KernelWindow(ctypes.Structure):
-    """`DittoWindows` of rows.cpp."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_int64)
-        for name in (
-            *("batch", "height", "width", "channels"),
-            *("kernel_h", "kernel_w", "stride_h", "stride_w", "out_h", "out_w"),
-        )
-    )
-
-
-class Kernels:
-    """Arrays in, arrays out; all of them contiguous but the rows that are counted.
+class NativeKernels:
+    """See `base.Kernels`.
 
     Counting and timing run beside the values and release the GIL. What makes values keeps it: each is over sooner than another
     thread, once let in, would give it back."""
@@ -88,7 +55,7 @@ class Kernels:
         signatures: dict[str, tuple[Any, list[Any]]] = {
             "count_rows": (None, [pointer, size, pointer, size, size, size, ctypes.c_int32, pointer]),
             "count_windows": (
-                None,
+                ctypes.c_int32,
                 [
                     *(pointer, pointer, ctypes.c_int32, pointer, pointer, size, pointer, pointer, size),
                     *(ctypes.c_int32, pointer, pointer),
@@ -146,11 +113,15 @@ class Kernels:
         chunks = len(pieces.ends)
         slots = np.empty((chunks, window.batch * window.out_h * window.out_w), np.uint16)
         totals = np.zeros(2, np.int64)
-        self._call["count_windows"](
+        done = self._call["count_windows"](
             current.ctypes.data, other.ctypes.data, _REFERENCES[kind], ctypes.addressof(window),
             pieces.cuts.ctypes.data, len(pieces.cuts) - 1, pieces.pairs.ctypes.data, pieces.ends.ctypes.data,
             chunks, LOW_RULE_CODES[rule], slots.ctypes.data, totals.ctypes.data,
         )  # fmt: skip
+        if not done:
+            raise MemoryError(
+                f"counting the windows of {list(current.shape)} needs more memory than there is"
+            )
         return slots, int(totals[0]), int(totals[1])
 
     def pad(self, pictures: I8, above: int, beside: int, value: int) -> I8:
@@ -233,6 +204,8 @@ class Kernels:
         found = self._call["group_norm"](
             x.ctypes.data, out.ctypes.data, *x.shape, groups, _data(gamma), _data(beta), eps
         )
+        if found < 0:
+            raise MemoryError(f"group norm of {list(x.shape)} needs more memory than there is")
         return bool(found)
 
 

@@ -7,7 +7,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <memory>
+#include <new>
 
 namespace {
 
@@ -56,7 +57,7 @@ extern "C" {
 // elements (u, v, c).
 struct DittoWindows {
   int64_t batch, height, width, channels;
-  int64_t kernel_h, kernel_w, stride_h, stride_w, out_h, out_w;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, out_h, out_w;
 };
 
 // What a row is compared with: another picture's, one pixel everywhere, or the row before (the pixel before the first).
@@ -72,11 +73,13 @@ struct DittoPiece {
 namespace {
 
 template <bool kMag4>
-void count_windows(const uint8_t* current, const uint8_t* reference, DittoReference kind, const DittoWindows& w,
+bool count_windows(const uint8_t* current, const uint8_t* reference, DittoReference kind, const DittoWindows& w,
                    const int64_t* cuts, int64_t segments, const DittoPiece* pieces, const int64_t* ends, int64_t chunks,
                    uint16_t* slots, int64_t* totals) {
   const int64_t pixels = w.batch * w.height * w.width;
-  std::vector<uint32_t> of_pixel(segments * pixels);
+  const std::unique_ptr<uint32_t[]> of_pixel(new (std::nothrow) uint32_t[segments * pixels]());
+  const std::unique_ptr<uint32_t[]> line(new (std::nothrow) uint32_t[w.out_w]);
+  if (!of_pixel || !line) return false;
   for (int64_t p = 0; p < pixels; ++p) {
     const uint8_t* pixel = current + p * w.channels;
     const uint8_t* other = reference;
@@ -91,15 +94,15 @@ void count_windows(const uint8_t* current, const uint8_t* reference, DittoRefere
   }
 
   auto at = [&](int64_t b, int64_t i, int64_t j, int64_t position) {
-    return (b * w.height + i * w.stride_h + position / w.kernel_w) * w.width + j * w.stride_w + position % w.kernel_w;
+    return (b * w.height + i * w.stride_h + position / w.kernel_w * w.dilation_h) * w.width + j * w.stride_w +
+           position % w.kernel_w * w.dilation_w;
   };
-  std::vector<uint32_t> line(w.out_w);
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const DittoPiece* first = pieces + (chunk ? ends[chunk - 1] : 0);
     const DittoPiece* last = pieces + ends[chunk];
     for (int64_t b = 0; b < w.batch; ++b) {
       for (int64_t i = 0; i < w.out_h; ++i) {
-        std::fill(line.begin(), line.end(), 0);
+        std::fill_n(line.get(), w.out_w, 0);
         for (const DittoPiece* piece = first; piece < last; ++piece) {
           const uint32_t* from = &of_pixel[piece->segment * pixels + at(b, i, 0, piece->position)];
           for (int64_t j = 0; j < w.out_w; ++j) line[j] += from[j * w.stride_w];
@@ -113,7 +116,8 @@ void count_windows(const uint8_t* current, const uint8_t* reference, DittoRefere
             line[0] += packed<kMag4>(pixel + low, before + low, cuts[piece->segment + 1] - low);
           }
         }
-        for (const uint32_t counts : line) {
+        for (int64_t j = 0; j < w.out_w; ++j) {
+          const uint32_t counts = line[j];
           const uint32_t nonzero = counts & 0xffff, full = counts >> 16;
           totals[0] += nonzero;
           totals[1] += full;
@@ -122,6 +126,7 @@ void count_windows(const uint8_t* current, const uint8_t* reference, DittoRefere
       }
     }
   }
+  return true;
 }
 
 }  // namespace
@@ -140,13 +145,13 @@ extern "C" __attribute__((visibility("default"))) void ditto_count_rows(
 }
 
 // slots: uint16 [chunks][rows]. totals: elements that are not zero, and full ones; added to what is there. `reference` is a
-// picture or a pixel.
-extern "C" __attribute__((visibility("default"))) void ditto_count_windows(
+// picture or a pixel. Returns 0 if there is no memory.
+extern "C" __attribute__((visibility("default"))) int32_t ditto_count_windows(
     const uint8_t* current, const uint8_t* reference, int32_t kind, const DittoWindows* windows, const int64_t* cuts,
     int64_t segments, const DittoPiece* pieces, const int64_t* ends, int64_t chunks, int32_t mag4, uint16_t* slots,
     int64_t* totals) {
-  (mag4 ? count_windows<true> : count_windows<false>)(current, reference, static_cast<DittoReference>(kind), *windows, cuts,
-                                                      segments, pieces, ends, chunks, slots, totals);
+  return (mag4 ? count_windows<true> : count_windows<false>)(current, reference, static_cast<DittoReference>(kind), *windows,
+                                                             cuts, segments, pieces, ends, chunks, slots, totals);
 }
 
 // [pictures][height][width] of `pixel` bytes with a border of one value around every picture.
@@ -169,12 +174,15 @@ extern "C" __attribute__((visibility("default"))) void ditto_pad(const uint8_t* 
 extern "C" __attribute__((visibility("default"))) void ditto_unroll(const uint8_t* padded, const DittoWindows* windows,
                                                                      uint8_t* rows) {
   const DittoWindows& w = *windows;
-  const int64_t run = w.kernel_w * w.channels;
+  const bool beside = w.dilation_w == 1;  // whether a line of the kernel is one run of the picture's
+  const int64_t runs = beside ? 1 : w.kernel_w, run = (beside ? w.kernel_w : 1) * w.channels;
   for (int64_t b = 0; b < w.batch; ++b) {
     for (int64_t i = 0; i < w.out_h; ++i) {
       for (int64_t j = 0; j < w.out_w; ++j) {
         const uint8_t* line = padded + ((b * w.height + i * w.stride_h) * w.width + j * w.stride_w) * w.channels;
-        for (int64_t u = 0; u < w.kernel_h; ++u, line += w.width * w.channels, rows += run) std::memcpy(rows, line, run);
+        for (int64_t u = 0; u < w.kernel_h; ++u, line += w.dilation_h * w.width * w.channels) {
+          for (int64_t v = 0; v < runs; ++v, rows += run) std::memcpy(rows, line + v * w.dilation_w * w.channels, run);
+        }
       }
     }
   }

@@ -8,7 +8,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <memory>
+#include <new>
 
 namespace {
 
@@ -46,8 +47,8 @@ DITTO_API void ditto_silu(const float* __restrict x, float* __restrict out, int6
   }
 }
 
-// Rows of [rows, width]: rint(127 exp(x - the row's greatest)) as bytes, and its sum. Returns 0 if a row's greatest is NaN or
-// infinite.
+// Rows of [rows, width]: rint(127 exp(x - the row's greatest)) as bytes, and its sum, at least 1; a row of -infinity draws
+// nothing. Returns 0 if a row's greatest is NaN or +infinite.
 DITTO_API int32_t ditto_softmax(const float* __restrict x, int8_t* __restrict out, int32_t* __restrict sums, int64_t rows,
                                 int64_t width) {
   for (int64_t row = 0; row < rows; ++row, x += width, out += width) {
@@ -57,7 +58,12 @@ DITTO_API int32_t ditto_softmax(const float* __restrict x, int8_t* __restrict ou
       peak = x[i] > peak ? x[i] : peak;
       nan |= x[i] != x[i];
     }
-    if (nan || !(std::fabs(peak) <= 3.40282347e38f)) return 0;
+    if (nan || peak > 3.40282347e38f) return 0;
+    if (peak < -3.40282347e38f) {
+      std::memset(out, 0, width);
+      sums[row] = 1;
+      continue;
+    }
     int32_t sum = 0;
     for (int64_t i = 0; i < width; ++i) {
       const int32_t e = static_cast<int32_t>(std::rint(127.0f * exp32(x[i] - peak)));
@@ -141,14 +147,16 @@ DITTO_API void ditto_dequantize(const int32_t* __restrict acc, float* __restrict
 
 // [pixels, channels] in groups of neighbouring channels: ((x - mean) * rstd) * gamma + beta; gamma and beta may be missing.
 // Moments come from integers: q = rint(x * 2^(15 - e)), 2^e above the group's largest magnitude; sums of q and q * q stay
-// below 2^53. Returns 0 if a value is NaN or infinite.
+// below 2^53. Returns 0 if a value is NaN or infinite, -1 if there is no memory.
 DITTO_API int32_t ditto_group_norm(const float* __restrict x, float* __restrict out, int64_t pixels, int64_t channels,
-                                   int64_t groups, const float* __restrict gamma, const float* __restrict beta, double eps) {
+                                   int64_t groups, const float* __restrict gamma, const float* __restrict beta,
+                                   double eps) {
   const int64_t inner = channels / groups;
-  std::vector<float> of_channel(3 * channels);
-  std::vector<double> sums(3 * channels);
-  float *largest = of_channel.data(), *mean = largest + channels, *rstd = mean + channels;
-  double *scale = sums.data(), *s1 = scale + channels, *s2 = s1 + channels;
+  const std::unique_ptr<float[]> of_channel(new (std::nothrow) float[3 * channels]());
+  const std::unique_ptr<double[]> sums(new (std::nothrow) double[3 * channels]());
+  if (!of_channel || !sums) return -1;
+  float *largest = of_channel.get(), *mean = largest + channels, *rstd = mean + channels;
+  double *scale = sums.get(), *s1 = scale + channels, *s2 = s1 + channels;
 
   int32_t bad = 0;
   for (int64_t p = 0; p < pixels; ++p) {

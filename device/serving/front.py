@@ -90,14 +90,6 @@ class Front:
     def bind(self, address: str, keys: Path | None = None) -> str:
         """Listen; anything but ipc and loopback needs `keys`, a directory that `ditto keys` made."""
         security.check_address(address, keys)
-        self._socket = self._sockets.router(
-            max(self._limits.frame_bytes, self._limits.header_bytes),
-            MESSAGES_TO_A_HOST,
-            MESSAGES_FROM_A_HOST,
-            address,
-        )
-        if keys is not None:
-            self._gate = security.Gate(self._sockets.context, self._socket.raw, keys)
         self._passes_on = not address.startswith("ipc://")
         if self._passes_on:
             self._directory = Path(tempfile.mkdtemp(prefix="ditto-device-"))
@@ -106,12 +98,22 @@ class Front:
             self._beside = address.removeprefix("ipc://")
             security.claim_path(Path(self._beside))
             security.sweep_beside(Path(self._beside))
+        self._socket = self._sockets.router(
+            max(self._limits.frame_bytes, self._limits.header_bytes),
+            MESSAGES_TO_A_HOST,
+            MESSAGES_FROM_A_HOST,
+            address,
+        )
         try:
+            if keys is not None:
+                self._gate = security.Gate(self._sockets.context, self._socket.raw, keys)
             with security.private_files():
                 return self._socket.bind(address)
-        except zmq.ZMQError as error:
-            self._remove_directory()
-            raise DittoError(f"cannot listen on {address}: {error}. Is another device there?") from None
+        except (DittoError, zmq.ZMQError) as error:
+            self._close()
+            if isinstance(error, zmq.ZMQError):
+                raise DittoError(f"cannot listen on {address}: {error}. Is another device there?") from None
+            raise
 
     def stop(self) -> None:
         """Ask `serve` to end; safe from signal handlers and other threads."""
@@ -234,10 +236,8 @@ class Front:
             "worker ended",
             extra={"fields": {"host": session.name, "session": session.number, "how": session.ended}},
         )
-        if session.back is not None:
-            self._loop.forget(session.back)
-            session.back.close()
-            session.back = None
+        if self._passes_on:
+            self._close_back(session)
         elif not session.taken_over:
             session.taken_over = True
             with contextlib.suppress(zmq.ZMQError), security.private_files():
@@ -263,7 +263,14 @@ class Front:
         if not session.told:
             session.told = self._refuse(identity, CrashedError(session.ended))
 
+    def _close_back(self, session: _Session) -> None:
+        if session.back is not None:
+            self._loop.forget(session.back)
+            session.back.close()
+            session.back = None
+
     def _forget(self, identity: bytes, session: _Session) -> None:
+        self._close_back(session)
         if session.taken_over:
             self._socket.unbind(session.endpoint)
             with contextlib.suppress(OSError):
@@ -312,19 +319,20 @@ class Front:
                 time.sleep(0.02)
         self._loop.flush()
         for identity, session in list(self._sessions.items()):
-            if session.back is not None:
-                session.back.close()
             self._forget(identity, session)
+        if not self._passes_on:
+            with contextlib.suppress(OSError):
+                os.unlink(self._beside)
+        self._nursery.close()
+        self._close()
+        log.info("device stops", extra={"fields": {"sessions": self._born}})
+
+    def _close(self) -> None:
         if self._gate is not None:
             self._gate.close()
         self._socket.close()
         self._loop.close()
-        self._nursery.close()
         self._sockets.close()
-        self._remove_directory()
-        log.info("device stops", extra={"fields": {"sessions": self._born}})
-
-    def _remove_directory(self) -> None:
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from ditto_cosim.device.core import Executor, ExecutorFactory
+from ditto_cosim.device.core import Activity, Executor, ExecutorFactory
+from ditto_cosim.device.serving.footprint import footprint
 from ditto_cosim.device.serving.outgoing import Outgoing, Send
 from ditto_cosim.device.serving.store import Store
 from ditto_cosim.protocol import codec
@@ -48,21 +49,6 @@ MACS_PER_S = 1_000_000
 """The slowest pace at which a product counts as progress: an eighth of one lane of the smallest chip in RTL."""
 
 
-def live_bytes(program: Program) -> int:
-    """Most bytes of values that are alive at once in a step, constants left out."""
-    constants = set(program.constants.values())
-    live = sum(program.values[v].nbytes for v in program.inputs.values())
-    peak = live
-    dying: dict[int, int] = {}
-    for value, index in program.last_use.items():
-        dying[index] = dying.get(index, 0) + program.values[value].nbytes
-    for index, command in enumerate(program.commands):
-        live += sum(program.values[v].nbytes for v in command.results if v not in constants)
-        peak = max(peak, live)
-        live -= dying.get(index, 0)
-    return peak
-
-
 class ServedRun:
     """One run and its worker."""
 
@@ -78,13 +64,14 @@ class ServedRun:
         settle: Callable[[m.RunSpec], m.RunSpec],
         send: Send,
         on_closed: Callable[[ServedRun], None],
+        on_doing: Callable[[str], None] = lambda what: None,
         world: World = REAL,
     ) -> None:
         self.run = run
         self.owner = owner
         self._limits = limits
         self._store, self._factory, self._settle = store, factory, settle
-        self._on_closed = on_closed
+        self._on_closed, self._on_doing = on_closed, on_doing
         self._world = world
         self._outgoing = Outgoing(
             run, stream_bytes, send, reply_bytes=max(limits.window_bytes, REPLIES_BYTES), world=world
@@ -92,6 +79,8 @@ class ServedRun:
         self._inbox = world.mailbox()
         self._cancelled = False
         self._stuck = False
+        self._activity: Activity | None = None
+        self._activity_since = 0.0
         self._progress = m.Progress(run=run, seq=0, busy=False)
         self._busy_since = 0.0
 
@@ -124,16 +113,16 @@ class ServedRun:
     @property
     def doing(self) -> str:
         """What its backend is computing."""
-        activity = self._machine.activity() if self._machine is not None else None
+        activity = self._activity
         return activity.what if activity is not None else ""
 
     def overdue(self, now: float) -> bool:
         """Whether the machine has just been found to make no progress. Its thread cannot be ended, so the run goes on without
         it: the request is answered, and so is whatever comes after it."""
-        machine, progress = self._machine, self._progress
-        if self._stuck or machine is None or not progress.busy or (doing := machine.activity()) is None:
+        progress, doing, since = self._progress, self._activity, self._activity_since
+        if self._stuck or not progress.busy or doing is None:
             return False
-        waited_s = now - doing.since
+        waited_s = now - since
         if waited_s <= self._limits.progress_s + doing.macs / MACS_PER_S:
             return False
         self._stuck = True
@@ -216,6 +205,10 @@ class ServedRun:
             try:
                 reply = self._execute(request, payload)
             except Exception as error:
+                if isinstance(error, MemoryError):
+                    error = QuotaError(
+                        f"run {self.run}: out of memory ({error}); the device's --host-bytes is its limit"
+                    )
                 kind, text, state = describe(error)
                 level = logging.ERROR if kind == "DeviceError" else logging.WARNING
                 log.log(
@@ -287,10 +280,11 @@ class ServedRun:
                     f"constant {name!r} is {key.dtype}{list(key.shape)}, the program expects {expected}"
                 )
         sizes = {key.digest: _key_bytes(key) for key in request.constants.values()}
-        needed = sum(sizes.values()) + live_bytes(program)
-        if needed > self._quota:
+        held, taken = sum(sizes.values()), footprint(program)
+        if held + taken.total > self._quota:
             raise QuotaError(
-                f"run {self.run}: constants and values take {needed} bytes, the quota is {self._quota}. "
+                f"run {self.run}: constants take {held} bytes, values {taken.live}, temporal state {taken.state}, "
+                f"{taken.greediest!r} {taken.temporary} more; the quota is {self._quota}. "
                 "Raise the run's memory_bytes or the device's --run-bytes."
             )
         missing = self._store.claim(self.run, self.owner, sizes)
@@ -308,6 +302,7 @@ class ServedRun:
         }
         machine = self._factory(self._program, constants, self._spec)
         self._machine = machine
+        machine.tell = self._on_activity
         if self._spec.geometry not in ("", machine.geometry_digest):
             self._broken = (
                 f"the host expects tile {self._spec.geometry}, backend {self._spec.backend!r} has "
@@ -392,6 +387,12 @@ class ServedRun:
                 f"{self._quota}. "
                 "Raise the run's memory_bytes or the device's --run-bytes."
             )
+
+    def _on_activity(self, activity: Activity | None) -> None:
+        self._activity_since = self._world.now()
+        self._activity = activity
+        if activity is not None:
+            self._on_doing(activity.what)
 
     def _on_layer(self, report: m.LayerReport) -> None:
         self._check_cancel()

@@ -246,6 +246,7 @@ class Server:
             settle=self._settle,
             send=lambda frames: self._post(identity, frames),
             on_closed=self._gone.append,
+            on_doing=lambda what: self._on_beat(self._world.now(), what),
             world=self._world,
         )
         host.runs[request.run] = run

@@ -24,6 +24,7 @@ PASSES: dict[str, int] = {
     "softmax": 3,
     "group_norm": 2,
     "layer_norm": 2,
+    "rms_norm": 2,
     "reshape": 0,
     "broadcast": 0,
     "slice": 0,

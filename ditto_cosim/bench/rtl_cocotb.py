@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from ditto_cosim.protocol.hardware import Geometry
-from ditto_cosim.sim_harness.build import RTL_SOURCES, WAIVERS, parameters, rtl_dir, verilator_root
+from ditto_cosim.sim_harness.build import parameters, verilator_root
+from ditto_cosim.sim_harness.sources import DESIGN, WAIVERS, rtl_dir
 
 ROWS, K = 2, 64
 
@@ -53,7 +54,7 @@ def _run(folder: str, chosen: dict[str, int]) -> None:
     runner = get_runner("verilator")
     with contextlib.redirect_stdout(io.StringIO()):
         runner.build(
-            sources=[rtl_dir() / name for name in RTL_SOURCES],
+            sources=[rtl_dir() / name for name in DESIGN],
             hdl_toplevel="tile",
             parameters=chosen,
             build_args=[str(rtl_dir() / WAIVERS), "--no-assert", "-CFLAGS", "-O2", "--public-flat-rw"],

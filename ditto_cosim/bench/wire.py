@@ -93,9 +93,6 @@ class NullMachine:
     def restore(self, blob: bytes) -> None:
         pass
 
-    def activity(self) -> None:
-        return None
-
     def close(self) -> None:
         pass
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import shlex
+import signal
 import sys
 import traceback
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class _Entry:
 
 COMMANDS: dict[str, _Entry] = {
     "generate": _Entry("Run", "generate:generate", "Generate pictures through the emulated accelerator"),
+    "resume": _Entry("Run", "resume:resume", "Go on with a run that was interrupted"),
     "models": _Entry("Run", "models:models", "List the models that ship and the paper's workloads"),
     "compile": _Entry(
         "Run", "models:compile_model", "Compile a model's denoiser into a program, and save it"
@@ -45,7 +47,7 @@ COMMANDS: dict[str, _Entry] = {
     "compare": _Entry("Look", "price:compare", "All designs side by side on one recorded run"),
     "sweep": _Entry("Look", "price:sweep", "Sweep chip size, bandwidth, buffer and low rule"),
     "paper": _Entry("Look", "price:paper", "Hold the paper's claims against this model of it"),
-    "rtl": _Entry("Hardware", "rtl:app", "Build, test, replay and synthesise the RTL"),
+    "rtl": _Entry("Hardware", "rtl_trust:app", "Build, test, replay, mutate, prove and synthesise the RTL"),
     "device": _Entry("Device", "wire:device", "Run a device that hosts connect to"),
     "keys": _Entry("Device", "wire:keys", "Make the keys for a device on another machine"),
     "conform": _Entry("Device", "wire:conform", "Check a backend against everything a device needs of it"),
@@ -114,10 +116,15 @@ def _root(
 
 def main() -> None:
     """Entry point of the `ditto` script."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         root()
+    except _Terminated:
+        _end("terminated", 143)
     except KeyboardInterrupt:
         _end("interrupted", 130)
+    except MemoryError as error:
+        _end(f"error: out of memory ({error}); what was completed is on disk", 2)
     except Exception as error:
         ours = is_ours(error)
         if ours or debugging():
@@ -125,6 +132,14 @@ def main() -> None:
         if ours:
             _end(f"error: {error}\n{_REPORT.format(command=shlex.join(['ditto', *sys.argv[1:]]))}", 3)
         _end(f"error: {error}", 2)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a command as Ctrl-C does, what is complete kept."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated("terminated by SIGTERM")
 
 
 _REPORT = """

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from ditto_cosim.host.generation import Watcher
+    from ditto_cosim.host.generation import Outcome, Watcher
     from ditto_cosim.protocol.messages import LayerReport
 
 
@@ -34,7 +34,9 @@ def generate(
     ] = "",
     chip: Annotated[
         str,
-        typer.Option(help="paper, paper_twin, edge, tiny, or a TOML file  [default: paper_twin; on a board tiny]"),
+        typer.Option(
+            help="paper, paper_twin, edge, tiny, or a TOML file  [default: paper_twin; on a board tiny]"
+        ),
     ] = "",
     design: Annotated[
         str, typer.Option(help="ditto, ditto_plus, itc, diffy, … (`ditto compare` shows all)")
@@ -61,6 +63,12 @@ def generate(
         list[str] | None, typer.Option(help="Layers (patterns) that run in RTL whatever the backend")
     ] = None,
     cross_check: Annotated[str, typer.Option(help="Second backend that must agree on every layer")] = "",
+    rtl_dir: Annotated[
+        Path | None, typer.Option(help="Run the RTL in this folder, your own, in place of ours (backend rtl)")
+    ] = None,
+    contract: Annotated[
+        str, typer.Option(help="Cycles and counts your RTL keeps instead of ours: file.py:Class")
+    ] = "",
     connect: Annotated[str, typer.Option(help="Address of a device that is running already")] = "",
     keys: Annotated[
         Path | None, typer.Option(help="Keys for a device on another machine (`ditto keys`)")
@@ -77,11 +85,13 @@ def generate(
     """
     chip = chip or ("tiny" if backend == "board" else "paper_twin")
     if board and backend != "board":
-        raise typer.BadParameter(f"a board computes with --backend board, not {backend}", param_hint="--board")
+        raise typer.BadParameter(
+            f"a board computes with --backend board, not {backend}", param_hint="--board"
+        )
     backend = f"board:{board}" if board else backend
-    directory = (
-        output or Path("runs") / f"{Path(model).name}-{design}-{backend.rpartition(':')[2]}-seed{seed}"
-    )
+    if rtl_dir is not None or contract:
+        backend = _own_rtl(backend, rtl_dir, contract, connect)
+    directory = output or Path("runs") / f"{Path(model).name}-{design}-{_short(backend)}-seed{seed}"
     if not connect:
         _check_names(chip, design, *(name for name in (backend, cross_check) if name))
     with quiet(as_json) as say:
@@ -90,7 +100,7 @@ def generate(
         from ditto_cosim.host.pipeline.models import Wish, load_model
 
         loaded = load_model(model)
-        with _watcher(as_json) as watcher:
+        with watching(as_json) as watcher:
             outcome = generate_run(
                 loaded,
                 Wish(steps, seed, batch, tuple(label or ()), prompt, guidance),
@@ -109,18 +119,30 @@ def generate(
                 rtl_layers=tuple(rtl_layers or ()),
                 cross_check=cross_check,
             )
-        if as_json:
-            print(json.dumps(outcome.summary))
-        else:
-            from ditto_cosim.host.report import print_report
+        tell(outcome, as_json, say)
 
-            if outcome.report is not None:
-                print_report(outcome.report)
-            say(f"pictures  {', '.join(outcome.summary['pictures']) or 'none'}")
-            say(f"report    {outcome.summary['report']}")
-        if outcome.failure is not None:
-            print(f"error: {outcome.failure}", file=sys.stderr)
-            raise typer.Exit(1)
+
+def _own_rtl(backend: str, rtl_dir: Path | None, contract: str, connect: str) -> str:
+    """The backend that runs the user's own RTL."""
+    from ditto_cosim.device.backends import OWN_RTL
+
+    if backend != "rtl" or rtl_dir is None or connect:
+        raise typer.BadParameter(
+            "--rtl-dir FOLDER goes with --backend rtl and a device of its own, --contract with --rtl-dir"
+        )
+    place, colon, name = contract.rpartition(":")
+    where = f"{Path(place).resolve()}{colon}{name}" if place.endswith(".py") else contract
+    return f"{OWN_RTL}{rtl_dir.resolve()}" + (f",{where}" if where else "")
+
+
+def _short(backend: str) -> str:
+    """A backend's name in a folder's."""
+    kind, chosen, _ = backend.partition(":")
+    return (
+        {"rtl": "own-rtl", "board": "board"}[kind]
+        if chosen and kind in ("rtl", "board")
+        else backend.rpartition(":")[2]
+    )
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------------
@@ -136,6 +158,25 @@ def _check_names(chip: str, design: str, *backends: str) -> None:
     load_design(design)
     for backend in backends:
         find_backend(backend)
+
+
+def tell(outcome: Outcome, as_json: bool, say: Callable[[str], None]) -> None:
+    """Prints what a run gave; a failed verification ends the command with status 1."""
+    if as_json:
+        print(json.dumps(outcome.summary))
+    else:
+        from ditto_cosim.host.report import print_report
+
+        if outcome.report is not None:
+            print_report(outcome.report)
+        if own := outcome.summary.get("own_lane_cycles"):
+            ours = outcome.summary["lane_cycles"]
+            say(f"lanes     yours took {own:,} cycles, ours take {ours:,} ({own / ours:.3f})")
+        say(f"pictures  {', '.join(outcome.summary['pictures']) or 'none'}")
+        say(f"report    {outcome.summary['report']}")
+    if outcome.failure is not None:
+        print(f"error: {outcome.failure}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @contextmanager
@@ -155,7 +196,7 @@ def quiet(as_json: bool) -> Iterator[Any]:
 
 
 @contextmanager
-def _watcher(as_json: bool) -> Iterator[Watcher]:
+def watching(as_json: bool) -> Iterator[Watcher]:
     """Sentences on standard error, and a bar drawn from what the device reports: layers, cycles, what runs now."""
     from ditto_cosim.host.generation import Watcher
 

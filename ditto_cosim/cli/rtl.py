@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ditto rtl …`: build, test, replay, look at, cover, lint and synthesise the RTL.
+"""`ditto rtl …`: build, test, replay, look at, cover, lint and synthesise the RTL, ours or the user's own.
 
-The only place where the device's lane model is handed to the harness's regression. Heavy imports wait until a
-command runs. What it does not do: generate images (`ditto generate --backend rtl`) or measure speed (`ditto
-bench rtl`).
+The only place where the device's lane contract is handed to the harness's regression. Heavy imports wait until a command
+runs. A mismatch ends in status 1, a regression that could not run its directed cases in status 3.
+What it does not do: compare two RTLs, mutate, prove or poke (`rtl_trust.py`), generate images (`ditto generate --backend
+rtl`) or measure speed (`ditto bench rtl`).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -24,12 +29,28 @@ app = typer.Typer(help="The silicon: build, test, replay, synthesise.", no_args_
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-class _LaneReference:
-    """What the RTL is held to: products in float64 (exact far beyond 2³¹), the rest from the contract."""
+RtlDir = Annotated[
+    Path | None,
+    typer.Option("--rtl-dir", help="Folder with your own copies of our modules; what it lacks is ours."),
+]
+ContractName = Annotated[
+    str, typer.Option("--contract", help="Cycles and counts your RTL keeps instead of ours: file.py:Class.")
+]
+ChipName = Annotated[
+    str, typer.Option("--chip", help="Lanes of this chip (a name or a TOML file) instead of sets.")
+]
 
-    def __init__(self) -> None:
-        from ditto_cosim.device.timing import lane
+INCOMPLETE = 3
+"""Exit status of a regression that agreed as far as it came, which was not far enough."""
 
+
+class LaneReference:
+    """What the RTL is held to: products in float64 (exact far beyond 2³¹), the rest from a contract."""
+
+    def __init__(self, contract: str = "") -> None:
+        from ditto_cosim.device.timing.contract import load_contract
+
+        lane = load_contract(contract)
         self.counts = lane.row_counts
         self.times = lane.tile_times
         self.stalled_times = lane.stalled_times
@@ -42,18 +63,54 @@ class _LaneReference:
         return (difference @ weights.astype(np.float64)).astype(np.int32)
 
 
-def _fail(message: object) -> None:
+def fail(message: object) -> NoReturn:
     typer.echo(f"ditto rtl: {message}", err=True)
     raise typer.Exit(1)
 
 
-def _set_names(names: list[str] | None) -> list[str]:
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Errors that a user can cause end in one sentence."""
+    from ditto_cosim.protocol.errors import DittoError
+
+    try:
+        yield
+    except (DittoError, ValueError) as error:
+        fail(error)
+
+
+def set_names(names: list[str] | None, chip: str = "") -> list[str]:
+    """Parameter sets to run; the lanes of `chip` become one."""
     from ditto_cosim.sim_harness.regression import SETS
 
+    if chip:
+        from ditto_cosim.device.chips import load_chip
+
+        SETS["chip"] = load_chip(chip).geometry
+        return ["chip"]
     for name in names or []:
         if name not in SETS:
-            _fail(f"{name!r} is no parameter set; known: {', '.join(SETS)}")
-    return names or list(SETS)
+            fail(f"{name!r} is no parameter set; known: {', '.join(SETS)}")
+    return names or [name for name in SETS if name != "tall"]
+
+
+def own_rtl(rtl_dir: Path | None, names: list[str]) -> tuple[str, ...]:
+    """Names of the user's files, whose interface has been checked for every set."""
+    if rtl_dir is None:
+        return ()
+    from ditto_cosim.sim_harness.interface import check_interface
+    from ditto_cosim.sim_harness.regression import SETS
+
+    own: tuple[str, ...] = ()
+    for name in names:
+        own = check_interface(rtl_dir, SETS[name])
+    return own
+
+
+def repeated_flags(rtl_dir: Path | None, contract: str, chip: str = "") -> str:
+    """What a command that reproduces has to say again."""
+    given = (("--rtl-dir", rtl_dir and str(rtl_dir)), ("--contract", contract), ("--chip", chip))
+    return "".join(f" {name} {shlex.quote(value)}" for name, value in given if value)
 
 
 @app.command()
@@ -61,21 +118,22 @@ def build(
     names: Annotated[list[str] | None, typer.Argument(help="Parameter sets; all by default.")] = None,
     assertions: Annotated[bool, typer.Option(help="Keep the RTL's assertions.")] = False,
     trace: Annotated[str, typer.Option(help="none, vcd or fst.")] = "none",
+    rtl_dir: RtlDir = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Compile tiles (or find them in the cache)."""
-    from ditto_cosim.protocol.errors import DittoError
     from ditto_cosim.sim_harness.build import BuildOptions
     from ditto_cosim.sim_harness.build import build as build_tile
     from ditto_cosim.sim_harness.regression import SETS
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if trace not in ("none", "vcd", "fst"):
-        _fail(f"--trace {trace}: expected none, vcd or fst")
+        fail(f"--trace {trace}: expected none, vcd or fst")
     rows = []
-    try:
-        for name in _set_names(names):
-            options = BuildOptions(assertions=assertions, trace=trace)  # type: ignore[arg-type]  # checked above
+    with one_sentence():
+        own_rtl(rtl_dir, set_names(names))
+        for name in set_names(names):
+            options = BuildOptions(assertions=assertions, trace=trace, rtl_dir=rtl_dir)  # type: ignore[arg-type]
             made = build_tile(SETS[name], options)
             rows.append(
                 {
@@ -85,8 +143,6 @@ def build(
                     "library": str(made.library),
                 }
             )
-    except DittoError as error:
-        _fail(error)
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -98,8 +154,15 @@ def build(
 
 @app.command("test")
 def run_test(
-    seconds: Annotated[float, typer.Option(help="How long to run.")] = 60.0,
-    seed: Annotated[int, typer.Option(help="Seed of the random cases.")] = 0,
+    seconds: Annotated[
+        float, typer.Option(help="How long to run; directed cases are finished whatever it says.")
+    ] = 60.0,
+    limit: Annotated[
+        float, typer.Option(help="Give up after so many seconds, directed cases or not; 0: never.")
+    ] = 0.0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the random cases and of the registers' first state.")
+    ] = 0,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Parameter sets; all by default.")] = None,
     case: Annotated[str, typer.Option(help="Run this one case, as a mismatch printed it.")] = "",
     after: Annotated[str, typer.Option(help="Run this case before it, on the same tile.")] = "",
@@ -107,32 +170,50 @@ def run_test(
         Path | None, typer.Option(help="Recorded activations (.npz) to run as well.")
     ] = None,
     wave: Annotated[Path, typer.Option(help="Folder for the waveform of a mismatch.")] = Path("rtl-mismatch"),
+    rtl_dir: RtlDir = None,
+    contract: ContractName = "",
+    chip: ChipName = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Hold the RTL to its model, row by row and cycle by cycle."""
-    from ditto_cosim.protocol.errors import DittoError
-    from ditto_cosim.sim_harness.cases import Case
-    from ditto_cosim.sim_harness.regression import Report, run_alone, run_regression
+    """Hold the RTL to its model, row by row and cycle by cycle.
 
-    model = _LaneReference()
+    Status 0: it agrees. 1: it does not. 3: incomplete, not all directed cases could be run."""
+    from ditto_cosim.sim_harness.build import BuildOptions
+    from ditto_cosim.sim_harness.cases import Case
+    from ditto_cosim.sim_harness.regression import Report, run_alone, run_regression, write_waveform
+
     say = (lambda text: typer.echo(text, err=True)) if as_json else typer.echo
-    try:
+    flags = repeated_flags(rtl_dir, contract, chip)
+    options = BuildOptions(rtl_dir=rtl_dir)
+    with one_sentence():
+        model = LaneReference(contract)
+        names = set_names(sets, chip)
         if case:
-            found = run_alone(Case.parse(case), Case.parse(after) if after else None, model, None, None)
-            report = Report(seed, cases=1, mismatches=[found] if found else [])
+            chosen = Case.parse(case)
+            own_rtl(rtl_dir, set_names([chosen.geometry]))
+            found = run_alone(chosen, Case.parse(after) if after else None, model, options, state_seed=seed)
+            report = Report(seed, cases=1, complete=True, mismatches=[])
+            if found is not None:
+                flags = (f" --seed {seed}" if seed else "") + flags
+                report.mismatches.append(replace(found, flags=flags))
+                report.waveform = write_waveform(found, model, wave, options, seed)
         else:
+            own = own_rtl(rtl_dir, names)
+            if own:
+                say(f"yours: {', '.join(own)}; the rest is ours")
             report = run_regression(
-                model, seconds=seconds, seed=seed, geometries=_set_names(sets), wave_dir=wave, progress=say,
+                model, seconds=seconds, limit_s=limit or float("inf"), seed=seed, geometries=names,
+                options=options, wave_dir=wave, progress=say, flags=flags,
                 recorded=_recorded(activations, model),
             )  # fmt: skip
-    except DittoError as error:
-        _fail(error)
     if as_json:
         typer.echo(json.dumps(_report_json(report)))
     else:
         _print_report(report)
     if report.mismatches:
         raise typer.Exit(1)
+    if not report.complete:
+        raise typer.Exit(INCOMPLETE)
 
 
 def _recorded(path: Path | None, model: Any) -> Any:
@@ -174,6 +255,8 @@ def _report_json(report: Report) -> dict[str, Any]:
         "recorded_rows": report.recorded_rows,
         "cycles": report.cycles,
         "cases": report.cases,
+        "complete": report.complete,
+        "directed": report.directed,
         "mismatches": [_mismatch_json(m) for m in report.mismatches],
         "coverage": report.functional.share,
         "coverage_missed": report.functional.missed,
@@ -184,19 +267,25 @@ def _report_json(report: Report) -> dict[str, Any]:
 
 
 def _print_report(report: Report) -> None:
-    typer.echo(
-        f"{report.cases} passes, {report.rows} rows ({report.stalled_rows} under stalls, {report.recorded_rows} "
-        f"recorded), {report.cycles} cycles compared in {report.seconds:.0f} s, seed {report.seed}"
-    )
-    typer.echo(f"functional coverage {report.functional.share:.1%}")
-    for name in report.functional.missed:
-        typer.echo(f"  not seen: {name}")
     for mismatch in report.mismatches:
         typer.echo(f"MISMATCH {mismatch}\n  again:    {mismatch.command}")
     if report.waveform:
         typer.echo(f"  waveform: {report.waveform}")
-    if not report.mismatches:
+    typer.echo(
+        f"{report.cases} passes, {report.rows} rows ({report.stalled_rows} under stalls, {report.recorded_rows} "
+        f"recorded), {report.cycles} cycles compared in {report.seconds:.0f} s, seed {report.seed}"
+    )
+    if report.functional.hits:
+        typer.echo(f"functional coverage {report.functional.share:.1%}")
+        for name in report.functional.missed:
+            typer.echo(f"  not seen: {name}")
+    if report.mismatches:
+        typer.echo("RTL and model differ: see MISMATCH above")
+    elif report.complete:
         typer.echo("RTL and model agree")
+    else:
+        ran = min(report.done, report.directed)
+        typer.echo(f"INCOMPLETE: {ran} of {report.directed} directed cases were run; what ran agreed")
 
 
 @app.command()
@@ -204,21 +293,24 @@ def wave(
     output: Annotated[Path, typer.Option("-o", "--output", help="waveform.vcd or .fst")] = Path("tile.vcd"),
     name: Annotated[str, typer.Option("--set", help="Parameter set.")] = "tiny",
     case: Annotated[str, typer.Option(help="A case; by default a small mixed one.")] = "",
+    rtl_dir: RtlDir = None,
+    contract: ContractName = "",
 ) -> None:
-    """Run one case into a waveform."""
-    from ditto_cosim.protocol.errors import DittoError
+    """Run one case into a waveform: ports, registers, and the four weight rows of every word.
+
+    An .fst of this Verilator crashes Surfer before 0.7 (its reader is too old); GTKWave reads it, and every viewer a .vcd."""
+    from ditto_cosim.sim_harness.build import BuildOptions
     from ditto_cosim.sim_harness.cases import Case
     from ditto_cosim.sim_harness.regression import SETS, run_alone
 
-    _set_names([name])
+    set_names([name])
     e, c = SETS[name].encode_width, SETS[name].columns
-    chosen = (
-        Case.parse(case) if case else Case(name, 4, 3 * e + 1, 2 * c, "temporal", "mixed", stalls="light")
-    )
-    try:
-        found = run_alone(chosen, None, _LaneReference(), None, output)
-    except DittoError as error:
-        _fail(error)
+    with one_sentence():
+        small = Case(name, 4, 3 * e + 1, 2 * c, "temporal", "mixed", stalls="light")
+        chosen = Case.parse(case) if case else small
+    with one_sentence():
+        own_rtl(rtl_dir, [chosen.geometry])
+        found = run_alone(chosen, None, LaneReference(contract), BuildOptions(rtl_dir=rtl_dir), output)
     typer.echo(f"{output}: {chosen.text}: {found or 'RTL and model agree'}")
 
 
@@ -226,12 +318,16 @@ def wave(
 def coverage(
     seconds: Annotated[float, typer.Option(help="How long to run.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of the random cases.")] = 0,
+    rtl_dir: RtlDir = None,
+    contract: ContractName = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Line, toggle and functional coverage of the regression's cases."""
     from ditto_cosim.sim_harness import coverage as measured
 
-    lines, toggles, report = measured.measure(_LaneReference(), seconds, seed)
+    with one_sentence():
+        own_rtl(rtl_dir, list(measured.COVERAGE_SETS))
+        lines, toggles, report = measured.measure(LaneReference(contract), seconds, seed, rtl_dir)
     values = {
         "lines": lines.share,
         "lines_missed": lines.missed,
@@ -242,10 +338,13 @@ def coverage(
         "functional_missed": report.functional.missed,
         "rows": report.rows,
         "seed": seed,
+        "mismatches": [_mismatch_json(m) for m in report.mismatches],
     }
     if as_json:
         typer.echo(json.dumps(values))
-        return
+        raise typer.Exit(1 if report.mismatches else 0)
+    for mismatch in report.mismatches:
+        typer.echo(f"MISMATCH {mismatch}")
     typer.echo(f"lines       {lines.share:7.2%} of {lines.total}")
     typer.echo(
         f"toggles     {toggles.share:7.2%} of {toggles.total} ({toggles.excused} more excused, by name)"
@@ -253,6 +352,7 @@ def coverage(
     typer.echo(f"functional  {report.functional.share:7.2%}   over {report.rows} rows, seed {seed}")
     for missed in (*lines.missed, *toggles.missed, *report.functional.missed):
         typer.echo(f"  not covered: {missed}")
+    raise typer.Exit(1 if report.mismatches else 0)
 
 
 @app.command()
@@ -271,19 +371,28 @@ def lint() -> None:
 @app.command()
 def synth(
     name: Annotated[str, typer.Option("--set", help="Parameter set.")] = "tiny",
+    rtl_dir: RtlDir = None,
+    chip: ChipName = "",
+    clock: Annotated[
+        bool, typer.Option(help="Place and route as well, and print the highest clock.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Synthesise a tile for ECP5 with yosys and print its size."""
-    from ditto_cosim.protocol.errors import DittoError
     from ditto_cosim.sim_harness.regression import SETS
-    from ditto_cosim.sim_harness.synth import synthesise
+    from ditto_cosim.sim_harness.synth import clock_mhz, synthesise
 
-    _set_names([name])
-    try:
-        size = synthesise(SETS[name])
-    except DittoError as error:
-        _fail(error)
-    values = {f: getattr(size, f) for f in ("lut4", "ff", "dsp", "bram", "latches", "loops")}
+    with one_sentence():
+        (name,) = set_names([name], chip)
+        own_rtl(rtl_dir, [name])
+        mhz = None
+        if clock:
+            size, mhz = clock_mhz(SETS[name], rtl_dir)
+        else:
+            size = synthesise(SETS[name], rtl_dir)
+    values: dict[str, Any] = {f: getattr(size, f) for f in ("lut4", "ff", "dsp", "bram", "latches", "loops")}
+    if mhz is not None:
+        values["clock_mhz"] = mhz
     if as_json:
         typer.echo(json.dumps({"set": name, **values, "cells": size.cells}))
         return
@@ -302,30 +411,32 @@ def replay(
     name: Annotated[str, typer.Option("--set", help="Parameter set; by default the run's chip's.")] = "",
     output: Annotated[Path, typer.Option("-o", "--output", help="Waveform of --row.")] = Path("row.vcd"),
     save: Annotated[Path | None, typer.Option(help="Also keep the operands in this .npz.")] = None,
+    rtl_dir: RtlDir = None,
+    contract: ContractName = "",
+    chip: ChipName = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Run a layer of a recorded run through the RTL again and hold every row to the model."""
-    from ditto_cosim.protocol.errors import DittoError
+    from ditto_cosim.sim_harness.build import BuildOptions
     from ditto_cosim.sim_harness.captures import load_captures, save_captures
     from ditto_cosim.sim_harness.recorded import replay_all
 
-    try:
+    with one_sentence():
         if run.suffix == ".npz":
             captures = load_captures(run)
             captures = [c for c in captures if not layer or c.name.partition("[")[0] == layer]
         else:
             captures, chip_set = _recapture(run, step, layer)
             name = name or chip_set
-        name = name or "cosim"
-        _set_names([name])
+        (name,) = set_names([name or "cosim"], chip)
+        own_rtl(rtl_dir, [name])
         if row is not None and not layer:
-            _fail("--row needs --layer: a waveform shows one row of one layer")
+            fail("--row needs --layer: a waveform shows one row of one layer")
         if save is not None:
             save_captures(save, captures)
-        model = _LaneReference()
-        found, report = replay_all(captures, name, model, row, output if row is not None else None)
-    except (DittoError, ValueError) as error:
-        _fail(error)
+        model = LaneReference(contract)
+        trace = output if row is not None else None
+        found, report = replay_all(captures, name, model, row, trace, BuildOptions(rtl_dir=rtl_dir))
     values = {
         "set": name,
         "products": len(captures),

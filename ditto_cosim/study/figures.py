@@ -19,7 +19,7 @@ import numpy as np
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.study.evaluation import Evaluation, bops, mean, naive_traffic
-from ditto_cosim.study.workloads import WORKLOADS
+from ditto_cosim.study.workloads import TITLES
 
 PUBLISHED_MARK: Mapping[str, Any] = {"marker": "D", "color": "black", "linestyle": "none", "zorder": 5}
 
@@ -47,7 +47,7 @@ def draw(evaluation: Evaluation, directory: Path) -> list[Path]:
 
 
 def _titles(evaluation: Evaluation) -> list[str]:
-    return [WORKLOADS[n].title if n in WORKLOADS else n for n in evaluation.runs]
+    return [TITLES.get(n, n) for n in evaluation.runs]
 
 
 def _bars(
@@ -95,7 +95,7 @@ def _bops(evaluation: Evaluation) -> Any:
 
 
 def _naive(evaluation: Evaluation) -> Any:
-    titles = [w.title for w in WORKLOADS.values()]
+    titles = list(TITLES.values())
     figure, axis = plt.subplots(figsize=(9, 3.5), layout="constrained")
     _bars(
         axis,

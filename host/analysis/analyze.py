@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ditto_cosim.protocol.hardware import LowRule
-from ditto_cosim.protocol.isa import ints
+from ditto_cosim.protocol.isa import Convolution
 from ditto_cosim.protocol.program import Command, Program
 
 Kind = Literal["activations", "temporal", "spatial"]
@@ -46,10 +46,16 @@ def rows_of(command: Command, x: Tensor) -> Tensor:
 
 
 def windows_of(command: Command, x: Tensor, kernel: tuple[int, int]) -> Tensor:
-    """The same for a picture [B,C,H,W]: a row is the window of one output pixel."""
-    (sh, sw), (ph, pw) = ints(command.attrs, "stride"), ints(command.attrs, "padding")
-    padded = torch.nn.functional.pad(x, (pw, pw, ph, ph))
-    windows = padded.unfold(2, kernel[0], sh).unfold(3, kernel[1], sw).permute(0, 2, 3, 1, 4, 5)
+    """The same for a picture [B,C,H,W]: a row is the window of one output pixel, a chain one group of one image."""
+    how = Convolution.of(command.attrs)
+    (sh, sw), (ph, pw), (dh, dw), groups = how.stride, how.padding, how.dilation, how.groups
+    padded = torch.nn.functional.pad(x, (pw, pw, ph, ph)).reshape(
+        len(x) * groups, -1, x.shape[2] + 2 * ph, x.shape[3] + 2 * pw
+    )
+    reach = how.reach(kernel)
+    windows = (
+        padded.unfold(2, reach[0], sh).unfold(3, reach[1], sw)[..., ::dh, ::dw].permute(0, 2, 3, 1, 4, 5)
+    )
     return windows.reshape(windows.shape[0], -1, math.prod(windows.shape[3:]))
 
 
@@ -210,8 +216,10 @@ def _layer(program: Program, command: Command) -> _Layer:
         unit = 1 / 127 if _is_softmax(program, command.operands[0]) else 1.0
         return _Layer(command, sides[:count], macs[:count], (1, 1), unit)
     weights = operands[2].shape
-    kernel = (weights[2], weights[3]) if command.op == "conv2d" else (1, 1)
-    return _Layer(command, ((command.operands[0], command.operands[1]),), (weights[0],), kernel)
+    convolves = command.op == "conv2d"
+    kernel = (weights[2], weights[3]) if convolves else (1, 1)
+    columns = weights[0] // (Convolution.of(command.attrs).groups if convolves else 1)
+    return _Layer(command, ((command.operands[0], command.operands[1]),), (columns,), kernel)
 
 
 def _is_softmax(program: Program, value: int) -> bool:

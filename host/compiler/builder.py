@@ -7,7 +7,7 @@ the product, and a dequantizer behind it. What this file does not do: walk the g
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch.fx import Node
 
 from ditto_cosim.host.compiler.capture import Captured
-from ditto_cosim.host.compiler.points import name_layers, quantization_points
+from ditto_cosim.host.compiler.points import example, name_layers, quantization_points
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, quantize_weight
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import DittoError
@@ -52,7 +52,30 @@ class Probabilities:
     sums: Value
 
 
-Operand = Value | Probabilities | torch.Tensor | int | float | bool | None | tuple[Any, ...] | list[Any]
+@dataclass(frozen=True, slots=True)
+class Complex:
+    """A complex number as its two parts."""
+
+    real: Value
+    imag: Value
+
+
+Argument = (
+    Value | Probabilities | Complex | torch.Tensor | int | float | bool | None | tuple[Any, ...] | list[Any]
+)
+"""What an operation of the graph is called with: values of the program, and constants not yet in it."""
+
+
+Rule = Callable[..., Any]
+"""(builder, node, the operation's own arguments) -> values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A constant of the program and its value's place."""
+
+    tensor: torch.Tensor
+    value: Value
 
 
 class Builder:
@@ -64,10 +87,13 @@ class Builder:
         self.steps = steps
         self.values: list[TensorSpec] = []
         self.commands: list[Command] = []
-        self.constants: dict[str, torch.Tensor] = {}
-        self.constant_values: dict[str, Value] = {}
-        self.input_values: dict[str, Value] = {}
+        self.inputs: dict[str, Value] = {}
+        self.constants: dict[str, Constant] = {}
+        self._constant_of: dict[str, Value] = {}
+        """By content, so that equal constants share a value."""
         self.merged: dict[Any, tuple[Value, ...]] = {}
+        self.makers: dict[int, Command] = {}
+        self.by_id: dict[int, Value] = {}
         self.names: dict[str, int] = {}
         self.layers = name_layers(captured)
         self.point_nodes = quantization_points(captured)
@@ -80,7 +106,9 @@ class Builder:
 
     def _value(self, spec: TensorSpec, varying: bool) -> Value:
         self.values.append(spec)
-        return Value(len(self.values) - 1, spec, varying)
+        value = Value(len(self.values) - 1, spec, varying)
+        self.by_id[value.id] = value
+        return value
 
     def _unique(self, name: str) -> str:
         self.names[name] = self.names.get(name, 0) + 1
@@ -96,7 +124,9 @@ class Builder:
         varying = any(v.varying for v in operands)
         results = tuple(self._value(spec, varying) for spec in specs)
         label = self._unique(name if name is not None else f"{self.scope}/{op}".lstrip("/"))
-        self.commands.append(Command(op, label, ids, tuple(r.id for r in results), attrs))
+        command = Command(op, label, ids, tuple(r.id for r in results), attrs)
+        self.commands.append(command)
+        self.makers.update((r.id, command) for r in results)
         self.merged[key] = results
         return results
 
@@ -106,15 +136,13 @@ class Builder:
             tensor = tensor.to(torch.int64 if not tensor.dtype.is_floating_point else torch.float32)
         tensor = tensor.detach().contiguous()
         key = name if tensor.device.type == "meta" else _fingerprint(tensor)
-        if key not in self.constant_values:
-            name = self._unique(name)
+        if key not in self._constant_of:
             value = self._value(TensorSpec(tuple(tensor.shape), DTYPES[tensor.dtype]), False)
-            self.constants[name] = tensor
-            self.constant_values[key] = value
-            self.input_values[f"constant {name}"] = value
-        return self.constant_values[key]
+            self.constants[self._unique(name)] = Constant(tensor, value)
+            self._constant_of[key] = value
+        return self._constant_of[key]
 
-    def value(self, operand: Operand, name: str = "constant") -> Value:
+    def value(self, operand: Argument, name: str = "constant") -> Value:
         """An operand as a value of the program."""
         if isinstance(operand, Value):
             return operand
@@ -124,13 +152,46 @@ class Builder:
             return self.constant(torch.tensor(float(operand), dtype=torch.float32), f"{float(operand)!r}")
         raise LoweringError(f"{self.scope}: {operand!r} cannot be an operand")
 
-    def f32(self, operand: Operand) -> Value:
+    def any(self, operand: Argument) -> Value:
+        """An operand as a value of whatever type it has."""
+        return self.f32(operand) if isinstance(operand, Probabilities) else self.value(operand)
+
+    def f32(self, operand: Argument) -> Value:
+        """An operand as numbers."""
         if isinstance(operand, torch.Tensor):
             operand = operand.to(torch.float32)
+        if isinstance(operand, Probabilities):
+            sums = self.emit("reshape", operand.sums, shape=(*operand.sums.spec.shape, 1))[0]
+            return self.emit("div", self.f32(operand.p), self.f32(sums))[0]
         value = self.value(operand)
-        return self.emit("cast", value)[0] if value.spec.dtype == "i64" else value
+        return value if value.spec.dtype == "f32" else self.emit("cast", value)[0]
 
-    def quantize(self, layer: str, operand: str, x: Operand) -> tuple[Value, Value]:
+    def complex(self, operand: Argument) -> Complex:
+        if isinstance(operand, torch.Tensor) and operand.is_complex():
+            return Complex(self.f32(operand.real), self.f32(operand.imag))
+        return operand if isinstance(operand, Complex) else Complex(self.f32(operand), self.f32(0.0))
+
+    def scaled(self, x: Value, scale: torch.Tensor, shift: torch.Tensor, *, axis: int) -> Value | None:
+        """`x × scale + shift` a channel, by another dequantization if `x` comes straight from one."""
+        made = self.makers.get(x.id)
+        if made is None or made.op != "dequantize" or made.attrs["axis"] != axis:
+            return None
+        acc, params, w_scale, *bias = (self.by_id[v] for v in made.operands)
+        before = self._tensor(bias[0]).double() if bias else 0.0
+        return self.emit(
+            "dequantize",
+            acc,
+            params,
+            self.constant((self._tensor(w_scale).double() * scale).float(), f"{self.scope}.weight_scale"),
+            self.constant((before * scale + shift).float(), f"{self.scope}.bias"),
+            name=f"{made.name}/folded",
+            axis=axis,
+        )[0]
+
+    def _tensor(self, value: Value) -> torch.Tensor:
+        return next(c.tensor for c in self.constants.values() if c.value == value)
+
+    def quantize(self, layer: str, operand: str, x: Argument) -> tuple[Value, Value]:
         """A layer's operand on its 8-bit grid."""
         point = f"{layer}:{operand}"
         symmetric = self.point_nodes[point][1]
@@ -149,7 +210,7 @@ class Builder:
 
     # --- layers ---------------------------------------------------------------------------------------------------------
 
-    def linear(self, node: Node, x: Operand, weight: Operand, bias: Operand = None) -> Value:
+    def linear(self, node: Node, x: Argument, weight: Argument, bias: Argument = None) -> Value:
         layer = self.layers[node.name]
         acc, params, scale = self._weighted(layer, "linear", x, weight)
         return self._dequantize(layer, acc, params, scale, bias, -1)
@@ -157,25 +218,21 @@ class Builder:
     def conv2d(
         self,
         node: Node,
-        x: Operand,
-        weight: Operand,
-        bias: Operand = None,
+        x: Argument,
+        weight: Argument,
+        bias: Argument = None,
         stride: Any = (1, 1),
         padding: Any = (0, 0),
         dilation: Any = (1, 1),
         groups: int = 1,
     ) -> Value:
         layer = self.layers[node.name]
-        if groups != 1 or tuple(dilation) not in ((1, 1), (1,)):
-            raise LoweringError(
-                f"{layer}: conv2d with groups = {groups}, dilation = {dilation} is not supported"
-            )
-        strides = {"stride": pair(stride), "padding": pair(padding)}
-        acc, params, scale = self._weighted(layer, "conv2d", x, weight, **strides)
+        how = isa.Convolution(pair(stride), pair(padding), pair(dilation), groups)
+        acc, params, scale = self._weighted(layer, "conv2d", x, weight, **how.attrs())
         return self._dequantize(layer, acc, params, scale, bias, 1)
 
     def _weighted(
-        self, layer: str, op: str, x: Operand, weight: Operand, **attrs: Attr
+        self, layer: str, op: str, x: Argument, weight: Argument, operand: str = "x", **attrs: Attr
     ) -> tuple[Value, Value, Value]:
         if not isinstance(weight, torch.Tensor):
             raise LoweringError(
@@ -190,37 +247,73 @@ class Builder:
             q_weight, w_scale = quantize_weight(weight, self.captured.weight_scales.get(layer))
         except QuantizationError as error:
             raise QuantizationError(f"{layer}: {error}") from None
-        q, params = self.quantize(layer, "x", x)
+        q, params = self.quantize(layer, operand, x)
         w = self.constant(q_weight, f"{layer}.weight")
         (acc,) = self.emit(op, q, params, w, name=layer, **attrs)
         return acc, params, self.constant(w_scale, f"{layer}.weight_scale")
 
     def _dequantize(
-        self, layer: str, acc: Value, params: Value, scale: Value, bias: Operand, axis: int
+        self, layer: str, acc: Value, params: Value, scale: Value, bias: Argument, axis: int
     ) -> Value:
         operands = [acc, params, scale]
         if isinstance(bias, torch.Tensor):
             operands.append(self.constant(bias.to(torch.float32), f"{layer}.bias"))
         return self.emit("dequantize", *operands, name=f"{layer}/dequantize", axis=axis)[0]
 
-    def matmul(self, node: Node, a: Operand, b: Operand) -> Operand:
+    def matmul(self, node: Node, a: Argument, b: Argument) -> Argument:
+        shape = tuple(example(node).shape)
+        if node.name not in self.layers:  # one term a sum: a product of elements
+            return self._reshaped(self.emit("mul", self.f32(a), self._row(self.f32(b)))[0], shape)
         layer = self.layers[node.name]
+        if isinstance(b, torch.Tensor) and b.dim() == 2:
+            return self._reshaped(self._by_parameter(layer, "a", self.f32(a), b.t(), node), shape)
+        if isinstance(a, torch.Tensor) and a.dim() == 2:
+            turned = self._by_parameter(layer, "b", self._turned(self.f32(b)), a, node)
+            return self._reshaped(self._turned(turned), shape)
         b_value = self.f32(b)
+        if len(b_value.spec.shape) == 1:
+            b_value = self._reshaped(b_value, (*b_value.spec.shape, 1))
+        lead = a.p.spec.shape if isinstance(a, Probabilities) else self.f32(a).spec.shape
+        batch = isa.broadcast_shape(lead[:-2], b_value.spec.shape[:-2]) or (1,)
+        b_value = self._stretched(b_value, (*batch, *b_value.spec.shape[-2:]))
         if isinstance(a, Probabilities):
+            p = self._stretched(a.p, (*batch, *a.p.spec.shape[-2:]))
+            sums = self._stretched(a.sums, (*batch, a.sums.spec.shape[-1]))
             q, params = self.quantize(layer, "b", b_value)
             one = self.constant(torch.tensor([1.0, 0.0]), "params of probabilities")
-            (acc,) = self.emit("matmul", a.p, one, q, params, name=layer, static_b=not b_value.varying)
-            return self.emit("dequantize_attention", acc, a.sums, params, name=f"{layer}/dequantize")[0]
+            (acc,) = self.emit("matmul", p, one, q, params, name=layer, static_b=not b_value.varying)
+            (y,) = self.emit("dequantize_attention", acc, sums, params, name=f"{layer}/dequantize")
+            return self._reshaped(y, shape)
         a_value = self.f32(a)
-        if len(a_value.spec.shape) < 3 or a_value.spec.shape[:-2] != b_value.spec.shape[:-2]:
-            raise LoweringError(
-                f"{layer}: matmul of {a_value.spec} and {b_value.spec}; expected […,M,K] and […,K,N] with equal batch axes"
-            )
+        if len(a_value.spec.shape) == 1:
+            a_value = self._reshaped(a_value, (1, *a_value.spec.shape))
+        a_value = self._stretched(a_value, (*batch, *a_value.spec.shape[-2:]))
         qa, pa = self.quantize(layer, "a", a_value)
         qb, pb = self.quantize(layer, "b", b_value)
         (acc,) = self.emit("matmul", qa, pa, qb, pb, name=layer, static_b=not b_value.varying)
         factor = self._fold_factor(node)
-        return self.emit("dequantize_matmul", acc, pa, pb, name=f"{layer}/dequantize", factor=factor)[0]
+        (y,) = self.emit("dequantize_matmul", acc, pa, pb, name=f"{layer}/dequantize", factor=factor)
+        return self._reshaped(y, shape)
+
+    def _by_parameter(self, layer: str, operand: str, x: Value, weight: torch.Tensor, node: Node) -> Value:
+        """A product with a matrix of parameters is a linear layer."""
+        acc, params, scale = self._weighted(layer, "linear", x, weight, operand)
+        return self._dequantize(layer, acc, params, scale, None, -1)
+
+    def _reshaped(self, x: Value, shape: tuple[int, ...]) -> Value:
+        return x if x.spec.shape == shape else self.emit("reshape", x, shape=shape)[0]
+
+    def _stretched(self, x: Value, shape: tuple[int, ...]) -> Value:
+        return x if x.spec.shape == shape else self.emit("broadcast", x, shape=shape)[0]
+
+    def _turned(self, x: Value) -> Value:
+        rank = len(x.spec.shape)
+        if rank < 2:
+            return x
+        return self.emit("permute", x, order=(*range(rank - 2), rank - 1, rank - 2))[0]
+
+    def _row(self, x: Value) -> Value:
+        return self._reshaped(x, (1,)) if len(x.spec.shape) == 1 else x
 
     def _fold_factor(self, node: Node) -> float:
         """The scalar that the only user multiplies the product by; that user then becomes an alias."""

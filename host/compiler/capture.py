@@ -1,7 +1,7 @@
 """nn.Module -> one flat graph of tensor operations, by torch.export.
 
-Captures a denoiser at fixed shapes, with scaled-dot-product attention taken apart into its two matrix products and a
-softmax, and nothing else decomposed. Works on `meta` too, so published sizes cost no memory. What this file does not do:
+Captures a denoiser at fixed shapes, with attention, convolutions of other ranks and contractions taken apart
+(`decompose.py`), and nothing else decomposed. Works on `meta` too, so published sizes cost no memory. What this file does not do:
 decide what the operations mean to the accelerator (`lower.py`).
 """
 
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.export.graph_signature import InputKind
 
+from ditto_cosim.host.compiler.decompose import DECOMPOSITIONS
 from ditto_cosim.protocol.errors import DittoError
 
 STATIC_INPUTS = frozenset(
@@ -73,22 +74,6 @@ class _Denoiser(nn.Module):
         return result
 
 
-def _attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> torch.Tensor:
-    scores = (q @ k.transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    if attn_mask is not None:
-        scores = scores + attn_mask
-    return scores.softmax(-1) @ v
-
-
 def capture(
     denoiser: nn.Module,
     example: Mapping[str, torch.Tensor],
@@ -110,9 +95,7 @@ def capture(
                 "ignore"
             )  # export warns about its own internals; nothing a user could act on
             exported = torch.export.export(module, tuple(example.values()), strict=False)
-            exported = exported.run_decompositions(
-                {torch.ops.aten.scaled_dot_product_attention.default: _attention}
-            )
+            exported = exported.run_decompositions(DECOMPOSITIONS)
     except Exception as error:  # export raises many types; all mean the same to a user
         raise CaptureError(
             f"torch.export refused {type(denoiser).__name__} with inputs "

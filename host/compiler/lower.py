@@ -9,26 +9,51 @@ instruction set does not have is refused by name, with the module it came from.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-from ditto_cosim.host.compiler.aten import RULES
-from ditto_cosim.host.compiler.builder import DTYPES, Builder, LoweringError, Operand, Probabilities, Value
+from ditto_cosim.host.compiler.builder import (
+    Argument,
+    Builder,
+    Complex,
+    LoweringError,
+    Probabilities,
+    Value,
+)
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.points import module_path
 from ditto_cosim.host.compiler.quantize import Grid
+from ditto_cosim.host.compiler.rules import COMPONENTWISE, RULES
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 
 __all__ = ["Lowered", "LoweringError", "lower"]
 
+INPUT_DTYPES = {torch.float32: "f32", torch.int64: "i64", torch.int32: "i32", torch.bool: "i8"}
+"""Truth values cross the wire as bytes of 0 and 1."""
+
+_CHECKS = ("aten._assert", "aten.sym_constrain", "aten._assert_scalar")
 _LINEAR_OPS = frozenset({"dequantize", "dequantize_matmul", "dequantize_attention", "quantize", "add", "sub"})
 """Commands through which a difference passes as a difference."""
+
+
+class UnsupportedError(LoweringError):
+    """Operations that the instruction set does not have, all of a denoiser's at once."""
+
+    def __init__(self, missing: Mapping[str, Sequence[str]]) -> None:
+        self.missing = dict(missing)
+        told = "; ".join(f"{what}, in {_named(modules)}" for what, modules in sorted(missing.items()))
+        super().__init__(f"not in the instruction set: {told}")
+
+
+def _named(modules: Sequence[str]) -> str:
+    shown = ", ".join(repr(m) if m else "the top level" for m in modules[:3])
+    return f"{shown} and {len(modules) - 3} more" if len(modules) > 3 else shown
 
 
 @dataclass(frozen=True)
@@ -47,6 +72,8 @@ class Lowering(Builder):
     def __init__(self, captured: Captured, grids: Mapping[str, Grid] | None, steps: int) -> None:
         super().__init__(captured, grids, steps)
         self.env: dict[str, Any] = {}
+        self.missing: dict[str, list[str]] = {}
+        """Operation, or what it was refused for -> modules that ask for it."""
 
     def run(self) -> Lowered:
         graph = self.captured.module.graph
@@ -62,16 +89,14 @@ class Lowering(Builder):
                 output = self.value(self.env[result.name], "output")
             else:
                 raise LoweringError(f"{node.op} {node.target} in the captured graph is not supported")
+        if self.missing:
+            raise UnsupportedError(self.missing)
         assert output is not None
-        constants = {
-            n.removeprefix("constant "): v for n, v in self.input_values.items() if n.startswith("constant ")
-        }
-        inputs = {n: v.id for n, v in self.input_values.items() if not n.startswith("constant ")}
         program = Program(
             values=tuple(self.values),
-            inputs=inputs,
+            inputs={n: v.id for n, v in self.inputs.items()},
             static_inputs=self.captured.static_inputs,
-            constants={n: v.id for n, v in constants.items()},
+            constants={n: c.value.id for n, c in self.constants.items()},
             outputs={"sample": output.id},
             commands=tuple(self.commands),
         )
@@ -79,50 +104,87 @@ class Lowering(Builder):
         difference, summation = _static_analysis(program)
         program = replace(program, skip_difference=difference, skip_summation=summation)
         program.validate()
-        used = program.constants.keys()
         return Lowered(
             program,
-            {n: t for n, t in self.constants.items() if n in used},
+            {n: self.constants[n].tensor for n in program.constants},
             {p: n for p, (n, _) in self.point_nodes.items()},
         )
 
-    def _placeholder(self, node: Node) -> Operand:
+    def _placeholder(self, node: Node) -> Argument:
         if node.name in self.captured.parameters:
             return self.captured.parameters[node.name]
         name = self.captured.placeholders[node.name]
         example = self.captured.example[name]
-        dtype = DTYPES.get(example.dtype)
-        if dtype not in ("f32", "i64"):
-            raise LoweringError(f"input {name!r} is {example.dtype}; expected float32 or int64")
+        dtype = INPUT_DTYPES.get(example.dtype)
+        if dtype is None:
+            raise LoweringError(f"input {name!r} is {example.dtype}; expected float32, int64, int32 or bool")
         value = self._value(TensorSpec(tuple(example.shape), dtype), name not in self.captured.static_inputs)
-        self.input_values[name] = value
+        self.inputs[name] = value
         return value
 
     def _call(self, node: Node) -> Any:
+        """The node's results. What cannot be made is noted, and stood in for, so that all of it is told at once."""
         if node.name in self.folded:
             return self._resolve(node.args[0])
         args = [self._resolve(a) for a in node.args]
         kwargs = {k: self._resolve(v) for k, v in node.kwargs.items()}
         target = str(node.target)
-        if target.startswith(("aten._assert", "aten.sym_")):
+        if target.startswith(_CHECKS):
             return None
         if node.target is operator.getitem:
             return args[0][args[1]]
-        if not any(isinstance(v, Value | Probabilities) for v in _leaves((args, kwargs))):
+        if not any(isinstance(v, Value | Probabilities | Complex) for v in _leaves((args, kwargs))):
             with torch.no_grad():
                 return node.target(*args, **kwargs)  # type: ignore[operator]  # an aten operator on constants
-        rule = RULES.get(target)
-        if rule is None:
-            raise LoweringError(
-                f"{target} (in module {self.scope or 'top level'!r}, node {node.name!r}) is not in the instruction set; "
-                f"known operations: {', '.join(sorted(RULES))}"
-            )
         try:
-            return rule(self, node, *args, **kwargs)
-        except TypeError as error:
-            raise LoweringError(
-                f"{target} in module {self.scope!r}: unsupported arguments ({error})"
-            ) from error
+            if target not in RULES:
+                raise LoweringError(f"{target} is not in the instruction set")
+            return self._apply(target, node, args, kwargs)
+        except (LoweringError, isa.IsaError, TypeError) as error:
+            stand_in = self._stand_in(node.meta.get("val"))
+            if stand_in is None:
+                self._miss(target, error)
+                raise UnsupportedError(self.missing) from error
+            self._miss(target, error)
+            return stand_in
+
+    def _apply(self, target: str, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        leaves = _leaves((args, kwargs))
+        if target in COMPONENTWISE and any(isinstance(v, Complex) for v in leaves):
+            parts = [
+                RULES[target](self, node, *_part(args, name), **_part(kwargs, name))
+                for name in ("real", "imag")
+            ]
+            if isinstance(parts[0], tuple):
+                return tuple(Complex(*pair) for pair in zip(*parts, strict=True))
+            return Complex(*parts)
+        return RULES[target](self, node, *args, **kwargs)
+
+    def _miss(self, target: str, error: Exception) -> None:
+        text = str(error)
+        known = text.startswith(f"{target} ") or not isinstance(error, LoweringError)
+        what = (
+            target
+            if known and isinstance(error, LoweringError)
+            else f"{target} ({text.removeprefix(f'{self.scope}: ')})"
+        )
+        modules = self.missing.setdefault(what, [])
+        if self.scope not in modules:
+            modules.append(self.scope)
+
+    def _stand_in(self, example: Any) -> Any:
+        """Values of the shapes that the node would have made; None if they are no tensors of known shape."""
+        if isinstance(example, list | tuple):
+            parts = tuple(map(self._stand_in, example))
+            return None if None in parts else parts
+        if not isinstance(example, torch.Tensor) or not all(type(size) is int for size in example.shape):
+            return None
+        spec = TensorSpec(tuple(example.shape), "i64" if example.dtype == torch.int64 else "f32")
+        return (
+            Complex(*(self._value(spec, True) for _ in range(2)))
+            if example.is_complex()
+            else self._value(spec, True)
+        )
 
     def _resolve(self, argument: Any) -> Any:
         if isinstance(argument, Node):
@@ -130,6 +192,17 @@ class Lowering(Builder):
         if isinstance(argument, list | tuple):
             return type(argument)(self._resolve(a) for a in argument)
         return argument
+
+
+def _part(tree: Any, name: str) -> Any:
+    """The same arguments with every complex number replaced by one of its parts."""
+    if isinstance(tree, dict):
+        return {k: _part(v, name) for k, v in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_part(v, name) for v in tree)
+    if isinstance(tree, Complex) or (isinstance(tree, torch.Tensor) and tree.is_complex()):
+        return getattr(tree, name)
+    return tree
 
 
 def _leaves(tree: Any) -> list[Any]:
@@ -183,9 +256,12 @@ def _static_analysis(program: Program) -> tuple[frozenset[str], frozenset[str]]:
 
     def data_operands(command: Command) -> list[int]:
         """Operands that carry activations: no scales, weights or other constants."""
-        forms = [name.rstrip("?*").partition(":")[0] for name in isa.ISA[command.op].operands]
-        named = zip(command.operands, forms + forms[-1:] * len(command.operands), strict=False)
-        return [v for v, name in named if not name.startswith("params") and v not in constants]
+        form = isa.ISA[command.op]
+        return [
+            v
+            for at, v in enumerate(command.operands)
+            if not form.operand(at).is_params and v not in constants
+        ]
 
     consumers: dict[int, list[Command]] = {}
     for command in program.commands:

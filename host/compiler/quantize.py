@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.protocol.files import write_text
 
 Observer = Literal["minmax", "percentile", "mse"]
 Policy = Literal["static", "clustered", "dynamic"]
@@ -220,7 +221,9 @@ def load_quantized(module: torch.nn.Module, path: Path) -> torch.nn.Module:
 
 
 def save_grids(grids: Mapping[str, Grid], path: Path) -> None:
-    path.write_text(json.dumps({name: asdict(grid) for name, grid in sorted(grids.items())}, indent=1) + "\n")
+    write_text(
+        path, json.dumps({name: asdict(grid) for name, grid in sorted(grids.items())}, indent=1) + "\n"
+    )
 
 
 def grids_of(data: Any) -> dict[str, Grid]:

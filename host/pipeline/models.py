@@ -120,7 +120,10 @@ def load_model(name: str) -> LoadedModel:
     from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.disable_progress_bar()
-    pipe = DiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+    try:
+        pipe = DiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name}: not a folder that save_pretrained wrote ({error})") from error
     pipe.set_progress_bar_config(disable=True)
     return LoadedModel(name, pipe, 50, folder)
 

@@ -1,36 +1,47 @@
 """One generation on a device: steps in, outputs out, with everything seen on the way kept, checked and recorded.
 
-What this file does not do: compile the denoiser (`compiler/compiled.py`) or know diffusers (`accelerate.py`).
+A run whose record ends early goes on (`resume`): recorded steps are answered from the record, after their inputs have
+been found to be the same bits, and the device takes over behind the last of them. What this file does not do: compile
+the denoiser (`compiler/compiled.py`) or know diffusers (`accelerate.py`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ditto_cosim.host.compiler.compiled import Compiled
+from ditto_cosim.host.pipeline import journal
+from ditto_cosim.host.pipeline.journal import INPUTS, Checked, Finished, State
+from ditto_cosim.host.reference.audit import Audit, Discrepancy
 from ditto_cosim.host.reference.golden import Difference, Verifier
-from ditto_cosim.host.wire.client import Device, OnLayer
+from ditto_cosim.host.wire.client import Completed, Device, OnLayer, RemoteRun, StepReply, weights_digest
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
-from ditto_cosim.protocol.record import RunInfo, RunWriter
+from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter
+from ditto_cosim.protocol.tensors import Array
 
-INPUTS = "inputs-{:04d}.npz"
-"""The denoiser's inputs in a step of a recorded run, from which the run can be computed again."""
+__all__ = ["INPUTS", "Generation", "Recording", "Run", "Settings", "Verdict", "VerificationError"]
+
+DIGESTS = {"rtl": "rtl_digest", "chip": "chip_digest", "contract": "contract_digest"}
+"""What a verdict names, and the device's fact of that."""
 
 
 class VerificationError(DittoError):
     """The device departed from golden; `difference` says where."""
 
-    def __init__(self, difference: Difference) -> None:
+    def __init__(self, difference: Difference | Discrepancy) -> None:
         super().__init__(f"verification failed: {difference}")
         self.difference = difference
+
+
+class ResumeError(DittoError):
+    """A run that cannot go on as it began; the message says what has changed."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,8 @@ class Recording:
     model: str = ""
     seed: int = 0
     extra: Mapping[str, Any] | None = None
+    resume: bool = False
+    """Go on behind the steps that are recorded there already."""
 
 
 @dataclass
@@ -57,12 +70,20 @@ class Settings:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `--verify` found."""
+    """What `--verify` found: of every value, of what was delivered, of records, reports and totals."""
 
     bit_identical: bool
     layers_checked: int
     values_checked: int
-    first_difference: Difference | None
+    delivered_checked: int
+    """Tensors that the pipeline was given, each compared."""
+    first_difference: Difference | Discrepancy | None
+    digests: Mapping[str, str]
+    """Of what was verified: program, weights, rtl (empty: none took part), chip, contract."""
+    not_checked: tuple[str, ...]
+    """What is taken on trust."""
+    snr_db: float | None = None
+    """Of the first step's output against the live fp32 module."""
 
 
 @dataclass
@@ -87,19 +108,135 @@ class Run:
     def __init__(self, device: Device, compiled: Compiled, settings: Settings, steps: int) -> None:
         self.compiled = compiled
         self.seen = Generation()
-        self._on_layer, self._on_step = settings.on_layer, settings.on_step
-        self._verifier = Verifier(compiled.program, compiled.constants) if settings.verify else None
-        self._remote = device.open_run(compiled.program, compiled.arrays, settings.spec)
+        self.spec = settings.spec
+        self._device, self._settings, self._steps = device, settings, steps
+        self._reports: list[LayerReport] = []
+        """Of the step under way."""
+        self._verifier: Verifier | None = None
+        self._audit: Audit | None = None
+        self._remote: RemoteRun | None = None
+        self._writer: RunWriter | None = None
+        self._past: RunRecord | None = None
+        self._last: Finished | None = None
+        self._digests: Mapping[str, str] = {}
+        if settings.record is not None and settings.record.resume:
+            self._past = self._same_run(RunRecord(settings.record.directory))
+            self._digests = self._past.info.digests
+            self.seen.low_rule, self.seen.clock_hz = self._past.info.low_rule, self._past.info.clock_hz
+        if self._past is None or not len(self._past):
+            self._open(None)
+
+    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """One denoiser evaluation."""
+        began = time.perf_counter()
+        step = self.seen.steps
+        given = {name: tensor.detach().contiguous().numpy() for name, tensor in inputs.items()}
+        if self._past is not None and step < len(self._past):
+            outputs = self._recorded(step, given)
+        else:
+            outputs = self._computed(step, inputs, given)
+        self.seen.steps += 1
+        self.seen.wall_s += time.perf_counter() - began
+        if self._settings.on_step is not None:
+            self._settings.on_step(step)
+        return torch.from_numpy(outputs["sample"].copy())
+
+    def close(self, outcome: Mapping[str, Any] | None = None) -> Generation:
+        """Ends the run; `outcome` goes beside its record."""
+        if self._remote is not None:
+            self._remote.close()
+        if self._writer is None and self._past is not None:
+            self._writer = RunWriter.behind(self._past)
+        if self._writer is not None:
+            self._writer.close(outcome or {})
+            self._writer = None
+        return self.seen
+
+    # --- a step ----------------------------------------------------------------------------------------------
+
+    def _computed(
+        self, step: int, inputs: Mapping[str, torch.Tensor], given: Mapping[str, Array]
+    ) -> Mapping[str, Array]:
+        if self._remote is None:
+            self._open(self._last)
+        assert self._remote is not None
+        self._reports = []
+        if self._verifier is not None:
+            self._verifier.expect(step, inputs)
+        result = self._remote.step(
+            step,
+            given,
+            observe="none" if self._verifier is None else "all",
+            on_layer=self._layer,
+            on_value=None if self._verifier is None else self._check,
+        )
+        if self._verifier is not None:
+            self._verifier.check_delivered(result.outputs, result.record, self._reports, result.totals)
+            self._judge()
+        self._keep(step, given, result)
+        self.seen.totals = result.totals
+        self.seen.board |= board_figures(result.totals)
+        self.seen.recoveries = self._remote.recoveries
+        return result.outputs
+
+    def _recorded(self, step: int, given: Mapping[str, Array]) -> Mapping[str, Array]:
+        """A step that was completed before the run was interrupted."""
+        assert self._past is not None
+        finished = self._last = journal.read(self._past.directory, step)
+        for name in finished.inputs.keys() | given.keys():
+            asked, recorded = given.get(name), finished.inputs.get(name)
+            if asked is None or recorded is None or not _same_bits(asked, recorded):
+                raise ResumeError(
+                    f"{self._past.directory}: in step {step} the pipeline asks with another {name!r} than was recorded. "
+                    "Model, seed, settings or library versions are not those of the run; run it again from the start."
+                )
+        for report in finished.state.reports:
+            self._layer(report)
+        self.seen.totals = finished.state.totals
+        if finished.state.checked is not None:
+            self.seen.verdict = self._verdict_of(finished.state.checked)
+        return finished.outputs
+
+    def _keep(self, step: int, given: Mapping[str, Array], result: StepReply) -> None:
+        """Leaves the step on disk: it is complete from then on, whatever happens."""
+        if self._writer is None or result.record is None:
+            return
+        state = State(
+            snapshot=result.snapshot, totals=result.totals, reports=self._reports, checked=self._checked()
+        )
+        journal.write(self._writer.directory, Finished(step, given, result.outputs, state))
+        self._writer.append(result.record)
+
+    # --- opening ---------------------------------------------------------------------------------------------
+
+    def _open(self, behind: Finished | None) -> None:
+        """Opens the run on the device, behind a recorded step if there is one."""
+        compiled, after = self.compiled, None
+        if behind is not None:
+            self._same_digests({"weights": weights_digest(compiled.arrays)})
+            after = Completed(behind.step, dict(behind.inputs), dict(behind.outputs), behind.state.snapshot)
+        self._remote = self._device.open_run(compiled.program, compiled.arrays, self.spec, after)
         self.spec = self._remote.spec
         facts = self._remote.started.facts
+        digests = {"program": compiled.program.digest, "weights": self._remote.weights_digest}
+        digests |= {name: str(facts.get(fact, "")) for name, fact in DIGESTS.items()}
+        if self._past is not None:
+            self._same_digests(digests)
+            self._writer = RunWriter.behind(self._past)
+        elif self._settings.record is not None:
+            info = self._info(self._settings.record, facts, digests)
+            self._writer = RunWriter(self._settings.record.directory, info)
+        self._digests = digests
         self.seen.low_rule, self.seen.clock_hz = str(facts["low_rule"]), int(facts["clock_hz"])
-        self.seen.board = board_figures(facts)
-        self._writer: RunWriter | None = None
-        if settings.record is not None:
-            self._writer = RunWriter(settings.record.directory, self._info(settings.record, steps))
+        self.seen.board |= board_figures(facts)
+        if self._settings.verify:
+            self._audit = Audit(compiled.program, facts)
+            self._verifier = Verifier(compiled.program, compiled.constants, self._audit)
+            if behind is not None:
+                self._verify_behind(behind)
 
-    def _info(self, record: Recording, steps: int) -> RunInfo:
-        facts, program = self._remote.started.facts, self.compiled.program
+    def _info(self, record: Recording, facts: Mapping[str, str | int], digests: Mapping[str, str]) -> RunInfo:
+        program = self.compiled.program
         batch = next(iter(program.inputs.values()))
         return RunInfo(
             program=program.to_dict(),
@@ -109,70 +246,106 @@ class Run:
             design=self.spec.design,
             backend=self.spec.backend,
             low_rule=str(facts["low_rule"]),
-            steps=steps,
+            steps=self._steps,
             seed=record.seed,
             k_max=int(facts["k_max"]),
             batch=program.values[batch].shape[0],
+            clock_hz=int(facts["clock_hz"]),
+            digests=digests,
             extra=dict(record.extra or {}),
         )
 
-    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """One denoiser evaluation."""
-        began = time.perf_counter()
-        step = self.seen.steps
-        if self._verifier is not None:
-            self._verifier.expect(step, inputs)
-        result = self._remote.step(
-            step,
-            {name: tensor.detach().contiguous().numpy() for name, tensor in inputs.items()},
-            observe="none" if self._verifier is None else "all",
-            on_layer=self._layer,
-            on_value=None if self._verifier is None else self._check,
+    def _verify_behind(self, behind: Finished) -> None:
+        """Golden computes the last recorded step again: what was recorded must be what it gives."""
+        assert self._verifier is not None
+        assert self._audit is not None
+        checked = behind.state.checked
+        if checked is None:
+            raise ResumeError(
+                "the run was begun without --verify; what was computed then cannot be verified now"
+            )
+        self._audit.resume(
+            behind.state.totals["cycles"], behind.state.totals["steps"], checked.prologue_cycles
         )
-        self.seen.steps += 1
-        self.seen.totals = result.totals
-        self.seen.board |= board_figures(result.totals)
-        self.seen.recoveries = self._remote.recoveries
-        self.seen.wall_s += time.perf_counter() - began
-        if self._verifier is not None:
-            self.seen.verdict = self._verdict(self._verifier)
-        if self._writer is not None and result.record is not None:
-            arrays = {name: tensor.detach().numpy() for name, tensor in inputs.items()}
-            np.savez_compressed(self._writer.directory / INPUTS.format(step), allow_pickle=False, **arrays)
-            self._writer.append(result.record)
-        if self._on_step is not None:
-            self._on_step(step)
-        return torch.from_numpy(result.outputs["sample"].copy())
+        inputs = {name: torch.from_numpy(array) for name, array in behind.inputs.items()}
+        self._verifier.resume(behind.step, inputs, behind.outputs, checked.scales)
+        self._verifier.layers_checked = checked.layers
+        self._verifier.values_checked = checked.values
+        self._verifier.delivered_checked = checked.delivered
+        self._judge()
 
-    def close(self, outcome: Mapping[str, Any] | None = None) -> Generation:
-        """Ends the run; `outcome` goes beside its record."""
-        self._remote.close()
-        if self._writer is not None:
-            self._writer.close(outcome or {})
-            self._writer = None
-        return self.seen
+    def _same_run(self, past: RunRecord) -> RunRecord:
+        """The record, if it is of this program under these names."""
+        if past.program.digest != self.compiled.program.digest:
+            raise ResumeError(
+                f"{past.directory} is a run of program {past.program.digest}, this model compiles to "
+                f"{self.compiled.program.digest}: model, scales or batch are not those of the run"
+            )
+        return past
+
+    def _same_digests(self, digests: Mapping[str, str]) -> None:
+        assert self._past is not None
+        for name, now in digests.items():
+            if (then := self._past.info.digests.get(name)) != now:
+                raise ResumeError(
+                    f"{self._past.directory}: the run began with {name} {then}, now it is {now}; "
+                    "a run goes on only as it began. Run it again from the start."
+                )
+
+    # --- what is seen ----------------------------------------------------------------------------------------
 
     def _layer(self, report: LayerReport) -> None:
+        self._reports.append(report)
         self.seen.reports.append(report)
-        if self._on_layer is not None:
-            self._on_layer(report)
+        if self._settings.on_layer is not None:
+            self._settings.on_layer(report)
 
     def _check(self, value: int, array: Any) -> None:
         assert self._verifier is not None
         if not self._verifier.check(value, array):
-            self.seen.verdict = self._verdict(self._verifier)
-            difference = self._verifier.first_difference
-            assert difference is not None
+            self._judge()
+
+    def _judge(self) -> None:
+        """Brings the verdict up to date; raises if something has differed."""
+        assert self._verifier is not None
+        checked = self._checked()
+        assert checked is not None
+        difference = self._verifier.first_difference
+        self.seen.verdict = replace(
+            self._verdict_of(checked),
+            bit_identical=self._verifier.bit_identical,
+            first_difference=difference,
+        )
+        if difference is not None:
             raise VerificationError(difference)
 
-    @staticmethod
-    def _verdict(verifier: Verifier) -> Verdict:
-        return Verdict(
-            verifier.bit_identical,
-            verifier.layers_checked,
-            verifier.values_checked,
-            verifier.first_difference,
+    def _checked(self) -> Checked | None:
+        if self._verifier is None or self._audit is None:
+            return None
+        return Checked(
+            layers=self._verifier.layers_checked,
+            values=self._verifier.values_checked,
+            delivered=self._verifier.delivered_checked,
+            scales=self._verifier.scales,
+            prologue_cycles=self._audit.prologue_cycles,
+            not_checked=list(self._audit.not_checked),
         )
+
+    def _verdict_of(self, checked: Checked) -> Verdict:
+        """Of steps in which nothing differed."""
+        return Verdict(
+            checked.values > 0,
+            checked.layers,
+            checked.values,
+            checked.delivered,
+            None,
+            self._digests,
+            tuple(checked.not_checked),
+        )
+
+
+def _same_bits(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def board_figures(found: Mapping[str, str | int]) -> dict[str, str | int]:

@@ -1,13 +1,14 @@
 """The int8 reference: executes a program by direct integer arithmetic, checks a device's values against it.
 
-`Golden` runs the program; `Verifier` follows a device value by value and stops at the first difference. The
-arithmetic of each command is in `golden_ops.py`. Neither knows of modes, differences, cycles or the wire.
+`Golden` runs the program; `Verifier` follows a device value by value, then holds what was delivered of the step against
+golden, and stops at the first difference. The arithmetic of each command is in `golden_ops.py`; what the device says of
+modes, slots and cycles is checked by `audit.py` from golden's operands. Neither knows the wire.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,12 @@ import torch
 from torch import Tensor
 
 from ditto_cosim.host.reference import golden_ops as ops
+from ditto_cosim.host.reference.audit import Audit, Discrepancy
 from ditto_cosim.protocol.errors import DittoError, IsaError, NonFiniteError
 from ditto_cosim.protocol.isa import DType, TensorSpec, integer, ints, number
+from ditto_cosim.protocol.messages import LayerReport
 from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.record import StepRecord
 
 Array = Tensor | npt.NDArray[np.generic]
 
@@ -57,7 +61,8 @@ class Golden:
             for command in program.layers
             if command.op != "matmul" and command.operands[2] in self._constants
         }
-        self._scales: dict[str, float] = {}
+        self.scales: dict[str, float] = {}
+        """Of dynamic quantizers, as of the last step."""
         self._dying: list[list[int]] = [[] for _ in program.commands]
         for value, last in program.last_use.items():
             self._dying[last].append(value)
@@ -124,8 +129,10 @@ class Golden:
                 return ops.softmax(t[0])
             case "dequantize_attention":
                 return (ops.dequantize_attention(t[0], t[1], t[2]),)
-            case "add" | "sub" | "mul" | "div":
-                return (ops.BINARY[command.op](t[0], t[1]),)
+            case op if op in ops.BINARY:
+                return (ops.BINARY[op](t[0], t[1]),)
+            case "select":
+                return (torch.where(t[0] != 0, t[1], t[2]),)
             case "gelu" if attrs["tanh"]:
                 return (ops.blocked(ops.gelu_tanh, t[0]),)
             case op if op in ops.UNARY:
@@ -139,6 +146,10 @@ class Golden:
             case "layer_norm":
                 gamma, beta = [*t[1:], None, None][:2]
                 return (ops.layer_norm(t[0], gamma, beta, number(attrs, "eps")),)
+            case "rms_norm":
+                return (ops.rms_norm(t[0], t[1] if len(t) > 1 else None, number(attrs, "eps")),)
+            case "sum":
+                return (ops.total(t[0]),)
         return (ops.move(command, t),)
 
     def _weights_of(self, command: Command, w: Tensor) -> ops.Weights:
@@ -152,9 +163,9 @@ class Golden:
         scale = ops.f32(scales[cluster])
         if command.attrs["policy"] == "dynamic":
             hysteresis = number(command.attrs, "hysteresis")
-            previous = self._scales.get(command.name)
+            previous = self.scales.get(command.name)
             scale = ops.dynamic_scale(max(-low, high), previous, scales[0], hysteresis)
-            self._scales[command.name] = scale
+            self.scales[command.name] = scale
         return ops.quantize(x, scale, points[cluster], bool(command.attrs["symmetric"]))
 
 
@@ -190,10 +201,14 @@ class Verifier:
     """Compares a device's values with golden's bit by bit (zeros of any sign), up to the first difference.
 
     A NaN is a difference, whoever made it. After the first difference nothing more is computed or compared.
+    Per step: `expect`, `check` for every value in program order, then `check_delivered`.
     """
 
-    def __init__(self, program: Program, constants: Mapping[str, Array]) -> None:
+    def __init__(self, program: Program, constants: Mapping[str, Array], audit: Audit | None = None) -> None:
         self._golden = Golden(program, constants)
+        self._audit = audit
+        self._layer_index = {c.name: i for i, c in enumerate(program.layers)}
+        self._values: dict[int, Tensor] = {}
         self._pending: Iterator[tuple[int, int, Tensor]] = iter(())
         self._step = -1
         self._left = 0
@@ -201,12 +216,44 @@ class Verifier:
         """Layer executions compared (a layer counts once per step)."""
         self.values_checked = 0
         """Command results compared."""
-        self.first_difference: Difference | None = None
+        self.delivered_checked = 0
+        """Tensors that left the device as results of a step, compared."""
+        self.first_difference: Difference | Discrepancy | None = None
 
     @property
     def bit_identical(self) -> bool:
         """Nothing has differed, and something was compared."""
         return self.first_difference is None and self.values_checked > 0
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Of golden's dynamic quantizers."""
+        return dict(self._golden.scales)
+
+    def resume(
+        self,
+        step: int,
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Array],
+        scales: Mapping[str, float],
+    ) -> bool:
+        """Goes on behind a step that was completed elsewhere, with the scales as they were behind it: golden computes it
+        again, and what it gave there must be what golden gives here."""
+        self._golden.scales = dict(scales)
+        self._values = {}
+        self._step, self._left = step, 0
+        layer = 0
+        done = -1
+        for index, _, _ in self._golden.run(step, inputs, self._values):
+            command = self._golden.program.commands[index]
+            if command.is_layer and index != done and self._audit is not None:
+                self._audit.observe(layer, [self._values[v] for v in command.operands], counts=False)
+                layer += 1
+            done = index
+        if self._audit is not None:
+            self._audit.end_step()
+        self._pending = iter(())
+        return self._check_outputs(outputs)
 
     def expect(self, step: int, inputs: Mapping[str, Tensor]) -> None:
         """The step whose values `check` will see next."""
@@ -216,7 +263,8 @@ class Verifier:
             raise VerifyError(
                 f"verify: step {step} begins, but {self._left} values of step {self._step} were never sent"
             )
-        self._pending = self._golden.run(step, inputs)
+        self._values = {}
+        self._pending = self._golden.run(step, inputs, self._values)
         self._step = step
         self._left = sum(len(c.results) for c in self._golden.program.commands)
 
@@ -229,6 +277,9 @@ class Verifier:
         index, expected_value, golden = next(self._pending)
         self._left -= 1
         command = self._golden.program.commands[index]
+        if command.is_layer and self._audit is not None:
+            operands = [self._values[v] for v in command.operands]
+            self._audit.observe(self._layer_index[command.name], operands)
         where = f"step {self._step}, command {index} ({command.op} {command.name!r})"
         if value != expected_value:
             raise VerifyError(
@@ -239,18 +290,71 @@ class Verifier:
         )
         self.values_checked += 1
         self.layers_checked += command.is_layer
+        self.first_difference = self._compare(device, golden, index, command.op, command.name, value)
+        return self.first_difference is None
+
+    def check_delivered(
+        self,
+        outputs: Mapping[str, Array],
+        record: StepRecord | None = None,
+        reports: Sequence[LayerReport] = (),
+        totals: Mapping[str, int] | None = None,
+    ) -> bool:
+        """What the step delivered, after all its values: the outputs themselves; record, reports and totals if there is an
+        audit."""
+        if self.first_difference is not None:
+            return False
+        if self._left:
+            raise VerifyError(
+                f"verify: step {self._step} is done, but {self._left} of its values were never sent"
+            )
+        for _ in self._pending:  # let golden finish what follows the last value
+            pass
+        if not self._check_outputs(outputs):
+            return False
+        if self._audit is not None:
+            if record is None:
+                self.first_difference = Discrepancy(
+                    self._step, "record", "nothing", "a record of every layer"
+                )
+            elif record.step != self._step:
+                self.first_difference = Discrepancy(self._step, "record", f"step {record.step}", "this step")
+            else:
+                self.first_difference = self._audit.check(record, reports, totals or {})
+            self._audit.end_step()
+        return self.first_difference is None
+
+    def _check_outputs(self, outputs: Mapping[str, Array]) -> bool:
+        program = self._golden.program
+        if outputs.keys() != program.outputs.keys():
+            raise VerifyError(
+                f"verify: step {self._step} delivered {sorted(outputs)}, the program makes {sorted(program.outputs)}"
+            )
+        for name, value in program.outputs.items():
+            what = f"output {name!r} of step {self._step}, as delivered,"
+            device = as_tensor(outputs[name], program.values[value], what)
+            self.delivered_checked += 1
+            self.first_difference = self._compare(
+                device, self._values[value], len(program.commands), "delivered output", name, value
+            )
+            if self.first_difference is not None:
+                return False
+        return True
+
+    def _compare(
+        self, device: Tensor, golden: Tensor, command: int, op: str, name: str, value: int
+    ) -> Difference | None:
         equal = device == golden
         if bool(equal.all()):
-            return True
+            return None
         place = tuple(int(i) for i in torch.nonzero(~equal)[0])
-        self.first_difference = Difference(
+        return Difference(
             step=self._step,
-            command=index,
-            op=command.op,
-            name=command.name,
+            command=command,
+            op=op,
+            name=name,
             value=value,
             index=place,
             device=device[place].item(),
             golden=golden[place].item(),
         )
-        return False

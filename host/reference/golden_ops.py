@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ditto_cosim.protocol.errors import NonFiniteError
-from ditto_cosim.protocol.isa import integer, ints
+from ditto_cosim.protocol.isa import Convolution, integer, ints
 from ditto_cosim.protocol.program import Command
 
 BLOCK = 1 << 17
@@ -86,7 +86,7 @@ class Weights:
 
     @classmethod
     def of(cls, w: Tensor) -> Weights:
-        """From [N,K], or from [N,C,kh,kw] with K running over (u, v, c)."""
+        """From [N,K], or from [N,C,kh,kw] with K running over (u, v, c); groups of a convolution stay side by side."""
         rows = w.permute(0, 2, 3, 1).reshape(w.shape[0], -1) if w.dim() == 4 else w
         matrix = rows.t().contiguous()
         return cls(matrix, matrix.sum(0, dtype=torch.int64).to(torch.int32))
@@ -100,17 +100,35 @@ def _rows_times(rows: Tensor, params: Tensor, weights: Weights) -> Tensor:
 
 
 def conv2d(x: Tensor, params: Tensor, weights: Weights, command: Command, kernel: tuple[int, int]) -> Tensor:
-    (sh, sw), (ph, pw) = ints(command.attrs, "stride"), ints(command.attrs, "padding")
+    how = Convolution.of(command.attrs)
+    (sh, sw), (ph, pw), (dh, dw), groups = how.stride, how.padding, how.dilation, how.groups
     nhwc = x.permute(0, 2, 3, 1)
     batch, height, width, channels = nhwc.shape
     if ph or pw:
         padded = nhwc.new_full((batch, height + 2 * ph, width + 2 * pw, channels), int(params[1]))
         padded[:, ph : ph + height, pw : pw + width] = nhwc
         nhwc = padded
-    windows = nhwc.unfold(1, kernel[0], sh).unfold(2, kernel[1], sw).permute(0, 1, 2, 4, 5, 3)
+    reach = how.reach(kernel)
+    windows = nhwc.unfold(1, reach[0], sh).unfold(2, reach[1], sw)[..., ::dh, ::dw].permute(0, 1, 2, 4, 5, 3)
     rows_high, rows_wide = windows.shape[1:3]
-    acc = _rows_times(windows.reshape(batch * rows_high * rows_wide, -1), params, weights)
+    if groups == 1:
+        acc = _rows_times(windows.reshape(batch * rows_high * rows_wide, -1), params, weights)
+    else:
+        split = windows.unflatten(-1, (groups, -1)).movedim(-2, 0)
+        acc = _groups_times(split.reshape(groups, batch * rows_high * rows_wide, -1), params, weights)
     return acc.view(batch, rows_high, rows_wide, -1).permute(0, 3, 1, 2)
+
+
+def _groups_times(rows: Tensor, params: Tensor, weights: Weights) -> Tensor:
+    """The same for [G, rows, K], each with its share of the columns: [rows, N]."""
+    groups, count, k = rows.shape
+    columns = weights.matrix.view(k, groups, -1).permute(1, 0, 2)
+    acc = torch.zeros(groups, count, columns.shape[2], dtype=torch.int32)
+    for piece in range(0, k, F32_EXACT_K):
+        at = slice(piece, piece + F32_EXACT_K)
+        acc += torch.bmm(rows[..., at].float(), columns[:, at].float()).to(torch.int32)
+    flat = acc.permute(1, 0, 2).reshape(count, -1)
+    return flat.sub_(weights.column_sums * int(params[1]))
 
 
 def linear(x: Tensor, params: Tensor, weights: Weights) -> Tensor:
@@ -209,6 +227,49 @@ def trig(x: Tensor, quarter_turns: int) -> Tensor:
     return torch.where((quadrant & 2).bool(), -value, value).float()
 
 
+_LOG = (
+    *(7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1),
+    *(-1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1),
+)
+
+
+def log32(x: Tensor) -> Tensor:
+    if not bool((x >= 0).all()):
+        raise NonFiniteError("met NaN or a negative number, which has no logarithm")
+    infinite = torch.isinf(x)
+    m, k = torch.frexp(torch.where(infinite, 1.0, x))
+    small = m < f32(0.707106769)
+    t = torch.where(small, m * 2, m).sub_(1.0)
+    k = torch.where(small, k - 1, k).float()
+    z = t * t
+    p = torch.full_like(t, f32(_LOG[0]))
+    for constant in _LOG[1:]:
+        p.mul_(t).add_(f32(constant))
+    y = (t * z).mul_(p).add_(k * f32(-2.12194440e-4)).sub_(z * 0.5)
+    found = (t + y).add_(k * 0.693359375)
+    return torch.where(x == 0, -math.inf, torch.where(infinite, math.inf, found))
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum over the last axis."""
+    largest = x.abs().amax(-1, keepdim=True)
+    if not bool(torch.isfinite(largest).all()):
+        raise NonFiniteError("met NaN or infinity")
+    e = torch.frexp(largest).exponent
+    q = x.double().mul_(power_of_two_f64(30 - e)).round_()
+    return q.sum(-1).mul_(power_of_two_f64(e.squeeze(-1) - 30)).float()
+
+
+def rms_norm(x: Tensor, gamma: Tensor | None, eps: float) -> Tensor:
+    largest = x.abs().amax(-1, keepdim=True)
+    if not bool(torch.isfinite(largest).all()):
+        raise NonFiniteError("met NaN or infinity")
+    e = torch.frexp(largest).exponent
+    q = x.double().mul_(power_of_two_f64(15 - e)).round_()
+    mean = (q * q).sum(-1, keepdim=True).div_(x.shape[-1]).mul_(power_of_two_f64(2 * e - 30))
+    return _affine(x * mean.add_(eps).sqrt_().reciprocal_().float(), gamma, None)
+
+
 def moments(v: Tensor, size: int, eps: float) -> tuple[Tensor, Tensor]:
     """mean and rstd of v[A,S,C] over S and each `size` neighbours in C, spread to all of them: [A,1,C]."""
     outer, length, channels = v.shape
@@ -288,10 +349,12 @@ def softmax(x: Tensor) -> tuple[Tensor, Tensor]:
     for start in range(0, rows.shape[0], at_once):
         part = rows[start : start + at_once]
         peak = part.amax(-1, keepdim=True)
-        if not bool(torch.isfinite(peak).all()):
-            raise NonFiniteError("met NaN, +infinity or a row of −infinity")
-        p[start : start + at_once] = exp32(part - peak).mul_(127.0).round_()
-    return p.view(x.shape), p.sum(-1, dtype=torch.int32).view(x.shape[:-1])
+        if not bool((peak < math.inf).all()):
+            raise NonFiniteError("met NaN or +infinity")
+        masked = peak == -math.inf
+        weights = exp32(part - peak.masked_fill(masked, 0.0)).mul_(127.0).round_()
+        p[start : start + at_once] = weights.masked_fill_(masked, 0.0)
+    return p.view(x.shape), p.sum(-1, dtype=torch.int32).clamp_min_(1).view(x.shape[:-1])
 
 
 def dequantize_attention(acc: Tensor, sums: Tensor, params_b: Tensor) -> Tensor:
@@ -364,6 +427,8 @@ UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": tanh,
     "relu": lambda x: x.clamp_min(0.0),
     "exp": exp32,
+    "sqrt": lambda x: x.double().sqrt().float(),  # torch's own in binary32 is not always the nearest
+    "log": log32,
     "sin": lambda x: trig(x, 0),
     "cos": lambda x: trig(x, 1),
     "gelu": gelu_erf,
@@ -374,6 +439,10 @@ BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sub": torch.sub,
     "mul": torch.mul,
     "div": torch.div,
+    "max": torch.maximum,
+    "min": torch.minimum,
+    "less": lambda a, b: (a < b).float(),
+    "equal": lambda a, b: (a == b).float(),
 }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ditto_cosim.host.report.model import ReportError, RunReport, Verdict, load_report
+from ditto_cosim.protocol.files import write_text
 
 __all__ = ["ReportError", "RunReport", "Verdict", "load_report", "print_report", "write_report"]
 
@@ -27,7 +28,7 @@ def write_report(report: RunReport, directory: Path) -> tuple[Path, ...]:
         "timeline.json": timeline.trace(report),
     }
     for name, text in texts.items():
-        (directory / name).write_text(text, encoding="utf-8")
+        write_text(directory / name, text)
     return tuple(directory / name for name in texts)
 
 

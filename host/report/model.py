@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,16 @@ class Verdict:
     bit_identical: bool
     layers_checked: int
     values_checked: int
+    delivered_checked: int = 0
+    """Tensors that the pipeline was given, compared."""
     first_difference: str | None = None
     """Where, in words."""
+    snr_db: float | None = None
+    """Of the first step against the live fp32 module."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of what was verified."""
+    not_checked: tuple[str, ...] | list[str] = ()
+    """What is taken on trust."""
 
 
 @dataclass(frozen=True)

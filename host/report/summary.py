@@ -198,7 +198,11 @@ def verdict_words(report: RunReport) -> str:
     verdict = report.verdict
     if verdict is None:
         return "not verified (run with --verify)"
-    checked = f"{verdict.layers_checked:,} layers, {verdict.values_checked:,} values compared"
+    checked = (
+        f"{verdict.layers_checked:,} layers, {verdict.values_checked:,} values and {verdict.delivered_checked:,} delivered "
+        "outputs compared, records and totals counted again"
+    )
     if verdict.bit_identical:
-        return f"bit-identical to the int8 reference: {checked}"
+        trusted = f"; not checked: {'; '.join(verdict.not_checked)}" if verdict.not_checked else ""
+        return f"bit-identical to the int8 reference: {checked}{trusted}"
     return f"DIFFERS from the int8 reference at {verdict.first_difference} ({checked})"

@@ -38,6 +38,7 @@ from ditto_cosim.protocol.tensors import (
     Array,
     Buffer,
     array_bytes,
+    digest_of,
     from_frame,
     from_frames,
     key_of,
@@ -60,6 +61,16 @@ class StepReply:
     """Read-only arrays."""
     record: StepRecord | None
     totals: dict[str, int]
+    snapshot: bytes
+
+
+@dataclass(frozen=True)
+class Completed:
+    """The last step that is done: what a new device needs to continue behind it."""
+
+    step: int
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
     snapshot: bytes
 
 
@@ -87,10 +98,15 @@ class Device:
         return dict(self._link.progress)
 
     def open_run(
-        self, program: Program, constants: Mapping[str, Array], spec: m.RunSpec | None = None
+        self,
+        program: Program,
+        constants: Mapping[str, Array],
+        spec: m.RunSpec | None = None,
+        after: Completed | None = None,
     ) -> RemoteRun:
-        """Open a run; weights the device holds already are not sent again. The arrays must stay unchanged."""
-        return RemoteRun(self, program, constants, spec or m.RunSpec())
+        """Open a run; weights the device holds already are not sent again. The arrays must stay unchanged. `after`: go on
+        behind this step, which another process completed."""
+        return RemoteRun(self, program, constants, spec or m.RunSpec(), after)
 
     def revive(self, lost: Link, why: Exception) -> None:
         """Make the device answer again after `lost` failed, or raise. Runs that come late find it done."""
@@ -151,28 +167,23 @@ def connect(
     return _Elsewhere(address, keys, timeout_s, dead_s)
 
 
-@dataclass(frozen=True)
-class _Completed:
-    """The last step that is done: what a new device needs to continue behind it."""
-
-    step: int
-    inputs: dict[str, Array]
-    outputs: dict[str, Array]
-    snapshot: bytes
-
-
 class RemoteRun:
     """One run on a device. One step at a time; several runs may step at once from several threads."""
 
     def __init__(
-        self, device: Device, program: Program, constants: Mapping[str, Array], spec: m.RunSpec
+        self,
+        device: Device,
+        program: Program,
+        constants: Mapping[str, Array],
+        spec: m.RunSpec,
+        after: Completed | None = None,
     ) -> None:
         self.program = program
         self._device = device
         self._spec = spec
         self._constants = dict(constants)
         self._keys = {name: key_of(name, array) for name, array in constants.items()}
-        self._last: _Completed | None = None
+        self._last = after
         self._closed = False
         self._unfinished = False
         """A step was left before its end: by Ctrl-C, or an exception of a callback."""
@@ -181,12 +192,17 @@ class RemoteRun:
         self._link = device.link
         self._run = ""
         self._seq = 0
-        self.started = self._surviving(self._open)
+        self.started = self._surviving(self._begin)
 
     @property
     def spec(self) -> m.RunSpec:
         """The run's settings with the device's defaults filled in."""
         return self.started.spec
+
+    @property
+    def weights_digest(self) -> str:
+        """Identity of all constants, names and bytes."""
+        return _digest_of_keys(self._keys)
 
     def step(
         self,
@@ -210,7 +226,7 @@ class RemoteRun:
         kept = {name: array.copy() if array.flags.writeable else array for name, array in inputs.items()}
         seen = _Seen(on_layer, on_value)
         result = self._surviving(lambda: self._step(step, kept, observe, timed, seen))
-        self._last = _Completed(step, kept, result.outputs, result.snapshot)
+        self._last = Completed(step, kept, result.outputs, result.snapshot)
         self._device.settled()
         return result
 
@@ -331,10 +347,9 @@ class RemoteRun:
                 except (DeviceLostError, UnknownRunError) as error:
                     lost = error
 
-    def _rebuild(self) -> None:
-        began = time.monotonic()
-        self.recoveries += 1
-        self.started = self._open()
+    def _begin(self) -> m.Started:
+        """Open the run, behind the last completed step if there is one."""
+        started = self._open()
         self._unfinished = False
         last = self._last
         if last is not None:
@@ -344,13 +359,28 @@ class RemoteRun:
             for name, array in again.outputs.items():
                 if not np.array_equal(array, last.outputs[name], equal_nan=array.dtype.kind == "f"):
                     raise DeviceError(
-                        f"recovery: step {last.step} replayed on the restarted device gives another "
-                        f"{name!r} than "
-                        "before, so the run cannot go on. The device or its backend is not deterministic."
+                        f"recovery: step {last.step} replayed on the device gives another {name!r} than before, so the "
+                        "run cannot go on. The device or its backend is not deterministic, or not the one that began."
                     )
+        return started
+
+    def _rebuild(self) -> None:
+        began = time.monotonic()
+        self.recoveries += 1
+        self.started = self._begin()
+        last = self._last
         log.warning(
             "run %s goes on after step %s (%.2f s)", self._run, last and last.step, time.monotonic() - began
         )
+
+
+def weights_digest(constants: Mapping[str, Array]) -> str:
+    """As `RemoteRun.weights_digest`, before a run is opened."""
+    return _digest_of_keys({name: key_of(name, array) for name, array in constants.items()})
+
+
+def _digest_of_keys(keys: Mapping[str, m.TensorKey]) -> str:
+    return digest_of("".join(f"{name}:{keys[name].digest}\n" for name in sorted(keys)).encode())
 
 
 class _Seen:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as functional
 from PIL import Image
 from rich.console import Console
 from torch import nn
@@ -20,44 +18,15 @@ from torch import nn
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host.analysis.analyze import COUNTS, KINDS, LOW_RULES
 from ditto_cosim.host.analysis.replay import AnalysisError, analyze_run
-from ditto_cosim.host.compiler.calibrate import calibrate
-from ditto_cosim.host.compiler.capture import capture
-from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.pipeline.run import INPUTS
 from ditto_cosim.host.reference.golden import Verifier
 from ditto_cosim.host.report.analysis import tables, write_plots
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RunInfo, RunWriter
+from support.small_denoiser import STEPS, Denoiser, small
 
-CHIP, STEPS = "tiny", 4
-
-
-class Denoiser(nn.Module):
-    """Convolutions with stride and padding, norms, self-attention: every kind of layer there is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv_in = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.norm = nn.GroupNorm(2, 8)
-        self.to_qkv = nn.Linear(8, 24)
-        self.to_out = nn.Linear(8, 8)
-        self.conv_out = nn.Conv2d(8, 3, 1)
-
-    def forward(self, sample: torch.Tensor) -> torch.Tensor:
-        x = functional.silu(self.norm(self.conv_in(sample)))
-        tokens = x.flatten(2).transpose(1, 2)
-        heads = self.to_qkv(tokens).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(heads[0], heads[1], heads[2])
-        tokens = tokens + self.to_out(attended.transpose(1, 2).flatten(2))
-        return self.conv_out(tokens.transpose(1, 2).unflatten(2, (4, 4)))
-
-
-def trajectory() -> Iterator[dict[str, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(2, 3, 8, 8, generator=generator)
-    for _ in range(STEPS):
-        yield {"sample": x}
-        x = x * 0.97 + 0.05 * torch.randn(x.shape, generator=generator)
+CHIP = "tiny"
 
 
 @dataclass
@@ -69,12 +38,7 @@ class Recorded:
 
 def record(directory: Path, policy: str) -> Recorded:
     """Runs the denoiser on the machine, step by step, verified, and leaves a recorded run."""
-    torch.manual_seed(0)
-    denoiser = Denoiser().eval()
-    inputs = list(trajectory())
-    captured = capture(denoiser, inputs[0])
-    grids = calibrate(captured, inputs, policy=policy, hysteresis=1.02)
-    compiled = compile_denoiser(captured, grids, steps=STEPS)
+    denoiser, inputs, compiled = small(policy)
     machine = Machine(compiled.program, compiled.arrays, RunSpec(backend="model", chip=CHIP, design="ditto"))
     verifier = Verifier(compiled.program, compiled.constants)
     facts = machine.facts

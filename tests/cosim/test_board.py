@@ -87,7 +87,9 @@ def backend(simulated: SimulatedBoard) -> Iterator[BoardBackend]:
     made.close()
 
 
-def product(rows: int, k: int, n: int, mode: Any = "temporal", *, groups: int = 1, step: int = 6, seed: int = 0) -> Gemm:
+def product(
+    rows: int, k: int, n: int, mode: Any = "temporal", *, groups: int = 1, step: int = 6, seed: int = 0
+) -> Gemm:
     """Operands whose differences go up to `step`; beyond 127 they cross as two bytes."""
     rng = np.random.default_rng(seed)
     current = rng.integers(-128, 128, (groups, rows, k), dtype=np.int8)
@@ -196,7 +198,7 @@ def test_board_unplugged_is_told_in_a_sentence() -> None:
     board = SimulatedBoard(TINY.geometry)
     backend = BoardBackend(TINY, board.port)
     board.unplug()
-    with pytest.raises(BackendError, match="unplugged|silent"):
+    with pytest.raises(BackendError, match=r"unplugged|silent"):
         backend.gemm(product(20, 64, 8))
     backend.close()
     board.close()
@@ -225,7 +227,7 @@ def test_board_port_that_nobody_answers_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(board_link, "HELLO_TIMEOUT_S", 0.3)
     host, terminal = os.openpty()
     try:
-        with pytest.raises(BackendError, match="nothing on .* answers at"):
+        with pytest.raises(BackendError, match=r"nothing on .* answers at"):
             BoardBackend(TINY, os.ttyname(terminal))
     finally:
         os.close(host)
@@ -241,7 +243,11 @@ def test_board_port_held_by_another_is_refused(backend: BoardBackend) -> None:
     ("there", "wanted", "says"),
     [
         ([], "", "no board is connected"),
-        ([Port("/dev/a", "A1", ""), Port("/dev/b", "B2", "")], "", "several could be it: /dev/a .serial number A1"),
+        (
+            [Port("/dev/a", "A1", ""), Port("/dev/b", "B2", "")],
+            "",
+            r"several could be it: /dev/a .serial number A1",
+        ),
         ([Port("/dev/a", "A1", "")], "C3", "no board with serial number 'C3'"),
     ],
 )
@@ -261,10 +267,19 @@ def test_board_is_chosen_by_serial_number(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(
     "settings",
-    [(3, 4, 16, 1, 0), (1, 4, 257, 1, 0), (1, 4, 0, 1, 0), (1, 4, 16, 9, 0), (1, 0, 16, 1, 0), (1, 4000, 256, 1, 0)],
+    [
+        (3, 4, 16, 1, 0),
+        (1, 4, 257, 1, 0),
+        (1, 4, 0, 1, 0),
+        (1, 4, 16, 9, 0),
+        (1, 0, 16, 1, 0),
+        (1, 4000, 256, 1, 0),
+    ],
     ids=["mode", "k", "no-k", "blocks", "no-rows", "rows"],
 )
-def test_board_hardware_refuses_what_its_tile_cannot_take(backend: BoardBackend, settings: tuple[int, ...]) -> None:
+def test_board_hardware_refuses_what_its_tile_cannot_take(
+    backend: BoardBackend, settings: tuple[int, ...]
+) -> None:
     link = backend._link
     before = link.read(REGISTER + 0x20, 4)
     link.write(REGISTER, struct.pack("<6I", *settings, 1))

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plain_backend import PlainBackend
 
 from ditto_cosim.device.backends.base import Gemm, GemmResult
 from ditto_cosim.device.backends.conformance import _contract, check
 from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.protocol.errors import BackendError
+from support.plain_backend import PlainBackend
 
 TINY = load_chip("tiny")
 
 
-@pytest.mark.parametrize("name", ["model", "plain_backend:PlainBackend"])
+@pytest.mark.parametrize("name", ["model", "support.plain_backend:PlainBackend"])
 def test_right_backend_conforms(name: str) -> None:
     report = check(name, TINY)
     assert report.passed, [f for f in report.findings if not f.passed]

@@ -14,6 +14,7 @@ import torch
 
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.kernels import slots, vector
+from ditto_cosim.device.kernels.portable import PortableKernels
 from ditto_cosim.host.reference.golden import Verifier
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import RequestError
@@ -58,7 +59,7 @@ def _machine(case: dict[str, Any]) -> Machine:
 def test_device_passes_the_vectors(op: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if form == "numpy":
         for unit in (slots, vector):
-            monkeypatch.setattr(unit, "kernels", lambda: None)
+            monkeypatch.setattr(unit, "kernels", PortableKernels)
     for case in (c for c in CASES if c["op"] == op):
         machine = _machine(case)
         for step in case["steps"]:

@@ -9,26 +9,28 @@ import msgspec
 import psutil
 import pytest
 import zmq
-from wire_harness import run_steps
-from wire_programs import chain
 
 from ditto_cosim.host.wire.link import Link
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.version import PROTOCOL_VERSION, package_version, parameters_digest
+from support import wire_fuzz
+from support.wire_harness import run_steps
+from support.wire_programs import chain
 
 LIMITS = m.Limits()
-PLAIN = ["--backend", "plain_backend:PlainBackend", "--chip", "tiny"]
+PLAIN = ["--backend", "support.plain_backend:PlainBackend", "--chip", "tiny"]
 
 
-def bombard(address: str, seed: int, count: int, wire_fuzz: object) -> dict[str, int]:
-    """Sends `count` wrong messages from an otherwise proper host; what came back, by kind."""
+def bombard(address: str, seed: int, count: int, *, greets: bool) -> dict[str, int]:
+    """Sends `count` wrong messages, to the front as a stranger, or to its own worker as an otherwise proper host; what came
+    back, by kind."""
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RCVHWM, 0)
-    socket.connect(address)
+    socket.setsockopt(zmq.IDENTITY, b"H" + seed.to_bytes(16, "little"))
     hello = m.Hello(protocol=PROTOCOL_VERSION, package=package_version(), parameters=parameters_digest())
     came: dict[str, int] = {}
 
@@ -40,18 +42,26 @@ def bombard(address: str, seed: int, count: int, wire_fuzz: object) -> dict[str,
                 assert message.message
             came[kind] = came.get(kind, 0) + 1
 
+    socket.connect(address)
+    if greets:
+        socket.send_multipart(codec.encode(hello))
+        moved = codec.decode_device(socket.recv_multipart(), LIMITS)
+        assert isinstance(moved, m.Moved)
+        socket.connect(moved.address)
+        socket.disconnect(address)
     try:
-        for i, frames in enumerate(wire_fuzz.messages(seed, count)):  # type: ignore[attr-defined]  # a test helper
-            if i % 50 == 0:
+        for i, frames in enumerate(wire_fuzz.messages(seed, count)):
+            if greets and i % 50 == 0:
                 socket.send_multipart(codec.encode(hello))
             socket.send_multipart(frames)
             if i % 200 == 0:
                 drain(0)
         deadline = time.monotonic() + 20
-        socket.send_multipart(codec.encode(hello))
+        if greets:
+            socket.send_multipart(codec.encode(hello))
         socket.send_multipart(codec.encode(m.Ping(token=777)))
-        pongs = came.get("Pong", 0)
-        while came.get("Pong", 0) == pongs and time.monotonic() < deadline:
+        last, before = ("Pong" if greets else "ProtocolError"), dict(came)
+        while came.get(last, 0) == before.get(last, 0) and time.monotonic() < deadline:
             drain(100)
         drain(100)
     finally:
@@ -60,27 +70,31 @@ def bombard(address: str, seed: int, count: int, wire_fuzz: object) -> dict[str,
 
 
 def survive(seed: int, count: int) -> None:
-    import wire_fuzz
-
     with LocalDevice([*PLAIN, "--log-level", "error"], restarts=0) as device:
-        process = psutil.Process(device.pid)
+        front = psutil.Process(device.pid)
+        (nursery,) = front.children()
         address = device.link.address
         with device.open_run(*chain(), m.RunSpec()) as run:
             expected = run_steps(run, 2)
-        bombard(address, seed, count // 4, wire_fuzz)
-        before = process.memory_info().rss
-        came = bombard(address, seed + 1, count, wire_fuzz)
-        after = process.memory_info().rss
-        assert came.get("ProtocolError", 0) > count * 0.3
-        assert came.get("LimitError", 0) > 0
-        assert came.get("DeviceError", 0) == 0, (
-            "a wrong message met an unexpected exception; see the device's log"
-        )
-        assert came.get("Pong", 0) > 0
+        for greets in (False, True):
+            bombard(address, seed, count // 4, greets=greets)
+            attacked = (lambda: max(nursery.children(), key=lambda p: p.pid)) if greets else (lambda: front)
+            before = attacked().memory_info().rss
+            came = bombard(address, seed + 1, count, greets=greets)
+            after = attacked().memory_info().rss
+            refused = came.get("ProtocolError", 0) + came.get("LimitError", 0)
+            assert refused > count * (0.3 if greets else 0.9), came
+            assert came.get("DeviceError", 0) == 0, (
+                "a wrong message met an unexpected exception; see the device's log"
+            )
+            assert after - before < 8 << 20
+            if greets:
+                assert came.get("LimitError", 0) > 0
+                assert came.get("Pong", 0) > 0
         with device.open_run(*chain(), m.RunSpec()) as run:
             assert run_steps(run, 2) == expected
-        assert after - before < 8 << 20
-        assert device.pid == process.pid
+            assert run.recoveries == 0
+        assert device.pid == front.pid
 
 
 def test_device_survives_wrong_messages() -> None:

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from wire_harness import Given, run_steps
-from wire_programs import chain, inputs_of
 
 from ditto_cosim.host.wire.client import RemoteRun
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import CancelledError, DeviceLostError
+from support.wire_harness import Given, run_steps
+from support.wire_programs import chain, inputs_of
 
 STEPS = 6
-PLAIN = ["--backend", "plain_backend:PlainBackend", "--chip", "tiny"]
+PLAIN = ["--backend", "support.plain_backend:PlainBackend", "--chip", "tiny"]
 SPEC = m.RunSpec(design="ditto")
 
 
@@ -145,7 +145,7 @@ def test_two_runs_of_a_killed_device_both_go_on(expected: Given) -> None:
 
 def test_device_that_always_dies_is_given_up_with_its_log(tmp_path: Path) -> None:
     with LocalDevice(
-        [*PLAIN, "--machine", "wire_harness:DyingMachine"], run_directory=tmp_path, restarts=2
+        [*PLAIN, "--machine", "support.wire_harness:DyingMachine"], run_directory=tmp_path, restarts=2
     ) as device:
         run = device.open_run(*chain(), SPEC)
         with pytest.raises(
@@ -163,7 +163,7 @@ def test_device_that_cannot_start_says_why() -> None:
 
 
 def test_device_stops_cleanly_on_a_signal() -> None:
-    with LocalDevice([*PLAIN, "--machine", "wire_harness:SlowMachine"], restarts=0) as device:
+    with LocalDevice([*PLAIN, "--machine", "support.wire_harness:SlowMachine"], restarts=0) as device:
         run = device.open_run(*chain(), m.RunSpec())
         process = device._process.process  # type: ignore[union-attr]  # it is running
         threading.Timer(0.5, process.terminate).start()
@@ -174,10 +174,10 @@ def test_device_stops_cleanly_on_a_signal() -> None:
 
 HOST = """
 import sys, time
-from wire_programs import chain, inputs_of
+from support.wire_programs import chain, inputs_of
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol.messages import RunSpec
-options = ["--backend", "plain_backend:PlainBackend", "--machine", "wire_harness:SlowMachine"]
+options = ["--backend", "support.plain_backend:PlainBackend", "--machine", "support.wire_harness:SlowMachine"]
 device = LocalDevice(options)
 run = device.open_run(*chain(), RunSpec(chip="tiny"))
 print(device.pid, device._directory, flush=True)

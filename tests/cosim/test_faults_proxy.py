@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from wire_harness import Faults, Given, Proxy, run_steps, serving
-from wire_programs import chain
 
+from ditto_cosim.device.serving import outgoing
 from ditto_cosim.host.wire import link
 from ditto_cosim.host.wire.client import connect
+from ditto_cosim.protocol import loop
 from ditto_cosim.protocol import messages as m
+from support.wire_harness import Faults, Given, Proxy, run_steps, serving
+from support.wire_programs import chain
 
 STEPS = 4
 SPEC = m.RunSpec(backend="model", chip="tiny", design="ditto")
@@ -27,7 +29,8 @@ KINDS = {
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "ASK_AGAIN_S", 0.05)
     monkeypatch.setattr(link, "ASK_AGAIN_MOST_S", 0.2)
-    monkeypatch.setattr(link, "TICK_S", 0.02)
+    monkeypatch.setattr(loop, "TICK_S", 0.02)
+    monkeypatch.setattr(outgoing, "REPEAT_S", 0.02)
 
 
 @pytest.fixture(scope="module")

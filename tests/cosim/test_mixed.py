@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from wire_harness import run_steps, serving
-from wire_programs import chain, inputs_of
 
 from ditto_cosim.device import backends
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.host.wire.client import connect
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import BackendError, WatchdogError
+from support.wire_harness import run_steps, serving
+from support.wire_programs import chain, inputs_of
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def address(tmp_path: Path) -> str:
 
 @pytest.fixture
 def _offers_test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
-    import wire_harness
+    from support import wire_harness
 
     built_in = {
         **backends._BUILT_IN,
-        "plain": "plain_backend:PlainBackend",
-        "wrong": "wire_harness:WrongBackend",
+        "plain": "support.plain_backend:PlainBackend",
+        "wrong": "support.wire_harness:WrongBackend",
     }
     monkeypatch.setattr(backends, "_BUILT_IN", built_in)
     monkeypatch.setattr(wire_harness, "OFFERED", ["model", "rtl", "plain", "wrong"])
@@ -105,7 +105,7 @@ def test_stuck_rtl_is_reported_with_its_state_while_the_device_serves_others(
 def test_backend_is_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import EntryPoint
 
-    point = EntryPoint("lab", "plain_backend:PlainBackend", backends.ENTRY_POINTS)
+    point = EntryPoint("lab", "support.plain_backend:PlainBackend", backends.ENTRY_POINTS)
     broken = EntryPoint("broken", "no_such_module:Board", backends.ENTRY_POINTS)
     monkeypatch.setattr(backends.metadata, "entry_points", lambda group: [point, broken])
     assert backends.names() == ["broken", "lab", "model", "rtl", "rtl_wide"]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import stat
+import time
 from pathlib import Path
 
 import pytest
 import zmq
-from wire_harness import run_steps, serving
-from wire_programs import chain
 
 from ditto_cosim.host.wire.client import connect
-from ditto_cosim.protocol import security
+from ditto_cosim.protocol import codec, security
+from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import DeviceLostError, RequestError, SecurityError
 from ditto_cosim.protocol.messages import RunSpec
+from support.device_processes import running
+from support.wire_harness import run_steps
+from support.wire_programs import chain
 
 pytestmark = pytest.mark.skipif(not zmq.has("curve"), reason="this libzmq has no CURVE")
 
@@ -37,13 +40,33 @@ pytestmark = pytest.mark.skipif(not zmq.has("curve"), reason="this libzmq has no
 def test_reachable_addresses_need_keys(address: str, local: bool) -> None:
     assert security.is_local(address) == local
     if not local:
-        with pytest.raises(SecurityError, match="takes keys on both sides"), serving(address):
-            pass
+        with pytest.raises(SecurityError, match="takes keys on both sides"):
+            security.check_address(address, None)
         with pytest.raises(SecurityError, match="takes keys on both sides"):
             connect(address)
 
 
-@pytest.mark.parametrize("address", ["", "127.0.0.1:5", "udp://127.0.0.1:5", "tcp:/x", "inproc://x"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "",
+            "127.0.0.1:5",
+            "udp://127.0.0.1:5",
+            "tcp:/x",
+            "inproc://x",
+            "tcp://127.0.0.1:99999",
+            "tcp://127.0.0.1",
+        ),
+        *(
+            "tcp://127.0.0.1:5,tcp://10.0.0.1:5",
+            "ipc:///tmp/a b",
+            "ipc:///tmp/\x1b[31m",
+            "ipc://*",
+            "ipc://" + "x" * 99,
+        ),
+    ],
+)
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(SecurityError, match=r"expected ipc://PATH or tcp://HOST:PORT"):
         connect(address)
@@ -54,6 +77,7 @@ def host_keys(keys: Path, name: str, to: Path) -> Path:
     to.mkdir()
     (to / "device.key").write_bytes((keys / "device.key").read_bytes())
     (to / f"{name}.key_secret").write_bytes((keys / f"{name}.key_secret").read_bytes())
+    (to / f"{name}.key_secret").chmod(0o600)
     return to
 
 
@@ -62,20 +86,93 @@ def test_admitted_host_runs_and_strangers_do_not(tmp_path: Path) -> None:
     written = security.make_keys(keys, "alice")
     assert {p.name for p in written} == {"device.key", "device.key_secret", "alice.key", "alice.key_secret"}
     security.make_keys(other, "alice")
+    security.make_keys(other, "bob")
     alice = host_keys(keys, "alice", tmp_path / "alice")
     stranger = host_keys(other, "alice", tmp_path / "stranger")
-    (stranger / "device.key").write_bytes((keys / "device.key").read_bytes())
-    with serving("tcp://0.0.0.0:0", keys=keys) as bound:
-        address = bound.replace("0.0.0.0", "127.0.0.1")
-        with connect(address, alice) as device, device.open_run(*chain(2), RunSpec(chip="tiny")) as run:
+    bob = host_keys(other, "bob", tmp_path / "bob")
+    for directory in (stranger, bob):
+        (directory / "device.key").write_bytes((keys / "device.key").read_bytes())
+    with running("tcp://0.0.0.0:*", tmp_path / "log", "--keys", str(keys)) as running_device:
+        address = running_device.address.replace("0.0.0.0", "127.0.0.1")
+        with (
+            connect(address, alice, dead_s=3.0) as device,
+            device.open_run(*chain(2), RunSpec(chip="tiny")) as run,
+        ):
             run_steps(run, 1)
             with pytest.raises(RequestError, match="is a path; a device on another machine"):
                 device.open_run(*chain(2), RunSpec(chip="/etc/passwd"))
-        for with_keys in (stranger, None):
+            for with_keys in (stranger, None, bob):
+                with pytest.raises(DeviceLostError, match="no device answers"):
+                    connect(address, with_keys, timeout_s=0.7)
+            # Admitted while the device runs, and revoked again.
+            admitted = keys / "hosts" / "bob.key"
+            admitted.write_bytes((other / "hosts" / "bob.key").read_bytes())
+            time.sleep(0.5)
+            with connect(address, bob, timeout_s=5.0) as second, second.open_run(*chain(2)) as theirs:
+                run_steps(theirs, 1)
+                second._revivals_left = 0
+                admitted.unlink()
+                time.sleep(0.5)
+                with pytest.raises(DeviceLostError, match="key was revoked"):
+                    run_steps(theirs, 1)
             with pytest.raises(DeviceLostError, match="no device answers"):
-                connect(address, with_keys, timeout_s=1.0)
-        with connect(address, alice):
-            pass
+                connect(address, bob, timeout_s=0.7)
+            # Another key cannot speak under the first one's identity.
+            admitted.write_bytes((other / "hosts" / "bob.key").read_bytes())
+            time.sleep(0.3)
+            assert (
+                refusal_under(address, bob, device.link._socket.raw.getsockopt(zmq.IDENTITY))
+                == "SecurityError"
+            )
+
+
+def refusal_under(address: str, keys: Path, identity: bytes) -> str:
+    """What a host of these keys is told that takes an identity that is not its own."""
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.IDENTITY, identity)
+    security.use_keys(socket, keys)
+    socket.connect(address)
+    try:
+        socket.send_multipart(codec.encode(m.Ping(token=1)))
+        assert socket.poll(5000)
+        told = codec.decode_device(socket.recv_multipart(), m.Limits())
+        assert isinstance(told, m.Error)
+        return told.kind
+    finally:
+        context.destroy(0)
+
+
+def test_path_that_is_not_a_dead_socket_of_ours_is_left_alone(tmp_path: Path) -> None:
+    precious = tmp_path / "thesis.txt"
+    precious.write_text("ten years")
+    with pytest.raises(SecurityError, match="a file is there, and it is no socket"):
+        security.claim_path(precious)
+    assert precious.read_text() == "ten years"
+    link = tmp_path / "link"
+    link.symlink_to(precious)
+    with pytest.raises(SecurityError, match="it is no socket"):
+        security.claim_path(link)
+    with running(f"ipc://{tmp_path}/d", tmp_path / "log") as first:
+        assert stat.S_IMODE((tmp_path / "d").stat().st_mode) & 0o077 == 0
+        with pytest.raises(SecurityError, match="something listens there already"):
+            security.claim_path(tmp_path / "d")
+        with connect(first.address):
+            first.process.kill()
+            first.process.wait()
+        dead = [tmp_path / "d", tmp_path / "d.1"]
+        assert all(path.exists() for path in dead)
+        with running(f"ipc://{tmp_path}/d", tmp_path / "log") as second, connect(second.address):
+            assert {p.name for p in tmp_path.glob("d*")} == {"d", "d.1"}
+        assert not any(path.exists() for path in dead)
+
+
+def test_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    security.make_keys(tmp_path, "bob")
+    alone = host_keys(tmp_path, "bob", tmp_path / "host")
+    (alone / "bob.key_secret").chmod(0o640)
+    with pytest.raises(SecurityError, match="others may read; chmod 600 it"):
+        connect("tcp://127.0.0.1:1", alone)
 
 
 def test_secret_keys_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
@@ -101,5 +198,8 @@ def test_keys_are_never_overwritten(tmp_path: Path) -> None:
 def test_key_directory_that_does_not_fit_is_explained(tmp_path: Path) -> None:
     with pytest.raises(SecurityError, match="0 host keys"):
         connect("tcp://127.0.0.1:1", tmp_path)
-    with pytest.raises(SecurityError, match="Make keys with"), serving("tcp://127.0.0.1:0", keys=tmp_path):
+    with (
+        pytest.raises(AssertionError, match="Make keys with"),
+        running("tcp://127.0.0.1:*", tmp_path / "log", "--keys", str(tmp_path)),
+    ):
         pass

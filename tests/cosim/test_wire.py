@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from wire_harness import SlowMachine, run_steps, serving
-from wire_programs import Builder, chain, inputs_of
 
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.execution.machine import Machine
@@ -38,6 +36,8 @@ from ditto_cosim.protocol.errors import (
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.program import Command, Program
+from support.wire_harness import SlowMachine, run_steps, serving
+from support.wire_programs import Builder, chain, inputs_of
 
 T = TypeVar("T")
 SPEC = m.RunSpec(backend="model", chip="tiny", design="ditto")
@@ -356,7 +356,7 @@ def test_store_is_bounded_and_evicts_what_nobody_uses(address: str) -> None:
 
 def test_stuck_backend_reports_its_state(address: str) -> None:
     def stuck(program, constants, spec):  # type: ignore[no-untyped-def]  # a machine factory as any other
-        from wire_harness import StuckBackend
+        from support.wire_harness import StuckBackend
 
         return Machine(program, constants, spec, backend=StuckBackend(load_chip(spec.chip)))
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from wire_programs import chain, inputs_of
 
 from ditto_cosim.cli import root
 from ditto_cosim.host.wire.client import connect
+from support.wire_programs import chain, inputs_of
 
 
 def test_device_serves_until_ctrl_c_and_logs_json(tmp_path: Path) -> None:
     address = f"ipc://{tmp_path}/device"
     command = [sys.executable, "-m", "ditto_cosim.device", "--bind", address]
-    command += ["--backend", "plain_backend:PlainBackend", "--chip", "tiny"]
+    command += ["--backend", "support.plain_backend:PlainBackend", "--chip", "tiny"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == f"ditto device listens on {address}\n"
@@ -30,7 +30,7 @@ def test_device_serves_until_ctrl_c_and_logs_json(tmp_path: Path) -> None:
     _, log = process.communicate(timeout=10)
     assert process.returncode == 0
     events = [json.loads(line) for line in log.splitlines()]
-    assert [e["event"] for e in events][:2] == ["host connected", "run opened"]
+    assert [e["event"] for e in events][:3] == ["host greeted", "host connected", "run opened"]
     assert events[-1]["event"] == "device stops"
 
 
@@ -58,11 +58,11 @@ def test_keys_writes_them_and_says_where_they_go(tmp_path: Path) -> None:
 
 
 def test_conform_prints_its_findings() -> None:
-    result = CliRunner().invoke(root, ["conform", "plain_backend:PlainBackend", "--json"])
+    result = CliRunner().invoke(root, ["conform", "support.plain_backend:PlainBackend", "--json"])
     assert result.exit_code == 0
     report = json.loads(result.output)
     assert report["passed"]
     assert {f["check"] for f in report["findings"]} > {"exactness", "cycles", "concurrency"}
-    result = CliRunner().invoke(root, ["conform", "wire_harness:StuckBackend"])
+    result = CliRunner().invoke(root, ["conform", "support.wire_harness:StuckBackend"])
     assert result.exit_code == 1
     assert "checks failed" in result.output

@@ -71,6 +71,7 @@ def test_generate_refuses_bad_input_in_a_sentence(tmp_path):
         (("--design", "no-such-design"), "ditto_plus"),
         (("--backend", "no-such-backend"), "model"),
         (("--label", "3"), "class labels"),
+        (("--model", str(tmp_path)), "not a folder that save_pretrained wrote"),
     ]:
         backend = () if "--backend" in arguments else ("--backend", "model")
         result = ditto("generate", "--steps", "1", "-o", str(tmp_path), *backend, *arguments, status=2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import build
 
 from ditto_cosim import accelerate
 from ditto_cosim.cli import main
@@ -12,6 +11,7 @@ from ditto_cosim.host.compiler.builder import LoweringError
 from ditto_cosim.host.compiler.capture import CaptureError
 from ditto_cosim.host.compiler.quantize import QuantizationError
 from ditto_cosim.host.wire.supervisor import LocalDevice
+from support.families import build
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_pipelines_make_one_generation_a_call(device):
 
 
 def test_pipelines_accelerate_a_plain_module(device):
-    from families import calibrated
+    from support.families import calibrated
 
     calibrator, steps, _ = calibrated("odds")
     module = accelerate(

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from wire_samples import SAMPLES
 
 from ditto_cosim.device.chips import ChipError
 from ditto_cosim.host.reference.golden import VerifyError
@@ -31,6 +30,7 @@ from ditto_cosim.protocol.errors import (
     describe,
     revive,
 )
+from support.wire_samples import SAMPLES
 
 GOLDEN: dict[str, str] = json.loads(Path(__file__).with_name("golden_messages.json").read_text())
 LIMITS = m.Limits()

@@ -6,11 +6,11 @@ import gc
 import tracemalloc
 
 import pytest
-from wire_fuzz import messages
 
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import ProtocolError
+from support.wire_fuzz import messages
 
 LIMITS = m.Limits()
 

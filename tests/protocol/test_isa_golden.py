@@ -10,14 +10,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from isa_cases import OPS, Case, Seeded, T, make
-from isa_scalar import Refused, Value, execute
 
 from ditto_cosim.host.reference.golden import TORCH_DTYPES, Golden
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import NonFiniteError
 from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.program import Command, Program
+from support.isa_cases import OPS, Case, Seeded, T, make
+from support.isa_scalar import Refused, Value, execute
 
 
 class Drawn:
@@ -103,7 +103,10 @@ def test_cases_cover_every_command() -> None:
     [
         ("softmax", {}, [[math.nan, 1.0]]),
         ("softmax", {}, [[math.inf, 1.0]]),
-        ("softmax", {}, [[-math.inf, -math.inf]]),
+        ("log", {}, [[-1.0, 1.0]]),
+        ("log", {}, [[math.nan, 1.0]]),
+        ("sum", {}, [[math.inf, 0.0]]),
+        ("rms_norm", {"eps": 1e-5}, [[math.nan, 0.0]]),
         ("sin", {}, [[2.0**20 + 1.0, 0.0]]),
         ("cos", {}, [[math.nan, 0.0]]),
         ("layer_norm", {"eps": 1e-5}, [[math.inf, 0.0]]),
@@ -143,11 +146,13 @@ def test_golden_refuses_an_index_outside_the_table() -> None:
         run(Case("gather", {}, ((0, (table, index)),)))
 
 
-@pytest.mark.parametrize("op", ["silu", "sigmoid", "tanh", "relu", "exp", "sin", "cos", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize(
+    "op", ["silu", "sigmoid", "tanh", "relu", "exp", "sqrt", "log", "sin", "cos", "gelu", "gelu_tanh"]
+)
 def test_golden_equals_the_scalar_text_on_long_vectors(op: str) -> None:
     """Long enough for the vector instructions of the host, which short operands never reach."""
     limit = 1000.0 if op in ("sin", "cos") else 100.0
-    x = Value((3001,), "f32", Seeded(5).floats(3001, -limit, limit))
+    x = Value((3001,), "f32", Seeded(5).floats(3001, 0.0 if op in ("sqrt", "log") else -limit, limit))
     attrs = {"tanh": op == "gelu_tanh"} if op.startswith("gelu") else {}
     case = Case(op.removesuffix("_tanh"), attrs, ((0, (x,)),))
     assert same(run(case)[0][0], execute(case.op, (x,), attrs)[0])
@@ -169,10 +174,16 @@ def test_quantize_equals_the_scalar_text_on_long_vectors(policy: str) -> None:
     assert all(same(left, right) for left, right in zip(got, expected, strict=True))
 
 
-@pytest.mark.parametrize("op", ["softmax", "layer_norm", "group_norm"])
+@pytest.mark.parametrize("op", ["softmax", "layer_norm", "group_norm", "rms_norm", "sum"])
 def test_reductions_equal_the_scalar_text_on_long_axes(op: str) -> None:
     x = Value((2, 4, 500), "f32", Seeded(7).floats(4000, -30.0, 30.0))
-    attrs = {"softmax": {}, "layer_norm": {"eps": 1e-6}, "group_norm": {"eps": 1e-6, "groups": 2}}[op]
+    attrs = {
+        "softmax": {},
+        "sum": {},
+        "layer_norm": {"eps": 1e-6},
+        "rms_norm": {"eps": 1e-6},
+        "group_norm": {"eps": 1e-6, "groups": 2},
+    }[op]
     case = Case(op, attrs, ((0, (x,)),))
     for got, expected in zip(run(case)[0], execute(op, (x,), attrs), strict=True):
         assert same(got, expected)

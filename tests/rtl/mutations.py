@@ -21,7 +21,8 @@ from pathlib import Path
 
 from ditto_cosim.device.timing import lane
 from ditto_cosim.sim_harness import regression
-from ditto_cosim.sim_harness.build import BuildOptions, rtl_dir
+from ditto_cosim.sim_harness.build import BuildOptions
+from ditto_cosim.sim_harness.sources import rtl_dir
 from ditto_cosim.toolchain import BuildError
 
 sys.path.insert(0, str(Path(__file__).parent))

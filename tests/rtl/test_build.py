@@ -16,8 +16,9 @@ import pytest
 from ditto_cosim.protocol.errors import GeometryError
 from ditto_cosim.protocol.hardware import GEOMETRIES, Geometry
 from ditto_cosim.sim_harness import build as building
-from ditto_cosim.sim_harness.build import BuildOptions, build, build_key, rtl_dir, verilate
+from ditto_cosim.sim_harness.build import BuildOptions, build, build_key, verilate
 from ditto_cosim.sim_harness.lint import run_lint
+from ditto_cosim.sim_harness.sources import rtl_dir
 from ditto_cosim.toolchain import BuildError, ToolMissingError, cache_dir
 
 SMALL = Geometry(lanes=1, columns=2, encode_width=4, k_max=16, n_max=2)

@@ -24,6 +24,7 @@ QUANTIZE = {
     "symmetric": False,
     "hysteresis": 1.0,
 }
+CONVOLUTION = {"stride": (1, 1), "padding": (0, 0)}
 CHANNELS, SIZE = 16, 8
 
 
@@ -65,13 +66,13 @@ def block() -> tuple[Program, dict[str, torch.Tensor]]:
     program = build(
         [
             ("quantize", ["x"], QUANTIZE),
-            ("conv2d", ["0", "0'", "w"], {"stride": (1, 1), "padding": (1, 1)}),
+            ("conv2d", ["0", "0'", "w"], {**CONVOLUTION, "padding": (1, 1)}),
             ("dequantize", ["1", "0'", "s", "b"], {"axis": 1}),
             ("group_norm", ["2", "s", "b"], {"groups": 4, "eps": 1e-5}),
             ("silu", ["3"], {}),
             ("add", ["4", "x"], {}),
             ("quantize", ["5"], QUANTIZE),
-            ("conv2d", ["6", "6'", "w1"], {"stride": (1, 1), "padding": (0, 0)}),
+            ("conv2d", ["6", "6'", "w1"], CONVOLUTION),
             ("dequantize", ["7", "6'", "s"], {"axis": 1}),
             ("upsample_nearest", ["8"], {"factor": (2, 2)}),
         ],
@@ -109,7 +110,7 @@ def test_golden_conv2d_is_exact_on_biased_data_beyond_f32(zero_point: int) -> No
     w = torch.full((3, 512, 3, 3), -128, dtype=torch.int8)
     w[1] = 127
     w[2] = torch.randint(-128, 128, (512, 3, 3), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
-    command = Command("conv2d", "c", (0, 1, 2), (3,), {"stride": (2, 1), "padding": (1, 2)})
+    command = Command("conv2d", "c", (0, 1, 2), (3,), {**CONVOLUTION, "stride": (2, 1), "padding": (1, 2)})
     params = torch.tensor([0.1, zero_point])
     got = golden_ops.conv2d(x, params, golden_ops.Weights.of(w), command, (3, 3))
     padded = functional.pad(x.double(), (2, 2, 1, 1), value=zero_point) - zero_point

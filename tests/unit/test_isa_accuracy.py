@@ -31,8 +31,10 @@ def line(low: float, high: float, count: int = 400_001) -> torch.Tensor:
         (lambda x: ops.trig(x, 0), torch.sin, -1000.0, 1000.0, 0.51),
         (lambda x: ops.trig(x, 1), torch.cos, -1000.0, 1000.0, 0.51),
         (lambda x: ops.trig(x, 0), torch.sin, -(2.0**20), 2.0**20, 0.51),
+        (ops.log32, torch.log, 1.5, 1e6, 1.0),
+        (ops.UNARY["sqrt"], torch.sqrt, 0.0, 1e6, 0.5),
     ],
-    ids=["exp", "sigmoid", "silu", "sin", "cos", "sin_far"],
+    ids=["exp", "sigmoid", "silu", "sin", "cos", "sin_far", "log", "sqrt"],
 )
 def test_isa_function_is_within_its_ulps(
     function: Callable[[torch.Tensor], torch.Tensor],
@@ -62,6 +64,24 @@ def test_isa_function_is_close_in_absolute_terms(
 ) -> None:
     x = line(-16.0, 16.0)
     assert float((function(x).double() - exact(x.double())).abs().max()) <= bound
+
+
+def test_isa_log_is_close_near_one_and_over_every_magnitude() -> None:
+    near = line(0.5, 1.5)
+    assert float((ops.log32(near).double() - near.double().log()).abs().max()) <= 1e-7
+    every = torch.exp2(line(-140.0, 127.0))
+    assert ulps(ops.log32(every), every.double().log()) <= 1.0
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0, -40.0])
+def test_isa_sums_and_mean_squares_are_close_to_pytorch(offset: float) -> None:
+    x = _activations(offset)
+    reach = float(x.abs().max())
+    total = x.double().sum(-1)
+    rounding = float(np.spacing(np.float32(total.abs().max()))) / 2
+    assert float((ops.total(x).double() - total).abs().max()) <= x.shape[-1] * 2.0**-31 * reach + rounding
+    exact = functional.rms_norm(x.double(), x.shape[-1:], eps=1e-6)
+    assert float((ops.rms_norm(x, None, 1e-6).double() - exact).abs().max()) <= 1e-4
 
 
 def _activations(offset: float) -> torch.Tensor:

@@ -89,8 +89,7 @@ def test_lower_folds_constants_and_drops_what_nobody_reads():
     ("function", "words"),
     [
         (lambda x: torch.cumsum(x, 1), "cumsum"),
-        (lambda x: torch.einsum("ab,bc->ac", x, x.T), "einsum"),
-        (lambda x: torch.softmax(x, 0), "softmax over axis 0"),
+        (lambda x: torch.gather(x, 1, x.long()), "conversion of torch.float32 to torch.int64"),
     ],
 )
 def test_lower_refuses_by_name_what_the_accelerator_lacks(function, words):
@@ -106,9 +105,7 @@ def test_lower_refuses_by_name_what_the_accelerator_lacks(function, words):
         program(Odd(), sample=torch.randn(8, 8))
 
 
-def test_lower_refuses_convolutions_it_cannot_run_and_k_that_could_overflow():
-    with pytest.raises(LoweringError, match="groups = 4"):
-        program(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4)), input=torch.randn(1, 4, 8, 8))
+def test_lower_refuses_k_that_could_overflow():
     with pytest.raises(LoweringError, match="65793"):
         program(nn.Sequential(nn.Linear(65_794, 1)), input=torch.randn(1, 65_794))
 

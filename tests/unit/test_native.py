@@ -1,11 +1,15 @@
 """The compiled vector unit against NumPy's, bit for bit; both against the instruction set elsewhere (tests/protocol)."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ditto_cosim.device.kernels import native, vector
+from ditto_cosim.device.kernels.portable import PortableKernels
 from ditto_cosim.protocol.errors import NonFiniteError
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no compiler: NumPy alone")
@@ -24,7 +28,7 @@ QUANTIZE = {
 def both(monkeypatch, compute):
     """What a command gives compiled and in NumPy: its arrays, or how it refused."""
     results = []
-    for kernels in (native.kernels(), None):
+    for kernels in (native.kernels(), PortableKernels()):
         with monkeypatch.context() as patch:
             patch.setattr(vector, "kernels", lambda kernels=kernels: kernels)
             try:
@@ -195,3 +199,27 @@ def test_native_softmax_is_numpys(memory, bad):
     x = values(*memory, special=bad)
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
         assert same(both(patch, lambda: vector.execute("softmax", [x], {}, "here")))
+
+
+STARVED = """
+import resource
+import numpy as np
+from ditto_cosim.device.kernels import native, slots
+picture = np.zeros((1, 6000, 6000, 1), np.int8)
+windows = slots.Windows((1, 1), (6000, 6000), (1, 1))
+slots.count_windows(picture[:, :8, :8], 0, slots.Windows((1, 1), (1, 1), (8, 8)), (1,), "mag4")
+assert native.kernels() is not None
+held = next(int(l.split()[1]) << 10 for l in open("/proc/self/status") if l.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, (held + (64 << 20), -1))
+try:
+    slots.count_windows(picture, 0, windows, (1,), "mag4")
+except MemoryError as error:
+    print("refused:", error)
+"""
+
+
+def test_kernel_without_memory_returns_an_error_and_aborts_nothing():
+    done = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "refused: counting the slots of 36000000 padded bytes\n"), (
+        done.stderr
+    )

@@ -1,24 +1,32 @@
 """Slot counts against counting one element at a time."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ditto_cosim.device.kernels.native import kernels
+from ditto_cosim.device.kernels import native, slots
+from ditto_cosim.device.kernels.portable import PortableKernels
 from ditto_cosim.device.kernels.slots import (
     Windows,
     classify_rows,
-    classify_rows_numpy,
     count_rows,
     count_windows,
-    count_windows_numpy,
     count_windows_spatial,
-    count_windows_spatial_numpy,
     pad,
-    pad_numpy,
 )
 from ditto_cosim.protocol.record import split_k
+
+FORMS = [PortableKernels(), *filter(None, [native.kernels()])]
+
+
+@contextmanager
+def using(form):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slots, "kernels", lambda: form)
+        yield
 
 
 def count_one(d: int, rule: str) -> tuple[int, int, int]:
@@ -46,34 +54,49 @@ def test_slots_rows_match_counting_by_hand(k, rule, seed):
     st.integers(1, 20),
     st.sampled_from([(1, 1), (3, 3), (2, 3)]),
     st.sampled_from([1, 2]),
+    st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 3)]),
     st.integers(3, 64),
     st.sampled_from(["twos4", "mag4"]),
     st.integers(0, 2**32),
 )
-def test_slots_windows_match_unrolled_rows(batch, channels, kernel, stride, k_max, rule, seed):
+def test_slots_windows_match_unrolled_rows(batch, channels, kernel, stride, dilation, k_max, rule, seed):
     rng = np.random.default_rng(seed)
-    h, w = 6, 7
+    h, w = 6, 8
     current = rng.integers(-20, 20, (batch, h, w, channels), np.int8)
     previous = rng.integers(-20, 20, (batch, h, w, channels), np.int8)
-    out = ((h - kernel[0]) // stride + 1, (w - kernel[1]) // stride + 1)
-    windows = Windows(kernel, (stride, stride), out)
-    rows, before = windows.unroll(current), windows.unroll(previous)
-    wide = windows.unroll(current.astype(np.int16))  # in NumPy
-    np.testing.assert_array_equal(rows, wide)
+    out = (
+        (h - dilation[0] * (kernel[0] - 1) - 1) // stride + 1,
+        (w - dilation[1] * (kernel[1] - 1) - 1) // stride + 1,
+    )
+    windows = Windows(kernel, (stride, stride), out, dilation)
+    rows, before = (unrolled(picture, windows) for picture in (current, previous))
     splits = split_k(rows.shape[1], k_max)
     temporal = count_rows(rows, before, splits, rule)
     constant = count_rows(rows, -2, splits, rule)
     spatial = count_rows(rows, spatial_reference(rows, batch, 3), splits, rule)
-    for got, expected in [
-        (count_windows(current, previous, windows, splits, rule), temporal),
-        (count_windows_numpy(current, previous, windows, splits, rule), temporal),
-        (count_windows(current, -2, windows, splits, rule), constant),
-        (count_windows_numpy(current, -2, windows, splits, rule), constant),
-        (count_windows_spatial(current, 3, windows, splits, rule), spatial),
-        (count_windows_spatial_numpy(current, 3, windows, splits, rule), spatial),
-    ]:
-        np.testing.assert_array_equal(got.slots, expected.slots)
-        assert (got.zero, got.low, got.full) == (expected.zero, expected.low, expected.full)
+    for form in FORMS:
+        with using(form):
+            np.testing.assert_array_equal(windows.unroll(current), rows)
+            for got, expected in [
+                (count_windows(current, previous, windows, splits, rule), temporal),
+                (count_windows(current, -2, windows, splits, rule), constant),
+                (count_windows_spatial(current, 3, windows, splits, rule), spatial),
+            ]:
+                np.testing.assert_array_equal(got.slots, expected.slots)
+                assert (got.zero, got.low, got.full) == (expected.zero, expected.low, expected.full)
+
+
+def unrolled(picture, windows):
+    """The rows, one element at a time."""
+    (kh, kw), (sh, sw), (dh, dw) = windows.kernel, windows.stride, windows.dilation
+    return np.array(
+        [
+            [picture[b, i * sh + u * dh, j * sw + v * dw] for u in range(kh) for v in range(kw)]
+            for b in range(len(picture))
+            for i in range(windows.out[0])
+            for j in range(windows.out[1])
+        ]
+    ).reshape(len(picture) * windows.out[0] * windows.out[1], -1)
 
 
 def spatial_reference(rows, images, zero_point):
@@ -98,10 +121,7 @@ def test_slots_count_long_rows_without_overflow(k):
 )
 def test_slots_compiled_counter_matches_numpy(rows, k, rule, layout, seed):
     """Every difference, long rows (a byte counts to 255), and operands as they lie in memory."""
-    compiled = kernels()
-    if compiled is None:
-        pytest.skip("no compiler: NumPy counts alone")
-    counter = compiled.count_rows
+    *_, counter = (form.count_rows for form in FORMS)
     rng = np.random.default_rng(seed)
     current, reference = rng.integers(-128, 128, (2, rows, k), np.int8)
     if layout == "constant":
@@ -111,21 +131,18 @@ def test_slots_compiled_counter_matches_numpy(rows, k, rule, layout, seed):
     elif layout == "transposed":
         current = np.asfortranarray(current)
     np.testing.assert_array_equal(
-        counter(current, reference, rule), classify_rows_numpy(current, reference, rule)
+        counter(current, reference, rule), FORMS[0].count_rows(current, reference, rule)
     )
 
 
 def test_slots_compiled_counter_knows_every_difference():
-    compiled = kernels()
-    if compiled is None:
-        pytest.skip("no compiler: NumPy counts alone")
-    counter = compiled.count_rows
+    *_, counter = (form.count_rows for form in FORMS)
     every = np.arange(-128, 128, dtype=np.int8)
     a, b = (m.reshape(-1, 1) for m in np.meshgrid(every, every))
     for rule in ("twos4", "mag4"):
-        np.testing.assert_array_equal(counter(a, b, rule), classify_rows_numpy(a, b, rule))
+        np.testing.assert_array_equal(counter(a, b, rule), FORMS[0].count_rows(a, b, rule))
         wide = np.repeat(a, 40, 1), np.repeat(b, 40, 1)
-        np.testing.assert_array_equal(counter(*wide, rule), classify_rows_numpy(*wide, rule))
+        np.testing.assert_array_equal(counter(*wide, rule), FORMS[0].count_rows(*wide, rule))
 
 
 def test_slots_windows_take_one_reference_for_all():
@@ -144,5 +161,6 @@ def test_slots_pictures_are_padded_as_numpy_pads(seed, above, beside, value, tur
     if turned:
         pictures = np.asfortranarray(pictures)
     expected = np.pad(pictures, ((0, 0), (above, above), (beside, beside), (0, 0)), constant_values=value)
-    for padded in (pad(pictures, above, beside, value), pad_numpy(pictures, above, beside, value)):
-        np.testing.assert_array_equal(padded, expected)
+    for form in FORMS:
+        with using(form):
+            np.testing.assert_array_equal(pad(pictures, above, beside, value), expected)

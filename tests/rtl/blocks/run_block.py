@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cocotb_tools.runner import get_runner
 
-from ditto_cosim.sim_harness.build import RTL_SOURCES, WAIVERS, rtl_dir, verilator_root
+from ditto_cosim.sim_harness.build import verilator_root
+from ditto_cosim.sim_harness.sources import DESIGN, WAIVERS, rtl_dir
 
 HERE = Path(__file__).parent
 
@@ -20,7 +21,7 @@ def run_block(block: str, folder: Path, parameters: dict[str, int], seed: int = 
     os.environ["PATH"] = f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"
     runner = get_runner("verilator")
     runner.build(
-        sources=[rtl_dir() / name for name in RTL_SOURCES if name != "tile.sv" or block == "tile"],
+        sources=[rtl_dir() / name for name in DESIGN if name != "tile.sv" or block == "tile"],
         hdl_toplevel=block,
         parameters=parameters,
         build_args=[str(rtl_dir() / WAIVERS), "--assert", "-Wno-fatal", "-CFLAGS", "-O1", "--public-flat-rw"],

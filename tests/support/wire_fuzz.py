@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import msgpack
-from wire_samples import SAMPLES
 
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
+from support.wire_samples import SAMPLES
 
 HOST_NAMES = [t.__name__ for t in get_args(m.HostMessage)]
 _BOMBS = [

@@ -18,7 +18,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import zmq
-from wire_programs import Array, inputs_of
 
 from ditto_cosim.device.core import StepResult
 from ditto_cosim.device.execution.machine import Machine
@@ -26,6 +25,7 @@ from ditto_cosim.device.serving.server import Server
 from ditto_cosim.host.wire.client import RemoteRun
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import WatchdogError
+from support.wire_programs import Array, inputs_of
 
 OFFERED = ["model", "rtl"]
 

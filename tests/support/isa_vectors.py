@@ -1,6 +1,6 @@
-"""Writes `isa_vectors.json`: operands and results of every command, from the scalar instruction set.
+"""Writes `golden/isa_vectors.json`: operands and results of every command, from the scalar instruction set.
 
-    python tests/golden/make_isa_vectors.py
+    PYTHONPATH=tests python -m support.isa_vectors
 
 Numbers of type f32 are hexadecimal floats. A case is one command over one or more steps, between which only a
 dynamic quantize keeps state. `refused` marks operands the command must refuse.
@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "protocol"))
+from support.isa_cases import OPS, Case, Seeded, make
+from support.isa_scalar import Refused, Value, execute, f32
 
-from isa_cases import OPS, Case, Seeded, make
-from isa_scalar import Refused, Value, execute, f32
-
-VECTORS = Path(__file__).with_name("isa_vectors.json")
+VECTORS = Path(__file__).parents[1] / "golden" / "isa_vectors.json"
 CASES_PER_COMMAND = 4
 
 
@@ -33,6 +30,11 @@ def _chosen() -> Iterator[Case]:
     for op in ("silu", "sigmoid", "tanh", "relu", "exp", "sin", "cos"):
         yield Case(op, {}, ((0, (_line(-91.0, 91.0, 41),)),))
         yield Case(op, {}, ((0, (_line(-6.5, 6.5, 41),)),))
+    yield Case("log", {}, ((0, (_line(0.0, 9.0, 41),)),))
+    yield Case(
+        "log", {}, ((0, (Value((6,), "f32", [math.inf, 0.0, 2.0**-149, 2.0**-126, f32(0.70710677), 1e38]),)),)
+    )
+    yield Case("sqrt", {}, ((0, (_line(0.0, 91.0, 41),)),))
     for tanh in (True, False):
         yield Case("gelu", {"tanh": tanh}, ((0, (_line(-9.0, 9.0, 41),)),))
     for scale, zero, symmetric in ((0.5, 0, True), (0.25, -128, False), (f32(0.1), 127, False)):
@@ -53,8 +55,16 @@ def _chosen() -> Iterator[Case]:
     yield Case("layer_norm", {"eps": 1e-5}, ((0, (offset,)),))
     yield Case("layer_norm", {"eps": 1e-5}, ((0, (Value((1, 4), "f32", [0.0] * 4),)),))
     yield Case("softmax", {}, ((0, (Value((1, 3), "f32", [-math.inf, 1.0, 0.0]),)),))
-    for op, bad in (("softmax", math.nan), ("softmax", math.inf), ("sin", 2.0**21), ("cos", math.nan)):
+    for op, bad in (
+        *(("softmax", math.nan), ("softmax", math.inf), ("sin", 2.0**21), ("cos", math.nan)),
+        *(("log", -1.0), ("log", math.nan), ("sum", math.inf), ("sum", math.nan)),
+    ):
         yield Case(op, {}, ((0, (Value((1, 2), "f32", [bad, 1.0]),)),))
+    yield Case("sum", {}, ((0, (Value((1, 4), "f32", [0.0] * 4),)),))
+    yield Case("sum", {}, ((0, (Value((3,), "f32", [f32(1e30), 1.0, -f32(1e30)]),)),))
+    yield Case("rms_norm", {"eps": 1e-6}, ((0, (Value((1, 2), "f32", [math.inf, 1.0]),)),))
+    for op in ("max", "min"):
+        yield Case(op, {}, ((0, (_line(-2.0, 2.0, 9), Value((9,), "f32", [0.5] * 9))),))
     yield Case("softmax", {}, ((0, (Value((1, 2), "f32", [-math.inf] * 2),)),))
     for bad in (math.nan, math.inf, -math.inf):
         value = Value((1, 2), "f32", [bad, 1.0])

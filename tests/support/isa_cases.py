@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from isa_scalar import Value, f32
+from support.isa_scalar import Value, f32
 
 T = TypeVar("T")
 
@@ -28,9 +28,12 @@ OPS = (
         "tanh",
         "relu",
         "exp",
+        "sqrt",
+        "log",
         "sin",
         "cos",
     ),
+    *("max", "min", "less", "equal", "select", "rms_norm", "sum"),
     *("gelu", "cast", "group_norm", "layer_norm", "reshape", "permute", "concat", "slice", "broadcast"),
     *("upsample_nearest", "gather"),
 )
@@ -145,13 +148,20 @@ def _stateless(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
     match op:
         case "conv2d":
             batch, channels, out = s.integer(1, 2), s.integer(1, 3), s.integer(1, 3)
-            kernel = (s.integer(1, 3), s.integer(1, 3))
-            size = (kernel[0] + s.integer(0, 2), kernel[1] + s.integer(0, 2))
+            groups, kernel, dilation = (
+                s.choice((1, 1, 2, 3)),
+                (s.integer(1, 3), s.integer(1, 3)),
+                s.choice(((1, 1), (2, 1), (1, 3))),
+            )
+            size = tuple(d * (k - 1) + 1 + s.integer(0, 2) for d, k in zip(dilation, kernel, strict=True))
             attrs = {
                 "stride": (s.integer(1, 2), s.integer(1, 2)),
                 "padding": (s.integer(0, 2), s.integer(0, 1)),
+                **({"dilation": dilation} if dilation != (1, 1) else {}),
+                **({"groups": groups} if groups > 1 else {}),
             }
-            return attrs, (_i8(s, batch, channels, *size), _params(s), _i8(s, out, channels, *kernel))
+            x = _i8(s, batch, groups * channels, *size)
+            return attrs, (x, _params(s), _i8(s, groups * out, channels, *kernel))
         case "linear":
             k = s.choice((1, 5, 40))
             lead = _shape(s, s.integer(0, 2), 3)
@@ -177,26 +187,53 @@ def _stateless(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
             return {"factor": _scale(s)}, (_i32(s, *_shape(s, 3)), _params(s, 0), _params(s, 0))
         case "softmax":
             x = _f32(s, *_shape(s, 2), s.choice((1, 3, 17)), low=-200.0, high=200.0)
-            if s.choice((True, False)) and x.shape[-1] > 1:
-                x.data[0] = -math.inf
+            for at in range(s.choice((0, 0, 1, x.shape[-1]))):  # masked: one value, a whole row
+                x.data[at] = -math.inf
             return {}, (x,)
         case "dequantize_attention":
             shape = _shape(s, 3)
             return {}, (_i32(s, *shape), _i32(s, *shape[:-1], low=127, high=2**31 - 1), _params(s, 0))
-        case "add" | "sub" | "mul" | "div":
+        case "add" | "sub" | "mul" | "div" | "max" | "min" | "less" | "equal":
             shape = _shape(s, 3, 3)
             other = tuple(size if s.choice((True, False)) else 1 for size in shape)[s.integer(0, 2) :]
             operands = [_f32(s, *shape), _f32(s, *other)]
+            if op == "equal":
+                operands = [
+                    Value(v.shape, "f32", [float(s.integer(-1, 1)) for _ in v.data]) for v in operands
+                ]
             if s.choice((True, False)):
                 operands.reverse()
             return {}, tuple(operands)
+        case "select":
+            shape = _shape(s, 3, 3)
+            shapes = [
+                tuple(size if s.choice((True, False)) else 1 for size in shape)[s.integer(0, 2) :]
+                for _ in range(2)
+            ]
+            operands = [_f32(s, *shape), *(_f32(s, *other) for other in shapes)]
+            condition = operands.pop(s.integer(0, 2))
+            marks = Value(
+                condition.shape, "f32", [float(s.choice((0.0, -0.0, 1.0, -2.5))) for _ in condition.data]
+            )
+            operands[0].data[0] = s.choice((-math.inf, 1.0))
+            return {}, (marks, *operands)
         case "silu" | "sigmoid" | "tanh" | "relu" | "exp":
             return {}, (_f32(s, *_shape(s, 2)),)
+        case "sqrt" | "log":
+            return {}, (_f32(s, *_shape(s, 2), low=0.0, high=s.choice((4.0, BIG))),)
+        case "sum":
+            reach = s.choice((8.0, BIG, f32(1e-38)))
+            return {}, (_f32(s, *_shape(s, s.integer(1, 3), 5), low=-reach, high=reach),)
+        case "rms_norm":
+            shape = _shape(s, s.integer(1, 3), 5)
+            return {"eps": s.choice((1e-5, 1e-6, 1e-12))}, _normalised(s, shape, shape[-1])[:2]
         case "gelu":
             return {"tanh": s.choice((True, False))}, (_f32(s, *_shape(s, 2)),)
         case "sin" | "cos":
             return {}, (_f32(s, *_shape(s, 2), low=-(2.0**20), high=2.0**20),)
         case "cast":
+            if s.choice((True, False)):
+                return {}, (s.choice((_i8, _i32))(s, 6),)
             reach = s.choice((1000, 2**25, 2**62))
             return {}, (Value((6,), "i64", [s.integer(-reach, reach) for _ in range(6)]),)
         case "group_norm":

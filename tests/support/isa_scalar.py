@@ -153,6 +153,56 @@ def moments(values: Sequence[float], eps: float) -> tuple[float, float]:
     return f32(mu * 2.0 ** (e - 15)), f32(1.0 / math.sqrt(var + eps))
 
 
+def log32(x: float) -> float:
+    if not x >= 0:
+        raise Refused(f"the logarithm of {x}")
+    if x in (0.0, math.inf):
+        return math.inf if x else -math.inf
+    m, k = math.frexp(x)
+    if m < f32(0.707106769):
+        m, k = 2 * m, k - 1
+    t = sub(m, 1.0)
+    z = mul(t, t)
+    p = f32(7.03768358e-2)
+    for constant in (
+        *(-1.15146101e-1, 1.16769984e-1, -1.24201410e-1, 1.42493233e-1),
+        *(-1.66680574e-1, 2.00007141e-1, -2.49999940e-1, 3.33333313e-1),
+    ):
+        p = add(mul(p, t), f32(constant))
+    y = sub(add(mul(mul(t, z), p), mul(float(k), f32(-2.12194440e-4))), mul(0.5, z))
+    return add(add(t, y), mul(float(k), f32(0.693359375)))
+
+
+def integers(values: Sequence[float], bits: int) -> tuple[list[int], int]:
+    """The values as integers of so many bits, and the exponent of the largest."""
+    if not all(math.isfinite(v) for v in values):
+        raise Refused("NaN or infinity")
+    e = math.frexp(max(abs(v) for v in values))[1]
+    return [round(math.ldexp(v, bits - e)) for v in values], e
+
+
+def total(values: Sequence[float]) -> float:
+    q, e = integers(values, 30)
+    return f32(math.ldexp(float(sum(q)), e - 30))
+
+
+def rms_norm(t: Sequence[Value], a: Mapping[str, Any]) -> Value:
+    width, y = t[0].shape[-1], []
+    for start in range(0, len(t[0].data), width):
+        row = t[0].data[start : start + width]
+        q, e = integers(row, 15)
+        rrms = f32(1.0 / math.sqrt(sum(v * v for v in q) / width * 2.0 ** (2 * e - 30) + a["eps"]))
+        scaled = [mul(v, rrms) for v in row]
+        y += [mul(v, g) for v, g in zip(scaled, t[1].data, strict=True)] if len(t) > 1 else scaled
+    return Value(t[0].shape, "f32", list(y))
+
+
+def sums(x: Value) -> Value:
+    width = x.shape[-1]
+    rows = (x.data[at : at + width] for at in range(0, len(x.data), width))
+    return Value(x.shape[:-1], "f32", [total(row) for row in rows])
+
+
 def gelu(x: float, tanh: bool) -> float:
     if tanh:
         u = mul(mul(x, x), x)
@@ -177,10 +227,27 @@ UNARY: dict[str, Callable[[float], float]] = {
     "tanh": lambda x: sub(mul(2.0, sigmoid32(mul(2.0, x))), 1.0),
     "relu": lambda x: max(x, 0.0),
     "exp": exp32,
+    "sqrt": lambda x: f32(math.sqrt(x)) if x >= 0 else math.nan,
+    "log": log32,
     "sin": lambda x: trig(x)[0],
     "cos": lambda x: trig(x)[1],
 }
-BINARY: dict[str, Callable[[float, float], float]] = {"add": add, "sub": sub, "mul": mul, "div": div}
+
+
+def extreme(pick: Callable[[float, float], float]) -> Callable[[float, float], float]:
+    return lambda a, b: math.nan if math.isnan(a) or math.isnan(b) else pick(a, b)
+
+
+BINARY: dict[str, Callable[[float, float], float]] = {
+    "add": add,
+    "sub": sub,
+    "mul": mul,
+    "div": div,
+    "max": extreme(max),
+    "min": extreme(min),
+    "less": lambda a, b: float(a < b),
+    "equal": lambda a, b: float(a == b),
+}
 
 
 # --- commands -----------------------------------------------------------------------------------------------
@@ -189,18 +256,23 @@ BINARY: dict[str, Callable[[float, float], float]] = {"add": add, "sub": sub, "m
 def conv2d(t: Sequence[Value], a: Mapping[str, Any]) -> Value:
     x, params, w = t
     z = int(params.data[1])
-    (sh, sw), (ph, pw) = a["stride"], a["padding"]
-    batch, channels, height, width = x.shape
-    out, _, kh, kw = w.shape
-    high, wide = (height + 2 * ph - kh) // sh + 1, (width + 2 * pw - kw) // sw + 1
+    (sh, sw), (ph, pw), (dh, dw) = a["stride"], a["padding"], a.get("dilation", (1, 1))
+    batch, _, height, width = x.shape
+    out, channels, kh, kw = w.shape
+    of_group = out // a.get("groups", 1)
+    high, wide = (
+        (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1,
+        (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1,
+    )
 
     def element(index: tuple[int, ...]) -> int:
         b, n, i, j = index
         total = 0
         for u, v, c in itertools.product(range(kh), range(kw), range(channels)):
-            row, column = i * sh + u - ph, j * sw + v - pw
+            row, column = i * sh + u * dh - ph, j * sw + v * dw - pw
             inside = 0 <= row < height and 0 <= column < width
-            total += int(w.at((n, c, u, v))) * ((int(x.at((b, c, row, column))) if inside else z) - z)
+            channel = n // of_group * channels + c
+            total += int(w.at((n, c, u, v))) * ((int(x.at((b, channel, row, column))) if inside else z) - z)
         return i32(total)
 
     return build((batch, out, high, wide), "i32", element)
@@ -278,11 +350,11 @@ def softmax(x: Value) -> tuple[Value, Value]:
     width, p, sums = x.shape[-1], [], []
     for start in range(0, len(x.data), width):
         row = x.data[start : start + width]
-        if max(row) == -math.inf:
-            raise Refused("a row of −infinity")
-        probabilities = [int(rint(mul(127.0, exp32(sub(v, max(row)))))) for v in row]
+        peak = max(row)
+        masked = peak == -math.inf
+        probabilities = [0 if masked else int(rint(mul(127.0, exp32(sub(v, peak))))) for v in row]
         p += probabilities
-        sums.append(sum(probabilities))
+        sums.append(max(sum(probabilities), 1))
     return Value(x.shape, "i8", list(p)), Value(x.shape[:-1], "i32", list(sums))
 
 
@@ -329,16 +401,16 @@ def layer_norm(t: Sequence[Value], a: Mapping[str, Any]) -> Value:
     return normalise(x, list(parts.values()), t, -1, a["eps"])
 
 
-def binary(op: str, left: Value, right: Value) -> Value:
-    rank = max(len(left.shape), len(right.shape))
-    padded = [(1,) * (rank - len(v.shape)) + v.shape for v in (left, right)]
+def broadcast(function: Callable[..., float], *operands: Value) -> Value:
+    rank = max(len(v.shape) for v in operands)
+    padded = [(1,) * (rank - len(v.shape)) + v.shape for v in operands]
     shape = tuple(max(sizes) for sizes in zip(*padded, strict=True))
 
     def pick(value: Value, index: tuple[int, ...]) -> float:
         tail = index[rank - len(value.shape) :]
         return value.at([0 if size == 1 else i for i, size in zip(tail, value.shape, strict=True)])
 
-    return build(shape, "f32", lambda index: BINARY[op](pick(left, index), pick(right, index)))
+    return build(shape, "f32", lambda index: function(*(pick(v, index) for v in operands)))
 
 
 def move(op: str, t: Sequence[Value], a: Mapping[str, Any]) -> Value:
@@ -426,8 +498,14 @@ def execute(
             return (group_norm(t, a),)
         case "layer_norm":
             return (layer_norm(t, a),)
+        case "rms_norm":
+            return (rms_norm(t, a),)
+        case "sum":
+            return (sums(t[0]),)
+        case "select":
+            return (broadcast(lambda c, a, b: a if c != 0 else b, *t),)
     if op in BINARY:
-        return (binary(op, t[0], t[1]),)
+        return (broadcast(BINARY[op], *t),)
     if op in UNARY:
         return (Value(t[0].shape, "f32", [UNARY[op](v) for v in t[0].data]),)
     return (move(op, t, a),)

@@ -1,4 +1,4 @@
-"""One of every message, filled in; `python wire_samples.py` prints their headers as they cross the wire.
+"""One of every message, filled in; `PYTHONPATH=tests python -m support.wire_samples` prints their headers as they cross the wire.
 
 The printed bytes are kept in golden_messages.json. They change only with the protocol version.
 """
@@ -71,6 +71,7 @@ SAMPLES: dict[str, m.Message] = {
             backends=["model", "rtl"],
             limits=m.Limits(idle_s=12.5),
         ),
+        m.Moved(address="ipc:///run/ditto/device.3"),
         m.Opened(run="r1", seq=0, missing=[_KEY.digest]),
         m.Stored(run="r1", seq=1),
         m.Started(

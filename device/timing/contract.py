@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What RTL is held to, as an object: the lane's contract, or the user's own in its place.
+
+Somebody who changes the encoder's rule or the lane's pace derives from `LaneContract`, overrides what he changed, and names
+the class: `--contract my_lane.py:MyLane` or `--contract package.module:MyLane`. Values are not his to change: accumulators are
+exact whatever the contract says.
+What this file does not do: say how long anything takes (`lane.py`), or run RTL (`sim_harness`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ditto_cosim.device.timing import lane
+from ditto_cosim.device.timing.lane import TileTimes
+from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.protocol.hardware import Geometry, LowRule, Mode
+
+I8 = npt.NDArray[np.int8]
+I32 = npt.NDArray[np.int32]
+U8 = npt.NDArray[np.uint8]
+Slots = npt.NDArray[np.integer]
+
+
+class ContractError(DittoError):
+    """A contract that cannot be loaded, or is none."""
+
+
+class LaneContract:
+    """Ours."""
+
+    def row_counts(self, current: I8, reference: I8 | int, mode: Mode, rule: LowRule) -> I32:
+        """(zero, low, full) elements of every row: int32 [3, M]; a row has low + 2 * full slots."""
+        return lane.row_counts(current, reference, mode, rule)
+
+    def tile_times(self, slots: Slots, k: int, n: int, geometry: Geometry) -> TileTimes:
+        """Cycles of an unstalled pass over rows of `slots` [M] slots."""
+        return lane.tile_times(slots, k, n, geometry)
+
+    def stalled_times(
+        self, slots: Slots, k: int, n: int, geometry: Geometry, operand_valid: U8, result_ready: U8
+    ) -> TileTimes:
+        """Cycles of a pass whose ports were, cycle by cycle, as recorded: uint8 [lanes, cycles] each."""
+        return lane.stalled_times(slots, k, n, geometry, operand_valid, result_ready)
+
+    def weight_load_cycles(self, k: int, n: int, geometry: Geometry) -> int:
+        """Cycles to load [K, N] weights."""
+        return lane.weight_load_cycles(k, n, geometry)
+
+
+_PARTS = ("row_counts", "tile_times", "stalled_times", "weight_load_cycles")
+
+
+def load_contract(text: str) -> LaneContract:
+    """The contract named `file.py:Class` or `module:Class`; ours if the text is empty."""
+    if not text:
+        return LaneContract()
+    place, _, name = text.rpartition(":")
+    if not place or not name:
+        raise ContractError(f"contract: {text!r} is neither file.py:Class nor module:Class")
+    try:
+        module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        contract = getattr(module, name)()
+    except (ImportError, OSError, AttributeError, SyntaxError, TypeError) as error:
+        raise ContractError(f"contract: {text!r} cannot be loaded: {error}") from error
+    missing = [part for part in _PARTS if not callable(getattr(contract, part, None))]
+    if missing:
+        raise ContractError(f"contract: {text!r} has no {', '.join(missing)}; derive it from LaneContract")
+    return contract  # type: ignore[no-any-return]  # looked at above
+
+
+def _from_file(path: Path) -> object:
+    spec = importlib.util.spec_from_file_location(f"contract_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,204 @@
+"""What an encoder meets in a layer's operands, in every mode: golden's own count of slots and classes, in torch.
+
+Written from the text of `protocol/isa.py` (rows of a layer), `protocol/record.py` (works, chunks) and
+`protocol/hardware.py` (what is low), and from nothing else; the device counts the same by itself.
+
+    d = current − reference;  d = 0 makes no slot, a low d one, any other two;  original mode bypasses the classes.
+    Reference: the zero point (original), the previous step's operand (temporal), the row before (spatial; the first
+    row of an image or head subtracts the zero point).
+
+A convolution's rows are never made: what row (i, j) meets is a sum over its window of what its pixels meet, cut
+where a chunk of K ends. What this file does not do: values (`golden.py`), cycles (`lanes.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ditto_cosim.protocol.hardware import LowRule, Mode
+from ditto_cosim.protocol.isa import ints
+from ditto_cosim.protocol.program import Command
+from ditto_cosim.protocol.record import split_k
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """One work of a layer in a mode."""
+
+    slots: Tensor
+    """[chunks, groups × rows] int64"""
+    zero: int
+    low: int
+    full: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """A layer's operands in one step, as the encoder will see them."""
+
+    arrays: tuple[Tensor, ...]
+    """conv2d: the padded picture [B, H, W, C]. linear: [images, rows, K]. matmul: a [G, M, K] and bᵀ [G, N, K]."""
+    params: tuple[Tensor, ...]
+    """Scale and zero point of each."""
+
+    @property
+    def zero_point(self) -> int:
+        return int(self.params[0][1])
+
+
+def arrange(command: Command, operands: list[Tensor]) -> Operands:
+    """The operands of a layer command."""
+    if command.op == "matmul":
+        a, b = operands[0], operands[2].transpose(-1, -2)
+        rows = tuple(t.reshape(-1, *t.shape[-2:]) for t in (a, b))
+        return Operands(rows, (operands[1], operands[3]))
+    x, params = operands[0], operands[1]
+    if command.op == "linear":
+        images = x.shape[0] if x.dim() > 1 else 1
+        return Operands((x.reshape(images, -1, x.shape[-1]),), (params,))
+    above, beside = ints(command.attrs, "padding")
+    picture = torch.nn.functional.pad(
+        x.permute(0, 2, 3, 1), (0, 0, beside, beside, above, above), "constant", 0
+    )
+    if zero_point := int(params[1]):
+        inside = torch.zeros(picture.shape[1:3], dtype=torch.bool)
+        inside[above : picture.shape[1] - above, beside : picture.shape[2] - beside] = True
+        picture = torch.where(inside[None, :, :, None], picture, torch.full_like(picture, zero_point))
+    return Operands((picture.contiguous(),), (params,))
+
+
+def comparable(command: Command, now: Operands, before: Operands) -> bool:
+    """Whether differences to the previous step exist: same scales and zero points, and a static operand stayed."""
+    same = all(torch.equal(a, b) for a, b in zip(now.params, before.params, strict=True))
+    if command.op == "matmul" and command.attrs["static_b"]:
+        return same and torch.equal(now.arrays[1], before.arrays[1])
+    return same
+
+
+class Encoder:
+    """Counts for one low rule and one longest row."""
+
+    def __init__(self, rule: LowRule, k_max: int) -> None:
+        self.rule, self.k_max = rule, k_max
+
+    def meets(
+        self, command: Command, mode: Mode, now: Operands, before: Operands | None, weight: Tensor
+    ) -> tuple[Met, ...]:
+        """The works of a layer in a mode, in the order of `record.layer_work`. `before` is needed in temporal mode."""
+        if command.op == "conv2d":
+            return (self._conv2d(command, mode, now, before, weight),)
+        found = []
+        sides = 2 if command.op == "matmul" and mode == "temporal" and not command.attrs["static_b"] else 1
+        for side in range(sides):
+            rows = now.arrays[side]
+            reference: Tensor | int = now.zero_point
+            if mode == "temporal":
+                assert before is not None
+                reference = before.arrays[side]
+            elif mode == "spatial":
+                reference = torch.cat([torch.full_like(rows[:, :1], now.zero_point), rows[:, :-1]], 1)
+            found.append(
+                self._rows(rows.short() - (reference if isinstance(reference, int) else reference.short()))
+            )
+        return tuple(found)
+
+    def _marks(self, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Of differences: not zero; neither zero nor low."""
+        if self.rule == "twos4":
+            return d != 0, (d < -8) | (d > 7)
+        return d != 0, d.abs() > 15
+
+    def _rows(self, d: Tensor) -> Met:
+        """Explicit rows, K last."""
+        nonzero, full = self._marks(d.reshape(-1, d.shape[-1]))
+        slots = nonzero.byte() + full.byte()
+        lengths = list(split_k(d.shape[-1], self.k_max))
+        chunks = torch.stack([c.sum(1) for c in torch.split(slots, lengths, dim=1)])
+        some, many = int(nonzero.sum()), int(full.sum())
+        return Met(chunks, d.numel() - some, some - many, many)
+
+    def _conv2d(
+        self, command: Command, mode: Mode, now: Operands, before: Operands | None, weight: Tensor
+    ) -> Met:
+        picture, kernel = now.arrays[0].short(), (weight.shape[2], weight.shape[3])
+        stride = ints(command.attrs, "stride")
+        windows = _Windows(kernel, (stride[0], stride[1]), (picture.shape[1], picture.shape[2]))
+        k = kernel[0] * kernel[1] * picture.shape[3]
+        if mode == "spatial":
+            d = torch.zeros_like(picture)
+            d[:, :, stride[1] :] = picture[:, :, stride[1] :] - picture[:, :, : -stride[1]]
+        elif mode == "temporal":
+            assert before is not None
+            d = picture - before.arrays[0].short()
+        else:
+            d = picture - now.zero_point
+        nonzero, full = (mark.byte() for mark in self._marks(d))
+        slots = windows.sums(nonzero + full, split_k(k, self.k_max))
+        some = windows.sums(nonzero, (k,))
+        if mode == "spatial":  # the first window of a line follows the last one of the line above
+            first = windows.column(picture, 0)
+            last = windows.column(picture, windows.out[1] - 1)
+            above = torch.cat([torch.full_like(last[:, :1], now.zero_point), last[:, :-1]], 1)
+            edge = self._rows(first - above)
+            shape = (len(picture), windows.out[0])
+            slots[..., 0] = edge.slots.reshape(-1, *shape)
+            some[0, ..., 0] = self._marks(first - above)[0].sum(-1)
+        elements, met = some.numel() * k, int(some.sum())
+        many = int(slots.sum()) - met
+        return Met(slots.reshape(len(slots), -1), elements - met, met - many, many)
+
+
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """A convolution's windows over a padded picture of this height and width."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    picture: tuple[int, int]
+
+    @property
+    def out(self) -> tuple[int, int]:
+        high, wide = (
+            (size - k) // s + 1 for size, k, s in zip(self.picture, self.kernel, self.stride, strict=True)
+        )
+        return high, wide
+
+    def pixels(self, position: int) -> tuple[slice, slice, slice]:
+        """For every window, its pixel number `position` in the order (u, v)."""
+        u, v = divmod(position, self.kernel[1])
+        (sh, sw), (high, wide) = self.stride, self.out
+        return (
+            slice(None),
+            slice(u, u + sh * (high - 1) + 1, sh),
+            slice(v, v + sw * (wide - 1) + 1, sw),
+        )
+
+    def column(self, picture: Tensor, j: int) -> Tensor:
+        """The windows in column j as rows [B, Ho, K], elements in the order (u, v, c)."""
+        parts = [picture[self.pixels(p)][:, :, j] for p in range(self.kernel[0] * self.kernel[1])]
+        return torch.cat(parts, -1)
+
+    def sums(self, marks: Tensor, chunks: tuple[int, ...]) -> Tensor:
+        """Marks [B, H, W, C] summed over every window, chunk of K by chunk of K: int64 [chunks, B, Ho, Wo]."""
+        channels, whole = marks.shape[-1], marks.sum(-1)
+        found, begin = [], 0
+        for length in chunks:
+            end = begin + length
+            total = torch.zeros_like(whole[self.pixels(0)])
+            for position, low, high in _cuts(begin, end, channels):
+                part = whole if (low, high) == (0, channels) else marks[..., low:high].sum(-1)
+                total += part[self.pixels(position)]
+            found.append(total)
+            begin = end
+        return torch.stack(found)
+
+
+def _cuts(begin: int, end: int, channels: int) -> Iterator[tuple[int, int, int]]:
+    """Elements begin … end of a window, pixel by pixel: (position, first channel, channel behind the last)."""
+    for position in range(begin // channels, -(-end // channels)):
+        at = position * channels
+        yield position, max(begin - at, 0), min(end - at, channels)

@@ -1,0 +1,122 @@
+"""How many cycles the lanes of a chip take for a work: golden's own reading of the written contract.
+
+Written from the contract's text (the header of `device/timing/schedule.py`) and the named constants in
+`protocol/hardware.py`; the device's form is its own. Plain: one row after another, all lanes of a tile at a time.
+
+    row      enc[r]  = max(enc[r−1], done[r−2]) + ⌈chunk ÷ E⌉ + ENCODE_FLUSH_CYCLES
+             done[r] = max(done[r−1], enc[r]) + blocks × max(1, ⌈slots ÷ 4⌉)          r counts a lane's own rows
+    pass     FILL_CYCLES + the slowest lane's last done + DRAIN_CYCLES
+    weights  chunk × blocks cycles before each pass; with two banks only what the previous pass does not hide
+    tile     all passes of its groups, one after another;  work: its slowest tile
+
+What this file does not do: count slots (`encoder.py`); DRAM, vector unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from ditto_cosim.protocol.hardware import (
+    DRAIN_CYCLES,
+    ENCODE_FLUSH_CYCLES,
+    FILL_CYCLES,
+    SLOTS_PER_CYCLE,
+    Geometry,
+)
+from ditto_cosim.protocol.record import Work, chunks_of, split_k
+
+I64 = npt.NDArray[np.int64]
+
+TYPICAL_ROW = 0.25
+"""Cycles a column block is expected to spend on a row, per element of K, when a grid is chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How many tiles share a work's groups, rows and column blocks."""
+
+    groups: int
+    rows: int
+    blocks: int
+
+    @property
+    def tiles(self) -> int:
+        return self.groups * self.rows * self.blocks
+
+
+def _up(a: int, b: int) -> int:
+    """a ÷ b, rounded up."""
+    return -(-a // b)
+
+
+def _ways(count: int, most: int) -> list[int]:
+    """Numbers of tiles up to `most` of which each shortens the largest share of `count`."""
+    return [n for n in range(1, most + 1) if n == 1 or (n <= count and _up(count, n) < _up(count, n - 1))]
+
+
+@lru_cache(maxsize=65_536)
+def grid_of(geometry: Geometry, tiles: int, groups: int, rows: int, n: int) -> Grid:
+    """The grid that is expected to be fastest; of equals the one with the fewest tiles, then of the fewest along groups,
+    column blocks and rows."""
+    blocks, candidates = _up(n, geometry.columns), []
+    for by_group in _ways(groups, tiles):
+        for by_block in _ways(blocks, tiles // by_group):
+            by_row = min(tiles // (by_group * by_block), _up(rows, geometry.lanes))
+            share = _up(_up(rows, by_row), geometry.lanes)
+            by_row = _up(rows, share * geometry.lanes)
+            most_blocks = _up(blocks, by_block)
+            passes = _up(most_blocks * geometry.columns, geometry.n_max)
+            run = share * max(most_blocks * TYPICAL_ROW, passes / geometry.encode_width)
+            load = float(most_blocks)
+            time = (max(run, load) if geometry.weight_banks == 2 else run + load) * _up(groups, by_group)
+            candidates.append((time, by_group * by_row * by_block, by_group, by_block, by_row))
+    _, _, by_group, by_block, by_row = min(candidates)
+    return Grid(by_group, by_row, by_block)
+
+
+def lane_cycles(geometry: Geometry, tiles: int, work: Work, slots: I64 | None) -> int:
+    """Cycles of a work. `slots`: [chunks, groups × rows]; None: two for every element (original mode)."""
+    grid = grid_of(geometry, tiles, work.groups, work.rows, work.n)
+    chunks = np.array(split_k(work.k, geometry.k_max), np.int64)
+    if slots is None:
+        slots = np.broadcast_to(2 * chunks[:, None], (len(chunks), work.groups * work.rows))
+    words = np.maximum(-(-slots.reshape(len(chunks), work.groups, work.rows) // SLOTS_PER_CYCLE), 1)
+    encode = -(-chunks // geometry.encode_width) + ENCODE_FLUSH_CYCLES
+    rows_of = _shares(work.rows, grid.rows)
+    blocks = max(chunks_of(_up(work.n, geometry.columns), grid.blocks))
+    by_group = np.zeros((work.groups, len(rows_of)), np.int64)
+    for width in chunks_of(blocks, _up(blocks * geometry.columns, geometry.n_max)):
+        load = chunks * width
+        for tile, (first, last) in enumerate(rows_of):
+            run = _pass(words[:, :, first:last], width, encode, geometry.lanes)  # [chunks, groups]
+            waited = np.broadcast_to(load[:, None], run.shape).copy()
+            if geometry.weight_banks == 2:
+                waited[1:] = np.maximum(waited[1:] - run[:-1], 0)
+            by_group[:, tile] += (run + waited).sum(axis=0)
+    of_tile = [by_group[first:last].sum(axis=0) for first, last in _shares(work.groups, grid.groups)]
+    return int(np.max(of_tile))
+
+
+def _shares(count: int, parts: int) -> list[tuple[int, int]]:
+    """`count` cut into `parts`, as equal as possible, the longer ones first: (first, behind the last)."""
+    ends = np.cumsum([0, *chunks_of(count, parts)])
+    return list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
+
+
+def _pass(words: I64, blocks: int, encode: I64, lanes: int) -> I64:
+    """[chunks, groups] of a tile's rows [chunks, groups, rows]; row r goes to lane r mod R."""
+    chunks, groups, rows = words.shape
+    enc = np.full((chunks, groups, lanes), FILL_CYCLES, np.int64)
+    done, before = np.zeros_like(enc), np.zeros_like(enc)
+    for first in range(0, rows, lanes):
+        now = words[:, :, first : first + lanes]
+        own = slice(0, now.shape[2])  # the last round may leave lanes without a row
+        enc[..., own] = np.maximum(enc[..., own], before[..., own]) + encode[:, None, None]
+        before[..., own] = done[..., own]
+        done[..., own] = np.maximum(done[..., own], enc[..., own]) + blocks * now
+    slowest: I64 = done.max(axis=2) + DRAIN_CYCLES
+    return slowest

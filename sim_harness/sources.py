@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which SystemVerilog a tile is built from: what ships, or what ships with some files replaced by the user's own.
+
+A folder of the user's may hold a copy of any of our files, by its name, and files of his own that those need; what it does
+not hold is taken from here. Our assertions look into the lane and our waveform view into the PEs: they follow a replaced
+one only if the folder brings its own copy of them.
+What this file does not do: look at what is in the files (`interface.py`) or build them (`build.py`).
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from dataclasses import dataclass
+from pathlib import Path
+
+from ditto_cosim.toolchain import BuildError
+
+DESIGN = ("ditto_pkg.sv", "encoder.sv", "slot_buffer.sv", "pe_array.sv", "lane.sv", "tile.sv")
+CHECKS = "checks/lane_checks.sv"
+VIEW = "checks/pe_view.sv"
+WAIVERS = "waivers.vlt"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Files of one tile."""
+
+    design: tuple[Path, ...]
+    checks: Path | None
+    """Assertions; None where they would not fit."""
+    view: Path | None
+    waivers: Path
+    own: tuple[str, ...]
+    """Names of the files that are the user's."""
+
+
+def rtl_dir() -> Path:
+    """The RTL that ships."""
+    return Path(str(importlib.resources.files("ditto_cosim.rtl"))).resolve()
+
+
+def sources(own_dir: Path | None = None) -> Sources:
+    """The files of a tile, those in `own_dir` before those that ship."""
+    ours = rtl_dir()
+    if own_dir is None:
+        design = tuple(ours / name for name in DESIGN)
+        return Sources(design, ours / CHECKS, ours / VIEW, ours / WAIVERS, ())
+    if not own_dir.is_dir():
+        raise BuildError(f"rtl: {own_dir} is no folder")
+    found = sorted(path.name for path in own_dir.glob("*.sv"))
+    if not set(found) & set(DESIGN):
+        raise BuildError(
+            f"rtl: {own_dir} holds none of {', '.join(DESIGN)}; copy the module you change there, under its own name"
+        )
+
+    def chosen(name: str) -> Path:
+        return own_dir / name if (own_dir / name).is_file() else ours / name
+
+    def follows(name: str, what: str) -> Path | None:
+        replaced = what in found and (own_dir / what).read_bytes() != (ours / what).read_bytes()
+        return chosen(name) if not replaced or (own_dir / name).is_file() else None
+
+    extra = tuple(own_dir / name for name in found if name not in DESIGN)
+    packages = [path for path in extra if path.stem.endswith("_pkg")]
+    modules = [path for path in extra if path not in packages]
+    first, *rest = (chosen(name) for name in DESIGN)
+    design = (first, *packages, *modules, *rest)
+    return Sources(
+        design, follows(CHECKS, "lane.sv"), follows(VIEW, "pe_array.sv"), chosen(WAIVERS), tuple(found)
+    )

@@ -1,0 +1,220 @@
+"""A run that ends early goes on behind its last whole step to the same outputs, records, reports and cycles."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from ditto_cosim.host.pipeline import journal
+from ditto_cosim.host.pipeline.run import Generation, Recording, ResumeError, Run, Settings
+from ditto_cosim.host.wire.client import connect
+from ditto_cosim.protocol import files
+from ditto_cosim.protocol.errors import StorageError
+from ditto_cosim.protocol.messages import LayerReport, RunSpec
+from ditto_cosim.protocol.record import RecordError, RunRecord
+from support.small_denoiser import STEPS, small
+from support.wire_harness import serving
+
+SPEC = RunSpec(backend="model", chip="tiny", design="ditto")
+
+
+class Stopped(Exception):
+    pass
+
+
+class Session:
+    """One process' part of a run: the same denoiser and inputs, a device, a directory."""
+
+    def __init__(self, address: str, directory: Path, policy: str, *, verify: bool = True) -> None:
+        self.address, self.directory, self.policy, self.verify = address, directory, policy, verify
+        _, self.inputs, self.compiled = small(policy)
+
+    def run(
+        self, *, resume: bool = False, stop_at: tuple[int, int] | None = None, spec: RunSpec = SPEC
+    ) -> tuple[Generation, list[torch.Tensor]]:
+        """Steps to the end, or to an exception in the callback of this (step, layer)."""
+
+        def on_layer(report: LayerReport) -> None:
+            if (report.step, report.layer) == stop_at:
+                raise Stopped
+
+        outputs = []
+        with connect(self.address) as device:
+            record = Recording(self.directory, "small", resume=resume)
+            run = Run(device, self.compiled, Settings(spec, self.verify, record, on_layer), STEPS)
+            for given in self.inputs:
+                outputs.append(run.step(given))
+            return run.close({"done": True}), outputs
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(f"ipc://{tmp_path_factory.mktemp('s')}/device") as bound:
+        yield bound
+
+
+@pytest.fixture(scope="module", params=["static", "dynamic"])
+def whole(
+    request: Any, address: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Session, Generation, list[torch.Tensor]]:
+    session = Session(address, tmp_path_factory.mktemp("whole"), request.param)
+    return session, *session.run()
+
+
+def records(directory: Path) -> list[dict[str, bytes]]:
+    return [{k: v.tobytes() for k, v in step.to_frames().items()} for step in RunRecord(directory)]
+
+
+def same(a: Generation, b: Generation) -> bool:
+    return (a.reports, a.totals, a.steps, a.low_rule, a.verdict) == (
+        *(b.reports, b.totals, b.steps),
+        *(b.low_rule, b.verdict),
+    )
+
+
+@pytest.mark.parametrize("stop_at", [(0, 0), (1, 0), (2, 5), (3, 3)])
+def test_interrupted_run_goes_on_to_the_same_end(
+    whole: Any, tmp_path: Path, stop_at: tuple[int, int]
+) -> None:
+    session, expected, outputs = whole
+    part = Session(session.address, tmp_path, session.policy)
+    with pytest.raises(Stopped):
+        part.run(stop_at=stop_at)
+    left = RunRecord(tmp_path)
+    assert len(left) == stop_at[0]
+    assert left.interrupted == f"{stop_at[0]} of {STEPS} planned steps: it was killed"
+    seen, again = part.run(resume=True)
+    assert same(seen, expected)
+    assert all(torch.equal(a, b) for a, b in zip(again, outputs, strict=True))
+    assert records(tmp_path) == records(session.directory)
+    assert RunRecord(tmp_path).interrupted == ""
+
+
+def test_run_interrupted_again_and_again_goes_on(whole: Any, tmp_path: Path) -> None:
+    session, expected, _ = whole
+    part = Session(session.address, tmp_path, session.policy)
+    for step in range(STEPS):
+        with pytest.raises(Stopped):
+            part.run(resume=step > 0, stop_at=(step, 2))
+    assert same(part.run(resume=True)[0], expected)
+    assert same(part.run(resume=True)[0], expected)  # a finished run is only told again
+    assert records(tmp_path) == records(session.directory)
+
+
+def test_run_goes_on_without_verification_too(address: str, tmp_path: Path) -> None:
+    expected, outputs = Session(address, tmp_path / "whole", "static", verify=False).run()
+    part = Session(address, tmp_path / "part", "static", verify=False)
+    with pytest.raises(Stopped):
+        part.run(stop_at=(2, 1))
+    seen, again = part.run(resume=True)
+    assert same(seen, expected)
+    assert seen.verdict is None
+    assert all(torch.equal(a, b) for a, b in zip(again, outputs, strict=True))
+
+
+@pytest.fixture
+def half(address: str, tmp_path: Path) -> Session:
+    """A run that was interrupted in its third step."""
+    session = Session(address, tmp_path, "static")
+    with pytest.raises(Stopped):
+        session.run(stop_at=(2, 1))
+    return session
+
+
+def test_resume_refuses_another_question_another_program_and_another_chip(half: Session) -> None:
+    other = Session(half.address, half.directory, "static")
+    other.inputs = [{"sample": given["sample"] + 1} for given in half.inputs]
+    with pytest.raises(ResumeError, match="in step 0 the pipeline asks with another 'sample'"):
+        other.run(resume=True)
+    with pytest.raises(ResumeError, match=r"is a run of program .*, this model compiles to"):
+        Session(half.address, half.directory, "dynamic").run(resume=True)
+    with pytest.raises(ResumeError, match="the run began with chip"):
+        half.run(resume=True, spec=msgspec.structs.replace(SPEC, chip="edge"))
+    changed = {n: (t + 1 if t.dtype == torch.int8 else t) for n, t in half.compiled.constants.items()}
+    half.compiled = dataclasses.replace(half.compiled, constants=changed)
+    with pytest.raises(ResumeError, match="the run began with weights"):
+        half.run(resume=True)
+
+
+def test_resume_finds_a_changed_output(half: Session) -> None:
+    finished = journal.read(half.directory, 1)
+    spoiled = finished.outputs["sample"].copy()
+    spoiled.reshape(-1)[5] += 1
+    journal.write(half.directory, dataclasses.replace(finished, outputs={"sample": spoiled}))
+    with pytest.raises(Exception, match="gives another 'sample' than before"):
+        half.run(resume=True)
+
+
+def test_resume_of_a_damaged_record_is_refused_in_a_sentence(half: Session, tmp_path: Path) -> None:
+    (half.directory / "outputs-0001.npz").write_bytes(b"PK half a file")
+    with pytest.raises(RecordError, match=r"outputs-0001\.npz: cannot be read"):
+        half.run(resume=True)
+    (half.directory / "outputs-0001.npz").unlink()
+    with pytest.raises(RecordError, match=r"outputs-0001\.npz is missing"):
+        half.run(resume=True)
+    (half.directory / "step-0000.npz").unlink()
+    with pytest.raises(RecordError, match=r"step-0000\.npz is missing, later steps are there"):
+        RunRecord(half.directory)
+
+
+def test_full_disk_names_the_path_and_leaves_nothing_half(
+    half: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, count = np.savez_compressed, 0
+
+    def full(path: Any, *args: Any, **arrays: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, *args, **arrays)
+
+    before = {p.name: p.read_bytes() for p in half.directory.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez_compressed", full)
+        with pytest.raises(StorageError, match=r"outputs-0002\.npz: cannot be written \(No space left"):
+            half.run(resume=True)
+    after = {p.name: p.read_bytes() for p in half.directory.iterdir()}
+    assert after == before | {"inputs-0002.npz": after["inputs-0002.npz"]}
+    half.run(resume=True)
+    assert RunRecord(half.directory).interrupted == ""
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    files.write_text(path, "old")
+    shutil.copy(path, tmp_path / f"{files.UNFINISHED}999999999-run.json")
+
+    def interrupted() -> None:
+        with files.replacing(path) as unfinished:
+            unfinished.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    files.sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_new_run_in_an_old_directory_is_a_new_run(half: Session) -> None:
+    with pytest.raises(Stopped):
+        half.run(stop_at=(1, 0))
+    assert len(RunRecord(half.directory)) == 1
+
+
+def test_verification_of_an_unverified_beginning_is_refused(address: str, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        Session(address, tmp_path, "static", verify=False).run(stop_at=(2, 1))
+    with pytest.raises(ResumeError, match="begun without --verify"):
+        Session(address, tmp_path, "static").run(resume=True)

@@ -1,0 +1,161 @@
+"""One host cannot hurt another: whatever its board, its program or its messages do ends with its own process."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from ditto_cosim.host.wire import link as link_module
+from ditto_cosim.host.wire.client import connect
+from ditto_cosim.protocol import messages as m
+from ditto_cosim.protocol.errors import DeviceLostError, QuotaError, WatchdogError
+from ditto_cosim.protocol.program import Program
+from support.device_processes import Running, running
+from support.wire_harness import Given, run_steps, serving
+from support.wire_programs import QUANTIZE, Builder, chain, inputs_of
+
+STEPS = 4
+OFFER = [
+    text
+    for name in ("Segfaulting", "Greedy", "Silent", "Locked", "Busy")
+    for text in ("--offer", f"support.isolation_backends:{name}Board")
+]
+
+
+def bad_program() -> tuple[Program, dict[str, Any]]:
+    """One layer of the name that the boards fail at."""
+    b = Builder()
+    x = b.input("x", 16, 32)
+    q, params = b.do("quantize", "q", (x,), QUANTIZE)
+    w = b.constant("w", np.ones((32, 32), np.int8))
+    (y,) = b.do("linear", "bad.linear", (q, params, w))
+    return b.program(y=y), b.arrays
+
+
+@pytest.fixture(scope="module")
+def expected() -> Given:
+    program, constants = chain()
+    with serving("ipc:///tmp/" + secrets.token_hex(8)) as address, connect(address) as host:
+        return run_steps(host.open_run(program, constants), STEPS, observe="all")
+
+
+@pytest.fixture(scope="module", params=["ipc", "tcp"])
+def boards(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    path = tmp_path_factory.mktemp("boards")
+    address = {"ipc": f"ipc://{path}/d", "tcp": "tcp://127.0.0.1:*"}[request.param]
+    with running(address, path / "log", *OFFER, "--progress-s", "2", "--host-bytes", str(1 << 28)) as device:
+        yield device
+
+
+@pytest.mark.parametrize(
+    ("board", "error", "says"),
+    [
+        (
+            "Segfaulting",
+            DeviceLostError,
+            r"killed by signal 11 \(SIGSEGV\) while it computed layer 'bad.linear'",
+        ),
+        ("Greedy", QuotaError, "out of memory"),
+        ("Silent", WatchdogError, r"layer 'bad.linear' \(original, .*no answer for \d+ s"),
+        ("Busy", WatchdogError, r"layer 'bad.linear' \(original, .*no answer for \d+ s"),
+    ],
+)
+def test_bad_board_ends_its_own_run_and_no_other(
+    boards: Running, expected: Given, board: str, error: type, says: str
+) -> None:
+    if boards.address.startswith("tcp") and board not in ("Segfaulting", "Silent"):
+        pytest.skip("on tcp only the ways in which a host is told are tested")
+    failed: list[Exception] = []
+
+    def fail() -> None:
+        try:
+            with connect(boards.address) as bad:
+                bad._revivals = bad._revivals_left = 1
+                mine = bad.open_run(
+                    *bad_program(), m.RunSpec(backend=f"support.isolation_backends:{board}Board")
+                )
+                mine.step(0, inputs_of(mine.program, 0))
+        except Exception as caught:
+            failed.append(caught)
+
+    with connect(boards.address) as good, good.open_run(*chain()) as run:
+        thread = threading.Thread(target=fail)
+        thread.start()
+        assert run_steps(run, STEPS, observe="all") == expected
+        thread.join()
+        assert run.recoveries == 0
+    assert isinstance(failed[0], error), failed
+    assert re.search(says, str(failed[0])), str(failed[0])
+
+
+def test_padding_beyond_reason_is_refused_before_it_is_allocated(tmp_path: Path, expected: Given) -> None:
+    b = Builder()
+    x = b.input("x", 1, 4, 8, 8)
+    q, params = b.do("quantize", "q", (x,), QUANTIZE)
+    w = b.constant("w", np.ones((4, 4, 1, 1), np.int8))
+    (y,) = b.do("conv2d", "conv", (q, params, w), {"stride": (40_000, 40_000), "padding": (20_000, 20_000)})
+    program = b.program(y=y)
+    with running(f"ipc://{tmp_path}/d", tmp_path / "log", "--run-bytes", str(1 << 30)) as device:
+        with (
+            connect(device.address) as host,
+            pytest.raises(QuotaError, match=r"'conv'.*the quota is 1073741824"),
+        ):
+            host.open_run(program, b.arrays)
+        with connect(device.address) as host, host.open_run(*chain()) as run:
+            assert run_steps(run, STEPS, observe="all") == expected
+
+
+def test_front_that_is_held_up_holds_nobody_up(tmp_path: Path, expected: Given) -> None:
+    with (
+        running(f"ipc://{tmp_path}/d", tmp_path / "log") as device,
+        connect(device.address) as host,
+        host.open_run(*chain()) as run,
+    ):
+        front = psutil.Process(device.process.pid)
+        front.suspend()
+        try:
+            assert run_steps(run, STEPS, observe="all") == expected
+        finally:
+            front.resume()
+
+
+def test_host_that_leaves_frees_its_process(tmp_path: Path) -> None:
+    with running(f"ipc://{tmp_path}/d", tmp_path / "log") as device:
+        with connect(device.address), connect(device.address):
+            assert len(device.workers()) == 2
+        deadline = time.monotonic() + 5
+        while device.workers() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not device.workers()
+    assert not list(tmp_path.glob("d*"))
+
+
+def test_strangers_that_greet_and_say_nothing_more_make_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "BEAT_S", 0.2)
+    with running(f"ipc://{tmp_path}/d", tmp_path / "log", "--hosts", "2", "--idle-s", "1") as device:
+        links = [connect(device.address) for _ in range(2)]
+        with pytest.raises(QuotaError, match="serves 2 hosts already"):
+            connect(device.address)
+        for one in links:
+            one.link._loop.post = lambda socket, frames: None  # type: ignore[method-assign]  # cables cut
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                connect(device.address).close()
+                break
+            except QuotaError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        for one in links:
+            one.close()

@@ -1,0 +1,57 @@
+"""Boards that misbehave in ways a process cannot be talked out of. `device_processes` runs hosts against them."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from typing import Any
+
+import numpy as np
+
+from ditto_cosim.device.backends.model import ModelBackend
+
+
+class _Board(ModelBackend):
+    """The model, but for layers called `bad`."""
+
+    def gemm(self, job: Any) -> Any:
+        if "bad" in job.name:
+            self.misbehave(job)
+        return super().gemm(job)
+
+    def misbehave(self, job: Any) -> None:
+        raise NotImplementedError
+
+
+class SegfaultingBoard(_Board):
+    def misbehave(self, job: Any) -> None:
+        ctypes.string_at(8)
+
+
+class GreedyBoard(_Board):
+    """Takes memory until there is no more."""
+
+    def misbehave(self, job: Any) -> None:
+        self.kept = [np.ones(1 << 26, np.uint8) for _ in range(1 << 12)]
+
+
+class SilentBoard(_Board):
+    """Waits for an answer that never comes, as a driver with its cable pulled does."""
+
+    def misbehave(self, job: Any) -> None:
+        time.sleep(3600)
+
+
+class LockedBoard(_Board):
+    """Waits inside foreign code that keeps the interpreter's lock."""
+
+    def misbehave(self, job: Any) -> None:
+        ctypes.PyDLL(None).sleep(3600)
+
+
+class BusyBoard(_Board):
+    """Never ends, and takes a core for it."""
+
+    def misbehave(self, job: Any) -> None:
+        while True:
+            pass
