@@ -7,7 +7,7 @@ export OMP_NUM_THREADS = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-long check lint lint-python lint-rtl bench clean
+.PHONY: help install install-dev demo test test-long check coverage lint lint-python lint-rtl bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,19 +32,36 @@ install-dev: $(VENV)/.installed-dev ## the environment, with test tools
 demo: $(VENV)/.installed ## a picture through Verilated RTL, two processes, every value verified
 	$(BIN)/ditto generate --model fashion-ddpm --backend rtl --verify --seed 11 --output runs/demo
 
+# What a commit needs, in less than a minute: style, types, walls, and the tests that need neither a model nor the RTL.
+CHECKED = tests/protocol tests/unit/test_architecture.py tests/unit/test_chips.py tests/unit/test_defo.py \
+  tests/unit/test_errors.py tests/unit/test_record.py tests/unit/test_report.py tests/unit/test_time_units.py
+
+check: | $(VENV)/.installed-dev ## what a commit needs, < 60 s
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+	$(MYPY)
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest -q -m 'not long' $(CHECKED)
+
 test: install-dev ## lint and all quick tests
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not long'
 
 test-long: install-dev ## soaks: full fuzz counts, kill storms, long regressions
 	$(BIN)/python -m pytest -m long
+	@$(MAKE) --no-print-directory coverage
+
+coverage: install-dev ## lines of host, device, protocol and sim_harness that the quick tests reach
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not long' --cov --cov-report=term:skip-covered --cov-report=html
+
+MYPY = $(BIN)/mypy -p ditto_cosim && $(BIN)/mypy tests examples
 
 lint: install-dev lint-python lint-rtl ## style, types, import rules, RTL lint
 
 lint-python: | $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p ditto_cosim
+	$(MYPY)
 	$(BIN)/lint-imports --no-cache
 
 lint-rtl: | $(VENV)/.installed-dev
