@@ -1096,8 +1096,8 @@ SMALL: dict[str, Small] = {
         },
         {
             "hidden_states": "f 1 4 2 8 8",
-            "encoder_hidden_states": "f 1 6 24",
-            "timestep": "T 1",
+            "encoder_hidden_states": "f 1 1 6 24",
+            "timestep": "t 1 1 2",
             "mask": "w 1 6",
         },
     ),
