@@ -119,9 +119,7 @@ class NativeKernels:
             chunks, LOW_RULE_CODES[rule], slots.ctypes.data, totals.ctypes.data,
         )  # fmt: skip
         if not done:
-            raise MemoryError(
-                f"counting the windows of {list(current.shape)} needs more memory than there is"
-            )
+            raise MemoryError(f"counting the slots of {current.size} padded bytes")
         return slots, int(totals[0]), int(totals[1])
 
     def pad(self, pictures: I8, above: int, beside: int, value: int) -> I8:

@@ -71,6 +71,12 @@ class Compiled:
             ) from None
 
 
+def wire_array(tensor: torch.Tensor) -> npt.NDArray[np.generic]:
+    """An input as the program takes it: truth values are bytes."""
+    array: npt.NDArray[np.generic] = tensor.detach().contiguous().numpy()
+    return array.view(np.int8) if array.dtype == np.bool_ else array
+
+
 def compile_denoiser(captured: Captured, grids: Mapping[str, Grid], *, steps: int = 50) -> Compiled:
     """Lowers a captured denoiser onto its grids."""
     lowered = lower(captured, grids, steps=steps)

@@ -136,6 +136,9 @@ class Lowering(Builder):
         if not any(isinstance(v, Value | Probabilities | Complex) for v in _leaves((args, kwargs))):
             with torch.no_grad():
                 return node.target(*args, **kwargs)  # type: ignore[operator]  # an aten operator on constants
+        made = node.meta.get("val")
+        if isinstance(made, torch.Tensor) and not made.numel():
+            return torch.zeros(tuple(made.shape), dtype=made.dtype)
         try:
             if target not in RULES:
                 raise LoweringError(f"{target} is not in the instruction set")

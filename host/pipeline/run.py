@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ditto_cosim.host.compiler.compiled import Compiled
+from ditto_cosim.host.compiler.compiled import Compiled, wire_array
 from ditto_cosim.host.pipeline import journal
 from ditto_cosim.host.pipeline.journal import INPUTS, Checked, Finished, State
 from ditto_cosim.host.reference.audit import Audit, Discrepancy
@@ -130,7 +130,7 @@ class Run:
         """One denoiser evaluation."""
         began = time.perf_counter()
         step = self.seen.steps
-        given = {name: tensor.detach().contiguous().numpy() for name, tensor in inputs.items()}
+        given = {name: wire_array(tensor) for name, tensor in inputs.items()}
         if self._past is not None and step < len(self._past):
             outputs = self._recorded(step, given)
         else:

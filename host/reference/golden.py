@@ -35,10 +35,12 @@ TORCH_DTYPES: dict[DType, torch.dtype] = {
 
 
 def as_tensor(array: Array, spec: TensorSpec, what: str) -> Tensor:
-    """A detached host tensor of exactly this type and shape, or an `IsaError` naming it."""
+    """A detached host tensor of exactly this type and shape (truth values as bytes), or an `IsaError` naming it."""
     if isinstance(array, np.ndarray):
         array = torch.from_numpy(array if array.flags.writeable else array.copy())
     assert isinstance(array, Tensor)
+    if array.dtype == torch.bool and spec.dtype == "i8":
+        array = array.view(torch.int8)
     if tuple(array.shape) != spec.shape or array.dtype != TORCH_DTYPES[spec.dtype]:
         raise IsaError(f"golden: {what} is {array.dtype}{list(array.shape)}, the program expects {spec}")
     return array.detach().cpu()

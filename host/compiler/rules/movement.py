@@ -141,7 +141,7 @@ def _alike(low: Builder, parts: Sequence[Argument]) -> list[Value]:
 
 
 def _concat(low: Builder, node: Node, parts: Sequence[Argument], dim: int = 0) -> Value:
-    values = [v for v in _alike(low, parts) if v.spec.elements]
+    values = _alike(low, [p for p in parts if not (isinstance(p, torch.Tensor) and not p.numel())])
     return joined(low, values, axis_of(dim, len(values[0].spec.shape)))
 
 
@@ -243,7 +243,7 @@ def _select(low: Builder, node: Node, x: Argument, dim: int, index: int) -> Valu
     return _picked(low, low.any(x), dim, index)
 
 
-def _split(low: Builder, node: Node, x: Argument, size: Any, dim: int = 0) -> tuple[Value, ...]:
+def _split(low: Builder, node: Node, x: Argument, size: Any, dim: int = 0) -> tuple[Argument, ...]:
     value = low.any(x)
     length = value.spec.shape[axis_of(dim, len(value.spec.shape))]
     sizes = (
@@ -252,10 +252,14 @@ def _split(low: Builder, node: Node, x: Argument, size: Any, dim: int = 0) -> tu
         else size
     )
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return tuple(_slice(low, node, value, dim, s, s + n) for s, n in zip(starts, sizes, strict=True))
+    axis = axis_of(dim, len(value.spec.shape))
+    empty = torch.zeros((*value.spec.shape[:axis], 0, *value.spec.shape[axis + 1 :]))
+    return tuple(
+        sliced(low, value, axis, s, s + n) if n else empty for s, n in zip(starts, sizes, strict=True)
+    )
 
 
-def _chunk(low: Builder, node: Node, x: Argument, chunks: int, dim: int = 0) -> tuple[Value, ...]:
+def _chunk(low: Builder, node: Node, x: Argument, chunks: int, dim: int = 0) -> tuple[Argument, ...]:
     value = low.any(x)
     return _split(low, node, value, -(-value.spec.shape[axis_of(dim, len(value.spec.shape))] // chunks), dim)
 
