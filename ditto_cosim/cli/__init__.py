@@ -148,5 +148,7 @@ what you typed: {command}"""
 
 
 def _end(text: str, status: int) -> None:
-    print(text, file=sys.stderr)
+    from ditto_cosim.protocol.errors import printable
+
+    print(printable(text), file=sys.stderr)
     sys.exit(status)
