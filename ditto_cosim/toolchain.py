@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -32,8 +33,17 @@ class ToolMissingError(BuildError):
 
 
 def cache_dir() -> Path:
-    """Where results are kept: $DITTO_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("DITTO_CACHE") or platformdirs.user_cache_dir("ditto-cosim")) / "rtl"
+    """Where results are kept: $DITTO_CACHE, or the user's cache folder. What others could write there would be run."""
+    found = Path(os.environ.get("DITTO_CACHE") or platformdirs.user_cache_dir("ditto-cosim")) / "rtl"
+    for folder in (found, found.parent):
+        if folder.exists():
+            status = folder.stat()
+            if status.st_uid not in (os.geteuid(), 0) or stat.S_IMODE(status.st_mode) & 0o002:
+                raise BuildError(
+                    f"the cache {folder} belongs to another user, or others may write to it, and what lies there is run; "
+                    "set DITTO_CACHE to a folder of your own"
+                )
+    return found
 
 
 def compiler() -> Path:

@@ -203,4 +203,9 @@ def describe(error: BaseException) -> tuple[str, str, str]:
 
 def revive(kind: str, message: str, state: str = "") -> DittoError:
     """The exception that `describe` took apart, to be raised where the user called."""
-    return WIRE_ERRORS.get(kind, DeviceError)(message, state=state)
+    return WIRE_ERRORS.get(kind, DeviceError)(printable(message), state=printable(state))
+
+
+def printable(text: str) -> str:
+    """Text of somebody else's as a terminal may show it: control characters spelled out, lines kept."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

@@ -4,6 +4,7 @@ Interface
     replacing(path)            a context: write to the path it yields; on leaving it takes `path`'s place
     write_text(path, text)     the same, for a text at once
     sweep(directory)           removes what a killed writer left in a directory
+    load_arrays(path)          the arrays of an .npz file of unknown origin
 
 A reader never sees half a file, whenever the writer is killed; a full disk leaves the old file and names the path.
 What this file does not do: survive a power cut (nothing is flushed to the platter).
@@ -14,14 +15,22 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ditto_cosim.protocol.errors import StorageError
 
 UNFINISHED = ".unfinished-"
 """Begins the name of a file that is being written."""
 STALE_S = 3600.0
+ARRAYS_BYTES = 8 << 30
+"""Longest .npz file, unpacked, that is read."""
 
 
 @contextlib.contextmanager
@@ -67,3 +76,16 @@ def _lives(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """A file that is torn, packed to burst, or no such file at all is a ValueError in words."""
+    try:
+        with zipfile.ZipFile(path) as packed:
+            size = sum(entry.file_size for entry in packed.infolist())
+        if size > ARRAYS_BYTES:
+            raise ValueError(f"unpacks to {size} bytes; up to {ARRAYS_BYTES} are read")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError, NotImplementedError) as error:
+        raise ValueError(f"not a whole .npz file ({type(error).__name__}: {error})") from None

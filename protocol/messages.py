@@ -183,6 +183,8 @@ class Hello(_Message, frozen=True, kw_only=True):
     """For the device's log: machine and process."""
     stream_bytes: Count = 64 << 20
     """Stream bytes the device may send unacknowledged, per run."""
+    token: Name = ""
+    """On loopback without keys: what a file says that the device's user alone can read."""
 
 
 class OpenRun(_Request, frozen=True, kw_only=True):

@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.protocol.errors import DittoError
-from ditto_cosim.protocol.files import replacing, sweep, write_text
+from ditto_cosim.protocol.files import load_arrays, replacing, sweep, write_text
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.isa import Convolution
 from ditto_cosim.protocol.program import Program
@@ -358,7 +358,7 @@ class RunRecord:
             raise RecordError(
                 f"{directory}: no run.json here; give the directory a run was written to"
             ) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecordError(f"{path}: not JSON ({error})") from None
         if not isinstance(data, dict) or data.get("version") != RECORD_VERSION:
             found = data.get("version") if isinstance(data, dict) else type(data).__name__
@@ -380,8 +380,7 @@ class RunRecord:
     def __getitem__(self, index: int) -> StepRecord:
         path = self._paths[index]
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return StepRecord.from_frames(dict(arrays))
+            return StepRecord.from_frames(load_arrays(path))
         except (ValueError, OSError, KeyError, RecordError) as error:
             raise RecordError(f"{path}: {error}") from None
 
@@ -394,7 +393,7 @@ class RunRecord:
         path = self.directory / OUTCOME
         try:
             found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecordError(f"{path}: not JSON ({error})") from None
         if not isinstance(found, dict):
             raise RecordError(f"{path}: a {type(found).__name__}, expected an object")

@@ -18,8 +18,11 @@ import contextlib
 import ipaddress
 import os
 import re
+import secrets
+import shutil
 import socket as os_socket
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,11 @@ def is_local(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_loopback(address: str) -> bool:
+    """Whether every user of this machine can reach the address, and nobody else."""
+    return is_local(address) and not address.startswith("ipc://")
 
 
 def check_address(address: str, keys: Path | None) -> None:
@@ -76,6 +84,42 @@ def private_files() -> Iterator[None]:
         yield
     finally:
         os.umask(old)
+
+
+def private_directory(prefix: str) -> Path:
+    """A new temporary directory that its owner alone may enter. Those of this prefix whose processes were killed are removed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{prefix}-*-*"):
+        pid = path.name.removeprefix(f"{prefix}-").partition("-")[0]
+        with contextlib.suppress(OSError):
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists() and path.lstat().st_uid == os.geteuid():
+                shutil.rmtree(path)  # refuses a link
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}-{os.getpid()}-"))
+
+
+def local_token(make: bool = False) -> str:
+    """What a device on loopback without keys asks of its hosts: that they can read a file of its user's. Empty if there is none
+    and `make` does not make one."""
+    path = (
+        Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "ditto-cosim" / "token"
+    )
+    if make and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with private_files():
+            unfinished = path.with_name(f"token-{os.getpid()}")
+            unfinished.write_text(secrets.token_hex(32))
+            unfinished.replace(path)
+    try:
+        found = path.stat()
+        text = path.read_text().strip()
+    except OSError as error:
+        if make:
+            raise SecurityError(
+                f"{path}: cannot be made ({error}); give --keys, or listen on ipc://"
+            ) from None
+        return ""
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise SecurityError(f"{path} is another user's, or others may read it; remove it")
+    return text
 
 
 def claim_path(path: Path) -> None:

@@ -75,7 +75,10 @@ class GemmResult:
     full: int
     """Elements by class over the whole product (original mode: all full)."""
     cycles: int | None
-    """Measured cycles of the slowest lane, weight load included; None if this backend does not measure."""
+    """Measured cycles of the slowest lane, weight load and stalls included; None if this backend does not measure."""
+    stalls: int = 0
+    """Those of `cycles` in which the lanes stood still because the board's own memory or link kept them waiting. Without
+    them, `cycles` are what the contract says, to the cycle; RTL has none."""
 
 
 class Backend(Protocol):

@@ -1,29 +1,45 @@
 """Whether a backend does what the device needs of it: what somebody with a new board runs first, and last.
 
-    report = check("my_board:Board", load_chip("tiny"))
-    report.passed, report.findings
+    report = check("my_board:Board", load_chip("tiny"))                         here
+    report = check_apart("my_board:Board", "tiny", seconds=60)                  in a process that may hang or die
+    report.passed, report.findings, report.values, report.excluded_fault_rate
 
 Every expectation is computed here in plain 64-bit NumPy from the text of `backends/base.py`, and cycles from
 the contract (`timing/schedule.py`); no other backend is asked. A backend whose memory stalls it may take longer
-than the contract says, which is reported; it can never be faster. What this file does not do: speed.
+than the contract says by as many cycles as it reports as stalls, which are told. What this file does not do: speed.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ditto_cosim.device.backends import find_backend
 from ditto_cosim.device.backends.base import I8, I32, Backend, Gemm, GemmResult
-from ditto_cosim.device.chips import Chip
+from ditto_cosim.device.backends.watched import WatchedBackend
+from ditto_cosim.device.chips import Chip, load_chip
+from ditto_cosim.device.core import Activity
 from ditto_cosim.device.timing.schedule import work_cycles
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.hardware import MODES, Geometry, Mode
 from ditto_cosim.protocol.record import Work, split_k
+
+PROGRESS_S = 60.0
+"""A product may take so long, and a second more for every million multiplications."""
+BETWEEN_S = 600.0
+"""So long may pass between two products: a tile is built, a board configured."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +58,50 @@ class ConformanceReport:
     backend: str
     chip: str
     findings: list[Finding] = field(default_factory=list)
+    values: int = 0
+    """Accumulators that were compared."""
 
     @property
     def passed(self) -> bool:
         return all(finding.passed for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        return "conforms" if self.passed else "does not conform"
+
+    @property
+    def excluded_fault_rate(self) -> float | None:
+        """Wrong accumulators in all: a greater share than this would have shown itself in `values` with 95 % certainty, were
+        faults independent. None if anything was wrong."""
+        if not self.passed or not self.values:
+            return None
+        return float(-np.expm1(np.log(0.05) / self.values))
 
 
 class _Wrong(Exception):
     """A check failed; the message says where and what was expected."""
 
 
+OnFinding = Callable[[Finding], None]
+
+
 def check(
-    name: str, chip: Chip, *, on_finding: Callable[[Finding], None] = lambda finding: None
+    name: str,
+    chip: Chip,
+    *,
+    seconds: float = 0.0,
+    skip: int = 0,
+    on_begin: Callable[[str], None] = lambda check: None,
+    on_doing: Callable[[Activity | None], None] = lambda activity: None,
+    on_finding: OnFinding = lambda finding: None,
 ) -> ConformanceReport:
-    """Runs every check; a check that fails does not keep the others from running."""
+    """Runs every check but the first `skip`; a check that fails does not keep the others from running. `seconds` more of
+    random products follow."""
     report = ConformanceReport(name, chip.name)
+    make = partial(_make, name, chip, on_doing)
 
     def note(title: str, run: Callable[[], str]) -> None:
+        on_begin(title)
         try:
             finding = Finding(title, True, run())
         except _Wrong as wrong:
@@ -66,17 +109,171 @@ def check(
         except Exception as error:
             finding = Finding(title, False, f"unexpected {type(error).__name__}: {error}")
         report.findings.append(finding)
+        report.values = _compared.values
         on_finding(finding)
 
+    _compared.values = 0
     made: list[Backend] = []
-    note("starts", lambda: _starts(name, chip, made))
+    checks: list[tuple[str, Callable[[], str]]] = [
+        (title, lambda test=test: test(made[0], chip))  # type: ignore[misc]  # mypy cannot infer the default's type
+        for title, test in _CHECKS
+    ]
+    checks += [("concurrency", lambda: _concurrency(make, chip))]
+    if seconds:
+        checks += [("endurance", lambda: _endurance(made[0], chip, seconds))]
+    checks += [("closes", lambda: _closes(made[0]))]
+    if skip == 0:
+        note("starts", lambda: _starts(make, chip, made))
+    else:
+        made.append(make())
     if made:
-        backend = made[0]
-        for title, test in _CHECKS:
-            note(title, partial(test, backend, chip))
-        note("concurrency", lambda: _concurrency(name, chip))
-        note("closes", lambda: _closes(backend))
+        for title, run in checks[max(0, skip - 1) :]:
+            note(title, run)
     return report
+
+
+def _make(name: str, chip: Chip, on_doing: Callable[[Activity | None], None]) -> Backend:
+    return WatchedBackend(find_backend(name)(chip), on_doing)
+
+
+class _Compared(threading.local):
+    """Accumulators that the checks of this thread have compared."""
+
+    values = 0
+
+
+_compared = _Compared()
+
+
+# --- in a process of its own ----------------------------------------------------------------------------------
+
+
+def check_apart(
+    name: str,
+    chip: str,
+    *,
+    seconds: float = 0.0,
+    progress_s: float = PROGRESS_S,
+    between_s: float = BETWEEN_S,
+    on_finding: OnFinding = lambda finding: None,
+) -> ConformanceReport:
+    """`check` in another process, which is given up when it makes no progress. Always ends: a check that hangs or kills its
+    process has failed, and the next one starts afresh."""
+    report = ConformanceReport(name, chip)
+    while True:
+        child = _Child(name, chip, seconds, len(report.findings))
+        try:
+            finished = child.follow(report, progress_s, between_s, on_finding)
+        finally:
+            child.end()
+        if (
+            finished
+            or not report.findings
+            or report.findings[0].check != "starts"
+            or not report.findings[0].passed
+        ):
+            return report
+
+
+class _Child:
+    """The other process: it tells what it begins, what it computes and what it finds, a JSON line each."""
+
+    def __init__(self, name: str, chip: str, seconds: float, skip: int) -> None:
+        read, write = os.pipe()
+        command = [sys.executable, "-m", "ditto_cosim.device.backends.conformance"]
+        command += [name, chip, str(seconds), str(skip), str(write)]
+        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr.fileno() if _has_file(sys.stderr) else subprocess.DEVNULL,
+            pass_fds=(write,),
+            env={**os.environ, "PYTHONPATH": paths},
+            start_new_session=True,
+        )
+        os.close(write)
+        self._read = read
+        self._begun, self._doing, self._macs = "starts", "", 0
+
+    def follow(
+        self, report: ConformanceReport, progress_s: float, between_s: float, on_finding: OnFinding
+    ) -> bool:
+        """Whether it came to its end; otherwise the check that it failed in has been noted."""
+        before, buffered, since = report.values, b"", time.monotonic()
+        while True:
+            allowed_s = progress_s + self._macs / 1e6 if self._doing else between_s
+            left_s = max(0.0, since + allowed_s - time.monotonic())
+            if not select.select([self._read], [], [], left_s)[0]:
+                what = self._doing or "between two products"
+                text = f"WatchdogError: {what}: no answer for {time.monotonic() - since:.0f} s; its process was killed"
+                break
+            data = os.read(self._read, 1 << 16)
+            if not data:
+                code = self._process.wait()
+                how = (
+                    f"killed by signal {-code} ({signal.Signals(-code).name})"
+                    if code < 0
+                    else f"exit status {code}"
+                )
+                text = f"its process ended: {how}" + (f", in {self._doing}" if self._doing else "")
+                break
+            buffered += data
+            *lines, buffered = buffered.split(b"\n")
+            for line in lines:
+                said, since = json.loads(line), time.monotonic()
+                match said["told"]:
+                    case "begin":
+                        self._begun, self._doing = said["check"], ""
+                    case "doing":
+                        self._doing, self._macs = said["what"], said["macs"]
+                    case "finding":
+                        report.values = before + said.pop("values")
+                        finding = Finding(said["check"], said["passed"], said["text"])
+                        report.findings.append(finding)
+                        on_finding(finding)
+                    case "end":
+                        return True
+        finding = Finding(self._begun, False, text)
+        report.findings.append(finding)
+        on_finding(finding)
+        return False
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._read)
+
+
+def _has_file(stream: Any) -> bool:
+    try:
+        stream.fileno()
+    except (OSError, AttributeError, ValueError):
+        return False
+    return True
+
+
+def _tell(pipe: int, told: str, **what: object) -> None:
+    os.write(pipe, json.dumps({"told": told, **what}).encode() + b"\n")
+
+
+def main(argv: list[str]) -> None:
+    """The other process."""
+    name, chip, seconds, skip, pipe = argv[0], argv[1], float(argv[2]), int(argv[3]), int(argv[4])
+
+    def doing(activity: Activity | None) -> None:
+        _tell(pipe, "doing", what=activity.what if activity else "", macs=activity.macs if activity else 0)
+
+    check(
+        name,
+        load_chip(chip),
+        seconds=seconds,
+        skip=skip,
+        on_begin=lambda title: _tell(pipe, "begin", check=title),
+        on_doing=doing,
+        on_finding=lambda finding: _tell(pipe, "finding", values=_compared.values, **asdict(finding)),
+    )
+    _tell(pipe, "end")
+    os._exit(0)
 
 
 # --- what is right ------------------------------------------------------------------------------------------
@@ -86,7 +283,8 @@ def expected(job: Gemm, geometry: Geometry) -> tuple[I32, I32, tuple[int, int, i
     """Accumulators, slots by row, and elements by class."""
     reference = job.reference if isinstance(job.reference, int) else job.reference.astype(np.int64)
     difference = job.current.astype(np.int64) - reference
-    wide = difference @ job.weights.astype(np.int64)
+    # Binary64 holds these sums exactly, and multiplies faster: 255 · 128 · K stays far below 2⁵³.
+    wide = (difference.astype(np.float64) @ job.weights.astype(np.float64)).astype(np.int64)
     accumulators = (wide & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
     if job.mode == "original":
         slots = np.full(difference.shape[:2], 2 * difference.shape[2], np.int32)
@@ -114,6 +312,7 @@ def _verify(job: Gemm, result: GemmResult, geometry: Geometry) -> None:
     if (result.zero, result.low, result.full) != classes:
         got_classes = (result.zero, result.low, result.full)
         raise _Wrong(f"{where}: (zero, low, full) are {got_classes}, expected {classes}")
+    _compared.values += accumulators.size
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------
@@ -181,8 +380,8 @@ def _shapes(geometry: Geometry) -> Iterator[tuple[int, int, int, int]]:
 # --- checks -------------------------------------------------------------------------------------------------
 
 
-def _starts(name: str, chip: Chip, made: list[Backend]) -> str:
-    backend = find_backend(name)(chip)
+def _starts(make: Callable[[], Backend], chip: Chip, made: list[Backend]) -> str:
+    backend = make()
     made.append(backend)
     if backend.geometry != chip.geometry:
         raise _Wrong(f"its tile is {backend.geometry}, the chip {chip.name!r} has {chip.geometry}")
@@ -241,7 +440,7 @@ def _purity(backend: Backend, chip: Chip) -> str:
     ):
         raise _Wrong("the operands were changed")
     again = backend.gemm(job)
-    if again.cycles != first.cycles or not np.array_equal(again.accumulators, kept):
+    if _running(again) != _running(first) or not np.array_equal(again.accumulators, kept):
         raise _Wrong(f"the same product again differs (cycles {first.cycles}, then {again.cycles})")
     return "operands kept, results owned, repetition identical"
 
@@ -268,20 +467,33 @@ def _cycles(backend: Backend, chip: Chip) -> str:
         if backend.gemm(_job(rng, "temporal", (1, 2, 3, 4))).cycles is not None:
             raise _Wrong("it does not measure, so cycles must be None")
         return "none, as it does not measure"
-    worst, exact, count = 0.0, 0, 0
+    stalled, count, total = 0, 0, 0
     for shape in _shapes(chip.geometry):
         for mode, data in _MODES_AND_DATA:
             job = _job(rng, mode, shape, data)
-            cycles = backend.gemm(job).cycles
-            if not isinstance(cycles, int) or cycles < 1:
-                raise _Wrong(f"{job.name} ({mode}): cycles are {cycles!r}, expected a positive integer")
-            least = _contract(job, chip)
-            if cycles < least:
-                raise _Wrong(
-                    f"{shape} ({mode}, {data}): {cycles} cycles, the contract takes {least} unstalled"
-                )
-            worst, exact, count = max(worst, cycles / least - 1), exact + (cycles == least), count + 1
-    return f"{exact} of {count} products exactly as the contract says, the rest ≤ {100 * worst:.1f} % longer"
+            result = backend.gemm(job)
+            _verify_cycles(job, result, chip, f"{shape} ({mode}, {data})")
+            stalled, count, total = stalled + result.stalls, count + 1, total + (result.cycles or 0)
+    if not stalled:
+        return f"{count} products exactly as the contract says"
+    return f"{count} products exactly as the contract says, and {stalled} of {total} cycles stalled besides"
+
+
+def _running(result: GemmResult) -> int | None:
+    return None if result.cycles is None else result.cycles - result.stalls
+
+
+def _verify_cycles(job: Gemm, result: GemmResult, chip: Chip, where: str) -> None:
+    cycles, stalls = result.cycles, result.stalls
+    if not isinstance(cycles, int) or cycles < 1:
+        raise _Wrong(f"{where}: cycles are {cycles!r}, expected a positive integer")
+    if not isinstance(stalls, int) or not 0 <= stalls < cycles:
+        raise _Wrong(f"{where}: {stalls!r} of {cycles} cycles are stalls, expected 0 to {cycles - 1}")
+    least = _contract(job, chip)
+    if cycles - stalls != least:
+        raise _Wrong(
+            f"{where}: {cycles} cycles, {stalls} of them stalls; the contract takes {least} without stalls"
+        )
 
 
 def _contract(job: Gemm, chip: Chip) -> int:
@@ -330,14 +542,35 @@ def _layouts(backend: Backend, chip: Chip) -> str:
     return f"{computed} of 6 views computed, the others refused"
 
 
-def _concurrency(name: str, chip: Chip) -> str:
+def _endurance(backend: Backend, chip: Chip, seconds: float) -> str:
+    """Random products of every kind until the time is over."""
+    geometry = chip.geometry
+    end, count, rows_most, before = time.monotonic() + seconds, 0, 4 * geometry.lanes, _compared.values
+    while (began := time.monotonic()) < end:
+        rng = np.random.default_rng((9, count))
+        n = int(rng.integers(1, 2 * geometry.n_max + 2))
+        k = int(rng.integers(1, min(2 * geometry.k_max, 4096) + 2))
+        shape = int(rng.integers(1, 3)), int(rng.integers(1, rows_most + 1)), k, n
+        mode, data = MODES[count % len(MODES)], list(_DATA)[count // len(MODES) % len(_DATA)]
+        job = _job(rng, mode, shape, data)
+        result = backend.gemm(job)
+        _verify(job, result, geometry)
+        if backend.measures:
+            _verify_cycles(job, result, chip, f"product {count}, {shape} ({mode}, {data})")
+        count += 1
+        if time.monotonic() - began < 0.05 and rows_most < 4096:
+            rows_most *= 2
+    return f"{count} products, {_compared.values - before} values in {seconds:g} s"
+
+
+def _concurrency(make: Callable[[], Backend], chip: Chip) -> str:
     """Two runs at once have a backend each, in a thread each."""
     failures: list[Exception] = []
 
     def work(seed: int) -> None:
         rng = np.random.default_rng(seed)
         try:
-            backend = find_backend(name)(chip)
+            backend = make()
             try:
                 for _ in range(10):
                     job = _job(
@@ -377,3 +610,7 @@ _CHECKS: list[tuple[str, Callable[[Backend, Chip], str]]] = [
     ("cycles", _cycles),
     ("layouts", _layouts),
 ]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

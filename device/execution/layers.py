@@ -45,6 +45,13 @@ class Ran:
     mode: Mode
     slots: I32
     cycles: int | None
+    """Stalls left out."""
+    stalls: int = 0
+
+
+def _ran(mode: Mode, result: GemmResult) -> Ran:
+    cycles = None if result.cycles is None else result.cycles - result.stalls
+    return Ran(mode, result.slots, cycles, result.stalls)
 
 
 class Layer(ABC):
@@ -85,7 +92,7 @@ class Layer(ABC):
         self.previous, self.previous_params = self.current, self.params
         self.previous_accumulators = accumulators
         self.current = ()
-        return self._shape(accumulators), tuple(Ran(mode, r.slots, r.cycles) for r in results)
+        return self._shape(accumulators), tuple(_ran(mode, r) for r in results)
 
     def check(self, ran: Sequence[Ran], counts: Sequence[SubOp], backend: str) -> None:
         """Whether the backend met what its operands hold: a lost or invented slot stops the run."""

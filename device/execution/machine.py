@@ -131,7 +131,7 @@ class Machine:
                 command, record, time, lane_cycles = pending.popleft().result()
                 self.controller.observe(step, record.layer, time)
                 records.append(record)
-                step_cycles += time.total_cycles
+                step_cycles += record.charged_cycles or 0
                 on_layer(self._report(step, command, record, time, lane_cycles))
 
         for index, command in enumerate(self.program.commands):
@@ -230,13 +230,15 @@ class Machine:
                     self.totals[name] = self.totals.get(name, 0) + cycles_of
             else:
                 self._agree(command, mode, measured, predicted)
+        stalled = sum(r.stalls for r in ran) if measured is not None else 0
         column = np.array([-1 if measured is None else measured], np.int64)
         time = pricer.columns(index, mode, lanes, column, keeps).at(0)
-        record = LayerRecord(index, mode, forced, works, measured, time.total_cycles, time.traffic)
+        charged = time.total_cycles + stalled
+        record = LayerRecord(index, mode, forced, works, measured, charged, time.traffic)
         return command, record, time, int(lanes.total[0]) if measured is None else measured
 
     def _agree(self, command: Command, mode: Mode, measured: int, predicted: int) -> None:
-        """The cycles that the lanes took must be those that the contract says, to the cycle."""
+        """The cycles that the lanes took, a board's stalls left out, must be those that the contract says, to the cycle."""
         if predicted != measured:
             raise BackendError(
                 f"layer {command.name!r} ({mode}): backend {self.backend.name!r} measured {measured} cycles, the cycle "
@@ -247,6 +249,10 @@ class Machine:
         self, step: int, command: Command, record: LayerRecord, time: LayerTime, lane_cycles: int
     ) -> LayerReport:
         ran = record.works[record.mode]
+        charged = time.total_cycles if record.charged_cycles is None else record.charged_cycles
+        stalls = dict(time.stall_cycles)
+        if charged > time.total_cycles:  # the lanes stood still, and everything behind them waited
+            stalls["board"] = charged - time.total_cycles
         return LayerReport(
             step=step,
             layer=record.layer,
@@ -258,10 +264,10 @@ class Machine:
             low=sum(s.low for s in ran),
             full=sum(s.full for s in ran),
             slots=sum(s.slot_total for s in ran),
-            cycles=time.total_cycles,
+            cycles=charged,
             lane_cycles=lane_cycles,
             unit_cycles=dict(time.unit_cycles),
-            stall_cycles=dict(time.stall_cycles),
+            stall_cycles=stalls,
             traffic_bytes=dict(time.traffic_bytes),
             measured=time.measured,
         )

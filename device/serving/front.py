@@ -8,11 +8,11 @@ over and tells the host. What this file does not do: runs and limits within a ho
 from __future__ import annotations
 
 import contextlib
+import hmac
 import logging
 import os
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,6 +85,7 @@ class Front:
         self._gate: security.Gate | None = None
         self._passes_on = False
         self._beside = ""
+        self._secret = ""
         self._directory: Path | None = None
 
     def bind(self, address: str, keys: Path | None = None) -> str:
@@ -92,7 +93,8 @@ class Front:
         security.check_address(address, keys)
         self._passes_on = not address.startswith("ipc://")
         if self._passes_on:
-            self._directory = Path(tempfile.mkdtemp(prefix="ditto-device-"))
+            self._secret = "" if keys is not None else security.local_token(make=True)
+            self._directory = security.private_directory("ditto-device")
             self._beside = str(self._directory / "host")
         else:
             self._beside = address.removeprefix("ipc://")
@@ -149,6 +151,8 @@ class Front:
             hello = codec.decode_host(frames, self._first)
             if not isinstance(hello, m.Hello):
                 raise ProtocolError(f"{type(hello).__name__} before Hello; greet this device first")
+            if not hmac.compare_digest(hello.token.encode(), self._secret.encode()) and self._secret:
+                raise SecurityError("the device is another user's; give it keys, or start one of your own")
             check_peer("host", hello.protocol, hello.package, hello.parameters)
             self._check_room(key)
         except DittoError as error:

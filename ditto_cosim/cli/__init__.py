@@ -48,9 +48,9 @@ COMMANDS: dict[str, _Entry] = {
     "sweep": _Entry("Look", "price:sweep", "Sweep chip size, bandwidth, buffer and low rule"),
     "paper": _Entry("Look", "price:paper", "Hold the paper's claims against this model of it"),
     "rtl": _Entry("Hardware", "rtl_trust:app", "Build, test, replay, mutate, prove and synthesise the RTL"),
-    "device": _Entry("Device", "wire:device", "Run a device that hosts connect to"),
-    "keys": _Entry("Device", "wire:keys", "Make the keys for a device on another machine"),
-    "conform": _Entry("Device", "wire:conform", "Check a backend against everything a device needs of it"),
+    "device": _Entry("Device", "device:device", "Run a device that hosts connect to"),
+    "keys": _Entry("Device", "device:keys", "Make the keys for a device on another machine"),
+    "conform": _Entry("Device", "device:conform", "Check a backend against everything a device needs of it"),
     "bench": _Entry("Measure", "bench:bench", "Measure speed: rtl, model, wire, price, dram"),
 }
 
@@ -148,5 +148,7 @@ what you typed: {command}"""
 
 
 def _end(text: str, status: int) -> None:
-    print(text, file=sys.stderr)
+    from ditto_cosim.protocol.errors import printable
+
+    print(printable(text), file=sys.stderr)
     sys.exit(status)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.pipeline.run import INPUTS
 from ditto_cosim.host.reference.golden import Golden
 from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.protocol.files import load_arrays
 from ditto_cosim.protocol.hardware import LowRule, Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import RunRecord
@@ -34,8 +34,10 @@ def recorded_inputs(directory: Path, step: int) -> dict[str, Tensor]:
     path = directory / INPUTS.format(step)
     if not path.exists():
         raise AnalysisError(f"{directory}: {path.name} is missing; record the run again with this version")
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    try:
+        return {name: torch.from_numpy(array) for name, array in load_arrays(path).items()}
+    except (ValueError, TypeError) as error:
+        raise AnalysisError(f"{path}: {error}") from None
 
 
 def constants_of(

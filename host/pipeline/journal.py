@@ -10,7 +10,6 @@ decide what to do with it (`run.py`).
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ditto_cosim.protocol.files import replacing
+from ditto_cosim.protocol.files import load_arrays, replacing
 from ditto_cosim.protocol.messages import LayerReport
 from ditto_cosim.protocol.record import RecordError
 from ditto_cosim.protocol.tensors import Array
@@ -89,11 +88,10 @@ def _save(path: Path, arrays: Mapping[str, Any]) -> None:
 
 def _load(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return load_arrays(path)
     except FileNotFoundError:
         raise RecordError(
             f"{path} is missing, so nobody can go on behind that step; run again from the start"
         ) from None
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError) as error:
         raise RecordError(f"{path}: cannot be read ({error})") from None

@@ -121,7 +121,7 @@ def load_model(name: str) -> LoadedModel:
 
     diffusers_logging.disable_progress_bar()
     try:
-        pipe = DiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+        pipe = DiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"{name}: not a folder that save_pretrained wrote ({error})") from error
     pipe.set_progress_bar_config(disable=True)

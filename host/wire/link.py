@@ -107,6 +107,7 @@ class Link:
         self._socket = self._sockets.dealer(b"H" + secrets.token_bytes(16), address)
         self._connected = address
         try:
+            self._secret = security.local_token() if keys is None and security.is_loopback(address) else ""
             if keys is not None:
                 security.use_keys(self._socket.raw, keys)
             self._socket.connect(address)
@@ -230,6 +231,7 @@ class Link:
                 parameters=parameters_digest(),
                 host=f"{os_socket.gethostname()}:{os.getpid()}",
                 stream_bytes=self._stream_bytes,
+                token=self._secret,
             )
         )
 

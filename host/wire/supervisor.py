@@ -13,12 +13,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ditto_cosim.host.wire.client import Device
 from ditto_cosim.host.wire.link import DEAD_S, Link
+from ditto_cosim.protocol import security
 from ditto_cosim.protocol.errors import DeviceLostError, LinkError
 
 STOP_S = 5.0
@@ -97,7 +97,7 @@ class LocalDevice(Device):
         dead_s: float = DEAD_S,
     ) -> None:
         self._options, self._start_s, self._dead_s = list(options), start_s, dead_s
-        self._directory = Path(tempfile.mkdtemp(prefix="ditto-"))
+        self._directory = security.private_directory("ditto")
         log_directory = run_directory or self._directory
         log_directory.mkdir(parents=True, exist_ok=True)
         self.log_path = log_directory / "device.log"

@@ -153,7 +153,7 @@ def load_pipeline(name: str) -> Any:
     model = find_trained(name)
     assert model.pipeline is not None
     diffusers.utils.logging.disable_progress_bar()
-    options: dict[str, Any] = {"dtype": torch.float32, "low_cpu_mem_usage": False}
+    options: dict[str, Any] = {"dtype": torch.float32, "low_cpu_mem_usage": False, "use_safetensors": True}
     if model.pipeline == "DiTPipeline":
         from .pixels import PixelVAE
 

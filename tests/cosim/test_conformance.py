@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from ditto_cosim.device.backends.base import Gemm, GemmResult
-from ditto_cosim.device.backends.conformance import _contract, check
+from ditto_cosim.device.backends.conformance import _contract, check, check_apart
 from ditto_cosim.device.chips import Chip, load_chip
+from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.protocol.errors import BackendError
+from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from support.plain_backend import PlainBackend
+from support.wire_programs import chain, inputs_of
 
 TINY = load_chip("tiny")
 
@@ -31,7 +34,8 @@ def test_board_that_stalls_conforms_and_is_told_how_much(monkeypatch: pytest.Mon
     monkeypatch.setattr(kit, "find_backend", lambda name: Measuring)
     report = check("board", TINY)
     assert report.passed
-    assert "0 of 36 products exactly" in next(f.text for f in report.findings if f.check == "cycles")
+    told = next(f.text for f in report.findings if f.check == "cycles")
+    assert "36 products exactly as the contract says, and 108 of" in told
 
 
 def test_rtl_wide_conforms_and_measures_nothing() -> None:
@@ -46,7 +50,7 @@ def test_rtl_conforms() -> None:
     report = check("rtl", TINY)
     assert report.passed, [f for f in report.findings if not f.passed]
     cycles = next(f for f in report.findings if f.check == "cycles")
-    assert cycles.text.startswith("36 of 36 products exactly")
+    assert cycles.text == "36 products exactly as the contract says"
 
 
 class Measuring(PlainBackend):
@@ -55,7 +59,21 @@ class Measuring(PlainBackend):
     measures = True
 
     def gemm(self, job: Gemm) -> GemmResult:
-        return replace(super().gemm(job), cycles=_contract(job, TINY) + 3)
+        return replace(super().gemm(job), cycles=_contract(job, TINY) + 3, stalls=3)
+
+
+class Steady(PlainBackend):
+    """A board that never stalls."""
+
+    measures = True
+
+    def gemm(self, job: Gemm) -> GemmResult:
+        return replace(super().gemm(job), cycles=_contract(job, TINY))
+
+
+class UnexplainedCycle(Measuring):
+    def gemm(self, job: Gemm) -> GemmResult:
+        return replace(super().gemm(job), stalls=2)
 
 
 class _Spoiled(PlainBackend):
@@ -184,6 +202,7 @@ class ClosesOnce(PlainBackend):
         (ReadOnlyResult, "purity"),
         (KeepsWeights, "other weights"),
         (TooFast, "cycles"),
+        (UnexplainedCycle, "cycles"),
         (ForgetsCycles, "cycles"),
         (InventsCycles, "cycles"),
         (AssumesOnePiece, "layouts"),
@@ -220,3 +239,51 @@ def good() -> Gemm:
 def test_impossible_product_is_refused_before_any_backend(change: dict[str, Any], says: str) -> None:
     with pytest.raises(BackendError, match=says):
         replace(good(), **change)
+
+
+def test_backend_that_crashes_and_hangs_gets_its_verdict() -> None:
+    report = check_apart("support.isolation_backends:FragileBoard", "tiny", progress_s=1.0)
+    failed = {f.check: f.text for f in report.findings if not f.passed}
+    assert failed.keys() == {"overflow", "layouts"}
+    assert "killed by signal 11 (SIGSEGV), in layer 'overflowing sum'" in failed["overflow"]
+    assert (
+        "WatchdogError: layer 'strided operand' (temporal, 2×[3, 10]·[10, 6]): no answer for"
+        in failed["layouts"]
+    )
+    assert len(report.findings) == 10
+    assert report.verdict == "does not conform"
+    assert report.excluded_fault_rate is None
+
+
+def test_endurance_says_what_fault_rate_it_excludes() -> None:
+    report = check("model", TINY, seconds=0.5)
+    assert report.passed
+    assert report.values > 100_000
+    assert report.excluded_fault_rate == pytest.approx(3 / report.values, rel=0.01)
+    found = next(f for f in report.findings if f.check == "endurance")
+    assert "values in 0.5 s" in found.text
+
+
+def test_endurance_finds_what_is_seldom_wrong() -> None:
+    report = check("support.isolation_backends:SeldomWrongBoard", TINY, seconds=10.0)
+    assert [f.check for f in report.findings if not f.passed] == ["endurance"]
+
+
+def test_run_on_a_board_that_stalls_reports_them_and_goes_on() -> None:
+    program, constants = chain(3)
+    spec = RunSpec(backend="board", chip="tiny", design="ditto")
+    stalling, steady = Measuring(TINY), Steady(TINY)
+    reports: dict[object, list[LayerReport]] = {stalling: [], steady: []}
+    totals = {}
+    for backend, told in reports.items():
+        machine = Machine(program, constants, spec, backend=backend)
+        for step in range(3):
+            how: dict[str, Any] = {"observe": "none", "timed": True, "on_value": lambda v, a: None}
+            done = machine.step(step, inputs_of(program, step), on_layer=told.append, **how)
+        totals[backend] = dict(done.totals)
+        machine.close()
+    for slow, fast in zip(reports[stalling], reports[steady], strict=True):
+        assert slow.stall_cycles["board"] == 3
+        assert slow.cycles == fast.cycles + 3 == slow.unit_cycles["compute"] + sum(slow.stall_cycles.values())
+        assert slow.lane_cycles == fast.lane_cycles
+    assert totals[stalling]["cycles"] == totals[steady]["cycles"] + 3 * len(reports[stalling])

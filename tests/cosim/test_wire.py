@@ -301,15 +301,35 @@ def test_program_that_would_not_fit_is_refused_before_it_runs(address: str) -> N
     b = Builder()
     x = b.input("x", 1)
     (y,) = b.do("broadcast", "huge", (x,), {"shape": (1 << 20, 1 << 20)})
-    with serving(address), connect(address) as device, pytest.raises(QuotaError, match="4398046511108 bytes"):
+    with (
+        serving(address),
+        connect(address) as device,
+        pytest.raises(QuotaError, match=r"values 4398046511108, .*'huge'"),
+    ):
         device.open_run(b.program(y=y), {})
 
 
 def test_run_that_outgrows_its_quota_is_stopped(address: str) -> None:
     program, constants = chain(6)
     spec = m.RunSpec(memory_bytes=18_000)
-    with serving(address), connect(address) as device, device.open_run(program, constants, spec) as run:
-        with pytest.raises(QuotaError, match=r"temporal state hold .* the quota is 18000"):
+    with (
+        serving(address),
+        connect(address) as device,
+        pytest.raises(QuotaError, match=r"temporal state \d+, .* the quota is 18000"),
+    ):
+        device.open_run(program, constants, spec)
+
+    class Hoarding(Machine):
+        """Holds more than its program says."""
+
+        state_bytes = 1 << 50
+
+    with (
+        serving(address, factory=Hoarding),
+        connect(address) as device,
+        device.open_run(program, constants) as run,
+    ):
+        with pytest.raises(QuotaError, match=r"temporal state hold \d+ bytes"):
             run.step(0, inputs_of(program, 0))
         with pytest.raises(DeviceError, match="unusable since an earlier failure"):
             run.step(1, inputs_of(program, 1))

@@ -61,7 +61,8 @@ def test_conform_prints_its_findings() -> None:
     result = CliRunner().invoke(root, ["conform", "support.plain_backend:PlainBackend", "--json"])
     assert result.exit_code == 0
     report = json.loads(result.output)
-    assert report["passed"]
+    assert report["verdict"] == "conforms"
+    assert report["excluded_fault_rate"] == pytest.approx(3 / report["values"], rel=0.01)
     assert {f["check"] for f in report["findings"]} > {"exactness", "cycles", "concurrency"}
     result = CliRunner().invoke(root, ["conform", "support.wire_harness:StuckBackend"])
     assert result.exit_code == 1

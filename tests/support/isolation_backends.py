@@ -55,3 +55,28 @@ class BusyBoard(_Board):
     def misbehave(self, job: Any) -> None:
         while True:
             pass
+
+
+class FragileBoard(ModelBackend):
+    """Right, but that it crashes at long sums and hangs at scattered operands."""
+
+    def gemm(self, job: Any) -> Any:
+        if job.name == "overflowing sum":
+            ctypes.string_at(8)
+        if job.name == "strided operand":
+            time.sleep(3600)
+        return super().gemm(job)
+
+
+class SeldomWrongBoard(ModelBackend):
+    """One product in fifty, large ones only, has one wrong value."""
+
+    products = 0
+
+    def gemm(self, job: Any) -> Any:
+        result = super().gemm(job)
+        if job.current.shape[1] > 64:
+            self.products += 1
+            if self.products % 50 == 0:
+                result.accumulators[0, 0, 0] += 1
+        return result

@@ -68,20 +68,39 @@ def keys(
 def conform(
     backend: Annotated[str, typer.Argument(help="Name of a backend, or module:Class.")],
     chip: Annotated[str, typer.Option(help="Chip it is made for: a preset or a TOML file.")] = "tiny",
+    seconds: Annotated[
+        float, typer.Option(help="So long more, random products, for a statement on how seldom it fails.")
+    ] = 0.0,
+    progress_s: Annotated[
+        float, typer.Option(help="A product may take so long, and a second more a million multiplications.")
+    ] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
-    """Check a backend against everything a device needs of it; exit status 1 if it fails."""
-    from ditto_cosim.device.backends.conformance import Finding, check
+    """Check a backend against everything a device needs of it; exit status 1 if it fails. It runs in a process of its own, so
+    that a board that hangs or crashes is a finding too."""
+    from ditto_cosim.device.backends.conformance import Finding, check_apart
     from ditto_cosim.device.chips import load_chip
+
+    load_chip(chip)
 
     def show(finding: Finding) -> None:
         if not as_json:
             typer.echo(f"{'ok  ' if finding.passed else 'FAIL'}  {finding.check:12s}  {finding.text}")
 
-    report = check(backend, load_chip(chip), on_finding=show)
+    report = check_apart(backend, chip, seconds=seconds, progress_s=progress_s, on_finding=show)
+    rate = report.excluded_fault_rate
     if as_json:
-        typer.echo(json.dumps({**asdict(report), "passed": report.passed}, indent=1))
+        found = {
+            "backend": backend,
+            "chip": chip,
+            "findings": [asdict(finding) for finding in report.findings],
+            "values": report.values,
+            "excluded_fault_rate": rate,
+            "verdict": report.verdict,
+        }
+        typer.echo(json.dumps(found, indent=1))
     else:
-        failed = sum(not finding.passed for finding in report.findings)
-        typer.echo(f"{backend} on {chip}: " + ("conforms" if report.passed else f"{failed} checks failed"))
+        typer.echo(f"{backend} on {chip}: {report.verdict}, {report.values:,} values compared")
+        if rate is not None:
+            typer.echo(f"more than {rate:.1g} wrong values in all are excluded with 95 % certainty")
     raise typer.Exit(0 if report.passed else 1)

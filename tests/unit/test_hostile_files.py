@@ -1,0 +1,88 @@
+"""Files that somebody made to hurt: what reads them answers in a sentence, and takes no more memory than it says."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ditto_cosim.protocol import files
+from ditto_cosim.protocol.errors import DeviceError, printable, revive
+from ditto_cosim.protocol.isa import TensorSpec
+from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.record import RecordError, RunInfo, RunRecord, RunWriter, StepRecord
+
+EMPTY = Program((TensorSpec((1,), "f32"),), {"x": 0}, frozenset(), {}, {"x": 0}, ())
+INFO = RunInfo(EMPTY.to_dict(), "m", "tiny", "", "ditto", "model", "mag4", 3, 0, 64)
+
+
+def a_run(directory: Path) -> Path:
+    writer = RunWriter(directory, INFO)
+    for step in range(3):
+        writer.append(StepRecord(step, (), 10))
+    return directory
+
+
+def torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed, packed.open("step.npy", "w") as entry:
+        for _ in range(64):
+            entry.write(bytes(1 << 20))
+
+
+def liar(path: Path) -> None:
+    """A header that claims 2⁶⁰ numbers."""
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1152921504606846976,), }"
+    header += b" " * (118 - len(header) - 1) + b"\n"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("step.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+
+
+def pickled(path: Path) -> None:
+    np.savez(path, step=np.array([object()]))
+
+
+def other_types(path: Path) -> None:
+    np.savez(
+        path, step=np.zeros(2, np.float32), layers=np.zeros((1, 2)), works=np.zeros(3), slots=np.zeros(1)
+    )
+
+
+@pytest.mark.parametrize("spoil", [torn, bomb, liar, pickled, other_types])
+def test_hostile_step_is_a_sentence_that_names_it(
+    tmp_path: Path, spoil: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "ARRAYS_BYTES", 32 << 20)
+    run = a_run(tmp_path / "run")
+    spoil(run / "step-0001.npz")
+    with pytest.raises(RecordError, match=r"step-0001\.npz"):
+        list(RunRecord(run))
+
+
+def test_missing_middle_step_is_refused(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    (run / "step-0001.npz").unlink()
+    with pytest.raises(RecordError, match=r"step-0001\.npz is missing"):
+        RunRecord(run)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "\x00", json.dumps({"version": 1e400})])
+def test_hostile_description_is_a_sentence(tmp_path: Path, text: str) -> None:
+    run = a_run(tmp_path / "run")
+    (run / "run.json").write_text(text)
+    with pytest.raises(RecordError, match=r"run\.json"):
+        RunRecord(run)
+
+
+def test_control_characters_reach_no_terminal() -> None:
+    assert printable("a\x1b]0;evil\x07\x9b31m\u202eb\nc") == "a\\x1b]0;evil\\x07\\x9b31m\\u202eb\nc"
+    error = revive("DeviceError", "\x1b[2J", "\x1b[31m")
+    assert isinstance(error, DeviceError)
+    assert str(error) == "\\x1b[2J\n\\x1b[31m"
