@@ -17,6 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from ditto_cosim.device.chips import Chip
+    from ditto_cosim.device.designs.base import Design
     from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime
 
 RunArgument = Annotated[Path, typer.Argument(help="Directory that `ditto generate` wrote")]
@@ -34,13 +35,14 @@ def price(
 ) -> None:
     """Cycles by unit, stalls, traffic, energy and Defo decisions of a recorded run."""
     from ditto_cosim.device.designs.base import load_design
-    from ditto_cosim.device.pricing.recorded import price_run
+    from ditto_cosim.device.pricing.recorded import design_of, price_run
 
     columns, made = _load(run, chip)
-    found = price_run(columns, made, load_design(design or columns.info.design))
+    wanted = load_design(design) if design else design_of(columns.info)
+    found = price_run(columns, made, wanted)
     itc = price_run(columns, made, load_design("itc"))
     figures = _figures(found, made, itc)
-    exact = _as_charged(columns, found, made)
+    exact = _as_charged(columns, found, made, wanted)
     figures["equals_the_run"] = exact
     if as_json:
         print(json.dumps({"run": str(run), **figures, "defo": found.decisions, "layers": _layer_rows(found)}))
@@ -67,7 +69,7 @@ def price(
     if sources:
         from ditto_cosim.device.pricing.energy import AREA_MM2, TABLE
 
-        watts = load_design(found.design).power_watts
+        watts = wanted.power_watts
         print(
             f"compute: {watts} W at the paper's size (its Table III), {AREA_MM2} mm² for every design alike"
         )
@@ -241,11 +243,11 @@ def paper(
 
 def _load(run: Path, chip: str) -> tuple[RecordColumns, Chip]:
     from ditto_cosim.device.chips import load_chip
-    from ditto_cosim.device.pricing.recorded import RecordColumns
+    from ditto_cosim.device.pricing.recorded import RecordColumns, chip_of
     from ditto_cosim.protocol.record import RunRecord
 
     columns = RecordColumns.load(RunRecord(run))
-    return columns, load_chip(chip or columns.info.chip)
+    return columns, load_chip(chip) if chip else chip_of(columns.info)
 
 
 def _measure_gpu(columns: RecordColumns, itc_s: float) -> dict[str, Any]:
@@ -282,9 +284,11 @@ def _figures(found: RunTime, chip: Chip, itc: RunTime) -> dict[str, Any]:
     }
 
 
-def _as_charged(columns: RecordColumns, found: RunTime, chip: Chip) -> bool | None:
+def _as_charged(columns: RecordColumns, found: RunTime, chip: Chip, design: Design) -> bool | None:
     """Whether this price is the run's own; None if it was asked under another chip or design."""
-    asked_as_run = chip.digest == columns.info.chip_digest and found.design == columns.info.design
+    from ditto_cosim.device.pricing.recorded import design_of
+
+    asked_as_run = chip.digest == columns.info.chip_digest and design.digest == design_of(columns.info).digest
     if not asked_as_run or None in columns.charged:
         return None
     return bool(found.step_cycles.tolist() == list(columns.charged))
@@ -300,7 +304,7 @@ def _layer_rows(found: RunTime) -> list[dict[str, Any]]:
             "bound": BOUNDS[int(found.bound[-1, i])],
             "temporal": float((found.modes[:, i] == 1).mean()),
             "measured": float(found.measured[:, i].mean()),
-            "stall_cycles": {k: int(v[i]) for k, v in found.stalls.items()},
+            "stall_cycles": {k: int(v[i + 1]) for k, v in found.stalls.items()},
         }
         for i, name in enumerate(found.names)
     ]
