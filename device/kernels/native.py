@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+import os
 import weakref
 from collections.abc import Sequence
 from functools import cache
@@ -29,9 +30,12 @@ _SOURCES = tuple(
     Path(__file__).with_name(name) for name in ("engine.cpp", "lanes.cpp", "rows.cpp", "vector.cpp")
 )
 _FLAGS = (
-    *("-std=c++20", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-shared"),
+    *("-std=c++20", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
+
+_WORTH_THREADS = 4096
+"""Numbers in steps of the engine below which threads cost more than they save."""
 
 _RELEASING = (
     *("count_rows", "count_windows", "lane_cycles"),
@@ -77,7 +81,7 @@ class NativeKernels:
             "engine_close": (ctypes.c_int32, [pointer]),
             "engine_settle": (size, [pointer, pointer]),
             "engine_transactions": (size, [pointer]),
-            "engine_steps": (ctypes.c_int32, [pointer, pointer, size, size, pointer, pointer]),
+            "engine_steps": (ctypes.c_int32, [pointer, pointer, size, size, pointer, pointer, size]),
             "silu": (None, [pointer, pointer, size]),
             "softmax": (ctypes.c_int32, [pointer, pointer, pointer, size, size]),
             "extremes": (ctypes.c_int32, [pointer, size, pointer, pointer]),
@@ -177,8 +181,9 @@ class NativeKernels:
         steps, groups, _ = rows.shape
         found, transactions = np.empty((steps, groups, causes), np.int64), np.empty(steps, np.int64)
         ended = self._call["engine_steps"](
-            config.ctypes.data, rows.ctypes.data, steps, groups, found.ctypes.data, transactions.ctypes.data
-        )
+            config.ctypes.data, rows.ctypes.data, steps, groups, found.ctypes.data, transactions.ctypes.data,
+            len(os.sched_getaffinity(0)) if rows.size > _WORTH_THREADS else 1,
+        )  # fmt: skip
         if not ended:
             raise RuntimeError("engine: a group never ends")
         return found, transactions

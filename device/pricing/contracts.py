@@ -166,8 +166,10 @@ class Pipelined(Contract):
     def work(self, cost: GroupCost, lanes: LaneColumns | None = None) -> GroupWork:
         """What the engine is asked for."""
         policy, group = self.config.dma, cost.group
-        chunk = policy.chunk_bytes
-        chunks = max(1, -(-cost.bytes // chunk), cost.passes * -(-cost.late_bytes // chunk))
+        early, late, out = (
+            -(-n // policy.chunk_bytes) for n in (cost.early_bytes, cost.late_bytes, cost.out_bytes)
+        )
+        chunks = max(1, early, late * cost.passes, out)
         return GroupWork(
             chunks=chunks,
             early_bytes=cost.early_bytes,

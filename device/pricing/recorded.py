@@ -179,10 +179,10 @@ class RecordColumns:
 
 
 def _digest(met: Met) -> bytes:
-    found = hashlib.blake2b(digest_size=16)
+    found = hashlib.blake2b(repr([(s.work, s.splits) for s in met.works[0]]).encode(), digest_size=16)
     for step in met.works:
         for s in step:
-            found.update(repr((s.work, s.splits, s.zero, s.low, s.full, s.slots is None)).encode())
+            found.update(b"%d,%d,%d;" % (s.zero, s.low, s.full))
             if s.slots is not None:
                 found.update(np.ascontiguousarray(s.slots).data)
     return found.digest()
@@ -283,31 +283,42 @@ class _Run:
         self.causes = np.zeros((steps, layers + 1, 1 + len(STALLS)), np.int64)
         self.right = self.judged = 0
         self._by_itself: dict[Mode, I64] = {}
+        self._plans: dict[tuple[bool, bytes], int] = {}
 
     def play(self) -> None:
         step, steps = 0, len(self.modes)
         while step < steps:
-            until = step + 1
             self._choose(step)
-            while until < steps and self.controller.decided:
-                self._choose(until)
-                until += 1
+            until = step + 1
+            if self.controller.decided:
+                until = steps
+                for later in range(step + 1, steps):
+                    self._choose(later)
             self._price(slice(step, until))
             for at in range(step, until):
                 self._count(at)
             step = until
 
     def _choose(self, step: int) -> None:
-        """Modes, and whether outputs are kept, of one step."""
-        controller, pricer = self.controller, self.pricer
-        number = self.columns.steps[step]
-        self.chosen[step, 0] = self._number(pricer.prologue, pricer.design.base_mode, False)
-        for layer, possible in enumerate(self.possible[step].tolist()):
-            mode = controller.choose(layer, possible, lambda m, at=layer: self._alone(m)[step, at])  # type: ignore[misc]
+        """Modes, and whether outputs are kept, of one step. Once all is decided, a step like an earlier one is that one."""
+        possible = self.possible[step]
+        key = (self.columns.steps[step] == 0, possible.tobytes())
+        like = self._plans.get(key)
+        if like is not None:
+            self.modes[step], self.chosen[step] = self.modes[like], self.chosen[like]
+            return
+        controller, pricer, number = self.controller, self.pricer, self.columns.steps[step]
+        base = pricer.design.base_mode
+        alone = {m: self._alone(m)[step] for m in pricer.design.modes} if controller.knows_beforehand else {}
+        self.chosen[step, 0] = self._number(pricer.prologue, base, False)
+        for layer, may in enumerate(possible.tolist()):
+            mode = controller.choose(layer, may, lambda m, at=layer: int(alone[m][at]))  # type: ignore[misc]
             keeps = controller.keeps_state(number, layer, mode)
             self.chosen[step, layer + 1] = self._number(pricer.layers[layer], mode, keeps)
             if mode == "temporal":
                 self.modes[step, layer] = TEMPORAL
+        if controller.decided and not controller.knows_beforehand:
+            self._plans[key] = step
 
     def _alone(self, mode: Mode) -> I64:
         if mode not in self._by_itself:
@@ -339,17 +350,19 @@ class _Run:
 
     def _count(self, step: int) -> None:
         """Tells Defo, and judges its choices so far."""
-        controller, design = self.controller, self.pricer.design
-        if design.policy in ("base", "temporal"):
+        controller, base = self.controller, self.pricer.design.base_mode
+        if self.pricer.design.policy in ("base", "temporal"):
             return
-        cycles, temporal = self.causes[step, 1:].sum(axis=1).tolist(), (self.modes[step] == TEMPORAL).tolist()
-        possible = self.possible[step].tolist()
-        cheaper = (self._alone("temporal")[step] < self._alone(design.base_mode)[step]).tolist()
-        for layer, taken in enumerate(cycles):
-            if possible[layer] and controller.judged(layer):
-                self.judged += int(self.weights[step])
-                self.right += int(self.weights[step]) * (cheaper[layer] == temporal[layer])
-            controller.count(layer, "temporal" if temporal[layer] else design.base_mode, taken)
+        layers = range(self.modes.shape[1])
+        temporal = self.modes[step] == TEMPORAL
+        cheaper = self._alone("temporal")[step] < self._alone(base)[step]
+        judged = self.possible[step] & np.fromiter(map(controller.judged, layers), bool)
+        self.judged += int(self.weights[step]) * int(judged.sum())
+        self.right += int(self.weights[step]) * int((judged & (cheaper == temporal)).sum())
+        if not controller.decided:
+            cycles, ran = self.causes[step, 1:].sum(axis=1).tolist(), temporal.tolist()
+            for layer in layers:
+                controller.count(layer, "temporal" if ran[layer] else base, cycles[layer])
 
     def sums(self) -> RunTime:
         pricer, times, lanes = self.pricer, self.weights, LaneColumns(*self.lanes)

@@ -31,6 +31,7 @@ class DmaPolicy:
     """A chip's choices."""
 
     chunk_bytes: int
+    """Most bytes of a transfer; a group moves in as many chunks as its largest part needs."""
     queue_depth: int = 4
     """Transfers an engine may have under way."""
     prefetch_layers: int = 1
