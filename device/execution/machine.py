@@ -102,10 +102,9 @@ class Machine:
 
     def _lane_facts(self) -> dict[str, str | int]:
         """The tile, and whether the lanes' stage is priced by its written contract alone: what a host recomputes it from."""
-        tile, pricer = self.chip.geometry, self.controller.pricer
-        plain = self.design.datapath == "slots" and self.chip.timing == "tlm" and self.design.roofline is None
+        tile, pricer = self.chip.geometry, self.pricer
         return {
-            "lane_contract": int(plain and pricer.multipliers == self.chip.multipliers),
+            "lane_contract": int(pricer.measures and pricer.datapath.multipliers == self.chip.multipliers),
             "tiles": self.chip.tiles,
             "lanes": tile.lanes,
             "columns": tile.columns,
@@ -239,7 +238,9 @@ class Machine:
         measured = sum(cycles) if self.counts_lanes and len(cycles) == len(ran) else None
         if measured is not None:
             predicted = int(lanes.total[0])
-            if getattr(self.backend, "own_contract", False):  # it has held itself to that; ours stands beside it
+            if getattr(
+                self.backend, "own_contract", False
+            ):  # it has held itself to that; ours stands beside it
                 for name, cycles_of in (("own_lane_cycles", measured), ("lane_cycles", predicted)):
                     self.totals[name] = self.totals.get(name, 0) + cycles_of
             else:
