@@ -5,6 +5,7 @@ Interface
     price_run(columns, chip, design) -> RunTime
     RunTime                                     totals, per-unit sums, choices, Defo's table, accuracy
     chip_of(info), design_of(info)              what the record was made with, whole
+    rows_of_step(columns, chip, design, step)   what the engine is asked for in a step
 
 Contract: the same numbers as the live run, because both ask `Pricer`, its contract and `Controller`. The run's own measured
 cycles are used where the record has them, the mode is the one that was measured, and the chip is the run's own; everything
@@ -25,7 +26,7 @@ import numpy.typing as npt
 
 from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.designs.base import Design, load_design
-from ditto_cosim.device.pricing.contracts import MakeMemory
+from ditto_cosim.device.pricing.contracts import MakeMemory, Pipelined
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import (
     ENERGY,
@@ -41,6 +42,7 @@ from ditto_cosim.device.pricing.cost import (
 )
 from ditto_cosim.device.pricing.energy import Events, energy_pj
 from ditto_cosim.device.pricing.pricer import Pricer
+from ditto_cosim.device.timing.engine import EngineConfig
 from ditto_cosim.device.timing.traffic import Group
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.program import Program
@@ -260,6 +262,27 @@ def price_run(
     priced = _Run(columns, pricer, np.ones(len(columns.steps), np.int64) if weights is None else weights)
     priced.play()
     return priced.sums()
+
+
+def rows_of_step(
+    columns: RecordColumns, chip: Chip, design: Design, step: int
+) -> tuple[EngineConfig, list[list[int]]]:
+    """What the engine is asked for in one step of the record, as the run under this chip and design would ask."""
+    pricer = Pricer(columns.program, chip, design)
+    if not isinstance(pricer.contract, Pipelined):
+        raise PricingError(
+            f"{design.name} on {chip.name}: time there is a closed form, nothing is moved in transactions; "
+            "expected a chip with timing = 'tlm' and a design without a roofline"
+        )
+    if step not in columns.steps:
+        raise PricingError(
+            f"step {step} is not in the record, which has {columns.steps[0]} to {columns.steps[-1]}"
+        )
+    priced = _Run(columns, pricer, np.ones(len(columns.steps), np.int64))
+    priced.play()
+    at = columns.steps.index(step)
+    lanes = LaneColumns(*priced.lanes[:, at])
+    return pricer.contract.config, pricer.contract.rows(priced.costs, priced.chosen[at], lanes).tolist()
 
 
 class _Run:

@@ -14,14 +14,16 @@ What it does not do: reorder. How far that is from a first-ready controller (`dr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib
+from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.device.timing.dram import REQUEST_BYTES, DramConfig
-from ditto_cosim.device.timing.kernel import Payload, Pipe, Target
+from ditto_cosim.device.timing.kernel import Payload, Pipe, Target, TimeError
 
 LONG_AGO = -(1 << 40)
 
@@ -139,3 +141,17 @@ def requests_of(payloads: Iterable[Payload]) -> tuple[npt.NDArray[np.int64], npt
     if not addresses:
         return np.zeros(0, np.int64), np.zeros(0, bool)
     return np.concatenate(addresses), np.concatenate(writes)
+
+
+def find_memory(name: str) -> Callable[[DramConfig, int], Target]:
+    """The class named `module:Class`, made with the chip's `DramConfig` and its clock in MHz."""
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise TimeError(f"memory model {name!r}: expected module:Class, such as {__name__}:Memory")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise TimeError(f"memory model {name!r} cannot be loaded: {error}") from error
+    if not callable(getattr(found, "b_transport", None)):
+        raise TimeError(f"memory model {name!r} has no b_transport(payload, at) -> cycle in which it is done")
+    return cast("Callable[[DramConfig, int], Target]", found)
