@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 Name = Annotated[str, msgspec.Meta(max_length=512)]
+Text = Annotated[str, msgspec.Meta(max_length=4096)]
 RunId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Digest = Annotated[str, msgspec.Meta(min_length=32, max_length=32, pattern="^[0-9a-f]*$")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -298,8 +299,8 @@ class Started(_Reply, frozen=True, kw_only=True):
     """Digest of the backend's tile."""
     measures: bool
     state_bytes: Count
-    facts: dict[Name, Name | Count] = {}
-    """What a record says of the machine: chip digest, clock, low rule, longest row."""
+    facts: dict[Name, Text | Count] = {}
+    """What a record says of the machine: chip and design whole (JSON), digest, clock, low rule, longest row."""
 
 
 class Reports(_Message, frozen=True, kw_only=True):

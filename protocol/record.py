@@ -288,7 +288,7 @@ class RunInfo:
     model: str
     chip: str
     chip_digest: str
-    """Digest of the chip as it was, its TOML included, so that a changed preset is noticed."""
+    """Digest of the chip as it was, its name apart: a renamed chip keeps its measurements, an edited one is told apart."""
     design: str
     backend: str
     low_rule: str
@@ -301,6 +301,10 @@ class RunInfo:
     """The chip's."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of program, weights, RTL, chip and contract, as a verdict names them."""
+    chip_description: Mapping[str, Any] = field(default_factory=dict)
+    """The chip whole, as the device had it (empty in records of version 0.1: then `chip` names it) …"""
+    design_description: Mapping[str, Any] = field(default_factory=dict)
+    """… and the design."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Free for reports: prompt, sampler, versions. Pricing never reads it."""
 

@@ -1,32 +1,33 @@
-"""Chips: how many tiles, how much memory, which timing preset. One TOML file each, your own by path.
+"""Chips: how many tiles, how much memory, which policies move data. One TOML file each, your own by path.
 
 Interface
-    load_chip(name_or_path) -> Chip        `paper`, `paper_twin`, `edge`, `tiny`, or a path to a TOML file
+    load_chip(name_or_path) -> Chip   `paper`, `paper_twin`, `edge`, `tiny`, or a TOML file by path; `extends = "edge"` in it
+                                      starts from another chip
     chip_names() -> tuple of the presets
-    Chip                                   frozen; `.geometry`, `.tiles`, `.lanes`, `.multipliers`, `.digest`,
-                                           …
+    Chip                              frozen; `.geometry`, `.tiles`, `.multipliers`, `.dma`, …; `.digest` of all but its name;
+                                      `.description` and `Chip.from_description` travel in records
 """
 
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ditto_cosim.device import description
+from ditto_cosim.device.timing.buffers import CHUNKS_SET_ASIDE, Residency
+from ditto_cosim.device.timing.dma import DmaPolicy, Forwarding
 from ditto_cosim.device.timing.dram import AddressMapping, DramConfig
 from ditto_cosim.protocol.errors import DittoError, GeometryError
 from ditto_cosim.protocol.hardware import Geometry
 
 Timing = Literal["tlm", "paper"]
-Residency = Literal["streaming", "resident"]
+PartialSums = Literal["lanes", "vector"]
 
 CHANNELS_PER_STACK = 8
-_PRESETS = resources.files("ditto_cosim.device").joinpath("chips")
 
 
 class ChipError(DittoError):
@@ -55,6 +56,14 @@ class Chip:
     vector_depth_cycles: int
     defo_unit_log2: int
     """Defo counts in units of 2^u cycles."""
+    dma: DmaPolicy = field(default_factory=lambda: DmaPolicy(16_384))
+    """How data move: chunks, queue depth, prefetch, forwarding."""
+    port_bytes_per_cycle: int = 0
+    """Between buffer and lanes; 0: as wide as the lanes ask."""
+    accumulator_chunks: int = 2
+    """How many chunks the lanes may be ahead of the vector unit."""
+    partial_sums: PartialSums = "lanes"
+    """Where the chunks of a long K are added: `lanes` have adders for it; `vector` costs it a pass for every further chunk."""
 
     @property
     def clock_hz(self) -> int:
@@ -66,14 +75,41 @@ class Chip:
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hex digits of everything that changes a price."""
-        return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:16]
+        """Sixteen hex digits of everything that changes a price: all but the name."""
+        facts = {k: v for k, v in asdict(self).items() if k != "name"}
+        return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
+
+    @property
+    def clock_mhz(self) -> int:
+        return round(self.clock_ghz * 1000)
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What `from_description` needs; plain values only."""
+        return asdict(self)
+
+    @classmethod
+    def from_description(cls, values: Mapping[str, Any], where: str) -> Chip:
+        try:
+            parts = {"geometry": Geometry, "dram": DramConfig, "dma": DmaPolicy}
+            made = {k: kind(**values[k]) for k, kind in parts.items()}
+            return cls(**{**values, **made})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ChipError(
+                f"{where}: the chip described there is none of this version's ({error})"
+            ) from None
 
 
 _DRAM_TYPES: Mapping[str, type] = {"mapping": str, "refresh": bool}
 
 _FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
-    "": {"timing": str, "multipliers": int, "clock_ghz": (int, float), "defo_unit_log2": int},
+    "": {
+        "timing": str,
+        "multipliers": int,
+        "clock_ghz": (int, float),
+        "defo_unit_log2": int,
+        "partial_sums": str,
+    },
     "tile": {
         "lanes": int,
         "columns": int,
@@ -84,49 +120,37 @@ _FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
         "weight_banks": int,
         "tiles": int,
     },
-    "buffer": {"megabytes": (int, float), "policy": str},
+    "buffer": {
+        "megabytes": (int, float),
+        "policy": str,
+        "bytes_per_cycle": int,
+        "accumulator_chunks": int,
+    },
+    "dma": {f.name: str if f.name == "forwarding" else int for f in fields(DmaPolicy)},
     "dram": {"stacks": int, **{f.name: _DRAM_TYPES.get(f.name, int) for f in fields(DramConfig)}},
     "vector": {"lanes": int, "depth_cycles": int},
 }
 
 
 def chip_names() -> tuple[str, ...]:
-    files = _PRESETS.iterdir()
-    return tuple(sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml")))
+    return description.names("chips")
 
 
 def load_chip(name: str | Path) -> Chip:
     """A preset by name, or a TOML file by path."""
-    text = str(name)
-    if text in chip_names():
-        source = _PRESETS.joinpath(f"{text}.toml").read_text(encoding="utf-8")
-        return _parse(source, text, text)
-    path = Path(name)
-    if not path.exists():
-        raise ChipError(
-            f"chip {text!r}: neither a preset ({', '.join(chip_names())}) nor a TOML file that exists"
-        )
-    return _parse(path.read_text(encoding="utf-8"), path.stem, str(path))
+    source = description.read("chip", "chips", name, ChipError)
+    return _parse(source.values, source.name, source.where)
 
 
-def _parse(source: str, name: str, where: str) -> Chip:
-    try:
-        data = tomllib.loads(source)
-    except tomllib.TOMLDecodeError as error:
-        raise ChipError(f"{where}: not TOML ({error})") from None
-    tables = {"": {k: v for k, v in data.items() if not isinstance(v, dict)}}
+def _parse(data: Mapping[str, Any], name: str, where: str) -> Chip:
+    tables: dict[str, Mapping[str, Any]] = {"": {k: v for k, v in data.items() if not isinstance(v, dict)}}
     tables |= {k: v for k, v in data.items() if isinstance(v, dict)}
+    tables_known = {t: dict for t in _FIELDS if t}
+    description.check(
+        {t: dict(v) for t, v in tables.items() if t}, tables_known, f"{where}: table", ChipError
+    )
     for table, values in tables.items():
-        if table not in _FIELDS:
-            raise ChipError(
-                f"{where}: table [{table}] is unknown; known: {', '.join(t for t in _FIELDS if t)}"
-            )
-        for key, value in values.items():
-            if key not in _FIELDS[table]:
-                raise ChipError(f"{where}: [{table}] {key} is unknown; known: {', '.join(_FIELDS[table])}")
-            wanted = _FIELDS[table][key]
-            if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-                raise ChipError(f"{where}: [{table}] {key} = {value!r} has the wrong type")
+        description.check(values, _FIELDS[table], f"{where}: [{table}]" if table else f"{where}:", ChipError)
     tile = dict(_table(tables, "tile", where))
     tiles = _within(tile.pop("tiles", 1), 1, 65_536, f"{where}: [tile] tiles")
     try:
@@ -134,7 +158,7 @@ def _parse(source: str, name: str, where: str) -> Chip:
     except (GeometryError, TypeError) as error:
         raise ChipError(f"{where}: [tile] {error}") from None
     top, buffer, vector = tables[""], _table(tables, "buffer", where), _table(tables, "vector", where)
-    return Chip(
+    chip = Chip(
         name=name,
         timing=_choice(top.get("timing", "tlm"), get_args(Timing), f"{where}: timing"),
         geometry=geometry,
@@ -155,7 +179,40 @@ def _parse(source: str, name: str, where: str) -> Chip:
             vector.get("depth_cycles", 12), 1, 1024, f"{where}: [vector] depth_cycles"
         ),
         defo_unit_log2=_within(top.get("defo_unit_log2", 0), 0, 31, f"{where}: defo_unit_log2"),
+        dma=_dma(tables.get("dma", {}), where),
+        port_bytes_per_cycle=_within(
+            buffer.get("bytes_per_cycle", 0), 0, 2**20, f"{where}: [buffer] bytes_per_cycle"
+        ),
+        accumulator_chunks=_within(
+            buffer.get("accumulator_chunks", 2), 1, 64, f"{where}: [buffer] accumulator_chunks"
+        ),
+        partial_sums=_choice(
+            top.get("partial_sums", "lanes"), get_args(PartialSums), f"{where}: partial_sums"
+        ),
     )
+    least = CHUNKS_SET_ASIDE * chip.dma.chunk_bytes
+    if chip.buffer_bytes < least:
+        raise ChipError(
+            f"{where}: [buffer] megabytes = {buffer.get('megabytes', 1)} does not hold {CHUNKS_SET_ASIDE} chunks of "
+            f"{chip.dma.chunk_bytes} bytes ([dma] chunk_bytes): two of weights, one of operands, one of results; "
+            f"expected at least {least / 2**20:g} MB, or smaller chunks"
+        )
+    return chip
+
+
+def _dma(values: Mapping[str, Any], where: str) -> DmaPolicy:
+    limits = {
+        "chunk_bytes": (64, 2**28),
+        "queue_depth": (1, 256),
+        "prefetch_layers": (0, 1024),
+        "issue_cycles": (0, 4096),
+        "bytes_per_cycle": (0, 2**20),
+    }
+    for name, (low, high) in limits.items():
+        if name in values:
+            _within(values[name], low, high, f"{where}: [dma] {name}")
+    _choice(values.get("forwarding", "chunk"), get_args(Forwarding), f"{where}: [dma] forwarding")
+    return DmaPolicy(**{"chunk_bytes": 16_384, **values})
 
 
 def _dram(values: Mapping[str, Any], where: str) -> DramConfig:

@@ -1,1 +1,1 @@
-"""One file per design: a timing-and-traffic policy."""
+"""One TOML file per design: a timing-and-traffic policy. `base.py` reads them."""

@@ -1,26 +1,30 @@
 """What a design is: its multipliers, what they can skip, which mode a layer runs in, what traffic that costs.
 
 Interface
-    Design            frozen description; a design is a file in this folder that defines `DESIGN`
-    load_design(name) -> Design       by file name (`ditto`, `itc`, `ditto_plus`, …)
-    design_names()    -> tuple of those here
+    load_design(name_or_path) -> Design   `ditto`, `itc`, `ditto_plus`, …, or a TOML file by path, exactly as a chip;
+                                          `extends = "ditto"` in it starts from another design
+    design_names() -> tuple of those here
+    Design                                frozen; `.description` and `Design.from_description` travel in records
 
 A policy says how `pricing/controller.py` chooses the mode of a layer in a step:
     base       always the base mode
     temporal   base in the first step and where forced, temporal otherwise
     defo       Defo's table decides after two steps; `dynamic` may fall back later
-    ideal      the cheapest of the design's modes, known beforehand, every layer and step
+    ideal      the cheaper of the design's modes, known beforehand, every layer and step
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from dataclasses import dataclass
-from typing import Literal
+import hashlib
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+from ditto_cosim.device import description
 from ditto_cosim.protocol.errors import DittoError
-from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.protocol.hardware import MODES, Mode
 
 Policy = Literal["base", "temporal", "defo", "dynamic", "ideal"]
 Datapath = Literal["slots", "dense8", "sparse8", "low4", "outlier", "roofline"]
@@ -38,7 +42,7 @@ PAPER_MULTIPLIERS = 39_398
 
 
 class DesignError(DittoError):
-    """A design nobody knows; the message lists those that exist."""
+    """A design nobody knows, or a description that cannot be one; the message names file, field and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,22 @@ class Design:
     """Table III: compute logic at the paper's size."""
     roofline: Roofline | None = None
 
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hex digits of everything but its names."""
+        facts = {k: v for k, v in asdict(self).items() if k not in ("name", "title")}
+        return hashlib.sha256(repr(sorted(facts.items())).encode()).hexdigest()[:16]
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What `from_description` needs; plain values only."""
+        return {k: v for k, v in asdict(self).items() if v is not None}
+
+    @classmethod
+    def from_description(cls, values: Mapping[str, Any], where: str) -> Design:
+        given = dict(values)
+        return _design(str(given.pop("name", "?")), given, where)
+
     @property
     def exact(self) -> bool:
         return not self.sign_mask
@@ -89,16 +109,64 @@ class Design:
         return max(1, round(self.multipliers * chip_multipliers / PAPER_MULTIPLIERS))
 
 
+_TYPES: Mapping[str, Any] = {
+    "title": str,
+    "datapath": str,
+    "multipliers": int,
+    "policy": str,
+    "base_mode": str,
+    "outlier_multipliers": int,
+    "attention_differences": bool,
+    "dependency_check": bool,
+    "sign_mask": bool,
+    "power_watts": (int, float),
+    "roofline": dict,
+}
+
+
 def design_names() -> tuple[str, ...]:
-    package = importlib.import_module("ditto_cosim.device.designs")
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base"))
+    return description.names("designs")
 
 
-def load_design(name: str) -> Design:
-    known = design_names()
-    if name not in known:
-        raise DesignError(f"design {name!r} is unknown; known: {', '.join(known)}")
-    design = importlib.import_module(f"ditto_cosim.device.designs.{name}").DESIGN
-    if not isinstance(design, Design):
-        raise DesignError(f"design {name!r}: its file defines no Design named DESIGN")
-    return design
+def load_design(name: str | Path) -> Design:
+    """A shipped design by name, or a TOML file by path."""
+    source = description.read("design", "designs", name, DesignError)
+    return _design(source.name, source.values, source.where)
+
+
+def _design(name: str, values: Mapping[str, Any], where: str) -> Design:
+    description.check(values, _TYPES, f"{where}:", DesignError)
+    missing = [
+        f.name for f in fields(Design) if f.default is MISSING and f.name != "name" and f.name not in values
+    ]
+    if missing:
+        raise DesignError(
+            f"{where}: {', '.join(missing)} missing; give them, or a design that this one `extends`"
+        )
+    for field, choices in (
+        ("datapath", get_args(Datapath)),
+        ("policy", get_args(Policy)),
+        ("base_mode", MODES),
+    ):
+        if values.get(field, choices[0]) not in choices:
+            raise DesignError(f"{where}: {field} = {values[field]!r}, expected one of {', '.join(choices)}")
+    if values.get("base_mode") == "temporal":
+        raise DesignError(
+            f"{where}: base_mode = 'temporal', but the first step has no differences; expected original or spatial"
+        )
+    for field in ("multipliers", "outlier_multipliers", "power_watts"):
+        if values.get(field, 1) < (field == "multipliers"):
+            raise DesignError(f"{where}: {field} = {values[field]!r} must be positive")
+    if (values["datapath"] == "outlier") != (values.get("outlier_multipliers", 0) > 0):
+        raise DesignError(f"{where}: datapath outlier and outlier_multipliers belong together")
+    given = dict(values)
+    roofline = given.pop("roofline", None)
+    if (roofline is not None) != (values["datapath"] == "roofline"):
+        raise DesignError(f"{where}: datapath roofline and a [roofline] table belong together")
+    if roofline is not None:
+        types = {f.name: int for f in fields(Roofline)}
+        description.check(roofline, types, f"{where}: [roofline]", DesignError)
+        if short := types.keys() - roofline.keys():
+            raise DesignError(f"{where}: [roofline] lacks {', '.join(sorted(short))}")
+        given["roofline"] = Roofline(**roofline)
+    return Design(name=name, **given)

@@ -2,16 +2,18 @@
 
 Values live here from the command that makes them to the last that reads them; layers keep their temporal state between
 steps. A layer's mode is chosen, then it is computed; beside that a second thread counts what each mode would meet, checks
-what the backend reports and prices it, so that the values never wait for the books. An oracle design waits for the counts
-before it chooses. What this file does not do: runs and replies (`serving/`), the arithmetic (`layers.py`,
-`kernels/vector.py`), the cycles (`pricing/`).
+what the backend reports and tells its price, so that the values never wait for the books. Layers overlap in time, so a layer
+is reported when a later one shows that it has ended. An oracle design waits for the counts before it chooses. What this file
+does not do: runs and replies (`serving/`), the arithmetic (`layers.py`, `kernels/vector.py`), the cycles (`pricing/`).
 """
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -28,7 +30,8 @@ from ditto_cosim.device.execution.layers import Layer, Ran, Works, make_layer
 from ditto_cosim.device.kernels import vector
 from ditto_cosim.device.pricing.contract import contract_digest
 from ditto_cosim.device.pricing.controller import Controller
-from ditto_cosim.device.pricing.cost import LayerTime
+from ditto_cosim.device.pricing.cost import LayerTime, stack
+from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError, TensorError
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec
@@ -37,8 +40,8 @@ from ditto_cosim.protocol.record import LayerRecord, StepRecord
 from ditto_cosim.protocol.tensors import NUMPY_TYPES
 
 Array = npt.NDArray[Any]
-Booked = tuple[Command, LayerRecord, LayerTime, int]
-"""A layer, its record, its price, and the cycles of its lanes."""
+Booked = list[tuple[LayerRecord, LayerTime]]
+"""Layers that ended in time by now, in program order."""
 SNAPSHOT_VERSION = 1
 
 
@@ -71,14 +74,19 @@ class Machine:
             "clock_hz": self.chip.clock_hz,
             "contract_digest": contract_digest(),
             "rtl_digest": str(getattr(chosen, "rtl_digest", "")),
+            "chip": json.dumps(self.chip.description),
+            "design": json.dumps(self.design.description),
             **facts_of(chosen),
         }
-        self.counts_lanes = (
-            self.design.datapath == "slots" and self.chip.timing == "tlm" and self.backend.geometry == tile
-        )
+        self.pricer = Pricer(program, self.chip, self.design)
+        self.counts_lanes = self.pricer.measures and self.backend.geometry == tile
         """Whether the backend's lanes are those that this chip and design are priced with."""
         self.controller = Controller(program, self.chip, self.design)
         self.facts |= self._lane_facts()
+        self.price = self.pricer.begin_step()
+        """The step under way, in time; told of by the books alone."""
+        self.unsettled: deque[tuple[LayerRecord, int]] = deque()
+        """Layers that were told of and have not ended."""
         self.constants = {value: constants[name] for name, value in program.constants.items()}
         self.layers: dict[str, Layer] = {
             c.name: make_layer(c, program, self.constants, tile.k_max, tile.low_rule) for c in program.layers
@@ -88,16 +96,16 @@ class Machine:
         self.dying: dict[int, list[int]] = {}
         for value, index in program.last_use.items():
             self.dying.setdefault(index, []).append(value)
+        self.step_cycles = 0
         self.totals: dict[str, int] = {"cycles": 0, "steps": 0}
         self.books = ThreadPoolExecutor(1, thread_name_prefix="books")
         """Counts, checks and prices layers, in program order, while the next ones are computed."""
 
     def _lane_facts(self) -> dict[str, str | int]:
         """The tile, and whether the lanes' stage is priced by its written contract alone: what a host recomputes it from."""
-        tile, pricer = self.chip.geometry, self.controller.pricer
-        plain = self.design.datapath == "slots" and self.chip.timing == "tlm" and self.design.roofline is None
+        tile, pricer = self.chip.geometry, self.pricer
         return {
-            "lane_contract": int(plain and pricer.multipliers == self.chip.multipliers),
+            "lane_contract": int(pricer.measures and pricer.datapath.multipliers == self.chip.multipliers),
             "tiles": self.chip.tiles,
             "lanes": tile.lanes,
             "columns": tile.columns,
@@ -123,16 +131,14 @@ class Machine:
         watched = None if observe == "all" else frozenset(() if observe == "none" else observe)
         pending: deque[Future[Booked]] = deque()
         records: list[LayerRecord] = []
-        step_cycles = self.controller.pricer.prologue.total_cycles
+        self.books.submit(self._open_books)
 
         def settle(wait: bool) -> None:
-            nonlocal step_cycles
             while pending and (wait or pending[0].done()):
-                command, record, time, lane_cycles = pending.popleft().result()
-                self.controller.observe(step, record.layer, time)
-                records.append(record)
-                step_cycles += record.charged_cycles or 0
-                on_layer(self._report(step, command, record, time, lane_cycles))
+                for record, time in pending.popleft().result():
+                    self.controller.count(record.layer, record.mode, time.total_cycles)
+                    records.append(record)
+                    on_layer(self._report(step, record, time))
 
         for index, command in enumerate(self.program.commands):
             try:
@@ -154,10 +160,13 @@ class Machine:
             for value in self.dying.get(index, ()):
                 del values[value]
             settle(wait=False)
+        if timed:
+            pending.append(self.books.submit(self._close_books))
         settle(wait=True)
         outputs = {name: np.asarray(values[value], order="C") for name, value in self.program.outputs.items()}
         if not timed:
             return StepResult(outputs)
+        step_cycles = self.step_cycles
         self.totals["cycles"] += step_cycles
         self.totals["steps"] += 1
         return StepResult(outputs, StepRecord(step, tuple(records), step_cycles), self._totals())
@@ -198,12 +207,22 @@ class Machine:
             return accumulators, None
         modes = layer.modes()
         counted = self.books.submit(layer.counting(modes))
-        works: Works = counted.result() if self.design.policy == "ideal" else dict.fromkeys(modes, ())
-        draft = LayerRecord(index, self.design.base_mode, forced, works)
-        mode = self.controller.mode_for(step, index, draft, forced)
+
+        def alone(mode: Mode) -> int:
+            """What an oracle asks, and waits for the counts."""
+            group, works = self.pricer.layers[index], counted.result()[mode]
+            return int(self.pricer.alone(group, mode, self.pricer.lanes(group, stack([works]), mode))[0])
+
+        mode = self.controller.choose(index, "temporal" in modes, alone)
         keeps = self.controller.keeps_state(step, index, mode)
         accumulators, ran = layer.run(mode, self.backend)
         return accumulators, self.books.submit(self._book, command, mode, forced, keeps, counted, ran)
+
+    # --- the books ------------------------------------------------------------------------------------------------------
+
+    def _open_books(self) -> None:
+        self.price, self.step_cycles = self.pricer.begin_step(), 0
+        self.unsettled.clear()
 
     def _book(
         self,
@@ -214,11 +233,11 @@ class Machine:
         counted: Future[Works],
         ran: Sequence[Ran],
     ) -> Booked:
-        """Checks what the backend reported of a layer, and prices it."""
+        """Checks what the backend reported of a layer, and tells its price; returns the layers that ended meanwhile."""
         index, works = self.layer_index[command.name], counted.result()
         self.layers[command.name].check(ran, works[mode], self.backend.name)
-        pricer = self.controller.pricer
-        lanes = pricer.lane_columns(index, [works[mode]], mode)
+        group = self.pricer.layers[index]
+        lanes = self.pricer.lanes(group, stack([works[mode]]), mode)
         cycles = [r.cycles for r in ran if r.cycles is not None]
         measured = sum(cycles) if self.counts_lanes and len(cycles) == len(ran) else None
         if measured is not None:
@@ -231,11 +250,22 @@ class Machine:
             else:
                 self._agree(command, mode, measured, predicted)
         stalled = sum(r.stalls for r in ran) if measured is not None else 0
-        column = np.array([-1 if measured is None else measured], np.int64)
-        time = pricer.columns(index, mode, lanes, column, keeps).at(0)
-        charged = time.total_cycles + stalled
-        record = LayerRecord(index, mode, forced, works, measured, charged, time.traffic)
-        return command, record, time, int(lanes.total[0]) if measured is None else measured
+        self.unsettled.append((LayerRecord(index, mode, forced, works, measured), stalled))
+        return self._settled(self.price.layer(group, mode, keeps, lanes, measured))
+
+    def _close_books(self) -> Booked:
+        return self._settled(self.price.close())
+
+    def _settled(self, times: Iterable[LayerTime]) -> Booked:
+        found: Booked = []
+        for time in times:
+            self.step_cycles += time.total_cycles
+            if time.layer is not None:
+                record, stalled = self.unsettled.popleft()
+                self.step_cycles += stalled  # the lanes stood still, and everything behind them waited
+                charged = time.total_cycles + stalled
+                found.append((replace(record, charged_cycles=charged, traffic_bytes=time.traffic), time))
+        return found
 
     def _agree(self, command: Command, mode: Mode, measured: int, predicted: int) -> None:
         """The cycles that the lanes took, a board's stalls left out, must be those that the contract says, to the cycle."""
@@ -245,13 +275,11 @@ class Machine:
                 f"contract says {predicted}. One of them is wrong; `ditto rtl test` narrows it down."
             )
 
-    def _report(
-        self, step: int, command: Command, record: LayerRecord, time: LayerTime, lane_cycles: int
-    ) -> LayerReport:
-        ran = record.works[record.mode]
+    def _report(self, step: int, record: LayerRecord, time: LayerTime) -> LayerReport:
+        ran, command = record.works[record.mode], self.program.layers[record.layer]
         charged = time.total_cycles if record.charged_cycles is None else record.charged_cycles
         stalls = dict(time.stall_cycles)
-        if charged > time.total_cycles:  # the lanes stood still, and everything behind them waited
+        if charged > time.total_cycles:
             stalls["board"] = charged - time.total_cycles
         return LayerReport(
             step=step,
@@ -265,7 +293,7 @@ class Machine:
             full=sum(s.full for s in ran),
             slots=sum(s.slot_total for s in ran),
             cycles=charged,
-            lane_cycles=lane_cycles,
+            lane_cycles=time.lane_cycles,
             unit_cycles=dict(time.unit_cycles),
             stall_cycles=stalls,
             traffic_bytes=dict(time.traffic_bytes),

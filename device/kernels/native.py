@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+import os
+import weakref
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -24,13 +26,22 @@ from ditto_cosim.toolchain import BuildError, cache_dir, compiler, compiler_id, 
 log = logging.getLogger(__name__)
 
 _REFERENCES: dict[Reference, int] = {"picture": 0, "pixel": 1, "row before": 2}
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("lanes.cpp", "rows.cpp", "vector.cpp"))
+_SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("engine.cpp", "lanes.cpp", "rows.cpp", "vector.cpp")
+)
 _FLAGS = (
-    *("-std=c++20", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-shared"),
+    *("-std=c++20", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 )
 
-_RELEASING = ("count_rows", "count_windows", "lane_cycles")
+_WORTH_THREADS = 4096
+"""Numbers in steps of the engine below which threads cost more than they save."""
+
+_RELEASING = (
+    *("count_rows", "count_windows", "lane_cycles"),
+    *("engine_new", "engine_free", "engine_push", "engine_close", "engine_settle", "engine_steps"),
+    "engine_transactions",
+)
 
 
 @cache
@@ -64,6 +75,13 @@ class NativeKernels:
             "unroll": (None, [pointer, pointer, pointer]),
             "pad": (None, [pointer] + [size] * 6 + [ctypes.c_int32, pointer]),
             "lane_cycles": (None, [pointer] + [size] * 4 + [pointer] + [size] * 4 + [pointer] * 4),
+            "engine_new": (pointer, [pointer]),
+            "engine_free": (None, [pointer]),
+            "engine_push": (None, [pointer, pointer, size]),
+            "engine_close": (ctypes.c_int32, [pointer]),
+            "engine_settle": (size, [pointer, pointer]),
+            "engine_transactions": (size, [pointer]),
+            "engine_steps": (ctypes.c_int32, [pointer, pointer, size, size, pointer, pointer, size]),
             "silu": (None, [pointer, pointer, size]),
             "softmax": (ctypes.c_int32, [pointer, pointer, pointer, size, size]),
             "extremes": (ctypes.c_int32, [pointer, size, pointer, pointer]),
@@ -152,6 +170,22 @@ class NativeKernels:
         run, busy, encoded = of_passes
         return run, busy, encoded
 
+    def engine(self, config: I64) -> EngineStep:
+        return EngineStep(self._call, config)
+
+    def engine_steps(self, config: I64, rows: I64, causes: int) -> tuple[I64, I64]:
+        """Steps [steps, groups, fields]: causes [steps, groups, causes] and transactions [steps]."""
+        rows = np.ascontiguousarray(rows)
+        steps, groups, _ = rows.shape
+        found, transactions = np.empty((steps, groups, causes), np.int64), np.empty(steps, np.int64)
+        ended = self._call["engine_steps"](
+            config.ctypes.data, rows.ctypes.data, steps, groups, found.ctypes.data, transactions.ctypes.data,
+            len(os.sched_getaffinity(0)) if rows.size > _WORTH_THREADS else 1,
+        )  # fmt: skip
+        if not ended:
+            raise RuntimeError("engine: a group never ends")
+        return found, transactions
+
     def silu(self, x: F32, out: F32) -> None:
         self._call["silu"](x.ctypes.data, out.ctypes.data, x.size)
 
@@ -205,6 +239,31 @@ class NativeKernels:
         if found < 0:
             raise MemoryError(f"group norm of {list(x.shape)} needs more memory than there is")
         return bool(found)
+
+
+class EngineStep:
+    """A step of the compiled engine of time (engine.cpp), freed with this object."""
+
+    def __init__(self, call: dict[str, Any], config: I64) -> None:
+        self._call = call
+        self._step = call["engine_new"](config.ctypes.data)
+        weakref.finalize(self, call["engine_free"], self._step)
+
+    def push(self, rows: I64) -> None:
+        self._call["engine_push"](self._step, rows.ctypes.data, len(rows))
+
+    def close(self) -> bool:
+        return bool(self._call["engine_close"](self._step))
+
+    def settle(self, groups: int, causes: int) -> I64:
+        """Causes of the groups that ended since; `groups` is how many were pushed in all."""
+        found = np.empty((groups, causes), np.int64)
+        ended: I64 = found[: self._call["engine_settle"](self._step, found.ctypes.data)]
+        return ended
+
+    @property
+    def transactions(self) -> int:
+        return int(self._call["engine_transactions"](self._step))
 
 
 def _data(array: F32 | None) -> int | None:

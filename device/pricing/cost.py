@@ -1,7 +1,12 @@
-"""What a price is: one layer's time in one step, the same for many steps as columns, and what they are made from.
+"""What a price is made of, and what it is.
 
-Interface: `LayerTime`, `StepTime`, `Choice`; `LaneColumns`, `GroupColumns` (arrays with one entry a step);
-`stack(works)` -> `Stack`s. What this file does not do: compute any of it (`pricer.py`).
+Interface
+    LaneColumns        the lanes' stage of one layer and mode, one entry a step (or any other shape)
+    GroupCost          what a group moves and what the vector unit does in a mode, whatever its data
+    LayerTime          one layer's price in one step, as a live run reports it
+    stack(works)       -> `Stack`s: one work in many steps
+
+What this file does not do: compute any of it (`pricer.py`, `contracts.py`).
 """
 
 from __future__ import annotations
@@ -13,18 +18,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ditto_cosim.device.timing.lanes import CAUSES
+from ditto_cosim.device.timing.traffic import Group
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import Mode
-from ditto_cosim.protocol.record import TRAFFIC, LayerRecord, SubOp, Work
+from ditto_cosim.protocol.record import TRAFFIC, SubOp, Work
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.floating[Any]]
-Bools = npt.NDArray[np.bool_]
 Bound = Literal["lanes", "vector", "dram"]
 BOUNDS: tuple[Bound, ...] = ("lanes", "vector", "dram")
 
 UNITS = ("encode", "compute", "weight_load", "vector", "dram")
-STALLS = ("encode", "weight_load", "vector", "dram", "fill")
+STALLS = CAUSES[1:]
 ENERGY = ("compute", "encode", "vector", "defo", "sram", "dram")
 
 
@@ -42,60 +48,8 @@ class Shares:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerTime:
-    """One layer's group in one step."""
-
-    layer: int
-    """Index into `program.layers`; −1 for the prologue."""
-    name: str
-    mode: Mode
-    total_cycles: int
-    unit_cycles: Mapping[str, int]
-    """Busy cycles of each of `UNITS`; they overlap, so they do not add up to the total."""
-    stall_cycles: Mapping[str, int]
-    """Why the PEs were not working: `STALLS`. Total = compute + Σ stalls."""
-    imbalance_cycles: int
-    """How much longer the slowest tile took than the average one; part of the lanes' stage."""
-    traffic_bytes: Mapping[str, int]
-    """DRAM bytes by class (`protocol.record.TRAFFIC`)."""
-    energy_pj: Mapping[str, float]
-    bound: Bound
-    """The slowest stage."""
-    measured: bool
-    """The lanes' cycles come from hardware or RTL, not from the contract."""
-
-    @property
-    def traffic(self) -> tuple[int, ...]:
-        """In the order of `TRAFFIC`, as a record keeps it."""
-        return tuple(self.traffic_bytes[c] for c in TRAFFIC)
-
-
-@dataclass(frozen=True, slots=True)
-class StepTime:
-    """All groups of one step, one after another."""
-
-    step: int
-    layers: tuple[LayerTime, ...]
-    prologue: LayerTime
-
-    @property
-    def total_cycles(self) -> int:
-        return self.prologue.total_cycles + sum(t.total_cycles for t in self.layers)
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """How one layer of a step is priced."""
-
-    record: LayerRecord
-    mode: Mode
-    keeps_state: bool
-    measured_cycles: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class LaneColumns:
-    """The lanes' stage of one layer and mode, one entry a step."""
+    """The lanes' stage."""
 
     total: I64
     busy: I64
@@ -108,37 +62,90 @@ class LaneColumns:
     encoded: I64
     """Elements through the encoder."""
 
+    @classmethod
+    def none(cls, *shape: int) -> LaneColumns:
+        """Of a group without a layer."""
+        return cls(*np.zeros((8, *shape), np.int64))
+
+    @property
+    def columns(self) -> tuple[I64, ...]:
+        """In the order of the fields."""
+        return (
+            *(self.total, self.busy, self.starved, self.weight_load),
+            *(self.encode, self.imbalance, self.products, self.encoded),
+        )
+
+    def measured(self, cycles: I64) -> LaneColumns:
+        """With the lanes' cycles as hardware or RTL counted them."""
+        busy = np.minimum(self.busy, cycles)
+        load = np.minimum(self.weight_load, cycles - busy)
+        return LaneColumns(
+            cycles, busy, cycles - busy - load, load, self.encode, self.imbalance, self.products, self.encoded
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class GroupColumns:
-    """`LayerTime` of one layer and mode for many steps: every array has one entry a step."""
+class GroupCost:
+    """A group in a mode."""
 
-    layer: int
+    group: Group
+    mode: Mode
+    early_bytes: int
+    late_bytes: int
+    out_bytes: int
+    traffic: tuple[int, ...]
+    """DRAM bytes in the order of `TRAFFIC`."""
+    dram_cycles: int
+    """What the memory alone takes for them."""
+    streamed_cycles: int
+    after_cycles: int
+    """Of the vector unit, behind a reduction over the whole result."""
+    vector_elements: int
+    through_bytes: int
+    """Between buffer and lanes."""
+    sram_bytes: int
+    """In and out of the buffer, everything."""
+    passes: int
+    """Of the lanes over the rows before a result exists."""
+    macs: int
+    kernels: int
+    """Commands that a machine without our units would launch."""
+
+    @property
+    def bytes(self) -> int:
+        return self.early_bytes + self.late_bytes + self.out_bytes
+
+    @property
+    def vector_cycles(self) -> int:
+        return self.streamed_cycles + self.after_cycles
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """One layer's group in one step."""
+
+    layer: int | None
+    """Position among the program's layers; None: what comes before the first."""
     name: str
     mode: Mode
-    total: I64
-    units: Mapping[str, I64]
-    stalls: Mapping[str, I64]
-    imbalance: I64
-    traffic: Mapping[str, I64]
-    energy: Mapping[str, F64]
-    bound: I64
-    measured: Bools
+    total_cycles: int
+    """From the end of the group before to its own."""
+    lane_cycles: int
+    """Of the lanes' stage alone."""
+    unit_cycles: Mapping[str, int]
+    """Busy cycles of each of `UNITS`, for this layer; they overlap, so they do not add up to the total. `compute`: the PEs at
+    work between the group's ends, which may be for the next layer."""
+    stall_cycles: Mapping[str, int]
+    """Why the PEs were not working: `STALLS`. Total = compute + Σ stalls."""
+    traffic_bytes: Mapping[str, int]
+    """DRAM bytes by class (`protocol.record.TRAFFIC`)."""
+    measured: bool
+    """The lanes' cycles come from hardware or RTL, not from the contract."""
 
-    def at(self, i: int) -> LayerTime:
-        return LayerTime(
-            self.layer,
-            self.name,
-            self.mode,
-            int(self.total[i]),
-            {u: int(c[i]) for u, c in self.units.items()},
-            {s: int(c[i]) for s, c in self.stalls.items()},
-            int(self.imbalance[i]),
-            {t: int(c[i]) for t, c in self.traffic.items()},
-            {e: float(c[i]) for e, c in self.energy.items()},
-            BOUNDS[int(self.bound[i])],
-            bool(self.measured[i]),
-        )
+    @property
+    def traffic(self) -> tuple[int, ...]:
+        """In the order of `TRAFFIC`, as a record keeps it."""
+        return tuple(self.traffic_bytes[c] for c in TRAFFIC)
 
 
 @dataclass(frozen=True, slots=True)

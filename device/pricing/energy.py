@@ -1,18 +1,18 @@
 """Energy and area: one table of energies per event with their sources, and what a group's events come to.
 
 Contract
-    compute  multiplier operations × (Table III's power ÷ its multipliers ÷ 1 GHz): busy multipliers only. The
-             `paper` preset draws that power as long as a layer takes ("due to reduced execution times",
-             §VI-B)
-    encode   elements that pass the encoder          vector   elements × passes in the vector unit
-    sram     bytes to and from the large buffer: DMA in and out, encoder reads (two operands in temporal and
-             spatial
-             mode), weights into the lanes, accumulators out
-    dram     bits moved                              defo     table accesses
-Area: Table III's 64.48 mm² is the same for every design by construction (iso-area), so only shares are
-printed.
+    compute  multiplier operations × (Table III's power ÷ its multipliers ÷ 1 GHz): busy multipliers only. The `paper` preset
+             draws that power for as long as a layer takes ("due to reduced execution times", §VI-B), a roofline as long as
+             it runs
+    encode   elements that pass the encoder
+    vector   elements × passes in the vector unit
+    sram     bytes to and from the large buffer: DMA in and out, encoder reads (two operands in temporal and spatial mode),
+             weights into the lanes, accumulators out, partial sums out and back
+    dram     bits moved
+    defo     table accesses
+Area: Table III's 64.48 mm² is the same for every design by construction (iso-area), so only shares are printed.
 
-What this file does not do: count the events (`pricer.py`) or synthesise anything.
+What this file does not do: count the events (`recorded.py`) or synthesise anything.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ TABLE: Mapping[str, Energy] = {
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What happened in a group, one entry a step."""
+    """What happened, in arrays of one shape."""
 
     products: I64
     encoded: I64
-    vector_elements: int
+    vector_elements: I64
     dram_bytes: I64
     sram_bytes: I64
 
@@ -75,8 +75,8 @@ def energy_pj(events: Events, design: Design) -> dict[str, F64]:
     return {
         "compute": events.products * product_pj,
         "encode": events.encoded * TABLE["encode"].picojoules,
-        "vector": events.vector_elements * TABLE["vector"].picojoules + np.zeros(len(events.products)),
-        "defo": defo * TABLE["defo"].picojoules + np.zeros(len(events.products)),
+        "vector": events.vector_elements * TABLE["vector"].picojoules,
+        "defo": defo * TABLE["defo"].picojoules + np.zeros(events.products.shape),
         "sram": events.sram_bytes * TABLE["sram"].picojoules,
         "dram": events.dram_bytes * 8 * TABLE["dram"].picojoules,
     }

@@ -1,45 +1,79 @@
 """Prices a whole recorded run under any design and chip, all steps of a layer at once.
 
 Interface
-    RecordColumns(run)                          a record stacked by layer and mode; load once, price often
+    RecordColumns(program, info, steps)         a record stacked by layer and mode; load once, price often
     price_run(columns, chip, design) -> RunTime
     RunTime                                     totals, per-unit sums, choices, Defo's table, accuracy
+    chip_of(info), design_of(info)              what the record was made with, whole
+    rows_of_step(columns, chip, design, step)   what the engine is asked for in a step
 
-Contract: the same numbers as the live run, because both call `Pricer.lane_columns`, `Pricer.columns` and
-`Controller`. The run's own measured cycles are used where the record has them, the mode is the one that was
-measured, and the chip is the run's own; everything else is modelled.
+Contract: the same numbers as the live run, because both ask `Pricer`, its contract and `Controller`. The run's own measured
+cycles are used where the record has them, the mode is the one that was measured, and the chip is the run's own; everything
+else is modelled.
+
+What this file does not do: say what anything costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.chips import Chip
-from ditto_cosim.device.designs.base import Design
+from ditto_cosim.device.chips import Chip, load_chip
+from ditto_cosim.device.designs.base import Design, load_design
+from ditto_cosim.device.pricing.contracts import MakeMemory, Pipelined
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import (
     ENERGY,
+    I64,
     STALLS,
     UNITS,
-    GroupColumns,
+    GroupCost,
     LaneColumns,
-    LayerTime,
     PricingError,
     Shares,
     Stack,
     stack,
 )
+from ditto_cosim.device.pricing.energy import Events, energy_pj
 from ditto_cosim.device.pricing.pricer import Pricer
+from ditto_cosim.device.timing.engine import EngineConfig
+from ditto_cosim.device.timing.traffic import Group
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import TRAFFIC, RunInfo, RunRecord, StepRecord, SubOp
 
-I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+F64 = npt.NDArray[np.float64]
+TEMPORAL = MODES.index("temporal")
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """What a layer meets in a mode, in the steps in which that is possible."""
+
+    at: tuple[int, ...]
+    """Rows of the record."""
+    works: tuple[tuple[SubOp, ...], ...]
+
+
+def chip_of(info: RunInfo) -> Chip:
+    """The chip a record was made on, as it was."""
+    if info.chip_description:
+        return Chip.from_description(info.chip_description, f"record of {info.model}")
+    return load_chip(info.chip)
+
+
+def design_of(info: RunInfo) -> Design:
+    """The design, as it was."""
+    if info.design_description:
+        return Design.from_description(info.design_description, f"record of {info.model}")
+    return load_design(info.design)
 
 
 class RecordColumns:
@@ -52,8 +86,9 @@ class RecordColumns:
         count, layers = len(steps), len(program.layers)
         self.ran = np.zeros((count, layers), np.int8)
         self.forced = np.zeros((count, layers), bool)
-        self.measured = np.full((count, layers), -1, np.int64)
-        self.works: list[dict[Mode, tuple[list[int], list[tuple[SubOp, ...]]]]] = [{} for _ in range(layers)]
+        self.measured_cycles = np.zeros((count, layers), np.int64)
+        self.measured = np.zeros((count, layers), bool)
+        found: list[dict[Mode, tuple[list[int], list[tuple[SubOp, ...]]]]] = [{} for _ in range(layers)]
         for i, step in enumerate(steps):
             if [r.layer for r in step.layers] != list(range(layers)):
                 raise PricingError(
@@ -63,14 +98,17 @@ class RecordColumns:
                 self.ran[i, record.layer] = MODES.index(record.mode)
                 self.forced[i, record.layer] = record.forced
                 if record.measured_cycles is not None:
-                    self.measured[i, record.layer] = record.measured_cycles
+                    self.measured_cycles[i, record.layer] = record.measured_cycles
+                    self.measured[i, record.layer] = True
                 for mode, made in record.works.items():
-                    at, kept = self.works[record.layer].setdefault(mode, ([], []))
+                    at, kept = found[record.layer].setdefault(mode, ([], []))
                     at.append(i)
                     kept.append(made)
+        self.met = [{m: Met(tuple(at), tuple(made)) for m, (at, made) in layer.items()} for layer in found]
+        self._stacks: dict[bytes, tuple[Stack, ...]] = {}
         self._lanes: dict[tuple[object, ...], LaneColumns] = {}
-        self._met: dict[tuple[int, Mode], tuple[int, ...]] = {}
-        self._stacks: dict[tuple[tuple[int, ...], Mode], tuple[Stack, ...]] = {}
+        self._matrices: dict[tuple[object, ...], I64] = {}
+        self._alone: dict[tuple[object, ...], I64] = {}
 
     @classmethod
     def load(cls, run: RunRecord) -> RecordColumns:
@@ -82,30 +120,74 @@ class RecordColumns:
         for mode in MODES:
             rows = [
                 np.array([[s.zero, s.low, s.full] for s in step], np.float64).sum(axis=0)
-                for layer in self.works
-                for step in layer.get(mode, ([], []))[1]
+                for layer in self.met
+                if mode in layer
+                for step in layer[mode].works
             ]
             if rows:
                 each = np.stack(rows)
                 found[mode] = Shares(*(each / each.sum(axis=1, keepdims=True)).mean(axis=0).tolist())
         return found
 
-    def lanes(self, pricer: Pricer, layer: int, mode: Mode) -> LaneColumns:
-        """The lanes' stage; designs with the same lanes share it."""
-        chip, design = pricer.chip, pricer.design
-        works = self.works[layer][mode][1]
-        if (layer, mode) not in self._met:  # identities of what was met; alive as long as this object
-            self._met[layer, mode] = tuple(id(s) for step in works for s in step)
-        met = self._met[layer, mode]
-        key = (
-            *(met, pricer.works(layer, mode), mode, chip.timing, chip.geometry, chip.tiles, chip.multipliers),
-            *(design.datapath, pricer.multipliers, design.outlier_multipliers),
-        )
+    def possible(self, mode: Mode) -> Bools:
+        """[steps, layers]: whether the record knows what the mode would have met."""
+        known = np.zeros(self.ran.shape, bool)
+        for layer, modes in enumerate(self.met):
+            if mode in modes:
+                known[list(modes[mode].at), layer] = True
+        return known
+
+    def lanes(self, pricer: Pricer, mode: Mode) -> I64:
+        """The lanes' stage of every layer [fields, steps, layers], zero where not possible; designs with the same lanes share
+        it, and layers that met the same."""
+        key = mode, pricer.datapath.key
+        if key not in self._matrices:
+            matrix = np.zeros((len(LaneColumns.__dataclass_fields__), *self.ran.shape), np.int64)
+            for layer, group in enumerate(pricer.layers):
+                if mode in self.met[layer]:
+                    of_layer = self._of_layer(pricer, group, layer, mode)
+                    matrix[:, list(self.met[layer][mode].at), layer] = of_layer.columns
+            self._matrices[key] = matrix
+        return self._matrices[key]
+
+    def alone(self, pricer: Pricer, mode: Mode) -> I64:
+        """Cycles of every layer by itself [steps, layers]: what oracles and judges compare."""
+        design = pricer.design
+        of_traffic = pricer.kept, pricer.scope, design.dependency_check, design.sign_mask
+        of_vector = pricer.chip.vector_lanes, pricer.chip.vector_depth_cycles, pricer.chip.partial_sums
+        key = mode, pricer.datapath.key, pricer.contract.key, of_traffic, of_vector
+        if key not in self._alone:
+            matrix, lanes = np.zeros(self.ran.shape, np.int64), self.lanes(pricer, mode)
+            for layer, group in enumerate(pricer.layers):
+                if mode in self.met[layer]:
+                    at = list(self.met[layer][mode].at)
+                    matrix[at, layer] = pricer.alone(group, mode, LaneColumns(*lanes[:, at, layer]))
+            self._alone[key] = matrix
+        return self._alone[key]
+
+    @cached_property
+    def _digests(self) -> list[dict[Mode, bytes]]:
+        """Of what each layer met: equal contents, equal digests."""
+        return [{mode: _digest(met) for mode, met in modes.items()} for modes in self.met]
+
+    def _of_layer(self, pricer: Pricer, group: Group, layer: int, mode: Mode) -> LaneColumns:
+        digest = self._digests[layer][mode]
+        key = digest, pricer.datapath.key
         if key not in self._lanes:
-            if (met, mode) not in self._stacks:
-                self._stacks[met, mode] = stack(works)
-            self._lanes[key] = pricer.stacked_columns(layer, self._stacks[met, mode], mode)
+            if digest not in self._stacks:
+                self._stacks[digest] = stack(self.met[layer][mode].works)
+            self._lanes[key] = pricer.lanes(group, self._stacks[digest], mode)
         return self._lanes[key]
+
+
+def _digest(met: Met) -> bytes:
+    found = hashlib.blake2b(repr([(s.work, s.splits) for s in met.works[0]]).encode(), digest_size=16)
+    for step in met.works:
+        for s in step:
+            found.update(b"%d,%d,%d;" % (s.zero, s.low, s.full))
+            if s.slots is not None:
+                found.update(np.ascontiguousarray(s.slots).data)
+    return found.digest()
 
 
 @dataclass(frozen=True)
@@ -118,25 +200,26 @@ class RunTime:
     modes: npt.NDArray[np.int8]
     """Index into `MODES`."""
     cycles: I64
-    prologue: LayerTime
+    prologue_cycles: I64
+    """[steps]: the commands before the first layer."""
     units: Mapping[str, I64]
-    """Sums over the run by layer: [layers]."""
+    """Sums over the run by group, the prologue first: [groups]."""
     stalls: Mapping[str, I64]
     traffic: Mapping[str, I64]
-    energy: Mapping[str, npt.NDArray[np.float64]]
-    measured: npt.NDArray[np.bool_]
+    energy: Mapping[str, F64]
+    measured: Bools
     bound: npt.NDArray[np.int8]
-    """Index into `pricing.BOUNDS`."""
+    """Index into `pricing.cost.BOUNDS`: the slowest of lanes, vector unit and DRAM, each alone."""
     decisions: list[dict[str, int | bool | str]]
     weights: I64
     """[steps]: how often each recorded step counts; 1 for a real run."""
     accuracy: float | None
-    """Share of (layer, step) after the decision in which the chosen mode was the cheaper one."""
+    """Share of (layer, step) after the decision in which the chosen mode was the one that is cheaper alone."""
 
     @property
     def step_cycles(self) -> I64:
         """[steps], the prologue included."""
-        sums: I64 = self.cycles.sum(axis=1) + self.prologue.total_cycles
+        sums: I64 = self.cycles.sum(axis=1) + self.prologue_cycles
         return sums
 
     @property
@@ -145,166 +228,214 @@ class RunTime:
 
     @property
     def total_energy_pj(self) -> float:
-        steps = len(self.cycles)
-        return float(
-            sum(e.sum() for e in self.energy.values()) + steps * sum(self.prologue.energy_pj.values())
-        )
+        return float(sum(e.sum() for e in self.energy.values()))
 
     @property
     def total_bytes(self) -> int:
-        steps = len(self.cycles)
-        return int(
-            sum(t.sum() for t in self.traffic.values()) + steps * sum(self.prologue.traffic_bytes.values())
-        )
+        return int(sum(t.sum() for t in self.traffic.values()))
 
     def unit_totals(self) -> dict[str, int]:
-        return {
-            u: int(self.units[u].sum()) + int(self.weights.sum()) * self.prologue.unit_cycles[u]
-            for u in UNITS
-        }
+        return {unit: int(cycles.sum()) for unit, cycles in self.units.items()}
 
     def stall_totals(self) -> dict[str, int]:
-        return {
-            s: int(self.stalls[s].sum()) + int(self.weights.sum()) * self.prologue.stall_cycles[s]
-            for s in STALLS
-        }
+        return {cause: int(cycles.sum()) for cause, cycles in self.stalls.items()}
 
     def traffic_totals(self) -> dict[str, int]:
-        return {
-            t: int(self.traffic[t].sum()) + int(self.weights.sum()) * self.prologue.traffic_bytes[t]
-            for t in TRAFFIC
-        }
+        return {kind: int(nbytes.sum()) for kind, nbytes in self.traffic.items()}
 
     def energy_totals(self) -> dict[str, float]:
-        return {
-            e: float(self.energy[e].sum()) + int(self.weights.sum()) * self.prologue.energy_pj[e]
-            for e in ENERGY
-        }
+        return {unit: float(joules.sum()) for unit, joules in self.energy.items()}
 
 
-def price_run(columns: RecordColumns, chip: Chip, design: Design, weights: I64 | None = None) -> RunTime:
-    """The record under a design and a chip; `weights` lets one step stand for many."""
-    program = columns.program
-    pricer = Pricer(program, chip, design)
-    controller = Controller(program, chip, design, pricer)
-    count, layers = len(columns.steps), len(program.layers)
-    times = np.ones(count, np.int64) if weights is None else weights
-    own_chip = chip.digest == columns.info.chip_digest
-    memo: dict[tuple[object, ...], _Priced] = {}
-    tables = [_tables(columns, pricer, layer, own_chip, memo) for layer in range(layers)]
-    chosen = np.zeros((count, layers), np.int8)
-    cycles = np.zeros((count, layers), np.int64)
-    measured, bound = np.zeros((count, layers), bool), np.zeros((count, layers), np.int8)
-    counts = np.zeros((layers, len(UNITS) + len(STALLS) + len(TRAFFIC)), np.int64)
-    energy = np.zeros((layers, len(ENERGY)))
-    right = judged = 0
-    for layer, table in enumerate(tables):
-        picks: dict[tuple[Mode, bool], list[int]] = {}
-        totals = {m: table.oracle[m].tolist() for m in table.oracle}
-        live = {key: c.total.tolist() for key, c in table.columns.items()}
-        at = table.rows
-        forced = columns.forced[:, layer].tolist()
-        for i in range(count):
-            possible = i in at["temporal"] and not forced[i]
-            mode = controller.choose(layer, possible, partial(_ahead, totals, at, i))
-            keeps = controller.keeps_state(columns.steps[i], layer, mode)
-            taken = live[mode, keeps][at[mode][i]]
-            if possible and controller.judged(layer):
-                judged += int(times[i])
-                base = design.base_mode
-                best = (
-                    "temporal" if totals["temporal"][at["temporal"][i]] < totals[base][at[base][i]] else base
-                )
-                right += int(times[i]) * (best == mode)
-            controller.count(layer, mode, taken)
-            cycles[i, layer] = taken
-            chosen[i, layer] = MODES.index(mode)
-            picks.setdefault((mode, keeps), []).append(i)
-        for (mode, keeps), steps in picks.items():
-            group = table.columns[mode, keeps]
-            rows = np.array([at[mode][i] for i in steps])
-            measured[steps, layer], bound[steps, layer] = group.measured[rows], group.bound[rows]
-            whole, joules = table.sums[mode, keeps]
-            counts[layer] += whole[:, rows] @ times[steps]
-            energy[layer] += joules[:, rows] @ times[steps]
-    units, stalls, traffic = np.split(counts, [len(UNITS), len(UNITS) + len(STALLS)], axis=1)
-    return RunTime(
-        design.name,
-        chip.name,
-        tuple(c.name for c in program.layers),
-        chosen,
-        cycles,
-        pricer.prologue,
-        dict(zip(UNITS, units.T, strict=True)),
-        dict(zip(STALLS, stalls.T, strict=True)),
-        dict(zip(TRAFFIC, traffic.T, strict=True)),
-        dict(zip(ENERGY, energy.T, strict=True)),
-        measured,
-        bound,
-        controller.decisions,
-        times,
-        right / judged if judged else None,
-    )
-
-
-def _ahead(
-    totals: Mapping[Mode, list[int]], at: Mapping[Mode, Mapping[int, int]], step: int, mode: Mode
-) -> int:
-    return totals[mode][at[mode][step]]
-
-
-_Priced = tuple[GroupColumns, tuple[I64, npt.NDArray[np.float64]]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """One layer's price in every mode the design may use."""
-
-    rows: Mapping[Mode, Mapping[int, int]]
-    """Mode -> step number -> row of its columns."""
-    columns: Mapping[tuple[Mode, bool], GroupColumns]
-    sums: Mapping[tuple[Mode, bool], tuple[I64, npt.NDArray[np.float64]]]
-    """The columns stacked: [units, stalls, traffic; steps] and [energies; steps]."""
-    oracle: Mapping[Mode, I64]
-    """Totals as an oracle sees them beforehand: modelled, state written in temporal mode alone."""
-
-
-def _tables(
+def price_run(
     columns: RecordColumns,
-    pricer: Pricer,
-    layer: int,
-    own_chip: bool,
-    memo: dict[tuple[object, ...], _Priced],
-) -> _Table:
-    made: dict[tuple[Mode, bool], _Priced] = {}
-    rows: dict[Mode, dict[int, int]] = {"temporal": {}}
-    oracle: dict[Mode, I64] = {}
+    chip: Chip,
+    design: Design,
+    weights: I64 | None = None,
+    memory: MakeMemory | None = None,
+) -> RunTime:
+    """The record under a design and a chip; `weights` lets one step stand for many."""
+    pricer = Pricer(columns.program, chip, design, memory)
+    if not columns.possible(design.base_mode).all():
+        layer = int(np.argmin(columns.possible(design.base_mode).all(axis=0)))
+        raise PricingError(f"layer {pricer.layers[layer].name!r}: no {design.base_mode} works recorded")
+    priced = _Run(columns, pricer, np.ones(len(columns.steps), np.int64) if weights is None else weights)
+    priced.play()
+    return priced.sums()
 
-    def price(mode: Mode, lanes: LaneColumns, counted: I64, keeps: bool) -> _Priced:
-        """Layers alike in shape, traffic and slots cost the same."""
-        key = (pricer.signature(layer), mode, keeps, id(lanes), counted.tobytes())
-        if key not in memo:
-            group = pricer.columns(layer, mode, lanes, counted, keeps)
-            whole = [*group.units.values(), *group.stalls.values(), *group.traffic.values()]
-            memo[key] = group, (np.stack(whole), np.stack(list(group.energy.values())))
-        return memo[key]
 
-    for mode in pricer.design.modes:
-        if mode not in columns.works[layer]:
-            continue
-        at = columns.works[layer][mode][0]
-        lanes = columns.lanes(pricer, layer, mode)
-        ran = columns.ran[at, layer] == MODES.index(mode)
-        counted = np.where(ran & own_chip, columns.measured[at, layer], -1)
-        for keeps in (True, False) if pricer.design.policy != "base" else (False,):
-            made[mode, keeps] = price(mode, lanes, counted, keeps)
-        keeps = mode == "temporal"
-        oracle[mode] = made[mode, keeps][0].total
-        if (counted >= 0).any():
-            oracle[mode] = price(mode, lanes, np.full(len(at), -1, np.int64), keeps)[0].total
-        rows[mode] = {step: row for row, step in enumerate(at)}
-    if pricer.design.base_mode not in rows:
-        name = pricer.program.layers[layer].name
-        raise PricingError(f"layer {name!r}: no {pricer.design.base_mode} works recorded")
-    groups = {key: group for key, (group, _) in made.items()}
-    return _Table(rows, groups, {key: sums for key, (_, sums) in made.items()}, oracle)
+def rows_of_step(
+    columns: RecordColumns, chip: Chip, design: Design, step: int
+) -> tuple[EngineConfig, list[list[int]]]:
+    """What the engine is asked for in one step of the record, as the run under this chip and design would ask."""
+    pricer = Pricer(columns.program, chip, design)
+    if not isinstance(pricer.contract, Pipelined):
+        raise PricingError(
+            f"{design.name} on {chip.name}: time there is a closed form, nothing is moved in transactions; "
+            "expected a chip with timing = 'tlm' and a design without a roofline"
+        )
+    if step not in columns.steps:
+        raise PricingError(
+            f"step {step} is not in the record, which has {columns.steps[0]} to {columns.steps[-1]}"
+        )
+    priced = _Run(columns, pricer, np.ones(len(columns.steps), np.int64))
+    priced.play()
+    at = columns.steps.index(step)
+    lanes = LaneColumns(*priced.lanes[:, at])
+    return pricer.contract.config, pricer.contract.rows(priced.costs, priced.chosen[at], lanes).tolist()
+
+
+class _Run:
+    """A record on its way through a pricer: choices are made step by step until nothing counted changes them."""
+
+    def __init__(self, columns: RecordColumns, pricer: Pricer, weights: I64) -> None:
+        self.columns, self.pricer, self.weights = columns, pricer, weights
+        design = pricer.design
+        self.controller = Controller(columns.program, pricer.chip, design)
+        self.possible = columns.possible("temporal") & ~columns.forced
+        steps, layers = columns.ran.shape
+        self.modes = np.full((steps, layers), MODES.index(design.base_mode), np.int8)
+        self.chosen = np.zeros((steps, layers + 1), np.int64)
+        self.costs: list[GroupCost] = []
+        self._numbers: dict[tuple[int, Mode, bool], int] = {}
+        self._asked = {mode: columns.lanes(pricer, mode) for mode in design.modes}
+        own_chip = pricer.chip.digest == columns.info.chip_digest
+        self._counted = columns.measured & (own_chip and pricer.measures)
+        self.measured = np.zeros((steps, layers), bool)
+        self.lanes = np.zeros((len(LaneColumns.__dataclass_fields__), steps, layers + 1), np.int64)
+        self.causes = np.zeros((steps, layers + 1, 1 + len(STALLS)), np.int64)
+        self.right = self.judged = 0
+        self._by_itself: dict[Mode, I64] = {}
+        self._plans: dict[tuple[bool, bytes], int] = {}
+
+    def play(self) -> None:
+        step, steps = 0, len(self.modes)
+        while step < steps:
+            self._choose(step)
+            until = step + 1
+            if self.controller.decided:
+                until = steps
+                for later in range(step + 1, steps):
+                    self._choose(later)
+            self._price(slice(step, until))
+            for at in range(step, until):
+                self._count(at)
+            step = until
+
+    def _choose(self, step: int) -> None:
+        """Modes, and whether outputs are kept, of one step. Once all is decided, a step like an earlier one is that one."""
+        possible = self.possible[step]
+        key = (self.columns.steps[step] == 0, possible.tobytes())
+        like = self._plans.get(key)
+        if like is not None:
+            self.modes[step], self.chosen[step] = self.modes[like], self.chosen[like]
+            return
+        controller, pricer, number = self.controller, self.pricer, self.columns.steps[step]
+        base = pricer.design.base_mode
+        alone = {m: self._alone(m)[step] for m in pricer.design.modes} if controller.knows_beforehand else {}
+        self.chosen[step, 0] = self._number(pricer.prologue, base, False)
+        for layer, may in enumerate(possible.tolist()):
+            mode = controller.choose(layer, may, lambda m, at=layer: int(alone[m][at]))  # type: ignore[misc]
+            keeps = controller.keeps_state(number, layer, mode)
+            self.chosen[step, layer + 1] = self._number(pricer.layers[layer], mode, keeps)
+            if mode == "temporal":
+                self.modes[step, layer] = TEMPORAL
+        if controller.decided and not controller.knows_beforehand:
+            self._plans[key] = step
+
+    def _alone(self, mode: Mode) -> I64:
+        if mode not in self._by_itself:
+            self._by_itself[mode] = self.columns.alone(self.pricer, mode)
+        return self._by_itself[mode]
+
+    def _number(self, group: Group, mode: Mode, keeps: bool) -> int:
+        key = group.index, mode, keeps
+        if key not in self._numbers:
+            self._numbers[key] = len(self.costs)
+            self.costs.append(self.pricer.cost(group, mode, keeps))
+        return self._numbers[key]
+
+    def _price(self, steps: slice) -> None:
+        """Lanes as the modes have them, measured where they were, then the contract."""
+        modes = self.modes[steps]
+        asked = self._asked[self.pricer.design.base_mode][:, steps]
+        if "temporal" in self._asked:
+            asked = np.where(modes == TEMPORAL, self._asked["temporal"][:, steps], asked)
+        lanes = LaneColumns(*asked)
+        counted = self._counted[steps] & (self.columns.ran[steps] == modes)
+        if counted.any():
+            cycles = np.where(counted, self.columns.measured_cycles[steps], lanes.total)
+            asked = np.where(counted, lanes.measured(cycles).columns, asked)
+        self.measured[steps] = counted
+        self.lanes[:, steps, 1:] = asked
+        of_groups = LaneColumns(*self.lanes[:, steps])
+        self.causes[steps] = self.pricer.contract.steps(self.costs, self.chosen[steps], of_groups)
+
+    def _count(self, step: int) -> None:
+        """Tells Defo, and judges its choices so far."""
+        controller, base = self.controller, self.pricer.design.base_mode
+        if self.pricer.design.policy in ("base", "temporal"):
+            return
+        layers = range(self.modes.shape[1])
+        temporal = self.modes[step] == TEMPORAL
+        cheaper = self._alone("temporal")[step] < self._alone(base)[step]
+        judged = self.possible[step] & np.fromiter(map(controller.judged, layers), bool)
+        self.judged += int(self.weights[step]) * int(judged.sum())
+        self.right += int(self.weights[step]) * int((judged & (cheaper == temporal)).sum())
+        if not controller.decided:
+            cycles, ran = self.causes[step, 1:].sum(axis=1).tolist(), temporal.tolist()
+            for layer in layers:
+                controller.count(layer, "temporal" if ran[layer] else base, cycles[layer])
+
+    def sums(self) -> RunTime:
+        pricer, times, lanes = self.pricer, self.weights, LaneColumns(*self.lanes)
+        chosen, causes = self.chosen, self.causes
+
+        def of_cost(read: Callable[[GroupCost], int]) -> I64:
+            """[steps, groups]"""
+            column: I64 = np.array([read(c) for c in self.costs], np.int64)[chosen]
+            return column
+
+        vector, dram = of_cost(lambda c: c.vector_cycles), of_cost(lambda c: c.dram_cycles)
+        busy = (lanes.encode, causes[..., 0], lanes.weight_load, vector, dram)
+        traffic = np.array([c.traffic for c in self.costs], np.int64)[chosen]
+        energy = self._energy(lanes, of_cost)
+        stage = np.stack([lanes.total, vector, dram])
+        return RunTime(
+            design=pricer.design.name,
+            chip=pricer.chip.name,
+            names=tuple(g.name for g in pricer.layers),
+            modes=self.modes,
+            cycles=causes[:, 1:].sum(axis=2),
+            prologue_cycles=causes[:, 0].sum(axis=1),
+            units={unit: times @ cycles for unit, cycles in zip(UNITS, busy, strict=True)},
+            stalls={cause: times @ causes[..., 1 + i] for i, cause in enumerate(STALLS)},
+            traffic={kind: times @ traffic[..., i] for i, kind in enumerate(TRAFFIC)},
+            energy={unit: times @ energy[unit] for unit in ENERGY},
+            measured=self.measured,
+            bound=np.argmax(stage, axis=0)[:, 1:].astype(np.int8),
+            decisions=self.controller.decisions,
+            weights=times,
+            accuracy=self.right / self.judged if self.judged else None,
+        )
+
+    def _energy(
+        self, lanes: LaneColumns, of_cost: Callable[[Callable[[GroupCost], int]], I64]
+    ) -> dict[str, F64]:
+        pricer, total, none = self.pricer, self.causes.sum(axis=2), np.zeros_like(self.chosen)
+        if pricer.design.roofline is not None:  # a card draws its power as long as it runs
+            busy_ns = total / pricer.chip.clock_ghz
+            products = (busy_ns * pricer.design.multipliers).astype(np.int64)
+            events = Events(products, none, none, none, none)
+        else:
+            products = lanes.products
+            if pricer.chip.timing == "paper":  # the paper's power is drawn for as long as a layer takes
+                products = total * pricer.datapath.multipliers
+            events = Events(
+                products,
+                lanes.encoded,
+                of_cost(lambda c: c.vector_elements),
+                of_cost(lambda c: c.bytes),
+                of_cost(lambda c: c.sram_bytes),
+            )
+        return energy_pj(events, pricer.design)  # type: ignore[return-value]  # binary64 all through

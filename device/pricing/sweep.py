@@ -21,7 +21,7 @@ from typing import Any
 
 from ditto_cosim.device.chips import Chip, ChipError, load_chip
 from ditto_cosim.device.designs.base import load_design
-from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
+from ditto_cosim.device.pricing.recorded import RecordColumns, chip_of, price_run
 from ditto_cosim.protocol.record import RunInfo, RunRecord
 
 
@@ -43,8 +43,10 @@ def points(
     buffers: Sequence[float],
 ) -> list[Point]:
     """Every combination around a chip (the run's own if `chip` is empty)."""
-    base = load_chip(chip or _info(run).chip)
-    names = [load_design(d.strip()).name for d in designs if d.strip()]
+    base = load_chip(chip) if chip else chip_of(_info(run))
+    names = [d.strip() for d in designs if d.strip()]
+    for name in names:
+        load_design(name)
     return [
         Point(run, design, _variant(base, tile, bandwidth, buffer))
         for design, tile, bandwidth, buffer in product(names, tiles, bandwidths, buffers)
@@ -85,10 +87,10 @@ def _price(point: Point) -> dict[str, Any]:
     return {
         "run": str(point.run),
         "low_rule": columns.info.low_rule,
-        "design": point.design,
+        "design": found.design,
         "tiles": chip.tiles,
         "multipliers": chip.multipliers,
-        "bytes_per_cycle": chip.dram.peak_bytes_per_cycle,
+        "bytes_per_cycle": chip.dram.peak_bytes_per_cycle(chip.clock_mhz),
         "buffer_mb": chip.buffer_bytes / 2**20 if chip.residency == "resident" else 0.0,
         "cycles": found.total_cycles,
         "seconds": found.total_cycles / chip.clock_ghz / 1e9,

@@ -1,14 +1,14 @@
-"""Buffers: which of a program's traffic stays on the chip.
+"""Buffers: which of a program's traffic stays on the chip, and how much room is left for what streams.
 
-Contract
+Contract (TLM-2.0: memory with byte credits; `Rooms` are the bounded buffers of the initiators)
     streaming   nothing stays: every transfer of `traffic.py` goes to DRAM.
     resident    what fits stays, decided once for the whole program, in this order:
-                1. values that pass from group to group, in the order they are made, each if it fits beside
-                the
+                1. values that pass from group to group, in the order they are made, each if it fits beside the
                    values kept so far over the whole of its life;
                 2. temporal state and weights, those first that save most DRAM bytes a step per byte held
                    (accumulators save a read and a write), ties in program order, in what is then left.
-    Two DMA chunks are always set aside for streaming.
+    Four chunks are always set aside for streaming. Of what is left over, half holds early bytes (weights, state), a quarter
+    late ones, a quarter results.
 
 What it does not do: banking, conflicts, or energy.
 """
@@ -24,6 +24,7 @@ import numpy as np
 from ditto_cosim.device.timing.traffic import ACCUMULATOR_BYTES, Group
 
 Residency = Literal["streaming", "resident"]
+CHUNKS_SET_ASIDE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,26 @@ class Kept:
     """At its fullest."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Room for what streams."""
+
+    early_bytes: int
+    late_bytes: int
+    out_bytes: int
+
+    @classmethod
+    def beside(cls, kept: Kept, capacity_bytes: int) -> Rooms:
+        left = capacity_bytes - kept.held_bytes
+        return cls(left // 2, left // 4, left // 4)
+
+
 def place(groups: Sequence[Group], capacity_bytes: int, chunk_bytes: int, residency: Residency) -> Kept:
     """Decides what stays."""
     nothing = (False,) * len(groups)
     if residency == "streaming":
         return Kept(frozenset(), nothing, nothing, 0)
-    room = capacity_bytes - 2 * chunk_bytes
+    room = capacity_bytes - CHUNKS_SET_ASIDE * chunk_bytes
     made = {t.value: (g, t.nbytes) for g, group in enumerate(groups) for t in group.writes}
     last_read = {t.value: g for g, group in enumerate(groups) for t in group.reads if t.value in made}
     load = np.zeros(len(groups), np.int64)

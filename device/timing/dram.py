@@ -8,8 +8,8 @@ Contract
     row for its oldest request when no queued request hits it, or after `hits_before_close` hits. Writes wait
     until the buffer is full (or the banks are empty and `drain_when_idle` wait), then all that were waiting
     go; no read leaves its queue meanwhile. Refresh closes and blocks a channel. Consecutive requests to one
-    row are one entry, so a stream costs Python one turn per row and bank queue. `stream_cycles` is the closed
-    form for contiguous bytes: first_cycles + burst × requests per channel, and refresh.
+    row are one entry, so a stream costs Python one turn per row and bank queue. `stream_ns` is the closed
+    form for contiguous bytes: first_ns + burst × requests per channel, and refresh.
 
 Held against DRAMsim3 and Ramulator 2.1 in `tests/unit/test_dram.py` and `ditto bench dram`; the defaults are
 DRAMsim3's HBM2_8Gb_x128 at 1 ns. What it does not do: command-bus conflicts, head-of-line blocking between
@@ -19,8 +19,7 @@ channels, power states.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -35,7 +34,7 @@ NEVER = -(10**9)
 
 @dataclass(frozen=True)
 class DramConfig:
-    """Geometry and timings; cycles are the controller's (1 ns)."""
+    """Geometry and timings. Times are nanoseconds, whatever the chip's clock."""
 
     channels: int = 8
     mapping: AddressMapping = "coarse"
@@ -46,24 +45,24 @@ class DramConfig:
     groups: int = 4
     banks_per_group: int = 4
     row_requests: int = 32
-    burst_cycles: int = 2
-    cas_cycles: int = 14
-    write_cas_cycles: int = 4
-    row_to_column_cycles: int = 14
-    precharge_cycles: int = 14
-    row_active_cycles: int = 34
-    row_cycle_cycles: int = 48
-    activate_cycles_same_group: int = 6
-    activate_cycles: int = 4
-    four_activates_cycles: int = 30
-    read_to_precharge_cycles: int = 5
-    write_to_precharge_cycles: int = 22
-    read_to_write_cycles: int = 14
-    write_to_read_cycles: int = 12
-    write_to_read_cycles_same_group: int = 14
+    burst_ns: int = 2
+    cas_ns: int = 14
+    write_cas_ns: int = 4
+    row_to_column_ns: int = 14
+    precharge_ns: int = 14
+    row_active_ns: int = 34
+    row_cycle_ns: int = 48
+    activate_same_group_ns: int = 6
+    activate_ns: int = 4
+    four_activates_ns: int = 30
+    read_to_precharge_ns: int = 5
+    write_to_precharge_ns: int = 22
+    read_to_write_ns: int = 14
+    write_to_read_ns: int = 12
+    write_to_read_same_group_ns: int = 14
     refresh: bool = True
-    refresh_interval_cycles: int = 3900
-    refresh_cycles: int = 260
+    refresh_interval_ns: int = 3900
+    refresh_ns: int = 260
     read_queue: int = 32
     write_buffer: int = 32
     bank_queue: int = 8
@@ -73,41 +72,46 @@ class DramConfig:
     """At most this many reads outstanding per channel (writes are posted); None: as many as the queues
     hold."""
 
-    @cached_property
-    def peak_bytes_per_cycle(self) -> float:
-        return self.bytes_per_cycle or self.channels * REQUEST_BYTES / self.burst_cycles
+    @property
+    def peak_bytes_per_ns(self) -> float:
+        return self.channels * REQUEST_BYTES / self.burst_ns
+
+    def peak_bytes_per_cycle(self, clock_mhz: int) -> float:
+        """Of the chip's cycles."""
+        return self.bytes_per_cycle or self.peak_bytes_per_ns * 1000 / clock_mhz
 
     @property
-    def first_cycles(self) -> int:
+    def first_ns(self) -> int:
         """What the first read of a stream takes beyond its own burst: activate, column, return."""
-        return self.row_to_column_cycles + self.cas_cycles + 1
+        return self.row_to_column_ns + self.cas_ns + 1
 
     @property
-    def refresh_loss_cycles(self) -> int:
+    def refresh_loss_ns(self) -> int:
         """What one refresh takes from a saturated channel: run out, close, refresh, open, first column."""
-        around = self.cas_cycles + self.precharge_cycles + self.row_to_column_cycles
-        return self.refresh_cycles + around + self.read_to_precharge_cycles + 4 * self.burst_cycles
+        around = self.cas_ns + self.precharge_ns + self.row_to_column_ns
+        return self.refresh_ns + around + self.read_to_precharge_ns + 4 * self.burst_ns
 
-    def stream_cycles(self, nbytes: I64) -> I64:
-        """Cycles of reading or writing contiguous bytes spread over all channels; 0 bytes take none."""
+    def stream_ns(self, nbytes: int) -> int:
+        """Reading or writing contiguous bytes spread over all channels, from a memory just woken; 0 bytes take none."""
+        busy = self._unrefreshed_ns(nbytes)
+        late = busy - self.refresh_interval_ns
+        if self.refresh and late > 0:
+            busy += (1 + late // (self.refresh_interval_ns - self.refresh_loss_ns)) * self.refresh_loss_ns
+        return busy
+
+    def sustained_cycles(self, nbytes: int, clock_mhz: int) -> int:
+        """In the chip's cycles, of a stream that begins anywhere between two refreshes: each nanosecond pays its share."""
         if self.bytes_per_cycle is not None:
             return -(-nbytes // self.bytes_per_cycle)
-        requests = -(-nbytes // (REQUEST_BYTES * self.channels))
-        busy = self.first_cycles + self.burst_cycles * requests
+        busy = self._unrefreshed_ns(nbytes)
         if self.refresh:
-            usable = self.refresh_interval_cycles - self.refresh_loss_cycles
-            late = np.maximum(busy - self.refresh_interval_cycles, 0)
-            busy = busy + np.where(late > 0, 1 + late // usable, 0) * self.refresh_loss_cycles
-        return np.where(nbytes > 0, busy, 0)
+            usable = self.refresh_interval_ns - self.refresh_loss_ns
+            busy -= -busy * self.refresh_loss_ns // usable
+        return -(-busy * clock_mhz // 1000)
 
-    def sustained_cycles(self, nbytes: I64) -> I64:
-        """As `stream_cycles` for a stream that begins anywhere between two refreshes: each cycle pays its
-        share."""
-        busy = replace(self, refresh=False).stream_cycles(nbytes)
-        if not self.refresh or self.bytes_per_cycle is not None:
-            return busy
-        usable = self.refresh_interval_cycles - self.refresh_loss_cycles
-        return busy - (-busy * self.refresh_loss_cycles // usable)
+    def _unrefreshed_ns(self, nbytes: int) -> int:
+        requests = -(-nbytes // (REQUEST_BYTES * self.channels))
+        return self.first_ns + self.burst_ns * requests if nbytes else 0
 
     def decode(self, addresses: I64) -> tuple[I64, I64, I64]:
         """Channel, bank (group × banks_per_group + bank) and row of each address."""
@@ -195,7 +199,7 @@ class Channel:
         self._last_group = 0
         self._activates = [NEVER] * 4
         self._activate_group = -1
-        self._next_refresh = config.refresh_interval_cycles if config.refresh else 1 << 62
+        self._next_refresh = config.refresh_interval_ns if config.refresh else 1 << 62
         self._outstanding: list[int] = []
         self._unreturned = self._window_floor = 0
         self._turn = 0
@@ -326,7 +330,7 @@ class Channel:
                     self._open_cycle(bank, queue[0][3]), open_from[bank.group == self._activate_group]
                 )
                 bus = self._bus_time(bank, queue[0][1], read_from, write_from)
-                at = max(opened + config.row_to_column_cycles, bus)
+                at = max(opened + config.row_to_column_ns, bus)
                 if at < best_at:
                     best_at, best_number, best_entry, best_hit = at, number, 0, False
         if best_at >= self._next_refresh:
@@ -345,17 +349,17 @@ class Channel:
             self._activates = [*self._activates[1:], opened]
             self._activate_group = bank.group
             bank.row, bank.hits = row, 0
-            bank.activate_at = opened + config.row_cycle_cycles
-            bank.precharge_at = opened + config.row_active_cycles
-            bank.column_at = opened + config.row_to_column_cycles
+            bank.activate_at = opened + config.row_cycle_ns
+            bank.precharge_at = opened + config.row_active_ns
+            bank.column_at = opened + config.row_to_column_ns
         taken = count
         if index and bank.queue[0][0] != row:
             taken = min(count, max(1, config.hits_before_close - bank.hits))
         self.row_hits += taken - (not hit)
         bank.hits += taken
-        last = at + (taken - 1) * config.burst_cycles
+        last = at + (taken - 1) * config.burst_ns
         self._last_column, self._last_write, self._last_group = last, bool(write), bank.group
-        reach = config.write_to_precharge_cycles if write else config.read_to_precharge_cycles
+        reach = config.write_to_precharge_ns if write else config.read_to_precharge_ns
         bank.precharge_at = max(bank.precharge_at, last + reach)
         bank.load -= taken
         if taken == count:
@@ -367,22 +371,22 @@ class Channel:
         self._turn = number
         self.now = max(self.now, at)
         if write:
-            done = last + config.write_cas_cycles + config.burst_cycles
+            done = last + config.write_cas_ns + config.burst_ns
         else:
-            done = last + config.cas_cycles + config.burst_cycles + 1
-            self.waited_cycles += taken * (done - since) - config.burst_cycles * taken * (taken - 1) / 2
+            done = last + config.cas_ns + config.burst_ns + 1
+            self.waited_cycles += taken * (done - since) - config.burst_ns * taken * (taken - 1) / 2
             if config.window is not None:
                 for i in range(taken):
-                    insort(self._outstanding, done - i * config.burst_cycles)
+                    insort(self._outstanding, done - i * config.burst_ns)
         return done
 
     def _bus_times(self) -> tuple[tuple[int, int], int]:
         config, last = self.config, self._last_column
         if self._last_write:
-            read = (last + config.write_to_read_cycles, last + config.write_to_read_cycles_same_group)
-            return read, last + config.burst_cycles
-        free = last + config.burst_cycles
-        return (free, free), last + config.read_to_write_cycles
+            read = (last + config.write_to_read_ns, last + config.write_to_read_same_group_ns)
+            return read, last + config.burst_ns
+        free = last + config.burst_ns
+        return (free, free), last + config.read_to_write_ns
 
     def _bus_time(self, bank: _Bank, write: int, read_from: tuple[int, int], write_from: int) -> int:
         return write_from if write else read_from[bank.group == self._last_group]
@@ -390,24 +394,24 @@ class Channel:
     def _next_activate_cycle(self) -> tuple[int, int]:
         """Earliest activate in another group and in the group of the last one."""
         config = self.config
-        four = self._activates[0] + config.four_activates_cycles
+        four = self._activates[0] + config.four_activates_ns
         last = self._activates[-1]
-        return max(four, last + config.activate_cycles), max(four, last + config.activate_cycles_same_group)
+        return max(four, last + config.activate_ns), max(four, last + config.activate_same_group_ns)
 
     def _open_cycle(self, bank: _Bank, since: int) -> int:
         """When this bank could be activated for a request waiting since then, other banks aside."""
         if bank.row < 0:
             return max(bank.activate_at, since)
-        return max(bank.activate_at, max(bank.precharge_at, since) + self.config.precharge_cycles)
+        return max(bank.activate_at, max(bank.precharge_at, since) + self.config.precharge_ns)
 
     def _refresh(self) -> None:
         config = self.config
         start = max(self._next_refresh, max(b.precharge_at for b in self.banks))
-        start = max(start, self._last_column + config.cas_cycles) + config.precharge_cycles
-        ready = start + config.refresh_cycles
+        start = max(start, self._last_column + config.cas_ns) + config.precharge_ns
+        ready = start + config.refresh_ns
         for bank in self.banks:
             bank.row, bank.activate_at = -1, max(bank.activate_at, ready)
-        self._next_refresh += config.refresh_interval_cycles
+        self._next_refresh += config.refresh_interval_ns
         self.now = max(self.now, start)
 
 

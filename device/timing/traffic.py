@@ -1,8 +1,8 @@
-"""DMA: which bytes each layer's group moves between DRAM and chip, whatever the data are.
+"""Traffic: which bytes each layer's group moves between DRAM and chip, whatever the data are.
 
 Contract
     A layer's group is the layer and every command after it up to the next layer, in program order; what comes
-    before the first layer is the prologue (group 0, so group g + 1 is layer g's).
+    before the first layer is the prologue, group 0.
     A value that only its own group reads never leaves the chip. A group reads every other value once and
     writes every value that another group, or the host, reads once, in the value's own type; a reshape is the
     same value. Scales and zero points (`params`) travel with their tensor for nothing. im2col expansion is
@@ -13,10 +13,13 @@ Contract
     It changes traffic, never values: through a requantization the bypass would not be exact.
     Sign-mask (Cambricon-D): SiLU and group norm count as linear for the bypass.
 
+    What a group reads of the step's own making it waits for: `producer` is the latest group that makes any of it; `whole`
+    says that it needs all of that before it can begin (the second operand of a product).
+
     `operands` scope (the `paper` preset) sees layers alone: weights, 8-bit inputs, 8-bit outputs,
     and the same temporal state.
 
-What it does not do: time (`dram.py`), or which of it stays on chip (`buffers.py`).
+What it does not do: time (`dma.py`), or which of it stays on chip (`buffers.py`).
 """
 
 from __future__ import annotations
@@ -50,6 +53,8 @@ class Transfer:
 class Group:
     """A layer and the commands behind it."""
 
+    index: int
+    """In order of execution."""
     layer: Command | None
     tail: tuple[Command, ...]
     reads: tuple[Transfer, ...]
@@ -61,6 +66,19 @@ class Group:
     """Static bypass: no previous input needed."""
     summation_deferred: bool
     """Static bypass: no previous accumulators needed."""
+    producer: int | None
+    """Index of the latest group that makes what this one reads."""
+    whole: bool
+    """Whether it needs all of it before it can begin."""
+
+    @property
+    def position(self) -> int | None:
+        """Among the program's layers."""
+        return None if self.layer is None else self.index - 1
+
+    @property
+    def name(self) -> str:
+        return self.layer.name if self.layer is not None else "(before the first layer)"
 
 
 class _ByDigest:
@@ -106,8 +124,10 @@ def _groups(key: _ByDigest, scope: Scope, dependency_check: bool, sign_mask: boo
         if scope == "operands":
             reads = [t for t in reads if layer is not None and _is_operand(t, layer, root)]
             writes = [Transfer(layer.results[0], "output", elements)] if layer else []
+        producer = max((home[t.value] for t in reads if t.value in home), default=None)
         found.append(
             Group(
+                g,
                 layer,
                 tuple(commands[1:] if layer else commands),
                 tuple(reads),
@@ -116,6 +136,8 @@ def _groups(key: _ByDigest, scope: Scope, dependency_check: bool, sign_mask: boo
                 elements,
                 layer is not None and layer.name in difference,
                 layer is not None and layer.name in summation,
+                producer,
+                layer is not None and producer is not None and _second_operand(layer, root, home) == producer,
             )
         )
     return tuple(found)
@@ -179,6 +201,14 @@ def _reads(
                 traffic = "input" if command.is_layer else "residual"
             found[source] = Transfer(source, traffic, program.values[source].nbytes)
     return list(found.values())
+
+
+def _second_operand(layer: Command, root: Mapping[int, int], home: Mapping[int, int]) -> int | None:
+    """The group that makes a product's second operand."""
+    if layer.op != "matmul":
+        return None
+    value = layer.operands[2]
+    return home.get(root.get(value, value))
 
 
 def _is_operand(transfer: Transfer, layer: Command, root: Mapping[int, int]) -> bool:

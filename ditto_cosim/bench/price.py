@@ -1,12 +1,13 @@
-"""`ditto bench price`: how fast records are priced, and the closed form against what it stands for.
+"""`ditto bench price`: how fast records are priced, and how far the engine's approximation of DRAM is from its model.
 
     ten_designs_s     load and price a 100-step record of the 35.7 M DDPM under ten designs
     us_per_command    of that, per layer, step and design
     paper_s           `ditto paper --json` as a process of its own, from cold
     scalesim_ratio    SCALE-Sim's time per layer ÷ ours, same layers, an ITC-like array (packages `pandas`, `tqdm`, `scalesim`)
-    closed_form_error `pricing/pricer.py`'s pipeline against `timing/tlm.py`'s chunks over one whole step
-The record is synthetic (published shares over the real shapes); what it costs to price does not depend on
-where it came
+    transactions_per_s  of the engine, one step of the same record
+    memory_error      the step's transfers through `timing/memory.py` (reserves in order) against `timing/dram.py` (first
+                      ready first), both as fast as they take them
+The record is synthetic (published shares over the real shapes); what it costs to price does not depend on where it came
 from. What this file does not do: judge claims (`ditto paper`).
 """
 
@@ -22,11 +23,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.designs.base import load_design
+from ditto_cosim.device.pricing.contracts import Pipelined
+from ditto_cosim.device.pricing.cost import LaneColumns, stack
 from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
-from ditto_cosim.device.timing.tlm import simulate_groups
+from ditto_cosim.device.timing.dram import simulate
+from ditto_cosim.device.timing.engine import PythonStep, run_step, run_steps
+from ditto_cosim.device.timing.memory import Memory, requests_of
 from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter
 from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
 from ditto_cosim.study.workloads import workload_program
@@ -70,9 +77,8 @@ def measure(quick: bool = False) -> dict[str, Any]:
         "ten_designs_s": priced - begun,
         "us_per_command": (priced - loaded) / (len(TEN) * steps * layers) * 1e6,
         "paper_s": None if quick else _paper_seconds(),
-        "closed_form": _closed_form(),
     }
-    return figures | _scalesim(quick)
+    return figures | _engine(quick) | _scalesim(quick)
 
 
 def _write(run: Path, steps: int) -> int:
@@ -102,19 +108,38 @@ def _paper_seconds() -> float:
     return time.perf_counter() - begun
 
 
-def _closed_form() -> dict[str, Any]:
-    """One temporal step of the DDPM: the sum of closed forms against chunks through a DRAM that keeps its
-    state."""
+def _engine(quick: bool) -> dict[str, Any]:
+    """One temporal step of the DDPM through the engine: how fast, and how far its reserving memory is from the first-ready
+    controller, both given the step's transfers in the step's order, as fast as they take them."""
     program, chip = workload_program("ddpm"), load_chip(CHIP)
     pricer = Pricer(program, chip, load_design("ditto"))
-    step = synthetic_step(program, 1, PUBLISHED, chip.geometry.k_max)
-    times = [pricer.price(r.layer, r, "temporal") for r in step.layers]
-    timeline = simulate_groups(chip.dram, pricer.chunk_bytes, [pricer.group_work(t.layer, t) for t in times])
-    closed = sum(t.total_cycles for t in times)
+    assert isinstance(pricer.contract, Pipelined)
+    record = synthetic_step(program, 1, PUBLISHED, chip.geometry.k_max)
+    rows = [pricer.contract.work(pricer.cost(pricer.prologue, "original", False)).row]
+    for layer, group in zip(record.layers, pricer.layers, strict=True):
+        lanes = pricer.lanes(group, stack([layer.works["temporal"]]), "temporal")
+        of_step = LaneColumns(*(column[0] for column in lanes.columns))
+        rows.append(pricer.contract.work(pricer.cost(group, "temporal", True), of_step).row)
+    repeats = 5 if quick else 50
+    steps = np.repeat(np.array([rows], np.int64), repeats, axis=0)
+    begun = time.perf_counter()
+    causes, transactions = run_steps(pricer.contract.config, steps)
+    taken = time.perf_counter() - begun
+    reference = PythonStep(pricer.contract.config, log=True)
+    same, _ = run_step(reference, rows)
+    assert reference.bus.log is not None
+    payloads = [payload for payload, _, _ in reference.bus.log]
+    memory = Memory(chip.dram, 1000)
+    ours = max(memory.b_transport(payload, 0) for payload in payloads)
+    theirs = simulate(chip.dram, *requests_of(payloads)).cycles
     return {
-        "closed_form_cycles": closed,
-        "simulated_cycles": timeline.total_cycles,
-        "closed_form_error": closed / timeline.total_cycles - 1,
+        "transactions_per_s": int(transactions.sum()) / taken,
+        "transactions_per_step": int(transactions[0]),
+        "step_cycles": int(causes[0].sum()),
+        "python_agrees": [list(row) for row in same] == causes[0].tolist(),
+        "memory_ns": ours,
+        "memory_first_ready_ns": theirs,
+        "memory_error": ours / theirs - 1,
     }
 
 
@@ -146,19 +171,19 @@ def _scalesim(quick: bool) -> dict[str, Any]:
     for row in rows:
         pricer = Pricer(program, chip, load_design("itc"))
         layer = names.index(row["layer"])
-        work = pricer.works(layer, "original")[0]
+        group = pricer.layers[layer]
+        work = pricer.works(group, "original")[0]
         if (work.rows, work.n, work.k) != (row["m"], row["n"], row["k"]):
             raise ValueError(
                 f"layer {row['layer']} is {work}, the benchmark expects {row['m'], row['n'], row['k']}"
             )
         begun = time.perf_counter()
         for _ in range(20):
-            found = pricer.price(layer, step.layers[layer], "original")
+            lanes = pricer.lanes(group, stack([step.layers[layer].works["original"]]), "original")
+            pricer.alone(group, "original", lanes)
         row["our_s"] = (time.perf_counter() - begun) / 20
-        row["our_lane_cycles"] = (
-            found.unit_cycles["compute"] + found.stall_cycles["weight_load"] + found.stall_cycles["encode"]
-        )
-        row["ideal_cycles"] = work.macs / pricer.multipliers
+        row["our_lane_cycles"] = int(lanes.total[0])
+        row["ideal_cycles"] = work.macs / pricer.datapath.multipliers
     ratio = sum(r["scalesim_s"] for r in rows) / sum(r["our_s"] for r in rows)
     return {"scalesim_ratio": ratio, "scalesim": rows}
 
@@ -223,15 +248,17 @@ print(json.dumps({"scalesim_cycles": cycles, "scalesim_s": taken}))
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    closed = figures["closed_form"]
     lines = [
         f"{figures['steps']} steps × {figures['layers']} layers × {len(TEN)} designs:"
         f" {figures['ten_designs_s']:.2f} s ({figures['load_s']:.2f} s to load),"
         f" {figures['us_per_command']:.1f} µs per layer, step and design",
         "ditto paper from cold: "
         + ("not run" if figures["paper_s"] is None else f"{figures['paper_s']:.1f} s"),
-        f"closed form against chunks: {closed['closed_form_cycles']:,} and {closed['simulated_cycles']:,}"
-        f" cycles, {closed['closed_form_error']:+.1%}",
+        f"the engine: {figures['transactions_per_s'] / 1e6:.2f} M transactions a second,"
+        f" {figures['transactions_per_step']:,} a step; the Python form "
+        + ("agrees to the cycle" if figures["python_agrees"] else "DIFFERS"),
+        f"memory: the step's bytes take {figures['memory_ns']:,} ns reserving in order, {figures['memory_first_ready_ns']:,}"
+        f" with the first-ready controller, {figures['memory_error']:+.1%}",
     ]
     if figures["scalesim_ratio"] is None:
         return "\n".join([*lines, f"SCALE-Sim: {figures['scalesim']}"])

@@ -46,6 +46,7 @@ COMMANDS: dict[str, _Entry] = {
     "price": _Entry("Look", "price:price", "Price a recorded run under another design or chip"),
     "compare": _Entry("Look", "price:compare", "All designs side by side on one recorded run"),
     "sweep": _Entry("Look", "price:sweep", "Sweep chip size, bandwidth, buffer and low rule"),
+    "export": _Entry("Look", "price:export", "A run's memory requests and layers for other simulators"),
     "paper": _Entry("Look", "price:paper", "Hold the paper's claims against this model of it"),
     "rtl": _Entry("Hardware", "rtl_trust:app", "Build, test, replay, mutate, prove and synthesise the RTL"),
     "device": _Entry("Device", "device:device", "Run a device that hosts connect to"),

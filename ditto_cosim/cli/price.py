@@ -1,4 +1,4 @@
-"""`ditto price`, `compare`, `sweep`, `paper`: what a recorded run costs, under any design and chip.
+"""`ditto price`, `compare`, `sweep`, `export`, `paper`: what a recorded run costs, under any design and chip.
 
 Heavy imports wait until a command runs. What this file does not do: price (`device/`) or judge
 (`ditto_cosim/study/claims.py`).
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,30 +17,41 @@ import typer
 
 if TYPE_CHECKING:
     from ditto_cosim.device.chips import Chip
+    from ditto_cosim.device.designs.base import Design
+    from ditto_cosim.device.pricing.contracts import MakeMemory
     from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime
+    from ditto_cosim.device.pricing.robust import Robustness
 
 RunArgument = Annotated[Path, typer.Argument(help="Directory that `ditto generate` wrote")]
 ChipOption = Annotated[str, typer.Option("--chip", help="Preset or TOML file; the run's own by default")]
+DramOption = Annotated[
+    str, typer.Option("--dram", help="Another memory model behind the same socket, module:Class (slower)")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")]
 
 
 def price(
     run: RunArgument,
-    design: Annotated[str, typer.Option("--design", help="The run's own by default")] = "",
+    design: Annotated[
+        str, typer.Option("--design", help="Preset or TOML file; the run's own by default")
+    ] = "",
     chip: ChipOption = "",
+    dram: DramOption = "",
     layers: Annotated[int, typer.Option(help="How many of the slowest layers to show")] = 12,
     sources: Annotated[bool, typer.Option("--sources", help="Say where the energies come from")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Cycles by unit, stalls, traffic, energy and Defo decisions of a recorded run."""
     from ditto_cosim.device.designs.base import load_design
-    from ditto_cosim.device.pricing.recorded import price_run
+    from ditto_cosim.device.pricing.recorded import design_of, price_run
 
     columns, made = _load(run, chip)
-    found = price_run(columns, made, load_design(design or columns.info.design))
-    itc = price_run(columns, made, load_design("itc"))
+    wanted = load_design(design) if design else design_of(columns.info)
+    memory = _memory(dram, made)
+    found = price_run(columns, made, wanted, memory=memory)
+    itc = price_run(columns, made, load_design("itc"), memory=memory)
     figures = _figures(found, made, itc)
-    exact = _as_charged(columns, found, made)
+    exact = None if dram else _as_charged(columns, found, made, wanted)
     figures["equals_the_run"] = exact
     if as_json:
         print(json.dumps({"run": str(run), **figures, "defo": found.decisions, "layers": _layer_rows(found)}))
@@ -67,7 +78,7 @@ def price(
     if sources:
         from ditto_cosim.device.pricing.energy import AREA_MM2, TABLE
 
-        watts = load_design(found.design).power_watts
+        watts = wanted.power_watts
         print(
             f"compute: {watts} W at the paper's size (its Table III), {AREA_MM2} mm² for every design alike"
         )
@@ -94,7 +105,14 @@ def price(
 def compare(
     run: RunArgument,
     chip: ChipOption = "",
-    designs: Annotated[str, typer.Option(help="Comma-separated; all by default")] = "",
+    designs: Annotated[str, typer.Option(help="Comma-separated, presets or TOML files; all by default")] = "",
+    dram: DramOption = "",
+    robust: Annotated[
+        bool,
+        typer.Option(
+            "--robust", help="Vary what nobody knows and say which conclusions survive; into the report"
+        ),
+    ] = False,
     plot: Annotated[bool, typer.Option(help="Write compare.png beside the run")] = True,
     gpu: Annotated[bool, typer.Option("--gpu", help="Measure this machine's GPU too, if it has one")] = False,
     as_json: AsJson = False,
@@ -105,20 +123,19 @@ def compare(
 
     columns, made = _load(run, chip)
     names = [n.strip() for n in designs.split(",") if n.strip()] or list(design_names())
-    itc = price_run(columns, made, load_design("itc"))
-    found = {name: price_run(columns, made, load_design(name)) for name in names}
+    memory = _memory(dram, made)
+    itc = price_run(columns, made, load_design("itc"), memory=memory)
+    found = {name: price_run(columns, made, load_design(name), memory=memory) for name in names}
     figures = {name: _figures(time, made, itc) for name, time in found.items()}
     measured = _measure_gpu(columns, itc.total_cycles / made.clock_ghz / 1e9) if gpu else None
     path = run / "compare.png"
     if plot:
         _draw_compare(figures, path)
+    survives = _robust(columns, made, names, run) if robust else None
     if as_json:
         drawn = str(path) if plot else None
-        print(
-            json.dumps(
-                {"run": str(run), "chip": made.name, "designs": figures, "gpu": measured, "plot": drawn}
-            )
-        )
+        data = {"run": str(run), "chip": made.name, "designs": figures, "gpu": measured, "plot": drawn}
+        print(json.dumps(data if survives is None else data | {"robust": _robust_figures(survives)}))
         return
     rows = [
         [
@@ -142,8 +159,58 @@ def compare(
             if measured["name"]
             else "this machine has no GPU to measure"
         )
+    if survives is not None:
+        _print_robust(survives)
     if plot:
         print(f"plot: {path}")
+
+
+def export(
+    run: RunArgument,
+    dram: Annotated[
+        str, typer.Option("--dram", help="Write a step's memory requests for ramulator2 or dramsim3")
+    ] = "",
+    topology: Annotated[str, typer.Option("--topology", help="Write the layers for scalesim")] = "",
+    step: Annotated[int, typer.Option(help="The step whose requests are written")] = 1,
+    design: Annotated[
+        str, typer.Option("--design", help="Preset or TOML file; the run's own by default")
+    ] = "",
+    chip: ChipOption = "",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Directory; the run's own by default")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The run's memory requests and layers in other simulators' formats."""
+    from ditto_cosim.device.designs.base import load_design
+    from ditto_cosim.device.pricing import export as formats
+    from ditto_cosim.device.pricing.recorded import design_of
+
+    for given, known, option in (
+        (dram, ("ramulator2", "dramsim3"), "dram"),
+        (topology, ("scalesim",), "topology"),
+    ):
+        if given and given not in known:
+            raise typer.BadParameter(f"--{option} {given!r} is not a format; known: {', '.join(known)}")
+    if not dram and not topology:
+        raise typer.BadParameter(
+            "say what to write: --dram ramulator2|dramsim3, --topology scalesim, or both"
+        )
+    columns, made = _load(run, chip)
+    wanted = load_design(design) if design else design_of(columns.info)
+    folder, written = output or run, {}
+    folder.mkdir(parents=True, exist_ok=True)
+    if dram:
+        moved = formats.transfers(columns, made, wanted, step)
+        lines = formats.dramsim3(moved, made) if dram == "dramsim3" else formats.ramulator2(moved)
+        written[dram] = _write_lines(folder / f"{dram}-step-{step:04d}.trace", lines)
+    if topology:
+        written[topology] = _write_lines(folder / "scalesim.csv", formats.scalesim(columns))
+    if as_json:
+        print(json.dumps({"run": str(run), "written": written}))
+        return
+    for name, made_file in written.items():
+        print(f"{name}: {made_file['lines']:,} lines in {made_file['path']}")
 
 
 def sweep(
@@ -241,11 +308,64 @@ def paper(
 
 def _load(run: Path, chip: str) -> tuple[RecordColumns, Chip]:
     from ditto_cosim.device.chips import load_chip
-    from ditto_cosim.device.pricing.recorded import RecordColumns
+    from ditto_cosim.device.pricing.recorded import RecordColumns, chip_of
     from ditto_cosim.protocol.record import RunRecord
 
     columns = RecordColumns.load(RunRecord(run))
-    return columns, load_chip(chip or columns.info.chip)
+    return columns, load_chip(chip) if chip else chip_of(columns.info)
+
+
+def _memory(name: str, chip: Chip) -> MakeMemory | None:
+    """Another memory model, made anew for every step."""
+    from ditto_cosim.device.timing.memory import find_memory
+
+    if not name:
+        return None
+    make = find_memory(name)
+    return lambda: make(chip.dram, chip.clock_mhz)
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> dict[str, Any]:
+    written = 0
+    with path.open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(line + "\n")
+            written += 1
+    return {"path": str(path), "lines": written}
+
+
+ROBUST_DESIGNS = ("diffy", "cambricon_d", "ditto_plus")
+"""Beside ITC and Ditto, where all designs are asked for: each costs a dozen prices."""
+
+
+def _robust(columns: RecordColumns, chip: Chip, names: Sequence[str], run: Path) -> Robustness:
+    """Asks, and leaves the sentence in the run's report if there is one."""
+    from ditto_cosim.device.designs.base import design_names
+    from ditto_cosim.device.pricing.robust import robustness
+
+    found = robustness(columns, chip, ROBUST_DESIGNS if set(names) == set(design_names()) else names)
+    if (run / "report.json").exists():
+        from ditto_cosim.host.report import load_report, write_report
+
+        write_report(replace(load_report(run), robust=found.sentence), run)
+    return found
+
+
+def _robust_figures(found: Robustness) -> dict[str, Any]:
+    least, most = found.ditto_over_itc
+    varied = [{"what": p.what, "ditto_over_itc": p.ditto_over_itc} for p in (found.base, *found.varied)]
+    return {
+        "ditto_over_itc": {"min": least, "max": most, "varied": varied},
+        "stable": found.stable,
+        "unstable": found.unstable,
+        "sentence": found.sentence,
+    }
+
+
+def _print_robust(found: Robustness) -> None:
+    rows = [[p.what, f"{p.ditto_over_itc:.3f}"] for p in (found.base, *found.varied)]
+    _print_table(["with", "Ditto × ITC"], rows)
+    print(found.sentence)
 
 
 def _measure_gpu(columns: RecordColumns, itc_s: float) -> dict[str, Any]:
@@ -282,9 +402,11 @@ def _figures(found: RunTime, chip: Chip, itc: RunTime) -> dict[str, Any]:
     }
 
 
-def _as_charged(columns: RecordColumns, found: RunTime, chip: Chip) -> bool | None:
+def _as_charged(columns: RecordColumns, found: RunTime, chip: Chip, design: Design) -> bool | None:
     """Whether this price is the run's own; None if it was asked under another chip or design."""
-    asked_as_run = chip.digest == columns.info.chip_digest and found.design == columns.info.design
+    from ditto_cosim.device.pricing.recorded import design_of
+
+    asked_as_run = chip.digest == columns.info.chip_digest and design.digest == design_of(columns.info).digest
     if not asked_as_run or None in columns.charged:
         return None
     return bool(found.step_cycles.tolist() == list(columns.charged))
@@ -300,7 +422,7 @@ def _layer_rows(found: RunTime) -> list[dict[str, Any]]:
             "bound": BOUNDS[int(found.bound[-1, i])],
             "temporal": float((found.modes[:, i] == 1).mean()),
             "measured": float(found.measured[:, i].mean()),
-            "stall_cycles": {k: int(v[i]) for k, v in found.stalls.items()},
+            "stall_cycles": {k: int(v[i + 1]) for k, v in found.stalls.items()},
         }
         for i, name in enumerate(found.names)
     ]

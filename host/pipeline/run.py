@@ -7,6 +7,7 @@ the denoiser (`compiler/compiled.py`) or know diffusers (`accelerate.py`).
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -249,6 +250,8 @@ class Run:
             steps=self._steps,
             seed=record.seed,
             k_max=int(facts["k_max"]),
+            chip_description=json.loads(str(facts["chip"])),
+            design_description=json.loads(str(facts["design"])),
             batch=program.values[batch].shape[0],
             clock_hz=int(facts["clock_hz"]),
             digests=digests,

@@ -86,6 +86,8 @@ class RunReport:
     """Of the whole run: the layers' and those of commands before the first layer."""
     verdict: Verdict | None = None
     """None: the run was not verified."""
+    robust: str = ""
+    """Which conclusions hang on a constant that nobody knows, once `ditto compare --robust` has been asked."""
     images: tuple[str, ...] = ()
     """Pictures, as paths relative to the run's directory."""
     strip: tuple[tuple[int, str], ...] = ()

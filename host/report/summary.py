@@ -189,6 +189,8 @@ def headline(report: RunReport) -> list[tuple[str, str]]:
         ("wall time", f"{report.wall_s:,.1f} s ({report.wall_s / steps:,.2f} s a step)"),
         ("verification", verdict_words(report)),
     ]
+    if report.robust:
+        lines.append(("robustness", report.robust))
     if report.recoveries:
         lines.append(("recoveries", f"the device was restarted {report.recoveries} times; the run went on"))
     return lines

@@ -94,10 +94,8 @@ def test_dram_window_sets_the_rate_of_a_stream(mapping: str, window: int) -> Non
 def test_dram_closed_form_equals_the_simulated_stream(channels: int, refresh: bool, nbytes: int) -> None:
     config = DramConfig(channels=channels, refresh=refresh)
     simulated = simulate(config, *stream(nbytes // 64 * 64)).cycles
-    row = (
-        config.row_requests * config.burst_cycles
-    )  # a stream that ends inside a row leaves the channels uneven
-    closed = int(config.stream_cycles(np.array([nbytes // 64 * 64]))[0])
+    row = config.row_requests * config.burst_ns  # a stream that ends inside a row leaves the channels uneven
+    closed = int(config.stream_ns(nbytes // 64 * 64))
     assert abs(closed - simulated) <= row + (0.01 * simulated if refresh else 0)
 
 
@@ -110,7 +108,7 @@ def test_dram_work_is_conserved_for_unseen_patterns() -> None:
     ):
         config = DramConfig(channels=2)
         found = simulate(config, *trace)
-        assert found.bytes_per_cycle <= config.peak_bytes_per_cycle
+        assert found.bytes_per_cycle <= config.peak_bytes_per_ns
         assert 0 <= found.row_hits <= found.requests == len(trace[0])
         assert found == simulate(config, *trace)
 

@@ -53,8 +53,7 @@ def test_vector_passes_name_commands_that_exist() -> None:
 
 def events(**given: int) -> Events:
     whole = {"products": 0, "encoded": 0, "vector_elements": 0, "dram_bytes": 0, "sram_bytes": 0} | given
-    columns = {k: np.array([v]) for k, v in whole.items() if k != "vector_elements"}
-    return Events(vector_elements=whole["vector_elements"], **columns)
+    return Events(**{k: np.array([v]) for k, v in whole.items()})
 
 
 def test_energy_of_a_second_of_full_work_is_the_published_power() -> None:

@@ -1,0 +1,509 @@
+// The engine of time, compiled: equal to the cycle to its reference, whose files carry the contract and the reasons
+// (`timing/engine.py`: ranks; `flow.py`, `dma.py`, `lanes.py`, `vector_time.py`: units; `memory.py`: DRAM; `kernel.py`: credits).
+//
+// What it does not do: anything the reference does not.
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+namespace {
+
+using Cycle = int64_t;
+constexpr Cycle NEVER = Cycle(1) << 62;
+constexpr Cycle LONG_AGO = -(Cycle(1) << 40);
+
+// Neither is negative; narrow division is several times as fast.
+inline Cycle floor_div(Cycle a, Cycle b) {
+  return ((a | b) >> 32) == 0 ? Cycle(uint32_t(a) / uint32_t(b)) : a / b;
+}
+inline Cycle ceil_div(Cycle a, Cycle b) { return floor_div(a + b - 1, b); }
+inline Cycle share(Cycle whole, Cycle count, Cycle index) {
+  return floor_div(whole * (index + 1), count) - floor_div(whole * index, count);
+}
+
+// In the order of `GroupWork.row`.
+struct Work {
+  Cycle chunks, early_bytes, late_bytes, out_bytes, load_cycles, starved_cycles, busy_cycles, port_bytes, streamed_cycles,
+      after_cycles, passes, needs, whole;
+
+  Cycle late_share(Cycle chunk) const {
+    const Cycle first_pass = ceil_div(chunks, passes);
+    return chunk < first_pass ? share(late_bytes, first_pass, chunk) : 0;
+  }
+  Cycle needed_lane_chunk(Cycle part) const { return floor_div((passes - 1) * chunks + part, passes); }
+  Cycle parts_after(Cycle chunk) const { return std::max<Cycle>(0, passes * (chunk + 1) - (passes - 1) * chunks); }
+};
+
+// In the order of `EngineConfig` as `timing/engine.py` flattens it.
+struct Config {
+  Cycle queue_depth, prefetch_layers, issue_cycles, link_bytes_per_cycle, early_room, late_room, out_room, port_bytes_per_cycle,
+      accumulator_chunks, clock_mhz;
+  Cycle pipe_bytes_per_cycle, channels, fine, groups, banks_per_group, row_requests, burst, cas, write_cas, row_to_column, precharge,
+      row_active, row_cycle, activate_same_group, activate, four_activates, read_to_precharge, write_to_precharge, read_to_write,
+      write_to_read, write_to_read_same_group, refresh_on, refresh_interval, refresh;
+};
+
+struct Pipe {
+  Cycle width = 0, free = 0;
+  Cycle transport(Cycle nbytes, Cycle at) {
+    if (!width || !nbytes) return at;
+    return free = std::max(free, at) + ceil_div(nbytes, width);
+  }
+};
+
+struct Bank {
+  Cycle row = -1, activate_at = 0, precharge_at = 0;
+};
+
+struct Channel {
+  std::vector<Bank> banks;
+  std::array<Cycle, 4> activates{LONG_AGO, LONG_AGO, LONG_AGO, LONG_AGO};
+  Cycle group = -1, column = LONG_AGO, refresh_at = 0;
+  bool write = false;
+};
+
+struct Memory {
+  const Config& c;
+  Pipe pipe;
+  std::vector<Channel> channels;
+
+  explicit Memory(const Config& config) : c(config) {
+    pipe.width = c.pipe_bytes_per_cycle;
+    if (pipe.width) return;
+    Channel one;
+    one.banks.resize(c.groups * c.banks_per_group);
+    one.refresh_at = c.refresh_interval / 2;
+    channels.assign(c.channels, one);
+  }
+
+  Cycle transport(Cycle address, Cycle nbytes, bool write, Cycle at) {
+    if (pipe.width) return pipe.transport(nbytes, at);
+    if (!nbytes) return at;
+    const Cycle since = ceil_div(at * 1000, c.clock_mhz), last = ceil_div(address + nbytes, 64);
+    Cycle done = since;
+    Cycle request = address / 64, rest = request, column = 0, channel, group, bank;
+    if (c.fine) {
+      channel = take(rest, c.channels), group = take(rest, c.groups), column = take(rest, c.row_requests);
+      bank = take(rest, c.banks_per_group);
+    } else {
+      column = take(rest, c.row_requests), channel = take(rest, c.channels), bank = take(rest, c.banks_per_group);
+      group = take(rest, c.groups);
+    }
+    while (request < last) {
+      const Cycle count = c.fine ? 1 : std::min(last - request, c.row_requests - column);
+      done = std::max(done, burst(channels[channel], group, bank, rest, count, write, since));
+      request += count;
+      if (++channel < c.channels) {
+        if (!c.fine) column = 0;
+        continue;
+      }
+      channel = 0;
+      if (c.fine) {
+        if (++group < c.groups) continue;
+        group = 0;
+        if (++column < c.row_requests) continue;
+        column = 0;
+        if (++bank < c.banks_per_group) continue;
+        bank = 0, ++rest;
+      } else {
+        column = 0;
+        if (++bank < c.banks_per_group) continue;
+        bank = 0;
+        if (++group < c.groups) continue;
+        group = 0, ++rest;
+      }
+    }
+    return ceil_div(done * c.clock_mhz, 1000);
+  }
+
+  // The lowest digit of a number to this base, and the number without it.
+  static Cycle take(Cycle& rest, Cycle base) {
+    const Cycle whole = floor_div(rest, base), digit = rest - whole * base;
+    rest = whole;
+    return digit;
+  }
+
+  Cycle burst(Channel& ch, Cycle group, Cycle of_group, Cycle row, Cycle count, bool write, Cycle since) {
+    Bank& bank = ch.banks[group * c.banks_per_group + of_group];
+    const Cycle reach = write ? c.write_to_precharge : c.read_to_precharge;
+    Cycle column = 0;
+    while (count) {
+      Cycle opened = -1;
+      column = since;
+      if (bank.row != row) {
+        opened = std::max(since, bank.activate_at);
+        if (bank.row >= 0) opened = std::max(opened, std::max(since, bank.precharge_at) + c.precharge);
+        const Cycle gap = ch.group == group ? c.activate_same_group : c.activate;
+        opened = std::max({opened, ch.activates[3] + gap, ch.activates[0] + c.four_activates});
+        column = opened + c.row_to_column;
+      }
+      column = std::max(column, ch.column + turn(ch, write, group));
+      if (c.refresh_on && column >= ch.refresh_at) {
+        refresh(ch);
+        continue;
+      }
+      if (opened >= 0) {
+        bank = {row, opened + c.row_cycle, opened + c.row_active};
+        ch.activates = {ch.activates[1], ch.activates[2], ch.activates[3], opened};
+      }
+      const Cycle taken = c.refresh_on ? std::min(count, ceil_div(ch.refresh_at - column, c.burst)) : count;
+      column += (taken - 1) * c.burst;
+      ch.column = column, ch.write = write, ch.group = group;
+      bank.precharge_at = std::max(bank.precharge_at, column + reach);
+      count -= taken;
+    }
+    return column + c.burst + (write ? c.write_cas : c.cas + 1);
+  }
+
+  Cycle turn(const Channel& ch, bool write, Cycle group) const {
+    if (write == ch.write) return c.burst;
+    if (write) return c.read_to_write;
+    return group == ch.group ? c.write_to_read_same_group : c.write_to_read;
+  }
+
+  void refresh(Channel& ch) {
+    Cycle start = std::max(ch.refresh_at, ch.column + c.cas);
+    for (const auto& bank : ch.banks) start = std::max(start, bank.precharge_at);
+    start += c.precharge;
+    for (auto& bank : ch.banks) bank.row = -1, bank.activate_at = std::max(bank.activate_at, start + c.refresh);
+    ch.refresh_at += c.refresh_interval;
+  }
+};
+
+struct Credits {
+  Cycle free = 0, since = 0;
+  std::vector<std::pair<Cycle, Cycle>> given;
+  size_t head = 0;
+  Cycle when(Cycle nbytes) {
+    while (free < nbytes && head < given.size()) {
+      since = given[head].first;
+      free += given[head++].second;
+    }
+    return free >= nbytes ? since : NEVER;
+  }
+};
+
+struct Wait {
+  Cycle made, allowed;
+  bool queued;
+};
+
+struct Passed {
+  std::vector<Cycle> early, late, lanes, streamed, result, written;
+  std::vector<Wait> early_wait, late_wait;
+};
+
+enum Cause { COMPUTE, ENCODE, LOAD, VECTOR, DRAM, FILL, CAUSES };
+
+struct Step {
+  Config c;
+  Memory memory;
+  Pipe link, port;
+  Credits room[3];  // early, late, out
+  std::vector<Work> works;
+  std::vector<Passed> passed;
+  std::vector<Cycle> ends;
+  bool closed = false;
+  Cycle busy_until = 0, transactions = 0;
+
+  explicit Step(const Config& config) : c(config), memory(c) {
+    link.width = c.link_bytes_per_cycle;
+    port.width = c.port_bytes_per_cycle;
+    room[0].free = c.early_room, room[1].free = c.late_room, room[2].free = c.out_room;
+    for (auto& engine : engines) engine.under_way.assign(c.queue_depth, 0);
+    for (int i = 0; i < 3; ++i) engines[i].address = i * ((Cycle(1) << 28) + 80 * 1024);
+    left.assign(c.accumulator_chunks, {0, 0});
+  }
+
+  Cycle lanes_done(Cycle group) const {
+    if (group < 0) return 0;
+    if (group >= Cycle(works.size()) || Cycle(passed[group].lanes.size()) < works[group].chunks) return NEVER;
+    return passed[group].lanes.back();
+  }
+  Cycle end(Cycle group) const { return group < 0 ? 0 : group < Cycle(ends.size()) ? ends[group] : NEVER; }
+
+  std::pair<Cycle, Cycle> made(Cycle group, Cycle chunk) const {
+    const Work& work = works[group];
+    if (work.needs < 0) return {0, 0};
+    const Cycle chunks = works[work.needs].chunks;
+    const Passed& source = passed[work.needs];
+    const Cycle part = work.whole ? chunks - 1 : std::min(chunks - 1, ceil_div((chunk + 1) * chunks, work.chunks));
+    if (part >= Cycle(source.written.size())) return {NEVER, NEVER};
+    return {source.result[part], source.written[part]};
+  }
+
+  // --- DMA: engines 0 early, 1 late, 2 write ---
+
+  struct Engine {
+    Cycle group = 0, chunk = 0, free = 0, address = 0, last_done = 0;
+    std::vector<Cycle> under_way;
+    size_t oldest = 0;
+  } engines[3];
+
+  Cycle transfer(Engine& engine, Cycle nbytes, bool write, Cycle at) {
+    if (!nbytes) {
+      engine.free = at;
+      return at;
+    }
+    Cycle done = std::max(memory.transport(engine.address, nbytes, write, at), link.transport(nbytes, at));
+    busy_until = std::max(busy_until, done);
+    ++transactions;
+    done = std::max(done, engine.last_done);
+    engine.address += ceil_div(nbytes, 64) * 64;
+    engine.under_way[engine.oldest] = engine.last_done = done;
+    if (++engine.oldest == engine.under_way.size()) engine.oldest = 0;
+    engine.free = at + c.issue_cycles;
+    return done;
+  }
+  void next(Engine& engine) {
+    if (++engine.chunk == works[engine.group].chunks) ++engine.group, engine.chunk = 0;
+  }
+  Cycle read_bytes(int late) const {
+    const Engine& engine = engines[late];
+    const Work& work = works[engine.group];
+    return late ? work.late_share(engine.chunk) : share(work.early_bytes, work.chunks, engine.chunk);
+  }
+  Cycle allowed(Cycle group) const {
+    return c.prefetch_layers ? lanes_done(group - 1 - c.prefetch_layers) : end(group - 1);
+  }
+  Cycle reader_ready(int late) {
+    const Engine& engine = engines[late];
+    Cycle at = std::max(engine.free, allowed(engine.group));
+    if (at >= NEVER || engine.group == Cycle(works.size())) return closed ? NEVER : at;
+    if (late) at = std::max(at, made(engine.group, engine.chunk).second);
+    if (const Cycle nbytes = read_bytes(late)) at = std::max({at, engine.under_way[engine.oldest], room[late].when(nbytes)});
+    return at;
+  }
+  bool read(int late, Cycle at) {
+    Engine& engine = engines[late];
+    if (engine.group == Cycle(works.size())) return false;
+    Passed& of_group = passed[engine.group];
+    const Cycle nbytes = read_bytes(late);
+    const auto [result, written] = late ? made(engine.group, engine.chunk) : std::pair<Cycle, Cycle>{0, 0};
+    const Cycle may = std::max(written, allowed(engine.group));
+    const Wait wait{result, may, busy_until > may};
+    room[late].free -= nbytes;
+    const Cycle done = transfer(engine, nbytes, false, at);
+    (late ? of_group.late : of_group.early).push_back(done);
+    (late ? of_group.late_wait : of_group.early_wait).push_back(wait);
+    next(engine);
+    return true;
+  }
+  Cycle write_bytes() const {
+    const Work& work = works[engines[2].group];
+    return share(work.out_bytes, work.chunks, engines[2].chunk);
+  }
+  Cycle writer_ready() const {
+    const Engine& engine = engines[2];
+    if (engine.group == Cycle(works.size())) return NEVER;
+    const auto& result = passed[engine.group].result;
+    if (engine.chunk == Cycle(result.size())) return NEVER;
+    const Cycle at = std::max(engine.free, result[engine.chunk]);
+    return write_bytes() ? std::max(at, engine.under_way[engine.oldest]) : at;
+  }
+  void write(Cycle at) {
+    Engine& engine = engines[2];
+    auto& written = passed[engine.group].written;
+    const Cycle nbytes = write_bytes();
+    Cycle done = transfer(engine, nbytes, true, at);
+    done = std::max(done, written.empty() ? end(engine.group - 1) : written.back());
+    room[2].given.push_back({done, nbytes});
+    written.push_back(done);
+    if (engine.chunk + 1 == works[engine.group].chunks) ends.push_back(done);
+    next(engine);
+  }
+
+  // --- the lanes and their line of causes ---
+
+  Cycle lane_group = 0, lane_chunk = 0, lane_free = 0, until = 0;
+  std::vector<std::pair<Cycle, Cycle>> left;
+  size_t oldest_left = 0;
+  std::vector<std::pair<Cycle, Cause>> parts;
+  size_t cut = 0, part = 0;
+  Cycle cut_at = 0;
+
+  void add(Cycle to, Cause cause) {
+    if (to > until) parts.push_back({to, cause}), until = to;
+  }
+  Cycle taken() const {
+    const auto [group, count] = left[oldest_left];
+    if (!count) return 0;
+    const auto& streamed = passed[group].streamed;
+    return count <= Cycle(streamed.size()) ? streamed[count - 1] : NEVER;
+  }
+  Cycle lanes_ready() const {
+    if (lane_group == Cycle(works.size())) return NEVER;
+    const Passed& of_group = passed[lane_group];
+    if (lane_chunk >= Cycle(of_group.early.size()) || lane_chunk >= Cycle(of_group.late.size())) return NEVER;
+    return std::max({lane_free, of_group.early[lane_chunk], of_group.late[lane_chunk], taken()});
+  }
+  void waited(Cycle at) {
+    if (at == until) return;
+    if (taken() == at) return add(at, VECTOR);
+    const Passed& of_group = passed[lane_group];
+    const bool early = of_group.early[lane_chunk] > of_group.late[lane_chunk];
+    const Wait wait = (early ? of_group.early_wait : of_group.late_wait)[lane_chunk];
+    add(std::min(wait.made, at), VECTOR);
+    add(std::min(wait.allowed, at), FILL);
+    add(at, wait.queued ? DRAM : FILL);
+  }
+  void compute(Cycle at) {
+    const Work& work = works[lane_group];
+    waited(at);
+    add(until + share(work.load_cycles, work.chunks, lane_chunk), LOAD);
+    add(until + share(work.starved_cycles, work.chunks, lane_chunk), ENCODE);
+    add(until + share(work.busy_cycles, work.chunks, lane_chunk), COMPUTE);
+    add(port.transport(share(work.port_bytes, work.chunks, lane_chunk), at), ENCODE);
+    lane_free = until;
+    passed[lane_group].lanes.push_back(lane_free);
+    room[0].given.push_back({lane_free, share(work.early_bytes, work.chunks, lane_chunk)});
+    room[1].given.push_back({lane_free, work.late_share(lane_chunk)});
+    left[oldest_left] = {lane_group, work.parts_after(lane_chunk)};
+    if (++oldest_left == left.size()) oldest_left = 0;
+    if (++lane_chunk == work.chunks) ++lane_group, lane_chunk = 0;
+  }
+
+  // --- the vector unit ---
+
+  Cycle vector_group = 0, vector_part = 0, vector_free = 0;
+  bool after = false;
+
+  Cycle vector_ready() {
+    if (vector_group == Cycle(works.size())) return NEVER;
+    const Work& work = works[vector_group];
+    Cycle at = vector_free;
+    if (!after) {
+      const auto& lanes = passed[vector_group].lanes;
+      const Cycle needed = work.needed_lane_chunk(vector_part);
+      if (needed >= Cycle(lanes.size())) return NEVER;
+      at = std::max(at, lanes[needed]);
+    }
+    if (after || !work.after_cycles) at = std::max(at, room[2].when(share(work.out_bytes, work.chunks, vector_part)));
+    return at;
+  }
+  void vector(Cycle at) {
+    const Work& work = works[vector_group];
+    Passed& of_group = passed[vector_group];
+    vector_free = at + share(after ? work.after_cycles : work.streamed_cycles, work.chunks, vector_part);
+    if (!after) of_group.streamed.push_back(vector_free);
+    if (after || !work.after_cycles) {
+      room[2].free -= share(work.out_bytes, work.chunks, vector_part);
+      of_group.result.push_back(vector_free);
+    }
+    if (++vector_part == work.chunks) {
+      after = !after && work.after_cycles > 0;
+      vector_group += !after;
+      vector_part = 0;
+    }
+  }
+
+  // --- the calendar ---
+
+  // What an act may have changed of the others' readiness; one's own always.
+  enum : unsigned { WRITER = 1, UNIT = 2, LANES = 4, LATE = 8, EARLY = 16, ALL = 31 };
+
+  void run() {
+    Cycle ready[5] = {};
+    unsigned stale = ALL;
+    for (;;) {
+      if (stale & WRITER) ready[0] = writer_ready();
+      if (stale & UNIT) ready[1] = vector_ready();
+      if (stale & LANES) ready[2] = lanes_ready();
+      if (stale & LATE) ready[3] = reader_ready(1);
+      if (stale & EARLY) ready[4] = reader_ready(0);
+      int first = 0;
+      for (int i = 1; i < 5; ++i)
+        if (ready[i] < ready[first]) first = i;
+      const Cycle at = ready[first];
+      if (at >= NEVER) return;
+      if (first == 0) write(at), stale = WRITER | UNIT | LATE | EARLY;
+      if (first == 1) vector(at), stale = UNIT | WRITER | LANES;
+      if (first == 2) compute(at), stale = LANES | UNIT | LATE | EARLY;
+      if (first == 3) {
+        if (!read(1, at)) return;
+        stale = LATE | LANES;
+      }
+      if (first == 4) {
+        if (!read(0, at)) return;
+        stale = EARLY | LANES;
+      }
+    }
+  }
+
+  bool close() {
+    closed = true;
+    run();
+    if (ends.size() != works.size()) return false;
+    if (!passed.empty()) {
+      add(passed.back().result.back(), VECTOR);
+      add(ends.back(), FILL);
+    }
+    return true;
+  }
+
+  Cycle settle(Cycle* out) {
+    run();
+    Cycle groups = 0;
+    for (; cut < ends.size() && ends[cut] <= until; ++cut, ++groups, out += CAUSES) {
+      std::fill(out, out + CAUSES, 0);
+      while (cut_at < ends[cut]) {
+        const Cycle to = std::min(parts[part].first, ends[cut]);
+        out[parts[part].second] += to - cut_at;
+        cut_at = to;
+        part += parts[part].first <= ends[cut];
+      }
+    }
+    return groups;
+  }
+};
+
+}  // namespace
+
+#define DITTO extern "C" __attribute__((visibility("default")))
+
+DITTO void* ditto_engine_new(const int64_t* config) { return new Step(*reinterpret_cast<const Config*>(config)); }
+DITTO void ditto_engine_free(void* step) { delete static_cast<Step*>(step); }
+
+// Groups in the order of `GroupWork.row`.
+DITTO void ditto_engine_push(void* step, const int64_t* groups, int64_t count) {
+  auto* of_step = static_cast<Step*>(step);
+  const auto* first = reinterpret_cast<const Work*>(groups);
+  of_step->works.insert(of_step->works.end(), first, first + count);
+  of_step->passed.resize(of_step->works.size());
+  for (int64_t i = 0; i < count; ++i) {
+    auto& passed = of_step->passed[of_step->works.size() - count + i];
+    for (auto* times : {&passed.early, &passed.late, &passed.lanes, &passed.streamed, &passed.result, &passed.written})
+      times->reserve(first[i].chunks);
+    passed.early_wait.reserve(first[i].chunks);
+    passed.late_wait.reserve(first[i].chunks);
+  }
+}
+DITTO int32_t ditto_engine_close(void* step) { return static_cast<Step*>(step)->close(); }
+
+// Causes of the groups that ended since; room for all that were pushed.
+DITTO int64_t ditto_engine_settle(void* step, int64_t* causes) { return static_cast<Step*>(step)->settle(causes); }
+DITTO int64_t ditto_engine_transactions(void* step) { return static_cast<Step*>(step)->transactions; }
+
+// Many steps of as many groups each, apart from one another: causes [steps][groups][6], and transactions [steps].
+DITTO int32_t ditto_engine_steps(const int64_t* config, const int64_t* groups, int64_t steps, int64_t count, int64_t* causes,
+                                 int64_t* transactions, int64_t threads) {
+  std::atomic<int64_t> waiting{0};
+  std::atomic<bool> ended{true};
+  const auto work = [&] {
+    for (int64_t s; (s = waiting++) < steps;) {
+      Step step(*reinterpret_cast<const Config*>(config));
+      ditto_engine_push(&step, groups + s * count * 13, count);
+      if (!step.close() || step.settle(causes + s * count * CAUSES) != count) ended = false;
+      transactions[s] = step.transactions;
+    }
+  };
+  std::vector<std::thread> helpers;
+  for (int64_t t = 1; t < std::min(threads, steps); ++t) helpers.emplace_back(work);
+  work();
+  for (auto& helper : helpers) helper.join();
+  return ended;
+}

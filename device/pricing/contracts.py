@@ -1,0 +1,231 @@
+"""Contracts: what the groups of a step take, given what each asks of the units.
+
+Interface
+    contract_of(chip, design, rooms, memory) -> Contract
+        .measures                     whether the lanes' measured cycles may stand in for modelled ones
+        .begin() -> Told              a live run's step: .tell(cost, lanes) in program order, .settled(), .close()
+        .steps(costs, chosen, lanes)  -> causes [steps, groups, CAUSES] of whole steps
+
+    Pipelined    chips with timing = "tlm": the engine (`timing/engine.py`); groups overlap as buffers and policies allow
+    Aggregate    timing = "paper": compute and DRAM time added, the vector unit hidden, groups one after another
+    OnRoofline   designs with a roofline, on any chip: max(MACs ÷ peak, bytes ÷ bandwidth) + kernels × launch
+
+Every cycle has one cause, so a group's causes add up to its cycles.
+
+What this file does not do: count anything (`pricer.py`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ditto_cosim.device.chips import Chip
+from ditto_cosim.device.designs.base import Design, Roofline
+from ditto_cosim.device.pricing.cost import I64, GroupCost, LaneColumns
+from ditto_cosim.device.timing.buffers import Rooms
+from ditto_cosim.device.timing.engine import EngineConfig, PythonStep, Step, begin_step, run_step, run_steps
+from ditto_cosim.device.timing.flow import GroupWork
+from ditto_cosim.device.timing.kernel import Target
+
+Causes = tuple[int, ...]
+MakeMemory = Callable[[], Target]
+
+
+class Told(Protocol):
+    """A step of a live run, as the contract is told of it."""
+
+    def tell(self, cost: GroupCost, lanes: LaneColumns) -> None: ...
+
+    def settled(self) -> Iterator[Causes]:
+        """Of the groups that ended since, in program order."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Contract(ABC):
+    """See the file's header."""
+
+    measures = False
+    overlaps = False
+    """Whether a group's cycles depend on its neighbours."""
+
+    @abstractmethod
+    def begin(self) -> Told: ...
+
+    @abstractmethod
+    def steps(self, costs: Sequence[GroupCost], chosen: I64, lanes: LaneColumns) -> I64:
+        """`chosen` [steps, groups] indexes `costs`; lanes are [steps, groups]."""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal keys and equal asking, equal causes."""
+        return (type(self).__name__,)
+
+
+class _OneByOne(Contract):
+    """Groups that do not overlap."""
+
+    def begin(self) -> Told:
+        return _Settled(self)
+
+    def steps(self, costs: Sequence[GroupCost], chosen: I64, lanes: LaneColumns) -> I64:
+        return np.stack(np.broadcast_arrays(*self.causes(_Asked(costs, chosen), lanes)), axis=-1)
+
+    @abstractmethod
+    def causes(self, asked: _Asked, lanes: LaneColumns) -> tuple[I64, ...]:
+        """In the order of `CAUSES`."""
+
+
+class _Asked:
+    """Columns of the costs that were chosen."""
+
+    def __init__(self, costs: Sequence[GroupCost], chosen: I64) -> None:
+        self._costs, self._chosen = costs, chosen
+
+    def __getattr__(self, name: str) -> I64:
+        column: I64 = np.array([getattr(c, name) for c in self._costs], np.int64)[self._chosen]
+        return column
+
+
+class _Settled:
+    """Every group ends when it is told of."""
+
+    def __init__(self, contract: _OneByOne) -> None:
+        self._contract = contract
+        self._ready: list[Causes] = []
+
+    def tell(self, cost: GroupCost, lanes: LaneColumns) -> None:
+        found = self._contract.steps([cost], np.zeros(lanes.total.shape, np.int64), lanes)
+        self._ready.append(tuple(found.reshape(-1).tolist()))
+
+    def settled(self) -> Iterator[Causes]:
+        ready, self._ready = self._ready, []
+        return iter(ready)
+
+    def close(self) -> None:
+        pass
+
+
+class Aggregate(_OneByOne):
+    def causes(self, asked: _Asked, lanes: LaneColumns) -> tuple[I64, ...]:
+        none = np.zeros_like(lanes.total)
+        return lanes.busy, lanes.starved, lanes.weight_load, none, asked.dram_cycles, none
+
+
+class OnRoofline(_OneByOne):
+    def __init__(self, roofline: Roofline, clock_ghz: float) -> None:
+        self.roofline, self.clock_ghz = roofline, clock_ghz
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return type(self).__name__, self.roofline, self.clock_ghz
+
+    def causes(self, asked: _Asked, lanes: LaneColumns) -> tuple[I64, ...]:
+        card, clock = self.roofline, self.clock_ghz
+        compute = np.rint(asked.macs / card.macs_per_ns * clock).astype(np.int64)
+        memory = np.rint(asked.bytes * card.item_bytes / card.bytes_per_ns * clock).astype(np.int64)
+        launch = np.rint(asked.kernels * card.launch_ns * clock).astype(np.int64)
+        none = np.zeros_like(compute)
+        return compute, none, none, none, np.maximum(memory - compute, 0), launch
+
+
+class Pipelined(Contract):
+    measures = overlaps = True
+
+    def __init__(self, config: EngineConfig, memory: MakeMemory | None = None) -> None:
+        self.config, self.memory = config, memory
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return type(self).__name__, self.config, self.memory
+
+    def begin(self) -> Told:
+        return _Running(self, begin_step(self.config, self.memory and self.memory()))
+
+    def steps(self, costs: Sequence[GroupCost], chosen: I64, lanes: LaneColumns) -> I64:
+        rows = self.rows(costs, chosen, lanes)
+        if self.memory is not None:
+            made = [run_step(PythonStep(self.config, self.memory()), step)[0] for step in rows.tolist()]
+            return np.array(made, np.int64)
+        distinct, inverse = _distinct(rows)
+        causes: I64 = run_steps(self.config, distinct)[0][inverse]
+        return causes
+
+    def rows(self, costs: Sequence[GroupCost], chosen: I64, lanes: LaneColumns) -> I64:
+        """`GroupWork`s [steps, groups, fields]."""
+        table = np.array([self.work(c).row for c in costs], np.int64).reshape(len(costs), -1)
+        rows: I64 = table[chosen]
+        rows[..., 4], rows[..., 5], rows[..., 6] = lanes.weight_load, lanes.starved, lanes.busy
+        return rows
+
+    def work(self, cost: GroupCost, lanes: LaneColumns | None = None) -> GroupWork:
+        """What the engine is asked for."""
+        policy, group = self.config.dma, cost.group
+        early, late, out = (
+            -(-n // policy.chunk_bytes) for n in (cost.early_bytes, cost.late_bytes, cost.out_bytes)
+        )
+        chunks = max(1, early, late * cost.passes, out)
+        return GroupWork(
+            chunks=chunks,
+            early_bytes=cost.early_bytes,
+            late_bytes=cost.late_bytes,
+            out_bytes=cost.out_bytes,
+            load_cycles=0 if lanes is None else int(lanes.weight_load),
+            starved_cycles=0 if lanes is None else int(lanes.starved),
+            busy_cycles=0 if lanes is None else int(lanes.busy),
+            port_bytes=cost.through_bytes,
+            streamed_cycles=cost.streamed_cycles,
+            after_cycles=cost.after_cycles,
+            passes=cost.passes,
+            needs=-1 if group.producer is None else group.producer,
+            whole=int(group.whole or cost.passes > 1 or policy.forwarding == "whole"),
+        )
+
+
+class _Running:
+    """The engine, told group by group."""
+
+    def __init__(self, contract: Pipelined, step: Step) -> None:
+        self._contract, self._step = contract, step
+
+    def tell(self, cost: GroupCost, lanes: LaneColumns) -> None:
+        self._step.push(self._contract.work(cost, lanes))
+
+    def settled(self) -> Iterator[Causes]:
+        return self._step.settled()
+
+    def close(self) -> None:
+        self._step.close()
+
+
+def contract_of(chip: Chip, design: Design, rooms: Rooms, memory: MakeMemory | None = None) -> Contract:
+    """The contract that a chip and a design are priced by."""
+    if design.roofline is not None:
+        return OnRoofline(design.roofline, chip.clock_ghz)
+    if chip.timing == "paper":
+        return Aggregate()
+    config = EngineConfig(
+        dma=chip.dma,
+        early_room_bytes=rooms.early_bytes,
+        late_room_bytes=rooms.late_bytes,
+        out_room_bytes=rooms.out_bytes,
+        port_bytes_per_cycle=chip.port_bytes_per_cycle,
+        accumulator_chunks=chip.accumulator_chunks,
+        dram=chip.dram,
+        clock_mhz=chip.clock_mhz,
+    )
+    return Pipelined(config, memory)
+
+
+def _distinct(rows: I64) -> tuple[I64, I64]:
+    """Steps that differ, and which of them each step is."""
+    seen: dict[bytes, int] = {}
+    inverse = np.array([seen.setdefault(step.tobytes(), len(seen)) for step in rows], np.int64)
+    first = np.zeros(len(seen), np.int64)
+    first[inverse[::-1]] = np.arange(len(rows))[::-1]
+    return rows[first], inverse

@@ -1,0 +1,166 @@
+"""Datapaths: how elements become multiplier operations, and operations cycles of the lanes.
+
+Interface
+    datapath_of(design, chip) -> Datapath
+        .as_built                    whether its lanes are the chip's own, so that measured cycles are theirs
+        .lanes(stack, mode)          -> LaneColumns of one work, one entry a step
+
+Contract, operations a work needs for one output column, by the classes of its elements:
+    slots     low + 2 full          4b×8b multipliers behind Ditto's encoder; original: two for every element
+    dense8    every element one     8b×8b multipliers
+    sparse8   low + full            8b×8b multipliers that skip zeros; original: every element
+    low4      zero + low + 2 full   4b×8b multipliers that skip nothing; original: two for every element
+    outlier   zero + low            4b×8b multipliers; full ones on 8b×8b outlier PEs beside them, the slower side sets the time
+    On a chip's lanes (`timing/schedule.py`) a datapath that is not Ditto's takes the same schedule with its own operations in
+    place of the slots, stretched by its share of the chip's multipliers; loading weights is never stretched. In aggregate:
+    operations × columns ÷ multipliers, rounded up.
+
+What this file does not do: DRAM, the vector unit, modes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ditto_cosim.device.chips import Chip
+from ditto_cosim.device.designs.base import PAPER_MULTIPLIERS, Design
+from ditto_cosim.device.pricing.cost import I64, LaneColumns, Stack
+from ditto_cosim.device.timing import schedule
+from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.protocol.record import split_k
+
+
+class Datapath(ABC):
+    """See the file's header."""
+
+    as_built = False
+
+    def __init__(self, design: Design, chip: Chip) -> None:
+        self.design, self.chip = design, chip
+        self.multipliers = design.multipliers_on(chip.multipliers)
+        self.aggregate = chip.timing == "paper" or design.roofline is not None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal keys, equal lanes."""
+        chip = self.chip
+        of_chip = chip.timing, chip.geometry, chip.tiles, chip.multipliers
+        return *of_chip, self.design.datapath, self.multipliers, self.design.outlier_multipliers
+
+    @abstractmethod
+    def operations(self, met: Stack) -> I64:
+        """Of one output column."""
+
+    def lanes(self, met: Stack, mode: Mode) -> LaneColumns:
+        """One work's stage."""
+        steps, work = len(met.classes), met.work
+        operations = self.operations(met)
+        cycles = self._aggregate(operations * work.n) if self.aggregate else self._on_lanes(met, operations)
+        elements = work.groups * work.rows * work.k if mode != "original" else 0
+        columns = (
+            *(cycles.total, cycles.busy, cycles.starved, cycles.weight_load, cycles.encode, cycles.imbalance),
+            *(operations * work.n, np.full(steps, elements, np.int64)),
+        )
+        return LaneColumns(*(np.broadcast_to(c, (steps,)) for c in columns))
+
+    def _aggregate(self, products: I64) -> schedule.ComputeCycles:
+        busy = schedule.aggregate_cycles(products, self.multipliers)
+        none = np.zeros_like(busy)
+        return schedule.ComputeCycles(busy, busy, none, none, none, none)
+
+    def _on_lanes(self, met: Stack, operations: I64) -> schedule.ComputeCycles:
+        work, geometry, tiles = met.work, self.chip.geometry, self.chip.tiles
+        stretch = self.chip.multipliers / self.multipliers
+        if met.slots is None:
+            cycles = schedule.dense_cycles(geometry, tiles, work)
+            stretch *= self._dense_share(operations, met)
+        else:
+            slots: npt.NDArray[np.integer] = met.slots
+            if met.splits != split_k(work.k, geometry.k_max):
+                slots = schedule.resplit(slots, work.k, split_k(work.k, geometry.k_max))
+            cycles = schedule.work_cycles(geometry, tiles, work, self._in_place(slots, operations, met))
+        return cycles if stretch == 1 else _stretched(cycles, stretch)
+
+    def _dense_share(self, operations: I64, met: Stack) -> float:
+        return int(operations[0]) / int(met.slot_total[0])
+
+    def _in_place(
+        self, slots: npt.NDArray[np.integer], operations: I64, met: Stack
+    ) -> npt.NDArray[np.integer]:
+        """Operations in the place of slots, row by row."""
+        share = (operations / np.maximum(met.slot_total, 1))[:, None, None]
+        return np.rint(slots * share).astype(np.int64)
+
+
+class Slots(Datapath):
+    as_built = True
+
+    def operations(self, met: Stack) -> I64:
+        return met.slot_total
+
+    def _dense_share(self, operations: I64, met: Stack) -> float:
+        return 1.0
+
+    def _in_place(
+        self, slots: npt.NDArray[np.integer], operations: I64, met: Stack
+    ) -> npt.NDArray[np.integer]:
+        return slots
+
+
+class Dense8(Datapath):
+    def operations(self, met: Stack) -> I64:
+        every: I64 = met.classes.sum(axis=1)
+        return every
+
+
+class Sparse8(Datapath):
+    def operations(self, met: Stack) -> I64:
+        skipped = 0 if met.slots is None else 1
+        kept: I64 = met.classes[:, skipped:].sum(axis=1)
+        return kept
+
+
+class Low4(Datapath):
+    def operations(self, met: Stack) -> I64:
+        return met.slot_total if met.slots is None else met.classes @ np.array([1, 1, 2])
+
+
+class Outlier(Datapath):
+    def operations(self, met: Stack) -> I64:
+        normal: I64 = met.classes[:, :2].sum(axis=1)
+        return normal
+
+    def lanes(self, met: Stack, mode: Mode) -> LaneColumns:
+        normal = super().lanes(met, mode)
+        share = self.design.outlier_multipliers * self.chip.multipliers / PAPER_MULTIPLIERS
+        outliers = schedule.aggregate_cycles(met.classes[:, 2] * met.work.n, max(1, round(share)))
+        longer = np.maximum(outliers - normal.total, 0)
+        return replace(normal, total=normal.total + longer, busy=normal.busy + longer)
+
+
+DATAPATHS: Mapping[str, type[Datapath]] = {
+    "slots": Slots,
+    "dense8": Dense8,
+    "sparse8": Sparse8,
+    "low4": Low4,
+    "outlier": Outlier,
+    "roofline": Dense8,
+}
+
+
+def datapath_of(design: Design, chip: Chip) -> Datapath:
+    return DATAPATHS[design.datapath](design, chip)
+
+
+def _stretched(cycles: schedule.ComputeCycles, by: float) -> schedule.ComputeCycles:
+    total, busy, encode, imbalance = (
+        np.ceil(part * by).astype(np.int64)
+        for part in (cycles.total, cycles.busy, cycles.encode, cycles.imbalance)
+    )
+    load = np.minimum(cycles.weight_load, total - busy)
+    return schedule.ComputeCycles(total, busy, total - busy - load, load, encode, imbalance)
