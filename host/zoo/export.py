@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from . import WEIGHTS, shipped
-from .train import recipes, tie_embedders
+from . import WEIGHTS, prompts, shipped
+from .tasks import recipes, tie_embedders
 
 _CARD = """# {name}
 
@@ -42,10 +42,20 @@ Commands:
 """
 
 
-def averaged_denoiser(name: str, checkpoint: dict[str, Any]) -> torch.nn.Module:
-    """The denoiser with the checkpoint's averaged weights, every parameter its own."""
-    trained = recipes()[name].build()
-    if recipes()[name].class_conditional:
+def averaged_modules(name: str, checkpoint: dict[str, Any]) -> torch.nn.Module:
+    """The checkpoint's averaged weights in the modules they were trained in, every parameter its own."""
+    recipe = recipes()[name]
+    if recipe.task == "text-to-image":
+        words = prompts.tokenizer(checkpoint["vocabulary"], checkpoint["merges"])
+        text_encoder = shipped.emoji_text_encoder(
+            len(checkpoint["vocabulary"]), words.bos_token_id, words.eos_token_id
+        )
+        trained: torch.nn.Module = torch.nn.ModuleDict(
+            {"unet": recipe.build(), "text_encoder": text_encoder}
+        )
+    else:
+        trained = recipe.build()
+    if recipe.class_conditional:
         tie_embedders(trained)
     missing = set(dict(trained.named_parameters())) ^ set(checkpoint["ema"])
     if missing:
@@ -53,23 +63,40 @@ def averaged_denoiser(name: str, checkpoint: dict[str, Any]) -> torch.nn.Module:
     with torch.no_grad():
         for parameter_name, parameter in trained.named_parameters():
             parameter.copy_(checkpoint["ema"][parameter_name])
-    untied = recipes()[name].build()
-    untied.load_state_dict(trained.state_dict())
-    return untied.eval()
+    if recipe.class_conditional:
+        untied = recipe.build()
+        untied.load_state_dict(trained.state_dict())
+        trained = untied
+    return trained.eval()
 
 
-def write_folder(name: str, denoiser: Any, out: Path) -> None:
+def write_folder(name: str, modules: Any, checkpoint: dict[str, Any], out: Path) -> None:
     """The diffusers folder: fp16 weights, configurations, model_index.json."""
-    from diffusers import DDIMPipeline, DiTPipeline
+    from diffusers import DDIMPipeline, DiTPipeline, StableDiffusionPipeline
 
-    scheduler = shipped.noise_schedule(clip_sample=not recipes()[name].class_conditional)
-    denoiser = denoiser.half()
-    if not recipes()[name].class_conditional:
-        DDIMPipeline(denoiser, scheduler).save_pretrained(out)
+    recipe = recipes()[name]
+    modules = modules.half()
+    if recipe.task == "text-to-image":
+        vae = shipped.emoji_vae()
+        vae.load_state_dict(checkpoint["vae"])
+        StableDiffusionPipeline(
+            vae=vae.half(),
+            text_encoder=modules["text_encoder"],
+            tokenizer=prompts.tokenizer(checkpoint["vocabulary"], checkpoint["merges"]),
+            unet=modules["unet"],
+            scheduler=shipped.latent_schedule(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(out)
+        return
+    scheduler = shipped.noise_schedule(clip_sample=not recipe.class_conditional)
+    if not recipe.class_conditional:
+        DDIMPipeline(modules, scheduler).save_pretrained(out)
         return
     from .pixels import PixelVAE
 
-    DiTPipeline(denoiser, PixelVAE(), scheduler).save_pretrained(out)
+    DiTPipeline(modules, PixelVAE(), scheduler).save_pretrained(out)
     shutil.rmtree(out / "vae")  # nothing in it: whoever loads the folder passes PixelVAE
 
 
@@ -94,7 +121,8 @@ def write_card(name: str, denoiser: torch.nn.Module, facts: dict[str, Any], qual
 def export(name: str, run: Path, out: Path, quality: str) -> None:
     """Export the checkpoint of `run` to the folder `out`."""
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")
-    denoiser = averaged_denoiser(name, checkpoint)
+    modules: Any = averaged_modules(name, checkpoint)
+    denoiser = modules["unet"] if isinstance(modules, torch.nn.ModuleDict) else modules
     history = checkpoint["history"]
     last = history[-5:]
     before_last = history[-6][0] if len(history) > 5 else 0
@@ -108,13 +136,13 @@ def export(name: str, run: Path, out: Path, quality: str) -> None:
         "device": checkpoint["device"],
         "precision": checkpoint["precision"],
     }
-    write_folder(name, denoiser, out)
+    write_folder(name, modules, checkpoint, out)
     write_card(name, denoiser, facts, quality, out)
     sums = {
         str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in out.rglob("*.safetensors")
     }
-    record = {"model": name, **facts, "sha256": sums, "loss_history": history}
+    record = {"model": name, **facts, "sha256": sums, "loss_history": history[:: max(1, len(history) // 100)]}
     (out / "training.json").write_text(json.dumps(record) + "\n")
 
 

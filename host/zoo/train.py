@@ -1,7 +1,8 @@
 """Trains the models that ship: `python -m ditto_cosim.host.zoo.train fashion-ddpm --minutes 50 --out RUN`.
 
-Does: noise-prediction training with AdamW, warm-up and cosine decay, an exponential moving average of the
-weights, and checkpoints that resume; `export.py` turns one into a model folder.
+Does: optimise any task of `tasks.py` with AdamW, warm-up and cosine decay, an exponential moving average of the
+weights, and checkpoints that resume; on a CUDA device one step is one graph. `--from` begins with the weights of a
+model folder or of another run. `export.py` turns a run into a model folder.
 Does not: fetch data by itself on a machine without the package clients (`data.py` says what is missing),
 measure quality, or promise the same bits on another machine: seeds fix the order of data and noise, and
 `--minutes` ties the learning-rate schedule to the clock; `--steps` ties it to the step count instead.
@@ -14,51 +15,21 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from . import data, shipped
+from .tasks import Recipe, Task, precision_of, recipes, task_of
 
 CHECKPOINT_EVERY_S = 90.0
 LOG_EVERY_STEPS = 100
-LABEL_DROPOUT = 0.12
-FASHION_CLASSES = 10
+GRAPH_WARMUP_STEPS = 3
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What one training run consists of, apart from its length."""
-
-    build: Callable[[], torch.nn.Module]
-    dataset: str
-    batch: int = 64
-    learning_rate: float = 1e-3
-    warmup_steps: int = 200
-    ema_decay: float = 0.999
-    horizontal_flips: bool = False
-    class_conditional: bool = False
-
-
-def recipes() -> dict[str, Recipe]:
-    """Training recipes by model name."""
-    return {
-        "fashion-ddpm": Recipe(shipped.fashion_ddpm, "fashion-mnist"),
-        "fashion-dit": Recipe(shipped.fashion_dit, "fashion-mnist", batch=32, class_conditional=True),
-        "cifar-ddpm-small": Recipe(shipped.cifar_ddpm_small, "cifar-10", batch=32, horizontal_flips=True),
-        "cifar-ddpm": Recipe(
-            shipped.cifar_ddpm,
-            "cifar-10",
-            batch=128,
-            learning_rate=2e-4,
-            warmup_steps=5000,
-            ema_decay=0.9999,
-            horizontal_flips=True,
-        ),
-    }
+class TrainingError(RuntimeError):
+    """A run that cannot begin, or that went wrong on its way."""
 
 
 class Ema:
@@ -75,85 +46,10 @@ class Ema:
         torch._foreach_lerp_(shadow, [p.detach() for p in model.parameters()], 1 - decay)
 
 
-def tie_embedders(model: Any) -> None:
-    """DiT's blocks share one timestep-and-label embedder; diffusers gives each block a copy. Train one.
-
-    diffusers would drop labels anew in every block; here they are dropped once, before the model.
-    """
-    shared = model.transformer_blocks[0].norm1.emb
-    shared.class_embedder.dropout_prob = 0.0
-    for block in model.transformer_blocks:
-        block.norm1.emb = shared
-
-
-def initialise_dit(model: Any) -> None:
-    """The DiT paper's start, which diffusers leaves out: every block and the output begin as zero."""
-    for block in model.transformer_blocks:
-        linears = [m for m in block.modules() if isinstance(m, torch.nn.Linear)]
-        for linear in linears:
-            torch.nn.init.xavier_uniform_(linear.weight)
-            torch.nn.init.zeros_(linear.bias)
-        torch.nn.init.zeros_(block.norm1.linear.weight)
-        labels = block.norm1.emb.class_embedder.embedding_table.weight
-        torch.nn.init.normal_(labels, std=0.02)
-        torch.nn.init.zeros_(labels[FASHION_CLASSES : shipped.DIT_NULL_CLASS])  # nothing asks for these
-    torch.nn.init.zeros_(model.proj_out_1.weight)
-    torch.nn.init.zeros_(model.proj_out_1.bias)
-    torch.nn.init.zeros_(model.proj_out_2.weight)
-    torch.nn.init.zeros_(model.proj_out_2.bias)
-
-
 def schedule_lr(recipe: Recipe, step: int, progress: float) -> float:
     """Linear warm-up over steps, then cosine over the run's progress in 0..1, down to one percent."""
     warm = min(1.0, (step + 1) / recipe.warmup_steps)
     return recipe.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
-def batches(images: torch.Tensor, labels: torch.Tensor, recipe: Recipe, generator: torch.Generator) -> Any:
-    """Endless shuffled (images in -1..1, labels) batches."""
-    while True:
-        order = torch.randperm(len(images), generator=generator)
-        for start in range(0, len(order) - recipe.batch + 1, recipe.batch):
-            index = order[start : start + recipe.batch]
-            batch = images[index].float() / 127.5 - 1
-            if recipe.horizontal_flips:
-                flip = torch.rand(len(batch), generator=generator) < 0.5
-                batch = torch.where(flip[:, None, None, None], batch.flip(-1), batch)
-            yield batch, labels[index]
-
-
-def precision_of(device: str) -> str:
-    """What the network is evaluated in while it trains; without hardware for it, bfloat16 is emulated, slowly."""
-    has = torch.cpu.get_capabilities()
-    fast = device != "cpu" or has.get("avx512_bf16") or has.get("amx_tile")
-    return "bfloat16 autocast" if fast else "fp32"
-
-
-def loss_of(
-    model: torch.nn.Module,
-    recipe: Recipe,
-    batch: torch.Tensor,
-    labels: torch.Tensor,
-    alphas: torch.Tensor,
-    generator: torch.Generator,
-) -> torch.Tensor:
-    """Mean squared error of the predicted noise, timesteps stratified over the batch."""
-    count = len(batch)
-    strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    timesteps = (strata * len(alphas)).long().clamp_(max=len(alphas) - 1)
-    noise = torch.randn(batch.shape, generator=generator)
-    kept = torch.rand(count, generator=generator) >= LABEL_DROPOUT
-    device = next(model.parameters()).device
-    alpha = alphas[timesteps].view(-1, 1, 1, 1)
-    noisy = (alpha.sqrt() * batch + (1 - alpha).sqrt() * noise).to(device)
-    reduced = precision_of(device.type) != "fp32"
-    with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
-        if recipe.class_conditional:
-            classes = torch.where(kept, labels, torch.full_like(labels, shipped.DIT_NULL_CLASS))
-            predicted = model(noisy, timesteps.to(device), class_labels=classes.to(device)).sample
-        else:
-            predicted = model(noisy, timesteps.to(device)).sample
-    return torch.nn.functional.mse_loss(predicted.float(), noise.to(device))
 
 
 def use_plain_attention(model: Any) -> None:
@@ -175,43 +71,149 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def train(name: str, out: Path, minutes: float | None, steps: int | None, seed: int, device: str) -> None:
+def start_of(recipe: Recipe, origin: Path | None) -> dict[str, Any]:
+    """The tensors a run begins with, from another run's folder or a model folder; empty for fresh parameters.
+
+    Keys: `weights` of the trained modules, and for text to image `vae`, `vocabulary`, `merges` as far as known.
+    """
+    from safetensors.torch import load_file
+
+    if origin is None:
+        if recipe.start is not None:
+            raise TrainingError(f"this model begins from {recipe.start}: name its run or folder with --from")
+        return {}
+    if (origin / "checkpoint.pt").is_file():
+        saved = torch.load(origin / "checkpoint.pt", weights_only=True, map_location="cpu")
+        if recipe.task == "text-to-image" and "vae" not in saved:
+            return {"vae": saved["ema"]}
+        known = {key: saved[key] for key in ("vae", "vocabulary", "merges") if key in saved}
+        return {"weights": saved["ema"], **known}
+    if not (origin / "model_index.json").is_file():
+        raise TrainingError(f"{origin} holds neither a run's checkpoint.pt nor a model's model_index.json")
+
+    def part(name: str) -> dict[str, Tensor]:
+        (file,) = (origin / name).glob("*.safetensors")
+        return {key: value.float() for key, value in load_file(file).items()}
+
+    if recipe.task != "text-to-image":
+        return {"weights": part("transformer" if recipe.class_conditional else "unet")}
+    weights = {f"{name}.{key}": t for name in ("unet", "text_encoder") for key, t in part(name).items()}
+    model = json.loads((origin / "tokenizer" / "tokenizer.json").read_text())["model"]
+    return {"weights": weights, "vae": part("vae"), "vocabulary": model["vocab"], "merges": model["merges"]}
+
+
+class Step:
+    """One optimisation step, called once per batch: as a captured CUDA graph, or call by call.
+
+    The learning rate is a tensor, so that the graph reads what the schedule says; losses add up in another.
+    """
+
+    def __init__(
+        self, task: Task, optimizer: torch.optim.Optimizer, device: torch.device, captured: bool
+    ) -> None:
+        self._task, self._optimizer = task, optimizer
+        self._parameters = [p for p in task.modules.parameters() if p.requires_grad]
+        self.learning_rate = torch.zeros((), device=device)
+        self.loss_sum = torch.zeros((), device=device)
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self._graph = self._captured() if captured else None
+
+    def __call__(self) -> None:
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._optimizer.zero_grad(set_to_none=True)
+            self._run()
+
+    def _run(self) -> None:
+        loss = self._task.loss()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._optimizer.step()
+        self.loss_sum += loss.detach()
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        """The graph. The steps of the warm-up have learning rate 0; they leave a little in AdamW's moments."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(GRAPH_WARMUP_STEPS):
+                self._optimizer.zero_grad(set_to_none=True)
+                self._run()
+        torch.cuda.current_stream().wait_stream(stream)
+        self._optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._run()
+        self.loss_sum.zero_()
+        return graph
+
+
+def train(
+    name: str,
+    out: Path,
+    minutes: float | None,
+    steps: int | None,
+    seed: int,
+    device: str,
+    origin: Path | None = None,
+    compiled: bool = False,
+    eager: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
     """Train `name` until the time or the steps are used up, resuming from `out`'s checkpoint if any."""
-    recipe = recipes()[name]
+    recipe, place = recipes()[name], torch.device(device)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint_path = out / "checkpoint.pt"
-    torch.manual_seed(seed)
-    model = recipe.build().to(device)
-    if recipe.class_conditional:
-        tie_embedders(model)
-        initialise_dit(model)
-    if device == "cpu":
-        use_plain_attention(model)
-    model.train()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.99)
-    )
-    ema = Ema(model, recipe.ema_decay)
-    step, elapsed_before_s, history = 0, 0.0, []
+    saved: dict[str, Any] | None = None
     if checkpoint_path.exists():
-        saved = torch.load(checkpoint_path, weights_only=True)
-        model.load_state_dict(saved["model"])
+        saved = torch.load(checkpoint_path, weights_only=True, map_location="cpu")
+    start = saved if saved is not None else start_of(recipe, origin)
+    torch.manual_seed(seed)
+    task = task_of(recipe, place, start, seed)
+    if saved is None and "weights" in start:
+        task.modules.load_state_dict(start["weights"], strict=not recipe.class_conditional)
+    if device == "cpu":
+        use_plain_attention(task.modules)
+    else:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+        task.modules.to(memory_format=torch.channels_last)
+    task.modules.train()
+    optimizer = torch.optim.AdamW(
+        task.modules.parameters(),
+        lr=recipe.learning_rate,
+        weight_decay=0.0,
+        betas=(0.9, 0.99),
+        fused=True,
+        capturable=place.type == "cuda",
+    )
+    ema = Ema(task.modules, recipe.ema_decay)
+    step, elapsed_before_s, history = 0, 0.0, []
+    if saved is not None:
+        task.modules.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        ema.shadow = {k: v.to(device) for k, v in saved["ema"].items()}
+        for key, value in saved["ema"].items():
+            ema.shadow[key].copy_(value)
         step, elapsed_before_s, history = saved["step"], saved["elapsed_s"], saved["history"]
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    images, labels = data.load(recipe.dataset, "train")
-    feed = batches(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), recipe, generator)
-    alphas = shipped.noise_schedule().alphas_cumprod
+    torch.manual_seed(seed * 1_000_003 + step)
 
     started = last_saved = time.monotonic()
-    recent: list[float] = []
+    if compiled:
+        task.compile()
+    take_step = Step(task, optimizer, place, captured=place.type == "cuda" and not eager)
+    logged = step
 
     def log() -> None:
-        line = {"step": step, "loss": round(sum(recent) / len(recent), 6), "elapsed_s": round(elapsed_s(), 1)}
-        history.append((step, line["loss"]))
-        recent.clear()
-        print(json.dumps(line), flush=True)
+        nonlocal logged
+        loss = take_step.loss_sum.item() / (step - logged)
+        take_step.loss_sum.zero_()
+        logged = step
+        if not math.isfinite(loss):
+            raise TrainingError(f"{name} diverged before step {step}; {checkpoint_path} is from before that")
+        history.append((step, round(loss, 6)))
+        say(json.dumps({"step": step, "loss": history[-1][1], "elapsed_s": round(elapsed_s(), 1)}))
 
     def elapsed_s() -> float:
         return elapsed_before_s + time.monotonic() - started
@@ -220,16 +222,17 @@ def train(name: str, out: Path, minutes: float | None, steps: int | None, seed: 
         save_checkpoint(
             checkpoint_path,
             {
-                "model": model.state_dict(),
+                "model": task.modules.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "ema": ema.shadow,
                 "step": step,
                 "elapsed_s": elapsed_s(),
                 "history": history,
                 "seed": seed,
-                "device": device,
+                "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",
                 "precision": precision_of(device),
                 "budget": f"--minutes {minutes:g}" if minutes is not None else f"--steps {steps}",
+                **task.keepsakes(),
             },
         )
 
@@ -237,23 +240,16 @@ def train(name: str, out: Path, minutes: float | None, steps: int | None, seed: 
         progress = elapsed_s() / (60 * minutes) if minutes is not None else step / (steps or 1)
         if progress >= 1:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = schedule_lr(recipe, step, progress)
-        batch, batch_labels = next(feed)
-        loss = loss_of(model, recipe, batch, batch_labels, alphas, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        ema.update(model, step)
+        take_step.learning_rate.fill_(schedule_lr(recipe, step, progress))
+        take_step()
+        ema.update(task.modules, step)
         step += 1
-        recent.append(loss.item())
         if step % LOG_EVERY_STEPS == 0:
             log()
-        if time.monotonic() - last_saved > CHECKPOINT_EVERY_S:
-            checkpoint()
-            last_saved = time.monotonic()
-    if recent:
+            if time.monotonic() - last_saved > CHECKPOINT_EVERY_S:
+                checkpoint()
+                last_saved = time.monotonic()
+    if step > logged:
         log()
     checkpoint()
 
@@ -267,10 +263,28 @@ def main(argv: list[str] | None = None) -> int:
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=float)
     length.add_argument("--steps", type=int)
+    parser.add_argument("--from", dest="origin", type=Path, help="run or model folder to begin with")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--compile", action="store_true", help="compile the network (needs a C++ compiler)")
+    parser.add_argument("--eager", action="store_true", help="on CUDA: call by call, not one graph per step")
     chosen = parser.parse_args(argv)
-    train(chosen.model, chosen.out, chosen.minutes, chosen.steps, chosen.seed, chosen.device)
+    try:
+        train(
+            chosen.model,
+            chosen.out,
+            chosen.minutes,
+            chosen.steps,
+            chosen.seed,
+            chosen.device,
+            chosen.origin,
+            chosen.compile,
+            chosen.eager,
+            lambda line: print(line, flush=True),
+        )
+    except TrainingError as error:
+        print(error)
+        return 1
     return 0
 
 
