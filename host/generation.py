@@ -69,7 +69,7 @@ def generate_run(
     command: str = "",
     watcher: Watcher | None = None,
     scales: Path | None = None,
-    policy: str = "static",
+    policy: str = "auto",
     observer: str = "mse",
     resume: bool = False,
     **settings: Any,
@@ -212,7 +212,7 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
         "values_checked": verdict.values_checked,
         "delivered_checked": verdict.delivered_checked,
         "first_difference": None if difference is None else str(difference),
-        "snr_db": verdict.snr_db,
+        "snr_db": None if verdict.snr_db is None else round(verdict.snr_db, 2),
         "digests": dict(verdict.digests),
         "not_checked": list(verdict.not_checked),
     }

@@ -54,7 +54,12 @@ def generate(
     guidance: Annotated[
         float, typer.Option(help="Classifier-free guidance; 0 leaves the pipeline's own")
     ] = 0.0,
-    policy: Annotated[str, typer.Option(help="Activation scales: static, clustered or dynamic")] = "static",
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="Activation scales: auto (static where one grid serves every step), static, clustered or dynamic"
+        ),
+    ] = "auto",
     observer: Annotated[
         str, typer.Option(help="How calibration chooses a range: mse, percentile or minmax")
     ] = "mse",

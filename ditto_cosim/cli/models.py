@@ -106,7 +106,7 @@ def calibrate(
     batch: Annotated[int, typer.Option(min=1, help="Pictures of the calibration run")] = 4,
     steps: Annotated[int, typer.Option(min=1)] = 50,
     observer: Annotated[str, typer.Option(help="mse, percentile or minmax")] = "mse",
-    policy: Annotated[str, typer.Option(help="static, clustered or dynamic")] = "static",
+    policy: Annotated[str, typer.Option(help="auto, static, clustered or dynamic")] = "auto",
     seed: Annotated[int, typer.Option()] = 1234,
 ) -> None:
     """Choose a model's 8-bit scales from real fp32 denoising trajectories, and keep them as a file.

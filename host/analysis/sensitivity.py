@@ -103,7 +103,7 @@ def sensitivities(
 
 
 def _output(runner: fx.Interpreter, captured: Captured, inputs: Mapping[str, Tensor]) -> Tensor:
-    (result,) = runner.run(*captured.interpreter_args(inputs))
+    result = runner.run(*captured.interpreter_args(inputs))[0]
     assert isinstance(result, Tensor)
     return result
 

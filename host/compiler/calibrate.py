@@ -5,6 +5,7 @@ What this file does not do: choose grids from the histograms (`quantize.py`).
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import fx
 
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.points import quantization_points
-from ditto_cosim.host.compiler.quantize import Grid, Histogram, Observer, Policy, QuantizationError, choose
+from ditto_cosim.host.compiler.quantize import Choice, Grid, Histogram, Observer, QuantizationError, choose
 
 Inputs = Mapping[str, torch.Tensor]
 
@@ -43,7 +44,11 @@ class Calibrator:
         self.histograms: dict[str, list[Histogram]] = {point: [] for point in self.points}
 
     def observe(self, inputs: Inputs) -> torch.Tensor:
-        """One fp32 evaluation; returns the denoiser's own result."""
+        """One fp32 evaluation; returns the denoiser's own result, the first if there are several."""
+        return self.observe_all(inputs)[0]
+
+    def observe_all(self, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        """One fp32 evaluation; returns all of the denoiser's results."""
         seen: dict[str, Histogram] = {}
         by_node: dict[str, list[str]] = {}
         for point, (node, _) in self.points.items():
@@ -56,23 +61,27 @@ class Calibrator:
 
         with torch.no_grad():
             watch = _Watch(self.captured.module, see, set(by_node))
-            (result,) = watch.run(*self.captured.interpreter_args(inputs))
+            results = watch.run(*self.captured.interpreter_args(inputs))
         for point, histogram in seen.items():
             self.histograms[point].append(histogram)
-        return result  # type: ignore[no-any-return]  # the graph returns one tensor
+        return tuple(results)
 
     def grids(
         self,
         *,
         observer: Observer = "mse",
-        policy: Policy = "static",
+        policy: Choice = "auto",
         clusters: int = 4,
         hysteresis: float = 1.25,
         overrides: Mapping[str, Grid] | None = None,
     ) -> dict[str, Grid]:
         """One grid per point. `overrides` replaces points by name."""
         if unknown := (overrides or {}).keys() - self.points.keys():
-            raise QuantizationError(f"no such quantization point: {', '.join(sorted(unknown))}")
+            near = difflib.get_close_matches(min(unknown), self.points, 3, 0.3)
+            raise QuantizationError(
+                f"no quantization point {', '.join(sorted(unknown))}; the denoiser has {len(self.points)}, "
+                f"such as {', '.join(near or list(self.points)[:3])}"
+            )
         chosen = {
             point: choose(
                 self.histograms[point],

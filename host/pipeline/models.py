@@ -102,7 +102,7 @@ class LoadedModel:
 
 def usual(choice: Mapping[str, Any]) -> bool:
     """Whether a choice of policy and observer is the one that scales beside weights were made with."""
-    return (choice.get("policy", "static"), choice.get("observer", "mse")) == ("static", "mse")
+    return (choice.get("policy", "auto"), choice.get("observer", "mse")) == ("auto", "mse")
 
 
 def load_model(name: str) -> LoadedModel:

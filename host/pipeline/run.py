@@ -27,7 +27,19 @@ from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter
 from ditto_cosim.protocol.tensors import Array
 
-__all__ = ["INPUTS", "Generation", "Recording", "Run", "Settings", "Verdict", "VerificationError"]
+__all__ = [
+    "INPUTS",
+    "FidelityError",
+    "Generation",
+    "Recording",
+    "Run",
+    "Settings",
+    "Verdict",
+    "VerificationError",
+]
+
+SNR_FLOOR_DB = 10.0
+"""A program whose noise is above a tenth of its signal's power is not the module it was made from."""
 
 DIGESTS = {"rtl": "rtl_digest", "chip": "chip_digest", "contract": "contract_digest"}
 """What a verdict names, and the device's fact of that."""
@@ -36,9 +48,22 @@ DIGESTS = {"rtl": "rtl_digest", "chip": "chip_digest", "contract": "contract_dig
 class VerificationError(DittoError):
     """The device departed from golden; `difference` says where."""
 
+    difference: Difference | Discrepancy | None = None
+
     def __init__(self, difference: Difference | Discrepancy) -> None:
         super().__init__(f"verification failed: {difference}")
         self.difference = difference
+
+
+class FidelityError(VerificationError):
+    """The program is too far from the module that it was made from, however exactly it was computed."""
+
+    def __init__(self, step: int, snr_db: float, floor_db: float) -> None:
+        DittoError.__init__(
+            self,
+            f"verification failed: step {step} is {snr_db:.1f} dB from the fp32 denoiser on the same inputs, the floor is "
+            f"{floor_db:g} dB; calibrate again with inputs like these, or try policy='dynamic'",
+        )
 
 
 class ResumeError(DittoError):
@@ -67,6 +92,9 @@ class Settings:
     on_layer: OnLayer | None = None
     on_step: Callable[[int], None] | None = None
     on_open: Callable[[Compiled, int], None] | None = None
+    snr_steps: frozenset[int] = frozenset({0})
+    """Steps that `verify` also holds against the fp32 module itself."""
+    snr_floor_db: float = SNR_FLOOR_DB
 
 
 @dataclass(frozen=True)
@@ -83,8 +111,13 @@ class Verdict:
     """Of what was verified: program, weights, rtl (empty: none took part), chip, contract."""
     not_checked: tuple[str, ...]
     """What is taken on trust."""
-    snr_db: float | None = None
-    """Of the first step's output against the live fp32 module."""
+    snr_by_step: Mapping[int, float] = field(default_factory=dict)
+    """Step -> signal-to-noise ratio of the denoiser's result against the live fp32 module on the same inputs."""
+
+    @property
+    def snr_db(self) -> float | None:
+        """The lowest of them."""
+        return min(self.snr_by_step.values(), default=None)
 
 
 @dataclass
@@ -101,16 +134,23 @@ class Generation:
     """Of the line to a board, if one computes: link, baud, digest; bytes, resends and tile cycles so far."""
     recoveries: int = 0
     verdict: Verdict | None = None
+    others: tuple[Generation, ...] = ()
+    """Runs beside this one in the same generation: calls with other static inputs, or of another structure."""
 
 
 class Run:
     """A run of a compiled denoiser on a device."""
 
-    def __init__(self, device: Device, compiled: Compiled, settings: Settings, steps: int) -> None:
+    def __init__(
+        self, device: Device, compiled: Compiled, settings: Settings, steps: int, record: Recording | None
+    ) -> None:
+        """`record` says where this run's record goes, which for all but the first of a generation is beside the settings'."""
         self.compiled = compiled
         self.seen = Generation()
         self.spec = settings.spec
         self._device, self._settings, self._steps = device, settings, steps
+        self._recording = record
+        self._snr_by_step: dict[int, float] = {}
         self._reports: list[LayerReport] = []
         """Of the step under way."""
         self._verifier: Verifier | None = None
@@ -120,15 +160,15 @@ class Run:
         self._past: RunRecord | None = None
         self._last: Finished | None = None
         self._digests: Mapping[str, str] = {}
-        if settings.record is not None and settings.record.resume:
-            self._past = self._same_run(RunRecord(settings.record.directory))
+        if record is not None and record.resume:
+            self._past = self._same_run(RunRecord(record.directory))
             self._digests = self._past.info.digests
             self.seen.low_rule, self.seen.clock_hz = self._past.info.low_rule, self._past.info.clock_hz
         if self._past is None or not len(self._past):
             self._open(None)
 
-    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """One denoiser evaluation."""
+    def step(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """One denoiser evaluation; its results by name."""
         began = time.perf_counter()
         step = self.seen.steps
         given = {name: wire_array(tensor) for name, tensor in inputs.items()}
@@ -140,7 +180,15 @@ class Run:
         self.seen.wall_s += time.perf_counter() - began
         if self._settings.on_step is not None:
             self._settings.on_step(step)
-        return torch.from_numpy(outputs["sample"].copy())
+        return {name: torch.from_numpy(array.copy()) for name, array in outputs.items()}
+
+    def judge(self, step: int, snr_db: float) -> None:
+        """Takes note of a step's signal-to-noise ratio against the live fp32 module; one below the floor ends the run."""
+        self._snr_by_step[step] = snr_db
+        if self.seen.verdict is not None:
+            self.seen.verdict = replace(self.seen.verdict, snr_by_step=dict(self._snr_by_step))
+        if not snr_db >= self._settings.snr_floor_db:
+            raise FidelityError(step, snr_db, self._settings.snr_floor_db)
 
     def close(self, outcome: Mapping[str, Any] | None = None) -> Generation:
         """Ends the run; `outcome` goes beside its record."""
@@ -224,9 +272,9 @@ class Run:
         if self._past is not None:
             self._same_digests(digests)
             self._writer = RunWriter.behind(self._past)
-        elif self._settings.record is not None:
-            info = self._info(self._settings.record, facts, digests)
-            self._writer = RunWriter(self._settings.record.directory, info)
+        elif self._recording is not None:
+            info = self._info(self._recording, facts, digests)
+            self._writer = RunWriter(self._recording.directory, info)
         self._digests = digests
         self.seen.low_rule, self.seen.clock_hz = str(facts["low_rule"]), int(facts["clock_hz"])
         self.seen.board |= board_figures(facts)
@@ -344,6 +392,7 @@ class Run:
             None,
             self._digests,
             tuple(checked.not_checked),
+            dict(self._snr_by_step),
         )
 
 

@@ -23,6 +23,7 @@ from ditto_cosim.host.compiler.quantize import (
     load_quantized,
     quantize_weight,
     save_grids,
+    sqnr_db,
 )
 
 
@@ -132,6 +133,24 @@ def test_quantize_files_of_scales_come_back_and_are_checked(tmp_path):
         ('{"a:x": {"policy": "static", "scales": [0.0], "zero_points": [0], "symmetric": true}}', "a:x"),
         ("[]", "scales"),
         ("no json", "scales"),
+        ("", "not a file of scales .no JSON"),
+        ("{}", "holds no scale"),
+        (
+            '{"a:x": {"policy": "static", "scales": [1.0], "zero_points": [3.7], "symmetric": true}}',
+            "zero point 3.7",
+        ),
+        (
+            '{"a:x": {"policy": "static", "scales": [1.0], "zero_points": [300], "symmetric": true}}',
+            "a:x has zero",
+        ),
+        (
+            '{"a:x": {"policy": "often", "scales": [1.0], "zero_points": [0], "symmetric": true}}',
+            "policy 'often'",
+        ),
+        (
+            '{"a:x": {"policy": "static", "scales": [1, 2], "zero_points": [0], "symmetric": true}}',
+            "a:x has 2 scales",
+        ),
     ]:
         path.write_text(text)
         with pytest.raises(QuantizationError, match=words):
@@ -151,8 +170,34 @@ def test_compiled_programs_survive_the_disk(tmp_path):
     assert again.grids == compiled.grids
     for name, array in compiled.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array)
+    content = (tmp_path / "c.safetensors").read_bytes()
+    for at in range(0, len(content), 61):
+        (tmp_path / "flipped").write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        with pytest.raises(QuantizationError, match=r"flipped: (damaged|not a compiled denoiser)"):
+            Compiled.load(tmp_path / "flipped")
     (tmp_path / "bad").write_bytes(b"rubbish")
     with pytest.raises(QuantizationError, match="not a compiled denoiser"):
         Compiled.load(tmp_path / "bad")
     with pytest.raises(QuantizationError, match="no such file"):
         Compiled.load(tmp_path / "absent")
+
+
+def test_quantize_overrides_of_unknown_layers_are_refused_with_near_names():
+    calibrator = Calibrator(capture(nn.Sequential(nn.Linear(4, 4)).eval(), {"input": torch.randn(2, 4)}))
+    calibrator.observe({"input": torch.randn(2, 4)})
+    with pytest.raises(
+        QuantizationError, match=r"no quantization point 1:x; the denoiser has 1, such as 0:x"
+    ):
+        calibrator.grids(overrides={"1:x": Grid("static", (1.0,), (0,))})
+
+
+def test_quantize_auto_gives_steps_that_need_it_a_grid_of_their_own():
+    alike = [histogram(torch.linspace(-1, 1, 1000) * (1 + 0.1 * i)) for i in range(8)]
+    assert choose(alike, symmetric=True).policy == "static"
+    exploding = [
+        histogram(torch.linspace(-1, 1, 1000) * scale) for scale in (1, 1.1, 90, 100, 100, 110, 100, 90)
+    ]
+    grid = choose(exploding, symmetric=True)
+    assert grid.policy == "clustered"
+    assert grid.starts == (0.0, 0.25)
+    assert min(sqnr_db(h, grid, int(i >= 2)) for i, h in enumerate(exploding)) > 30
