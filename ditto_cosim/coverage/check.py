@@ -102,8 +102,12 @@ def check(name: str, module: nn.Module, arguments: Mapping[str, Any], backend: s
     from ditto_cosim.protocol.errors import DittoError
 
     flat = Flat(module.eval(), arguments)
+    steps = trajectory(flat.tensors)
+    static = frozenset(
+        n for n, t in flat.tensors.items() if steps[-1][n] is t and "timestep" not in n and n != "t"
+    )
     try:
-        captured = capture(flat, flat.tensors)
+        captured = capture(flat, flat.tensors, static_inputs=static)
     except CaptureError as error:
         return Coverage(name, False, False, False, (_sentence(error),))
     try:
@@ -112,7 +116,7 @@ def check(name: str, module: nn.Module, arguments: Mapping[str, Any], backend: s
         return Coverage(name, True, False, False, tuple(sorted(error.missing)))
     except DittoError as error:
         return Coverage(name, True, False, False, (_sentence(error),))
-    steps = trajectory(flat.tensors)
+    steps = [{n: t for n, t in inputs.items() if n not in captured.held} for inputs in steps]
     try:
         calibrator = Calibrator(captured)
         for inputs in steps:
@@ -122,7 +126,7 @@ def check(name: str, module: nn.Module, arguments: Mapping[str, Any], backend: s
     except DittoError as error:
         return Coverage(name, True, True, False, (_sentence(error),))
     with torch.no_grad():
-        exact = flat(**steps[-1]).double()
+        exact = flat(**steps[-1], **captured.held).double()
     noise = float((output.double() - exact).square().sum())
     snr_db = 10 * math.log10(float(exact.square().sum()) / noise) if noise else math.inf
     program = compiled.program
