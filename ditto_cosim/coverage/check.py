@@ -72,23 +72,23 @@ def first_tensor(result: Any) -> Tensor:
     return next(leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
 
 
+VARYING = ("hidden_states", "audio_hidden_states", "sample", "x", "timestep", "timesteps", "t")
+"""Arguments that change from step to step, or begin the names of those that do; a prompt and masks stay."""
+
+
+def varies(name: str) -> bool:
+    return name.partition("'")[0].partition("[")[0].partition(".")[0] in VARYING
+
+
 def trajectory(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The same inputs, the floating ones of them a little different in every step."""
+    """The same inputs, what varies of them a little different in every step."""
     generator = torch.Generator().manual_seed(1)
     steps = []
     for step in range(STEPS):
-        moved = {}
+        moved = dict(tensors)
         for name, tensor in tensors.items():
-            varies = (
-                tensor.is_floating_point()
-                and "mask" not in name
-                and "ids" not in name
-                and "coords" not in name
-            )
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
-            moved[name] = (
-                tensor + (0.05 * step) * noise.to(tensor.dtype) if varies and tensor.dim() > 1 else tensor
-            )
+            if varies(name) and tensor.is_floating_point() and tensor.dim() > 1:
+                moved[name] = tensor + 0.05 * step * torch.randn(tensor.shape, generator=generator)
         steps.append(moved)
     return steps
 

@@ -8,7 +8,8 @@ decide what the operations mean to the accelerator (`lower.py`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +83,18 @@ class _Denoiser(nn.Module):
         return result
 
 
+@contextmanager
+def _untouched(module: nn.Module) -> Iterator[None]:
+    """The module as it was: what it keeps for its next call during a capture are no tensors that it could compute with."""
+    before = {part: dict(part.__dict__) for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, attributes in before.items():
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
+
+
 def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:
     with torch.no_grad():
         exported = torch.export.export(module, tuple(inputs.values()), strict=False)
@@ -104,7 +117,7 @@ def _specialized(
         raise refusal from error
     if varying := asked - static_inputs:
         raise CaptureError(
-            f"{refusal}. Its shapes depend on what {', '.join(sorted(varying))} hold, which changes between steps"
+            f"what it computes depends on what {', '.join(sorted(varying))} hold, which changes between steps; {refusal}"
         )
     held = {name: inputs.pop(name).clone() for name in names if name in asked}
     try:
@@ -130,7 +143,7 @@ def capture(
             )
     inputs = dict(example)
     decided: dict[str, torch.Tensor] = {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _untouched(denoiser):
         warnings.simplefilter("ignore")  # export warns about its own internals; nothing a user could act on
         try:
             exported = _export(module, inputs)

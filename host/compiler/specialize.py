@@ -44,6 +44,11 @@ _ASKS = frozenset(
 )
 """Functions that read numbers, or make shapes of them."""
 
+_NUMBERS = frozenset(
+    {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"}
+)
+"""Those whose result is no tensor, and so nothing to trace."""
+
 
 class _Watch(TorchFunctionMode):
     """Notes which nodes of the trace were asked for their numbers."""
@@ -57,10 +62,10 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", "")
         if name in _ASKS:
-            for tensor in _asked(name, args):
-                node = _node_of(tensor)
-                if node is not None:
-                    self.asked.add(node)
+            self.asked.update(filter(None, map(_node_of, _asked(name, args))))
+        if name in _NUMBERS:
+            with proxy_tensor.disable_proxy_modes_tracing():
+                return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
@@ -84,6 +89,9 @@ def _node_of(tensor: Tensor) -> str | None:
     if tracer is None or tensor not in tracer.tensor_tracker:
         return None
     return str(tracer.tensor_tracker[tensor].proxy.node.name)
+
+
+_INDEXING = ("aten.index.Tensor", "aten.index_put")
 
 
 def specialize(
@@ -140,6 +148,9 @@ def hold(
             with torch.no_grad():
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
                 known[node] = node.target(*args, **kwargs)
+    for node in graph.graph.nodes:
+        if node not in known and str(node.target).startswith(_INDEXING):
+            _name_places(graph, node, known)
     order = {node: at for at, node in enumerate(graph.graph.nodes)}
     for node, value in known.items():
         users = [user for user in node.users if user not in known]
@@ -157,8 +168,28 @@ def hold(
     return graph
 
 
+def _name_places(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> None:
+    """Known masks among the indices become the places that they leave open: so many, now and always."""
+    indices: list[Any] = []
+    for index in node.args[1]:
+        mask = known.get(index) if isinstance(index, fx.Node) else None
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            indices.append(index)
+            continue
+        with graph.graph.inserting_before(node):
+            for axis, places in enumerate(mask.nonzero(as_tuple=True)):
+                graph.register_buffer(f"places_{node.name}_{axis}", places)
+                indices.append(graph.graph.get_attr(f"places_{node.name}_{axis}"))
+    node.update_arg(1, indices)
+
+
+_FILLED = ("aten.zeros.", "aten.ones.", "aten.full.", "aten.arange.", "aten.linspace.")
+
+
 def _follows(node: fx.Node, known: Mapping[fx.Node, Any]) -> bool:
-    return bool(node.all_input_nodes) and all(source in known for source in node.all_input_nodes)
+    if not node.all_input_nodes:
+        return str(node.target).startswith(_FILLED)
+    return all(source in known for source in node.all_input_nodes)
 
 
 def _written(graph: fx.GraphModule, inputs: set[fx.Node]) -> set[fx.Node]:
