@@ -13,7 +13,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from ditto_cosim.host.compiler.arguments import ArgumentError, Call, Structure, put_together, take_apart
 from ditto_cosim.host.compiler.decompose import DECOMPOSITIONS
+from ditto_cosim.host.compiler.specialize import hold, specialize
 from ditto_cosim.protocol.errors import DittoError
 
 STATIC_INPUTS = frozenset(
@@ -74,6 +75,13 @@ class Captured:
     """Names of the results, in the order in which the graph returns them; a single one is `sample`."""
     result: Structure
     """What the denoiser returns around them."""
+    held: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Arguments whose values decide the shapes inside, and what they held: constants of this graph, which is wrong for any
+    other value."""
+
+    def holds(self, arguments: Mapping[str, torch.Tensor]) -> bool:
+        """Whether the graph is right for these arguments."""
+        return all(name in arguments and torch.equal(t, arguments[name]) for name, t in self.held.items())
 
     def interpreter_args(self, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         """Arguments for the graph module in placeholder order."""
@@ -111,6 +119,49 @@ class _Flat(nn.Module):
         return self._flat(tensors)
 
 
+@contextmanager
+def _untouched(module: nn.Module) -> Iterator[None]:
+    """The module as it was: what it keeps for its next call during a capture are no tensors that it could compute with."""
+    before = {part: dict(part.__dict__) for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, attributes in before.items():
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
+
+
+def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        exported = torch.export.export(module, tuple(inputs.values()), strict=False)
+        exported = exported.run_decompositions(DECOMPOSITIONS)
+    for node in exported.graph.nodes:
+        made = node.meta.get("val")
+        if isinstance(made, torch.Tensor) and not all(type(size) is int for size in made.shape):
+            raise CaptureError(f"{node.target} makes as many values as its input says")
+    return exported
+
+
+def _specialized(
+    module: nn.Module, inputs: dict[str, torch.Tensor], static_inputs: frozenset[str], refusal: CaptureError
+) -> tuple[torch.export.ExportedProgram, dict[str, torch.Tensor]]:
+    """The module with those inputs as constants, taken out of `inputs`, that decide its shapes."""
+    names, tensors = tuple(inputs), tuple(inputs.values())
+    try:
+        graph, asked = specialize(module, tensors, names)
+    except Exception as error:  # a module may fail in any way when it is run in another than its own
+        raise refusal from error
+    if varying := asked - static_inputs:
+        raise CaptureError(
+            f"what it computes depends on what {', '.join(sorted(varying))} hold, which changes between steps; {refusal}"
+        )
+    held = {name: inputs.pop(name).clone() for name in names if name in asked}
+    try:
+        return _export(hold(graph, tensors, names, frozenset(held)), inputs), held
+    except Exception as error:
+        raise refusal from error
+
+
 def capture(
     denoiser: nn.Module,
     example: Mapping[str, Any],
@@ -136,29 +187,25 @@ def capture_call(
     static_inputs: frozenset[str] = STATIC_INPUTS,
 ) -> Captured:
     """Capture one call of `forward`, a method of `denoiser`."""
-    names, example = tuple(call.tensors), call.tensors
     kind = type(denoiser).__name__
-    with as_fp32(denoiser):
-        result = _Result()
+    static = frozenset(n for n in call.tensors if n.partition(".")[0] in static_inputs)
+    inputs = dict(call.tensors)
+    decided: dict[str, torch.Tensor] = {}
+    result = _Result()
+    with as_fp32(denoiser), warnings.catch_warnings(), _untouched(denoiser):
+        warnings.simplefilter("ignore")  # export warns about its own internals; nothing a user could act on
         module = _Flat(denoiser, forward, call, result)
         try:
-            with (
-                torch.no_grad(),
-                torch.autocast("cpu", enabled=False),
-                warnings.catch_warnings(),
-            ):
-                warnings.simplefilter(
-                    "ignore"
-                )  # export warns about its own internals; nothing a user could act on
-                exported = torch.export.export(module, tuple(example.values()), strict=False)
-                exported = exported.run_decompositions(DECOMPOSITIONS)
+            exported = _export(module, inputs)
         except ArgumentError as error:
             raise CaptureError(f"{kind} returns what cannot be followed: {error}") from error
         except Exception as error:  # export raises many types; all mean the same to a user
-            raise CaptureError(
+            refusal = CaptureError(
                 f"torch.export refused {kind} with inputs "
-                f"{ {n: tuple(t.shape) for n, t in example.items()} }: {type(error).__name__}: {_gist(error)}"
-            ) from error
+                f"{ {n: tuple(t.shape) for n, t in inputs.items()} }: {type(error).__name__}: {_gist(error)}"
+            )
+            exported, decided = _specialized(module, inputs, static, refusal)
+    names = tuple(inputs)
 
     signature = exported.graph_signature
     tensors: dict[str, torch.Tensor] = {}
@@ -191,8 +238,9 @@ def capture_call(
         placeholders=placeholders,
         parameters=tensors,
         parameter_names=parameter_names,
-        example=dict(example),
-        static_inputs=frozenset(n for n in names if n.partition(".")[0] in static_inputs),
+        example=inputs,
+        static_inputs=static & set(names),
+        held=decided,
         weight_scales={
             name: held.detach()
             for name, part in denoiser.named_modules()

@@ -64,7 +64,9 @@ class _Program:
     """A compiled denoiser with what its caller expects around its results."""
 
     compiled: Compiled
-    captured_outputs: tuple[str, ...]
+    held: Mapping[str, torch.Tensor]
+    """Arguments whose values are part of the program."""
+    outputs: tuple[str, ...]
     result: Any
     """The structure that `arguments.put_together` takes."""
     dtypes: tuple[torch.dtype, ...]
@@ -128,13 +130,13 @@ class Acceleration:
         self._open_run = open_run
         self._static_inputs = static_inputs
         self._varying: set[str] = set()
-        self._captured: dict[Hashable, Captured] = {}
-        self._programs: dict[Hashable, _Program] = {}
+        self._captured: dict[Hashable, list[Captured]] = {}
+        self._programs: dict[Hashable, list[_Program]] = {}
         self._stages: dict[int, _Stage] = {}
         self._lock = threading.RLock()
         self._steps = 50
         self._quick = self._thorough = 0
-        self._calibrators: dict[Hashable, Calibrator] | None = None
+        self._calibrators: list[Calibrator] | None = None
         self._choice: dict[str, Any] | None = None
         """How grids were chosen here; None: they were given."""
         self._trajectory: list[Call] = []
@@ -198,7 +200,7 @@ class Acceleration:
         """Until `stop_calibration`, calls run in fp32 and are watched."""
         fingerprint.refuse_unfaithful(self.module)
         self._seal()
-        self._calibrators, self._trajectory = {}, []
+        self._calibrators, self._trajectory = [], []
 
     def abandon_calibration(self) -> None:
         """As if it had never been started."""
@@ -206,21 +208,19 @@ class Acceleration:
 
     def stop_calibration(self, **choice: Any) -> dict[str, Grid]:
         """Grids from what was seen; they take effect at once."""
-        calibrators, self._calibrators = self._calibrators or {}, None
+        calibrators, self._calibrators = self._calibrators or [], None
         if not calibrators:
             raise QuantizationError(
                 "calibration saw no denoiser call; run the pipeline between start and stop"
             )
-        self.grids, self._choice = _grids(list(calibrators.values()), choice), choice
+        self.grids, self._choice = _grids(calibrators, choice), choice
         self._outgrown = False
         self._programs.clear()
         return dict(self.grids)
 
     def _calibrate(self, call: Call) -> Any:
         assert self._calibrators is not None
-        if call.key not in self._calibrators:
-            self._calibrators[call.key] = Calibrator(self._capture(call))
-        calibrator = self._calibrators[call.key]
+        calibrator = _of(self._calibrators, self._capture(call))
         held = sum(t.nbytes for c in self._trajectory for t in c.tensors.values())
         if held < TRAJECTORY_BYTES:
             copies = {n: t.clone() for n, t in call.tensors.items()}
@@ -252,7 +252,7 @@ class Acceleration:
         program = stream.program
         step = stream.run.seen.steps
         found = stream.run.step(program_inputs(program.compiled, call))
-        outputs = [found[name] for name in program.captured_outputs]
+        outputs = [found[name] for name in program.outputs]
         if self.settings.verify and step in self.settings.snr_steps:
             with self._lock:
                 snr_db = self._snr_db(call, outputs)
@@ -307,11 +307,18 @@ class Acceleration:
                 return stream
         alike = [s for s in stage.streams if s.key == key]
         if len(alike) >= STREAMS:
-            changed = {n for s in alike for n, t in s.static.items() if not torch.equal(t, call.tensors[n])}
-            self._varying |= changed
-            return self._stream(stage, call)
+            changed = {
+                n
+                for s in alike
+                for n, t in s.static.items()
+                if n not in s.program.held and not torch.equal(t, call.tensors[n])
+            }
+            if changed:
+                self._varying |= changed
+                return self._stream(stage, call)
         program = self._program(call)
         static = {n: call.tensors[n].clone() for n in program.compiled.program.static_inputs}
+        static |= program.held
         if self.settings.on_open is not None:
             self.settings.on_open(program.compiled, self._steps)
         record = self.settings.record
@@ -358,20 +365,18 @@ class Acceleration:
 
     def _calibrated_again(self, choice: dict[str, Any]) -> dict[str, Grid]:
         """Grids of the changed module, from the trajectory of its first calibration."""
-        calibrators: dict[Hashable, Calibrator] = {}
+        calibrators: list[Calibrator] = []
         for call in self._trajectory:
-            if call.key not in calibrators:
-                calibrators[call.key] = Calibrator(self._capture(call))
-            calibrators[call.key].observe_all(call.tensors)
-        return _grids(list(calibrators.values()), choice)
+            _of(calibrators, self._capture(call)).observe_all(call.tensors)
+        return _grids(calibrators, choice)
 
     def _capture(self, call: Call) -> Captured:
-        key = call.key
-        if key not in self._captured:
-            static = self._static_inputs
-            captured = capture_call(self.module, self.original, call, static_inputs=static)
-            self._captured[key] = replace(captured, static_inputs=captured.static_inputs - self._varying)
-        return self._captured[key]
+        known = self._captured.setdefault(call.key, [])
+        for captured in known:
+            if captured.holds(call.tensors):
+                return captured
+        known.append(capture_call(self.module, self.original, call, static_inputs=self._static_inputs))
+        return known[-1]
 
     def _program(self, call: Call) -> _Program:
         if self.grids is None:
@@ -381,15 +386,18 @@ class Acceleration:
             )
         clustered = any(grid.policy == "clustered" for grid in self.grids.values())
         key = (call.key, tuple(sorted(self._varying)), self._steps if clustered else 0)
-        if key not in self._programs:
-            captured = self._capture(call)
-            captured = replace(captured, static_inputs=captured.static_inputs - self._varying)
-            compiled = compile_denoiser(captured, self._grids_for(captured, call), steps=self._steps)
-            dtypes = self._result_dtypes(call, captured)
-            self._programs[key] = _Program(compiled, captured.outputs, captured.result, dtypes)
-            if not clustered:
-                del self._captured[call.key]  # it holds a copy of weights that are not fp32
-        return self._programs[key]
+        known = self._programs.setdefault(key, [])
+        for program in known:
+            if all(torch.equal(t, call.tensors[n]) for n, t in program.held.items()):
+                return program
+        captured = self._capture(call)
+        captured = replace(captured, static_inputs=captured.static_inputs - self._varying)
+        compiled = compile_denoiser(captured, self._grids_for(captured, call), steps=self._steps)
+        dtypes = self._result_dtypes(call, captured)
+        known.append(_Program(compiled, captured.held, captured.outputs, captured.result, dtypes))
+        if not clustered:
+            del self._captured[call.key]  # it holds a copy of weights that are not fp32
+        return known[-1]
 
     def _grids_for(self, captured: Captured, call: Call) -> dict[str, Grid]:
         """The grids, with dynamic ones, begun at this call's values, where a changed module has outgrown what was given."""
@@ -434,9 +442,7 @@ class Acceleration:
                 given = [mode.from_tensor(t.detach()) for t in call.given]
                 results, _ = take_apart(call.invoke(self.original, given))
             return tuple(t.dtype for t in results.values())
-        except (
-            Exception
-        ):  # whatever its code does with types; the rule of diffusers' own models is the fallback
+        except Exception:  # whatever its code does with types; diffusers' own rule is the fallback
             first = next((t.dtype for t in call.given if t.is_floating_point()), torch.float32)
             return tuple(first if d.is_floating_point else d for d in own)
 
@@ -575,6 +581,7 @@ def program_inputs(compiled: Compiled, call: Call) -> dict[str, torch.Tensor]:
     return {
         n: t.to(TORCH_DTYPES[values[inputs[n]].dtype]) if t.dtype is torch.bool else t
         for n, t in call.tensors.items()
+        if n in inputs
     }
 
 
@@ -586,6 +593,15 @@ def _rebuilt(
     return put_together(
         structure, [t.to(device=device, dtype=dtype) for t, dtype in zip(tensors, dtypes, strict=True)]
     )
+
+
+def _of(calibrators: list[Calibrator], captured: Captured) -> Calibrator:
+    """The calibrator of a captured graph."""
+    for calibrator in calibrators:
+        if calibrator.captured is captured:
+            return calibrator
+    calibrators.append(Calibrator(captured))
+    return calibrators[-1]
 
 
 def _grids(calibrators: list[Calibrator], choice: dict[str, Any]) -> dict[str, Grid]:
