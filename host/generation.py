@@ -80,6 +80,7 @@ def generate_run(
     any is calibrated first. `command` is what to type to get this run again; `settings` go to `accelerate`. `resume` goes on
     behind the steps that the directory's record holds; `resume.py` finds the arguments.
     """
+    model = model.for_wish(wish)
     recipe = recipe_of(model, wish, backend, chip, design, command, scales, policy, observer, settings)
     watcher = watcher or Watcher()
     pipe, arguments = model.pipe, model.arguments(wish)
@@ -191,6 +192,7 @@ def recipe_of(
     return {
         "model": model.name,
         "folder": str(Path(model.name).resolve()) if Path(model.name).is_dir() else None,
+        "options": dict(model.options),
         "wish": {k: v for k, v in asdict(wish).items() if k != "more"},
         "backend": backend,
         "chip": str(Path(chip).resolve()) if Path(chip).is_file() else chip,

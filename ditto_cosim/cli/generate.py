@@ -51,6 +51,19 @@ def generate(
         list[int] | None, typer.Option(help="Class label of a class-conditional model; may be repeated")
     ] = None,
     prompt: Annotated[str, typer.Option(help="Text prompt of a text-conditional model")] = "",
+    prompt_file: Annotated[Path | None, typer.Option(help="File of prompts, one a line")] = None,
+    negative: Annotated[str, typer.Option(help="What the picture should not show")] = "",
+    init_image: Annotated[str, typer.Option(help="Picture to begin with (image to image)")] = "",
+    mask_image: Annotated[str, typer.Option(help="Mask: what is white is painted anew (inpainting)")] = "",
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="How far to go from the first picture; 0: the pipeline's own")
+    ] = 0.0,
+    controlnet: Annotated[str, typer.Option(help="Folder of a ControlNet")] = "",
+    control_image: Annotated[str, typer.Option(help="Picture that the ControlNet follows")] = "",
+    lora: Annotated[
+        list[str] | None, typer.Option(help="LoRA file or folder, perhaps :scale; may be repeated")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Load the model as fp32, fp16, bf16 or fp64")] = "",
     guidance: Annotated[
         float, typer.Option(help="Classifier-free guidance; 0 leaves the pipeline's own")
     ] = 0.0,
@@ -102,13 +115,27 @@ def generate(
     with quiet(as_json) as say:
         say(f"loading {model}")
         from ditto_cosim.host.generation import generate_run
-        from ditto_cosim.host.pipeline.models import Wish, load_model
+        from ditto_cosim.host.pipeline.models import Wish, load_model, prompts_of
 
-        loaded = load_model(model)
+        loaded = load_model(model, dtype=dtype, lora=lora or (), controlnet=controlnet)
+        wish = Wish(
+            steps,
+            seed,
+            batch,
+            tuple(label or ()),
+            prompt,
+            guidance,
+            prompts_of(prompt_file),
+            negative,
+            init_image,
+            mask_image,
+            control_image,
+            strength,
+        )
         with watching(as_json) as watcher:
             outcome = generate_run(
                 loaded,
-                Wish(steps, seed, batch, tuple(label or ()), prompt, guidance),
+                wish,
                 directory,
                 backend=backend,
                 chip=chip,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -133,6 +134,38 @@ def _remake(tree: Any) -> Callable[[list[Any]], Any]:
         return made
 
     return make
+
+
+_PLAIN_NODES: dict[str, Callable[[list[Any], list[Any]], Any]] = {
+    "dict": lambda keys, values: dict(zip(keys, values, strict=True)),
+    "list": lambda keys, values: list(values),
+    "tuple": lambda keys, values: tuple(values),
+}
+
+
+def describe(structure: Structure) -> Any:
+    """A structure as plain data that JSON keeps; None if it holds anything but dicts, lists, tuples and plain values."""
+    if isinstance(structure, _Tensor):
+        return {"tensor": structure.index}
+    if isinstance(structure, _Value):
+        plain = structure.kind in (type(None), bool, int, float, str)
+        return {"value": structure.value} if plain else None
+    children = [describe(child) for child in structure.children]
+    if structure.kind.__name__ not in _PLAIN_NODES or None in children:
+        return None
+    return {"kind": structure.kind.__name__, "keys": list(structure.keys), "children": children}
+
+
+def from_description(data: Any) -> Structure:
+    """The inverse of `describe`."""
+    if "tensor" in data:
+        return _Tensor(int(data["tensor"]))
+    if "value" in data:
+        return _Value(type(data["value"]), data["value"], data["value"])
+    make, keys = _PLAIN_NODES[data["kind"]], tuple(data["keys"])
+    children = tuple(map(from_description, data["children"]))
+    kind = {"dict": dict, "list": list, "tuple": tuple}[data["kind"]]
+    return _Node(kind, keys, children, functools.partial(make, list(keys)))
 
 
 @dataclass(frozen=True)

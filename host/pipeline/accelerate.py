@@ -138,6 +138,31 @@ def accelerate(
     return target
 
 
+class _MadeError(Exception):
+    """Ends a pipeline's call when the program is there; carries it."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        super().__init__()
+        self.compiled = compiled
+
+
+def compile_pipeline(pipe: Any, arguments: Mapping[str, Any], scales: Path | Mapping[str, Grid]) -> Compiled:
+    """The program of a pipeline's denoiser for these arguments, which nothing runs. The pipeline stays as it was."""
+
+    def open_run(compiled: Compiled, *_: Any) -> Any:
+        raise _MadeError(compiled)
+
+    name = next(iter(find_parts(pipe)))
+    accelerate(pipe, parts=[name], scales=scales, open_run=open_run)
+    try:
+        pipe(**arguments)
+    except _MadeError as made:
+        return made.compiled
+    finally:
+        restore(pipe)
+    raise TargetError(f"{type(pipe).__name__} made its pictures without calling its {name}")
+
+
 def restore(target: Any) -> Any:
     """Undoes `accelerate`: every part computes its call itself again. Returns `target`."""
     for module in _components(target).values():

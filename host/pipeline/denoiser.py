@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ditto_cosim.host.compiler.arguments import Call, put_together, take_apart
+from ditto_cosim.host.compiler.arguments import Call, describe, put_together, take_apart
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, as_fp32, capture_call
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
@@ -322,8 +322,12 @@ class Acceleration:
         if self.settings.on_open is not None:
             self.settings.on_open(program.compiled, self._steps)
         record = self.settings.record
-        if record is not None and stage.streams:
-            record = replace(record, directory=record.directory / f"stream-{len(stage.streams) + 1}")
+        if record is not None:
+            truths = [n for n, t in call.tensors.items() if t.dtype is torch.bool]
+            asked = {"structure": describe(call.structure), "inputs": list(call.tensors), "truths": truths}
+            record = replace(record, extra={**(record.extra or {}), "call": asked})
+            if stage.streams:
+                record = replace(record, directory=record.directory / f"stream-{len(stage.streams) + 1}")
         run = self._open_run(program.compiled, self._steps, record)
         stage.streams.append(_Stream(key, static, program, run))
         return stage.streams[-1]
