@@ -67,6 +67,7 @@ def accelerate(
     on_layer: OnLayer | None = None,
     on_step: Callable[[int], None] | None = None,
     on_open: Callable[[Compiled, int], None] | None = None,
+    keep_weights: bool = True,
     open_run: OpenRun | None = None,
 ) -> Any:
     """`target` with its denoiser on the accelerator: a pipeline or a module, changed in place and returned.
@@ -79,6 +80,9 @@ def accelerate(
     function that calls it. Weights get one scale per output channel; a module with a `weight_scale` of its own keeps it
     (`quantize.load_quantized` reads such checkpoints). With `verify`, every value is compared with golden, and the results
     of `snr_steps` with the module's own in fp32: fewer decibels than `snr_floor_db` end the run.
+
+    Without `keep_weights` the module's fp32 weights are dropped as soon as its program is made: a large model is then held
+    once, in 8 bits, and can neither be saved nor called with other shapes.
 
     The device is started by this process unless `connect_to` names one; `open_run` (compiled denoiser, steps, recording →
     run) puts something else in its place, such as golden.
@@ -104,6 +108,7 @@ def accelerate(
             on_open,
             frozenset(snr_steps),
             snr_floor_db,
+            keep_weights,
         )
 
         def run_on_device(

@@ -142,6 +142,8 @@ class Acceleration:
         self._trajectory: list[Call] = []
         self._outgrown = False
         """The module has changed since its scales were given."""
+        self._released = False
+        """The module's weights are gone; its programs stay."""
 
     @property
     def module(self) -> nn.Module:
@@ -249,14 +251,15 @@ class Acceleration:
                 self._check(thoroughly=False)
             stage.fresh = False
             stage.active = stream = self._stream(stage, call)
-        program = stream.program
-        step = stream.run.seen.steps
+            program, step = stream.program, stream.run.seen.steps
+            judged = self.settings.verify and step in self.settings.snr_steps and not self._released
+            expected = self._own_results(call) if judged else None
+            if not self.settings.keep_weights:
+                self._release()
         found = stream.run.step(program_inputs(program.compiled, call))
         outputs = [found[name] for name in program.outputs]
-        if self.settings.verify and step in self.settings.snr_steps:
-            with self._lock:
-                snr_db = self._snr_db(call, outputs)
-            stream.run.judge(step, snr_db)
+        if expected is not None:
+            stream.run.judge(step, _snr_db(expected, outputs))
         return _rebuilt(program.result, outputs, program.dtypes, call)
 
     def program_of(self, *args: Any, **kwargs: Any) -> Compiled:
@@ -337,8 +340,13 @@ class Acceleration:
     def _check(self, *, thoroughly: bool) -> None:
         """Sees whether the module is still the one that programs were made from; if not, they are made again."""
         quick = fingerprint.quick(self.module, self.original)
-        if quick == self._quick and not thoroughly:
+        if quick == self._quick and (self._released or not thoroughly):
             return
+        if self._released:
+            raise fingerprint.UnfaithfulError(
+                "this denoiser has changed, but its weights were dropped when its program was made (keep_weights=False); "
+                "load it again"
+            )
         fingerprint.refuse_unfaithful(self.module)
         thorough = fingerprint.thorough(self.module, self.original)
         if thorough != self._thorough:
@@ -394,6 +402,11 @@ class Acceleration:
         for program in known:
             if all(torch.equal(t, call.tensors[n]) for n, t in program.held.items()):
                 return program
+        if self._released:
+            raise fingerprint.UnfaithfulError(
+                "a call with other shapes or arguments needs another program, but this denoiser's weights were dropped when "
+                "its first was made (keep_weights=False); load it again"
+            )
         captured = self._capture(call)
         captured = replace(captured, static_inputs=captured.static_inputs - self._varying)
         compiled = compile_denoiser(captured, self._grids_for(captured, call), steps=self._steps)
@@ -450,18 +463,33 @@ class Acceleration:
             first = next((t.dtype for t in call.given if t.is_floating_point()), torch.float32)
             return tuple(first if d.is_floating_point else d for d in own)
 
-    def _snr_db(self, call: Call, outputs: Sequence[torch.Tensor]) -> float:
-        """Of these results against the module itself, in fp32, on the call's own inputs."""
+    def _own_results(self, call: Call) -> Sequence[torch.Tensor]:
+        """What the module itself computes, in fp32, from the call's own inputs."""
         with torch.no_grad(), torch.autocast("cpu", enabled=False), as_fp32(self.module):
-            expected, _ = take_apart(call.invoke(self.original, [t.clone() for t in call.tensors.values()]))
-        signal = noise = 0.0
-        for live, got in zip(expected.values(), outputs, strict=True):
-            if live.is_floating_point():
-                signal += float(live.double().square().sum())
-                noise += float((live.double() - got.double()).square().sum())
-        if not noise:
-            return math.inf
-        return 10 * math.log10(signal / noise) if signal else -math.inf
+            results, _ = take_apart(call.invoke(self.original, [t.clone() for t in call.tensors.values()]))
+        return list(results.values())
+
+    def _release(self) -> None:
+        """Drops the module's weights, which its program holds in 8 bits: they keep their shapes and types alone."""
+        if self._released:
+            return
+        self._released = True
+        self._captured.clear()
+        for part in self.module.modules():
+            for name, tensor in part._parameters.items():
+                if tensor is not None:
+                    nothing = torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+                    part._parameters[name] = nn.Parameter(nothing, requires_grad=False)
+
+        def refuse(*_: Any) -> None:
+            raise fingerprint.UnfaithfulError(
+                "this denoiser's weights were dropped when its program was made (keep_weights=False); load it again to save it"
+            )
+
+        self.module.register_state_dict_pre_hook(refuse)
+        quick = fingerprint.quick(self.module, self.original)
+        self._rename(quick)
+        self._quick = quick
 
     def for_copy(self, module: nn.Module, memo: dict[int, Any]) -> Acceleration:
         """The acceleration of a copy: the same device and settings, runs of its own."""
@@ -569,6 +597,18 @@ def detach(module: nn.Module) -> None:
         module.__class__ = acceleration._kind
         if acceleration._own_forward is not None:
             module.__dict__["forward"] = acceleration._own_forward
+
+
+def _snr_db(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
+    """Signal over noise of all results together."""
+    signal = noise = 0.0
+    for live, got in zip(expected, outputs, strict=True):
+        if live.is_floating_point():
+            signal += float(live.double().square().sum())
+            noise += float((live.double() - got.double()).square().sum())
+    if not noise:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
 def _reference(thing: Any) -> Callable[[], Any]:

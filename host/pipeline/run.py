@@ -95,6 +95,8 @@ class Settings:
     snr_steps: frozenset[int] = frozenset({0})
     """Steps that `verify` also holds against the fp32 module itself."""
     snr_floor_db: float = SNR_FLOOR_DB
+    keep_weights: bool = True
+    """Whether the module keeps its fp32 weights when its program is made."""
 
 
 @dataclass(frozen=True)

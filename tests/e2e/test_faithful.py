@@ -656,3 +656,16 @@ def test_faithful_plain_objects_with_a_denoiser_are_pipelines_too():
     call = {"sample": torch.randn(1, 1, 16, 16), "timestep": torch.tensor(5)}
     accelerate(target, open_run=Opened(), calibration=lambda t: t.unet(**call))
     assert fidelity(target.unet, restore(copy.deepcopy(target.unet)), **call) > FAITHFUL_DB
+
+
+def test_faithful_dropped_weights_leave_the_program_and_refuse_the_rest(tmp_path):
+    module, live, opened = accelerated(small(), [inputs(s) for s in range(2)], keep_weights=False)
+    for step in range(2):
+        assert fidelity(module, live, **inputs(step)) > FAITHFUL_DB
+    assert len(opened.runs) == 1
+    assert sum(p.untyped_storage().nbytes() for p in module.parameters()) < 1000
+    assert module.dtype is torch.float32
+    with pytest.raises(UnfaithfulError, match=r"weights were dropped.*load it again to save"):
+        module.save_pretrained(tmp_path)
+    with pytest.raises(UnfaithfulError, match="other shapes or arguments needs another program"):
+        module(**inputs(batch=1))
