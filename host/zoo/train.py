@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ditto_cosim.protocol.errors import DittoError
+
 from .tasks import Recipe, Task, precision_of, recipes, task_of
 
 CHECKPOINT_EVERY_S = 90.0
@@ -28,7 +30,7 @@ LOG_EVERY_STEPS = 100
 GRAPH_WARMUP_STEPS = 3
 
 
-class TrainingError(RuntimeError):
+class TrainingError(DittoError, RuntimeError):
     """A run that cannot begin, or that went wrong on its way."""
 
 
