@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -91,6 +92,8 @@ class Grid:
     """Cluster i begins at this share of the run's steps."""
     symmetric: bool = False
     hysteresis: float = 1.0
+    channels: tuple[float, ...] = ()
+    """Factors by which the input's channels are divided before, and the weights' multiplied (`smooth.py`)."""
 
     def attrs(self, steps: int) -> dict[str, str | bool | float | tuple[float, ...] | tuple[int, ...]]:
         """Attributes of the command in a run of so many steps; clusters that would hold no step are dropped."""
@@ -161,6 +164,36 @@ def sqnr_db(histogram: Histogram, grid: Grid, cluster: int = 0) -> float:
     if not noise or not signal:
         return math.inf
     return 10 * math.log10(signal / noise)
+
+
+def clipped_share(histograms: Sequence[Histogram], grid: Grid) -> float:
+    """The share of all values seen that lie beyond a static or clustered grid."""
+    outside = total = 0.0
+    for at, histogram in enumerate(histograms):
+        cluster = bisect_right([s * len(histograms) for s in grid.starts], at + 1e-6) - 1
+        scale, zero = grid.scales[cluster], grid.zero_points[cluster]
+        low = ((-127 if grid.symmetric else -128) - zero - 0.5) * scale
+        centres = histogram.centres
+        outside += float(histogram.counts[(centres < low) | (centres > (127 - zero + 0.5) * scale)].sum())
+        total += float(histogram.counts.sum())
+    return outside / total if total else 0.0
+
+
+def noise_of(histograms: Sequence[Histogram], grid: Grid) -> float:
+    """Mean square of the error an element on a static or clustered grid."""
+    noise = total = 0.0
+    for at, histogram in enumerate(histograms):
+        cluster = bisect_right([s * len(histograms) for s in grid.starts], at + 1e-6) - 1
+        scale, zero = grid.scales[cluster], grid.zero_points[cluster]
+        q = np.clip(np.rint(histogram.centres / scale) + zero, -127 if grid.symmetric else -128, 127)
+        noise += float((np.square((q - zero) * scale - histogram.centres) * histogram.counts).sum())
+        total += float(histogram.counts.sum())
+    return noise / total if total else 0.0
+
+
+def over(low: float, high: float, symmetric: bool) -> tuple[float, int]:
+    """Scale and zero point of the grid from `low` to `high`."""
+    return _grid(min(low, 0.0), max(high, 0.0), symmetric)
 
 
 def choose(
@@ -308,6 +341,7 @@ def grids_of(data: Any) -> dict[str, Grid]:
             tuple(float(s) for s in g.get("starts", (0.0,))),
             bool(g["symmetric"]),
             float(g.get("hysteresis", 1.0)),
+            tuple(float(c) for c in g.get("channels", ())),
         )
         for name, g in data.items()
     }
@@ -336,6 +370,10 @@ def load_grids(path: Path) -> dict[str, Grid]:
             raise QuantizationError(
                 f"{path}: {name} has {len(grid.scales)} scales, {len(grid.zero_points)} zero points and "
                 f"{len(grid.starts)} starts; expected as many of each, one or more"
+            )
+        if not all(math.isfinite(c) and c > 0 for c in grid.channels):
+            raise QuantizationError(
+                f"{path}: {name} has factors of channels that are not positive and finite"
             )
         if not all(-128 <= z <= 127 for z in grid.zero_points):
             raise QuantizationError(f"{path}: {name} has zero points {grid.zero_points}, expected −128…127")

@@ -650,6 +650,8 @@ def _of(calibrators: list[Calibrator], captured: Captured) -> Calibrator:
 
 def _grids(calibrators: list[Calibrator], choice: dict[str, Any]) -> dict[str, Grid]:
     first, *others = calibrators
+    if others:
+        first.channels.clear()  # seen for one of several forms alone
     for other in others:
         for point, histograms in other.histograms.items():
             first.histograms.setdefault(point, []).extend(histograms)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -19,12 +22,14 @@ from ditto_cosim.host.compiler.quantize import (
     Histogram,
     QuantizationError,
     choose,
+    grids_of,
     load_grids,
     load_quantized,
     quantize_weight,
     save_grids,
     sqnr_db,
 )
+from ditto_cosim.host.reference.golden import Golden
 
 
 def histogram(values) -> Histogram:
@@ -201,3 +206,45 @@ def test_quantize_auto_gives_steps_that_need_it_a_grid_of_their_own():
     assert grid.policy == "clustered"
     assert grid.starts == (0.0, 0.25)
     assert min(sqnr_db(h, grid, int(i >= 2)) for i, h in enumerate(exploding)) > 30
+
+
+class Outliers(nn.Module):
+    """A linear layer and a convolution whose inputs have a few channels far above the rest."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.conv = nn.Linear(64, 48), nn.Conv2d(32, 16, 3, padding=1)
+
+    def forward(self, rows, picture):
+        return self.linear(rows), self.conv(torch.nn.functional.silu(picture))
+
+
+@pytest.mark.parametrize("policy", ["auto", "static"])
+def test_quantize_outlier_channels_keep_their_decibels(policy):
+    torch.manual_seed(0)
+    module = Outliers().eval()
+    boost = torch.ones(64)
+    boost[[3, 17]] = 60.0
+    inputs = {
+        "rows": torch.randn(40, 64) * boost,
+        "picture": torch.randn(2, 32, 8, 8) * boost[:32, None, None],
+    }
+    with torch.no_grad():
+        module.linear.weight[:, [3, 17]] /= 20
+        module.conv.weight[:, [3, 17]] /= 20
+        live = module(**inputs)
+    calibrator = Calibrator(capture(module, inputs))
+    calibrator.observe_all(inputs)
+    grids = calibrator.grids(policy=policy)
+    compiled = compile_denoiser(calibrator.captured, grids)
+    outputs = Golden(compiled.program, compiled.constants).step(0, inputs)
+    found = [
+        10 * torch.log10(a.square().sum() / (a - outputs[name]).square().sum())
+        for a, name in zip(live, ("0", "1"), strict=True)
+    ]
+    if policy == "static":
+        assert max(found) < 32
+    else:
+        assert min(found) > 38
+        assert all(grids[point].channels for point in ("linear:x", "conv:x"))
+        assert grids_of(json.loads(json.dumps({n: asdict(g) for n, g in grids.items()}))) == grids
