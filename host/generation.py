@@ -27,7 +27,7 @@ from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.messages import LayerReport
 
 STRIP_PICTURES = 8
-PLAIN_SETTINGS = frozenset({"verify", "connect_to", "keys", "rtl_layers", "cross_check"})
+PLAIN_SETTINGS = frozenset({"verify", "verify_sample", "connect_to", "keys", "rtl_layers", "cross_check"})
 """Settings of `accelerate` that a recipe keeps."""
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ditto_cosim.bench.memory import status_bytes
+from ditto_cosim.bench.memory import family, status_bytes
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
@@ -175,7 +175,8 @@ def _steps(compiled: Compiled, inputs: Mapping[str, torch.Tensor], backend: str)
             run.step(0, at(0))
             upload_s = time.perf_counter() - began
             times = [_timed(functools.partial(run.step, step, at(step)))[0] for step in range(1, STEPS + 1)]
-        return upload_s, statistics.median(times), status_bytes(device.pid, "VmHWM")
+            held = sum(status_bytes(pid, "VmHWM") for pid in family(device.pid))
+        return upload_s, statistics.median(times), held
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:

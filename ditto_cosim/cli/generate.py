@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def generate(
+    how: Annotated[str, typer.Argument(hidden=True)] = "",
     model: Annotated[
         str, typer.Option(help="A model that ships (`ditto models`), or a folder that save_pretrained wrote")
     ] = "fashion-ddpm",
@@ -45,7 +46,10 @@ def generate(
     seed: Annotated[int, typer.Option(help="Seed of the starting noise")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once")] = 1,
     verify: Annotated[
-        bool, typer.Option(help="Compare every value of every step with the int8 reference")
+        bool,
+        typer.Option(
+            help="Compare every value of every step with the int8 reference; `--verify sample=K` K layers a step, in turn"
+        ),
     ] = False,
     label: Annotated[
         list[int] | None, typer.Option(help="Class label of a class-conditional model; may be repeated")
@@ -107,6 +111,7 @@ def generate(
             f"a board computes with --backend board, not {backend}", param_hint="--board"
         )
     backend = f"board:{board}" if board else backend
+    sample = _sample(how, verify)
     if rtl_dir is not None or contract:
         backend = _own_rtl(backend, rtl_dir, contract, connect)
     directory = output or Path("runs") / f"{Path(model).name}-{design}-{_short(backend)}-seed{seed}"
@@ -146,12 +151,25 @@ def generate(
                 policy=policy,
                 observer=observer,
                 verify=verify,
+                verify_sample=sample,
                 connect_to=connect or None,
                 keys=keys,
                 rtl_layers=tuple(rtl_layers or ()),
                 cross_check=cross_check,
             )
         tell(outcome, as_json, say)
+
+
+def _sample(how: str, verify: bool) -> int:
+    """Layers a step that `--verify sample=K` compares; 0: all."""
+    name, _, count = how.partition("=")
+    if not how:
+        return 0
+    if not verify or name != "sample" or not count.isdigit() or not int(count):
+        raise typer.BadParameter(
+            f"{how!r} is not understood; --verify may be followed by sample=K, such as sample=4"
+        )
+    return int(count)
 
 
 def _own_rtl(backend: str, rtl_dir: Path | None, contract: str, connect: str) -> str:

@@ -50,6 +50,7 @@ def accelerate(
     design: str = "ditto",
     chip: str = "paper_twin",
     verify: bool = False,
+    verify_sample: int = 0,
     snr_steps: Sequence[int] = (0,),
     snr_floor_db: float = SNR_FLOOR_DB,
     connect_to: str | Device | None = None,
@@ -79,7 +80,8 @@ def accelerate(
     weights; without that on a calibration run: `calibration` holds arguments for one call of the pipeline, or is a
     function that calls it. Weights get one scale per output channel; a module with a `weight_scale` of its own keeps it
     (`quantize.load_quantized` reads such checkpoints). With `verify`, every value is compared with golden, and the results
-    of `snr_steps` with the module's own in fp32: fewer decibels than `snr_floor_db` end the run.
+    of `snr_steps` with the module's own in fp32: fewer decibels than `snr_floor_db` end the run. `verify_sample` is a number of
+    layers a step to compare in place of everything, for models so large that golden would take longer than the device.
 
     Without `keep_weights` the module's fp32 weights are dropped as soon as its program is made: a large model is then held
     once, in 8 bits, and can neither be saved nor called with other shapes.
@@ -108,6 +110,7 @@ def accelerate(
             on_open,
             frozenset(snr_steps),
             snr_floor_db,
+            verify_sample,
             keep_weights,
         )
 

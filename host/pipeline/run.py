@@ -21,9 +21,10 @@ from ditto_cosim.host.pipeline import journal
 from ditto_cosim.host.pipeline.journal import INPUTS, Checked, Finished, State
 from ditto_cosim.host.reference.audit import Audit, Discrepancy
 from ditto_cosim.host.reference.golden import Difference, Verifier
+from ditto_cosim.host.reference.sample import SampledVerifier
 from ditto_cosim.host.wire.client import Completed, Device, OnLayer, RemoteRun, StepReply, weights_digest
 from ditto_cosim.protocol.errors import DittoError
-from ditto_cosim.protocol.messages import LayerReport, RunSpec
+from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec
 from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter
 from ditto_cosim.protocol.tensors import Array
 
@@ -95,6 +96,8 @@ class Settings:
     snr_steps: frozenset[int] = frozenset({0})
     """Steps that `verify` also holds against the fp32 module itself."""
     snr_floor_db: float = SNR_FLOOR_DB
+    verify_sample: int = 0
+    """Layers that `verify` compares in a step, taking turns; 0: everything."""
     keep_weights: bool = True
     """Whether the module keeps its fp32 weights when its program is made."""
 
@@ -155,7 +158,7 @@ class Run:
         self._snr_by_step: dict[int, float] = {}
         self._reports: list[LayerReport] = []
         """Of the step under way."""
-        self._verifier: Verifier | None = None
+        self._verifier: Verifier | SampledVerifier | None = None
         self._audit: Audit | None = None
         self._remote: RemoteRun | None = None
         self._writer: RunWriter | None = None
@@ -217,7 +220,7 @@ class Run:
         result = self._remote.step(
             step,
             given,
-            observe="none" if self._verifier is None else "all",
+            observe=self._observed(),
             on_layer=self._layer,
             on_value=None if self._verifier is None else self._check,
         )
@@ -229,6 +232,12 @@ class Run:
         self.seen.board |= board_figures(result.totals)
         self.seen.recoveries = self._remote.recoveries
         return result.outputs
+
+    def _observed(self) -> Observe:
+        """Which values the device sends."""
+        if self._verifier is None:
+            return "none"
+        return self._verifier.wanted if isinstance(self._verifier, SampledVerifier) else "all"
 
     def _recorded(self, step: int, given: Mapping[str, Array]) -> Mapping[str, Array]:
         """A step that was completed before the run was interrupted."""
@@ -280,7 +289,11 @@ class Run:
         self._digests = digests
         self.seen.low_rule, self.seen.clock_hz = str(facts["low_rule"]), int(facts["clock_hz"])
         self.seen.board |= board_figures(facts)
-        if self._settings.verify:
+        if self._settings.verify and self._settings.verify_sample:
+            self._verifier = SampledVerifier(
+                compiled.program, compiled.constants, self._settings.verify_sample
+            )
+        elif self._settings.verify:
             self._audit = Audit(compiled.program, facts)
             self._verifier = Verifier(compiled.program, compiled.constants, self._audit)
             if behind is not None:
@@ -310,7 +323,7 @@ class Run:
 
     def _verify_behind(self, behind: Finished) -> None:
         """Golden computes the last recorded step again: what was recorded must be what it gives."""
-        assert self._verifier is not None
+        assert isinstance(self._verifier, Verifier)
         assert self._audit is not None
         checked = behind.state.checked
         if checked is None:
@@ -371,14 +384,16 @@ class Run:
             raise VerificationError(difference)
 
     def _checked(self) -> Checked | None:
-        if self._verifier is None or self._audit is None:
+        if self._verifier is None:
             return None
+        trusted = self._verifier if isinstance(self._verifier, SampledVerifier) else self._audit
+        assert trusted is not None
         return Checked(
             layers=self._verifier.layers_checked,
             values=self._verifier.values_checked,
             delivered=self._verifier.delivered_checked,
             scales=self._verifier.scales,
-            not_checked=list(self._audit.not_checked),
+            not_checked=list(trusted.not_checked),
         )
 
     def _verdict_of(self, checked: Checked) -> Verdict:
