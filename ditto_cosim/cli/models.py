@@ -101,7 +101,8 @@ def compile_model(
             capture(denoiser, inputs, extra={"return_dict": False}), load_grids(found), steps=steps
         )
     else:
-        wish = Wish(steps, 0, batch, prompt=prompt)
+        taken = inspect.signature(loaded.pipe.__call__).parameters
+        wish = Wish(steps, 0, batch, prompt=prompt if "prompt" in taken else "")
         compiled = compile_pipeline(loaded.pipe, loaded.arguments(wish), load_grids(found))
     compiled.save(output)
     program = compiled.program

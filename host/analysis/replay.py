@@ -17,6 +17,8 @@ from ditto_cosim.host.analysis.analyze import COUNTS, Analysis, Analyzer, Kind
 from ditto_cosim.host.compiler.arguments import Call, from_description
 from ditto_cosim.host.compiler.capture import Captured, capture, capture_call
 from ditto_cosim.host.compiler.lower import lower
+from ditto_cosim.host.compiler.points import quantization_points
+from ditto_cosim.host.compiler.quantize import Grid
 from ditto_cosim.host.pipeline.run import INPUTS
 from ditto_cosim.host.reference.golden import Golden
 from ditto_cosim.protocol.errors import DittoError
@@ -55,11 +57,29 @@ def captured_again(denoiser: torch.nn.Module, inputs: Mapping[str, Tensor], info
     return capture_call(denoiser, denoiser.forward, call)
 
 
+def factors_of(info: RunInfo | None) -> Mapping[str, tuple[float, ...]]:
+    """Quantization point -> what the channels of its input were divided by in a run."""
+    found = {} if info is None else info.extra.get("channels", {})
+    return {point: tuple(factors) for point, factors in found.items()}
+
+
+def _shaped_like(captured: Captured, info: RunInfo | None) -> dict[str, Grid] | None:
+    """Grids of any scale with the run's factors of channels: they alone change constants."""
+    if not (factors := factors_of(info)):
+        return None
+    points = quantization_points(captured).items()
+    return {
+        point: Grid("static", (1.0,), (0,), symmetric=symmetric, channels=factors.get(point, ()))
+        for point, (_, symmetric) in points
+    }
+
+
 def constants_of(
     program: Program, denoiser: torch.nn.Module, inputs: Mapping[str, Tensor], info: RunInfo | None = None
 ) -> dict[str, Tensor]:
     """The program's constants, made again from the denoiser it was lowered from."""
-    constants = dict(lower(captured_again(denoiser, inputs, info), None).constants)
+    captured = captured_again(denoiser, inputs, info)
+    constants = dict(lower(captured, _shaped_like(captured, info)).constants)
     for name, value in program.constants.items():
         spec, found = program.values[value], constants.get(name)
         if found is None or tuple(found.shape) != spec.shape:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ditto_cosim.host.analysis.replay import AnalysisError, captured_again, recorded_inputs
+from ditto_cosim.host.analysis.replay import AnalysisError, captured_again, factors_of, recorded_inputs
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.points import name_layers
 from ditto_cosim.host.compiler.quantize import quantize_weight
@@ -83,12 +83,12 @@ def sensitivities(
     with torch.no_grad():
         exact = {s: _output(fx.Interpreter(captured.module), captured, i) for s, i in inputs.items()}
         found = []
-        layers = name_layers(captured)
+        layers, factors = name_layers(captured), factors_of(record.info)
         ops = {command.name: command.op for command in record.program.layers}
         for done, (node, layer) in enumerate(layers.items(), start=1):
             if layer not in ops:
                 continue  # computed from constants alone, so it was folded away
-            change = _change(record.program, layer)
+            change = _change(record.program, layer, factors.get(f"{layer}:x", ()))
             noise = signal = 0.0
             for step, given in inputs.items():
                 runner = _OneLayer(captured, node, change, step)
@@ -108,7 +108,7 @@ def _output(runner: fx.Interpreter, captured: Captured, inputs: Mapping[str, Ten
     return result
 
 
-def _change(program: Program, layer: str) -> Change:
+def _change(program: Program, layer: str, factors: tuple[float, ...]) -> Change:
     """What quantization does to a layer's operands in a step."""
     command = next(c for c in program.layers if c.name == layer)
     makers = {value: c for c in program.commands for value in c.results}
@@ -126,8 +126,10 @@ def _change(program: Program, layer: str) -> Change:
         first, second, *rest = args
         if command.op == "matmul":
             return (rounded(first, 0, step), rounded(second, 2, step), *rest)
-        weights, scale = quantize_weight(second)
-        real = weights.float() * scale.view(-1, *[1] * (weights.dim() - 1))
-        return (rounded(first, 0, step), real, *rest)
+        across = torch.tensor(factors or 1.0).reshape(1, -1, *[1] * (second.dim() - 2))
+        weights, scale = quantize_weight(second * across)
+        real = weights.float() * scale.view(-1, *[1] * (weights.dim() - 1)) / across
+        along = across if command.op == "conv2d" else across.reshape(-1)
+        return (rounded(first / along, 0, step) * along, real, *rest)
 
     return change

@@ -26,10 +26,18 @@ class BareError(DittoError):
 class BarePipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships no types
     """Samples from a denoiser alone."""
 
-    def __init__(self, denoiser: nn.Module, scheduler: Any = None) -> None:
+    _optional_components = ("unet", "transformer")
+
+    def __init__(
+        self, unet: nn.Module | None = None, transformer: nn.Module | None = None, scheduler: Any = None
+    ) -> None:
         super().__init__()
-        self.denoiser_name = "transformer" if "Transformer" in type(denoiser).__name__ else "unet"
-        self.register_modules(**{self.denoiser_name: denoiser}, scheduler=scheduler or DDIMScheduler())
+        self.register_modules(unet=unet, transformer=transformer, scheduler=scheduler or DDIMScheduler())
+
+    @classmethod
+    def around(cls, denoiser: nn.Module) -> BarePipeline:
+        """The pipeline of a denoiser."""
+        return cls(**{"transformer" if "Transformer" in type(denoiser).__name__ else "unet": denoiser})
 
     @torch.no_grad()
     def __call__(
@@ -40,14 +48,14 @@ class BarePipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
         output_type: str = "pil",
     ) -> Any:
         """Pictures from noise; `output_type="latent"` gives the tensor."""
-        denoiser: Any = getattr(self, self.denoiser_name)
+        denoiser: Any = self.unet or self.transformer
         arguments = _conditions(denoiser, batch_size, generator)
         sample = randn_tensor(_shape(denoiser, batch_size), generator, dtype=denoiser.dtype)
         sample = sample * self.scheduler.init_noise_sigma
         self.scheduler.set_timesteps(num_inference_steps)
         for t in self.scheduler.timesteps:
             scaled = self.scheduler.scale_model_input(sample, t)
-            time = t if self.denoiser_name == "unet" else t.expand(batch_size)
+            time = t if self.unet is not None else t.expand(batch_size)
             noise = denoiser(scaled, timestep=time, return_dict=False, **arguments)[0]
             noise = noise[:, : sample.shape[1]]  # a learned variance follows the noise
             sample = self.scheduler.step(noise, t, sample).prev_sample

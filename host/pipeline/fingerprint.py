@@ -155,8 +155,12 @@ class _Walk:
             for value in thing:
                 self.visit(value, depth)
         elif isinstance(thing, Mapping):
-            found.append(len(thing))
+            config = (
+                kind.__name__ == "FrozenDict"
+            )  # diffusers': its private entries say where a module was saved
             for key, value in thing.items():
+                if config and key.startswith("_"):
+                    continue
                 found.append(key if type(key) in _PLAIN else repr(key))
                 self.visit(value, depth)
         elif isinstance(thing, AbstractSet):

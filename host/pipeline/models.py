@@ -230,7 +230,7 @@ def _from_folder(folder: Path) -> Any:
             raise ModelError(f"{folder}: its config names no class of diffusers ({kind!r})")
         from ditto_cosim.host.pipeline.bare import BarePipeline
 
-        return BarePipeline(made.from_pretrained(folder, **options))
+        return BarePipeline.around(made.from_pretrained(folder, **options))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: not a folder that save_pretrained wrote ({_line(error)})") from error
 

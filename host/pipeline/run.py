@@ -318,7 +318,10 @@ class Run:
             batch=program.values[batch].shape[0],
             clock_hz=int(facts["clock_hz"]),
             digests=digests,
-            extra=dict(record.extra or {}),
+            extra={
+                **(record.extra or {}),
+                "channels": {p: list(g.channels) for p, g in self.compiled.grids.items() if g.channels},
+            },
         )
 
     def _verify_behind(self, behind: Finished) -> None:

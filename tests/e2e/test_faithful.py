@@ -460,9 +460,12 @@ def test_faithful_pipelines_save_what_they_were(tmp_path):
     pipe, unet = pipeline()
     before = {n: t.clone() for n, t in unet.state_dict().items()}
     config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
-    on_golden_pipe(pipe)
+    opened = on_golden_pipe(pipe)
     assert pipe.unet is unet
+    pipe(num_inference_steps=1)
     pipe.save_pretrained(tmp_path)
+    pipe(num_inference_steps=1)
+    assert opened.programs == 1
     again = diffusers.DDIMPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=False)
     assert type(again.unet) is diffusers.UNet2DModel
     for key, value in config.items():
@@ -663,6 +666,7 @@ def test_faithful_dropped_weights_leave_the_program_and_refuse_the_rest(tmp_path
     for step in range(2):
         assert fidelity(module, live, **inputs(step)) > FAITHFUL_DB
     assert len(opened.runs) == 1
+    assert opened.programs == 1
     assert sum(p.untyped_storage().nbytes() for p in module.parameters()) < 1000
     assert module.dtype is torch.float32
     with pytest.raises(UnfaithfulError, match=r"weights were dropped.*load it again to save"):

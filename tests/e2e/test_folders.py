@@ -1,0 +1,118 @@
+"""The command line on folders: of pipelines with text, of denoisers alone, in half precision, with pictures and adapters."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from ditto_cosim.cli import main
+from ditto_cosim.host.compiler.compiled import Compiled
+from ditto_cosim.host.pipeline.models import ModelError, Wish, load_model
+from support.families import build
+from support.tiny_sd import tiny_stable_diffusion
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    place = tmp_path_factory.mktemp("folders")
+    pipe = tiny_stable_diffusion(place / "tokenizer")
+    pipe.save_pretrained(place / "sd")
+    pipe.to(torch.float16).save_pretrained(place / "sd-fp16", variant="fp16", max_shard_size="30KB")
+    build("unet").save_pretrained(place / "bare")
+    Image.effect_noise((16, 16), 60).convert("RGB").save(place / "first.png")
+    (place / "prompts.txt").write_text("a cat\n\na dog\n")
+    return place
+
+
+@pytest.fixture
+def ditto(monkeypatch, capsys):
+    def run(*words, status=0):
+        monkeypatch.setattr("sys.argv", ["ditto", *map(str, words)])
+        with contextlib.suppress(SystemExit):
+            main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        assert ("error:" in said.err or "Error" in said.err) == bool(status), said.err
+        return said
+
+    return run
+
+
+def generated(ditto, model, tmp_path, *words):
+    asked = (
+        "generate",
+        "--model",
+        model,
+        "--backend",
+        "model",
+        "--chip",
+        "tiny",
+        "--steps",
+        2,
+        "--verify",
+        "--json",
+    )
+    found = json.loads(ditto(*asked, *words, "-o", tmp_path / "run").out)
+    assert found["verify"]["bit_identical"]
+    assert found["verify"]["snr_db"] > 20
+    return found
+
+
+def test_folders_with_text_take_prompts_from_a_file(ditto, folders, tmp_path):
+    found = generated(
+        ditto, folders / "sd", tmp_path, "--prompt-file", folders / "prompts.txt", "--guidance", 3
+    )
+    assert len(found["pictures"]) == 2
+    found = json.loads(
+        ditto("analyze", tmp_path / "run", "--model", folders / "sd", "--json", "--no-plots").out
+    )
+    assert found["run"] == str(tmp_path / "run")
+
+
+def test_folders_in_half_precision_and_shards_begin_with_a_picture(ditto, folders, tmp_path):
+    model = load_model(str(folders / "sd-fp16"), dtype="fp16")
+    assert model.pipe.unet.dtype is torch.float16
+    words = ("--prompt", "a cat", "--init-image", folders / "first.png", "--strength", 0.9, "--dtype", "bf16")
+    assert generated(ditto, folders / "sd-fp16", tmp_path, *words)["steps"] in (1, 2)
+
+
+def test_folders_of_a_denoiser_alone_are_calibrated_compiled_and_run(ditto, folders, tmp_path):
+    scales = tmp_path / "scales.json"
+    ditto("calibrate", folders / "bare", "-o", scales, "--steps", 2, "--batch", 1)
+    ditto("compile", folders / "bare", "-o", tmp_path / "c", "--scales", scales, "--steps", 2, "--json")
+    assert len(Compiled.load(tmp_path / "c").program.layers) > 20
+    found = generated(ditto, folders / "bare", tmp_path, "--scales", scales)
+    assert len(found["pictures"]) == 1
+
+
+def test_folders_say_what_is_missing(ditto, folders, tmp_path):
+    for words, says in [
+        (("--model", folders / "sd"), "needs a prompt"),
+        (("--model", folders / "bare", "--prompt", "a cat"), "takes no prompt"),
+        (("--model", folders / "bare", "--lora", tmp_path), "takes no LoRA"),
+        (("--model", folders / "sd", "--prompt", "a", "--lora", tmp_path), "not a LoRA"),
+        (("--model", folders / "sd", "--prompt", "a", "--controlnet", tmp_path), "no ControlNet"),
+        (("--model", folders / "sd", "--prompt-file", tmp_path / "none"), "not a file of prompts"),
+        (
+            ("--model", folders / "sd", "--prompt", "a", "--init-image", folders / "prompts.txt"),
+            "not a picture",
+        ),
+        (("--model", folders / "sd", "--dtype", "int3"), "dtype 'int3' is not known"),
+        (("--model", folders / "tokenizer"), "not a folder that save_pretrained wrote"),
+        (("sample=0", "--verify"), "sample=0"),
+    ]:
+        assert (
+            says
+            in ditto("generate", "--backend", "model", "--steps", "1", "-o", tmp_path, *words, status=2).err
+        ), says
+
+
+def test_folders_refuse_arguments_by_name(folders):
+    with pytest.raises(ModelError, match="DDIMPipeline takes no colour; it takes"):
+        load_model("fashion-ddpm").arguments(Wish(more={"colour": 3}))
+    with pytest.raises(ModelError, match="takes no guidance_scale"):
+        load_model("fashion-ddpm").arguments(Wish(guidance=2.0))
