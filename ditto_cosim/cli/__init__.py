@@ -52,6 +52,7 @@ COMMANDS: dict[str, _Entry] = {
     "device": _Entry("Device", "device:device", "Run a device that hosts connect to"),
     "keys": _Entry("Device", "device:keys", "Make the keys for a device on another machine"),
     "conform": _Entry("Device", "device:conform", "Check a backend against everything a device needs of it"),
+    "board": _Entry("Device", "board:app", "Boards behind a serial line: list, test, load, simulate"),
     "bench": _Entry("Measure", "bench:bench", "Measure speed: rtl, model, wire, price, dram"),
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ditto rtl diff | mutate | prove | poke`: your RTL beside ours, wrong RTL, proved RTL, RTL by hand.
+"""`ditto rtl diff | mutate | prove | poke | pnr`: your RTL beside ours, wrong RTL, proved RTL, RTL by hand, a bitstream.
 
 What this file does not do: the regression and the tools around it (`rtl.py`).
 """
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .board import pnr
 from .rtl import (
     ChipName,
     ContractName,
@@ -73,3 +74,6 @@ def diff(
         if clock:
             typer.echo(f"{'clock, MHz':12} {sizes.ours_mhz:9} {sizes.own_mhz:9}")
     raise typer.Exit(int(wrong))
+
+
+app.command("pnr")(pnr)

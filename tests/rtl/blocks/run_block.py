@@ -8,7 +8,9 @@ from pathlib import Path
 
 from cocotb_tools.runner import get_runner
 
+from ditto_cosim.sim_harness.board import BOARD_SOURCES
 from ditto_cosim.sim_harness.build import verilator_root
+from ditto_cosim.sim_harness.pnr import UART_SOURCES
 from ditto_cosim.sim_harness.sources import DESIGN, WAIVERS, rtl_dir
 
 HERE = Path(__file__).parent
@@ -20,8 +22,11 @@ def run_block(block: str, folder: Path, parameters: dict[str, int], seed: int = 
     os.environ["VERILATOR_ROOT"] = str(root)
     os.environ["PATH"] = f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"
     runner = get_runner("verilator")
+    names = [name for name in DESIGN if name != "tile.sv" or block in ("tile", "uart_board")]
+    if block == "uart_board":
+        names += [*BOARD_SOURCES, *UART_SOURCES]
     runner.build(
-        sources=[rtl_dir() / name for name in DESIGN if name != "tile.sv" or block == "tile"],
+        sources=[rtl_dir() / name for name in names],
         hdl_toplevel=block,
         parameters=parameters,
         build_args=[str(rtl_dir() / WAIVERS), "--assert", "-Wno-fatal", "-CFLAGS", "-O1", "--public-flat-rw"],
