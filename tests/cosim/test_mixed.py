@@ -107,7 +107,7 @@ def test_backend_is_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> Non
 
     point = EntryPoint("lab", "support.plain_backend:PlainBackend", backends.ENTRY_POINTS)
     broken = EntryPoint("broken", "no_such_module:Board", backends.ENTRY_POINTS)
-    monkeypatch.setattr(backends.metadata, "entry_points", lambda group: [point, broken])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point, broken])
     assert backends.names() == ["broken", "lab", "model", "rtl", "rtl_wide"]
     assert backends.make_backend("lab", load_chip("tiny")).name == "plain"
     with pytest.raises(BackendError, match="'broken' cannot be loaded from no_such_module:Board"):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.protocol.isa import Attrs, TensorSpec, infer
+from ditto_cosim.protocol.isa import Attrs, DType, TensorSpec, infer
 from ditto_cosim.protocol.program import Command, Program
 
 Array = npt.NDArray[Any]
@@ -32,7 +32,7 @@ class Builder:
         return self.inputs[name]
 
     def constant(self, name: str, array: Array) -> int:
-        dtype = "i8" if array.dtype == np.int8 else "f32"
+        dtype: DType = "i8" if array.dtype == np.int8 else "f32"
         self.constants[name] = self.value(TensorSpec(array.shape, dtype))
         self.arrays[name] = array
         return self.constants[name]

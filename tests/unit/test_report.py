@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from ditto_cosim.host.report import ReportError, RunReport, Verdict, load_report, summary, write_report
+from ditto_cosim.host.report import CheckSummary, ReportError, RunReport, load_report, summary, write_report
 from ditto_cosim.host.report.terminal import tables
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.messages import LayerReport
@@ -78,7 +78,7 @@ def report(reports: list[LayerReport]) -> RunReport:
         seed=7,
         command_line="ditto generate fashion-dit --seed 7 <&>",
         wall_s=12.5,
-        verdict=Verdict(True, 24, 240),
+        verdict=CheckSummary(True, 24, 240),
     )
 
 
@@ -236,7 +236,9 @@ def test_timeline_is_the_run(report: RunReport, tmp_path: Path) -> None:
 @pytest.mark.parametrize("identical", [True, False, None])
 def test_terminal_tables_carry_the_verdict(report: RunReport, identical: bool | None) -> None:
     verdict = (
-        None if identical is None else Verdict(identical, 3, 30, None if identical else "step 1, conv_in")
+        None
+        if identical is None
+        else CheckSummary(identical, 3, 30, first_difference=None if identical else "step 1, conv_in")
     )
     out = io.StringIO()
     Console(file=out, width=160).print(tables(replace(report, verdict=verdict)))
