@@ -43,7 +43,7 @@ class CheckSummary:
     """Of the first step against the live fp32 module."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of what was verified."""
-    not_checked: tuple[str, ...] | list[str] = ()
+    not_checked: tuple[str, ...] = ()
     """What is taken on trust."""
 
 
@@ -180,7 +180,9 @@ def _typed(name: str, annotation: str, value: Any) -> Any:
     if annotation.startswith("Mapping[str, I64"):
         return {k: np.array(v, np.int64) for k, v in value.items()}
     if name == "verdict":
-        return None if value is None else CheckSummary(**value)
+        return (
+            None if value is None else CheckSummary(**{**value, "not_checked": tuple(value["not_checked"])})
+        )
     if name == "strip":
         return tuple((int(step), str(path)) for step, path in value)
     return tuple(value) if isinstance(value, list) else value
