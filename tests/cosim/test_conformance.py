@@ -1,5 +1,4 @@
-"""The conformance kit: backends that are right pass it, and every way of being wrong fails the check made for
-it."""
+"""The conformance kit: backends that are right pass it, and every way of being wrong fails the check made for it."""
 
 from __future__ import annotations
 

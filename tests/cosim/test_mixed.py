@@ -76,8 +76,7 @@ def test_cross_check_in_rtl_compares_cycles_too(address: str) -> None:
 def test_stuck_rtl_is_reported_with_its_state_while_the_device_serves_others(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Real RTL that nobody takes results from: its watchdog ends the step, and the user reads the tile's
-    ports."""
+    """Real RTL that nobody takes results from: its watchdog ends the step, and the user reads the tile's ports."""
     from ditto_cosim.device.backends import rtl
     from ditto_cosim.sim_harness.tile import Stalls, Tile
 

@@ -66,8 +66,7 @@ QUANTIZE: Attrs = {
 def chain(
     layers: int = 6, rows: int = 16, width: int = 32, seed: int = 0
 ) -> tuple[Program, dict[str, Array]]:
-    """`layers` linear layers, each with dynamic quantization and silu, so that Defo, scales and state all
-    matter."""
+    """`layers` linear layers, each with dynamic quantization and silu, so that Defo, scales and state all matter."""
     rng = np.random.default_rng(seed)
     b = Builder()
     x = b.input("x", rows, width)
