@@ -272,7 +272,7 @@ def test_run_on_a_board_that_stalls_reports_them_and_goes_on() -> None:
     program, constants = chain(3)
     spec = RunSpec(backend="board", chip="tiny", design="ditto")
     stalling, steady = Measuring(TINY), Steady(TINY)
-    reports: dict[object, list[LayerReport]] = {stalling: [], steady: []}
+    reports: dict[Any, list[LayerReport]] = {stalling: [], steady: []}
     totals = {}
     for backend, told in reports.items():
         machine = Machine(program, constants, spec, backend=backend)
