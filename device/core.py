@@ -50,7 +50,7 @@ class Executor(Protocol):
         observe: m.Observe,
         timed: bool,
         on_layer: Callable[[m.LayerReport], None],
-        on_value: Callable[[int, Array], None],
+        on_value: Callable[[int, Array], object],
     ) -> StepResult: ...
 
     def snapshot(self) -> bytes: ...

@@ -135,7 +135,7 @@ def generate_run(
         denoiser.shut_down()
 
     names = _save(directory, pictures, guesses)
-    verdict = None if seen.verdict is None else reports.Verdict(**verdict_figures(seen.verdict))
+    verdict = None if seen.verdict is None else reports.CheckSummary(**verdict_figures(seen.verdict))
     run = {"design": design, "chip": chip, "backend": backend, "seed": wish.seed}
     complete = [r for r in seen.reports if r.step < seen.steps]
     report = None

@@ -48,8 +48,7 @@ def wire_type(array: Array, name: str) -> WireType:
 
 
 def to_frame(name: str, array: Array) -> tuple[TensorHeader, memoryview]:
-    """Header and bytes; the bytes are the array's own memory, which must stay unchanged until they are
-    sent."""
+    """Header and bytes; the bytes are the array's own memory, which must stay unchanged until they are sent."""
     header = TensorHeader(name=name, dtype=wire_type(array, name), shape=array.shape)
     return header, array_bytes(array)
 

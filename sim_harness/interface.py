@@ -53,7 +53,9 @@ def modules(files: Iterable[Path], parameters: dict[str, int]) -> tuple[dict[str
         import pyslang
         from pyslang import ast, syntax
     except ModuleNotFoundError:
-        raise ToolMissingError("rtl: slang is not installed; `pip install pyslang`") from None
+        raise ToolMissingError(
+            "rtl: slang is not installed; `pip install pyslang` (the extra [rtl])"
+        ) from None
     options = ast.CompilationOptions()
     options.topModules = {"tile"}
     options.paramOverrides = [f"{name}={value}" for name, value in parameters.items()]

@@ -124,7 +124,7 @@ class Machine:
         observe: Observe,
         timed: bool,
         on_layer: Callable[[LayerReport], None],
-        on_value: Callable[[int, Array], None],
+        on_value: Callable[[int, Array], object],
     ) -> StepResult:
         """Runs every command once. `timed = False` rebuilds temporal state and leaves clock and Defo alone."""
         values = {**self.constants, **self._inputs(inputs)}

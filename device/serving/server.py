@@ -253,8 +253,7 @@ class Server:
         return run
 
     def _settle(self, spec: m.RunSpec) -> m.RunSpec:
-        """Fill in defaults, and refuse names through which a host could make this device load code or read
-        files."""
+        """Fill in defaults, and refuse names through which a host could make this device load code or read files."""
         defaults = self._defaults
         spec = msgspec.structs.replace(
             spec,

@@ -38,8 +38,7 @@ class DramConfig:
 
     channels: int = 8
     mapping: AddressMapping = "coarse"
-    """From the lowest address bit up. coarse: column, channel, bank, group, row. fine: channel, group,
-    column, bank, row."""
+    """From the lowest address bit up. coarse: column, channel, bank, group, row. fine: channel, group, column, bank, row."""
     bytes_per_cycle: int | None = None
     """Replaces everything else: an ideal pipe of this width, as the `paper` preset assumes."""
     groups: int = 4
@@ -69,8 +68,7 @@ class DramConfig:
     hits_before_close: int = 4
     drain_when_idle: int = 8
     window: int | None = None
-    """At most this many reads outstanding per channel (writes are posted); None: as many as the queues
-    hold."""
+    """At most this many reads outstanding per channel (writes are posted); None: as many as the queues hold."""
 
     @property
     def peak_bytes_per_ns(self) -> float:
@@ -252,8 +250,7 @@ class Channel:
         return ahead
 
     def _window_cycle(self, window: int) -> int:
-        """When the next request may enter: a cycle after enough reads returned; −1 if that is not known
-        yet."""
+        """When the next request may enter: a cycle after enough reads returned; −1 if that is not known yet."""
         since, back = max(self.now, self._window_floor), self._outstanding
         while self._unreturned >= window or (back and back[0] < since):
             if not back:
@@ -307,8 +304,7 @@ class Channel:
     # --- commands -------------------------------------------------------------------------------------------
 
     def _issue(self) -> int:
-        """Commits the earliest possible column (and those that follow it in its row); returns its last
-        data's cycle."""
+        """Commits the earliest possible column (and those that follow it in its row); returns its last data's cycle."""
         config = self.config
         read_from, write_from = self._bus_times()
         best_at, best_number, best_entry, best_hit = 1 << 62, -1, 0, True

@@ -257,8 +257,7 @@ def _row_edges(plan: Schedule) -> I64:
 
 @lru_cache(maxsize=4096)
 def _row_grid(plan: Schedule) -> npt.NDArray[np.intp]:
-    """[rows of a lane, groups, row tiles, lanes] -> index into groups × rows, −1 (the zero appended) where
-    no row is."""
+    """[rows of a lane, groups, row tiles, lanes] -> index into groups × rows, −1 (the zero appended) where no row is."""
     lanes, shares = plan.geometry.lanes, plan.row_shares
     depth = -(-max(shares) // lanes)
     grid = np.full((plan.row_tiles, depth * lanes), -1, np.intp)
@@ -270,8 +269,7 @@ def _row_grid(plan: Schedule) -> npt.NDArray[np.intp]:
 
 
 def resplit(slots: npt.NDArray[np.integer[Any]], k: int, chunks: tuple[int, ...]) -> I64:
-    """Slots of [steps, chunks, rows] counted with other chunk lengths, spread in proportion to the new
-    ones."""
+    """Slots of [steps, chunks, rows] counted with other chunk lengths, spread in proportion to the new ones."""
     total = slots.sum(axis=1, keepdims=True, dtype=np.int64)
     edges = np.concatenate([[0], np.cumsum(chunks)])[None, :, None]
     parts: I64 = np.diff(total * edges // k, axis=1)

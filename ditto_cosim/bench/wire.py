@@ -243,8 +243,7 @@ def per_command(device: Device, quick: bool) -> dict[str, float]:
 
 
 def copies() -> dict[str, float]:
-    """Allocations of Python and NumPy at their peak during a step that sends 64 MiB and gets them back, in
-    tensors."""
+    """Allocations of Python and NumPy at their peak during a step that sends 64 MiB and gets them back, in tensors."""
     nbytes = 64 * MIB
     program = one_tensor(nbytes, echo=True)
     array = np.ones(nbytes // 4, np.float32)

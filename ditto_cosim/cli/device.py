@@ -1,5 +1,4 @@
-"""`ditto device`, `ditto keys`, `ditto conform`: the device as a process, its keys, and the check of a
-backend."""
+"""`ditto device`, `ditto keys`, `ditto conform`: the device as a process, its keys, and the check of a backend."""
 
 from __future__ import annotations
 

@@ -227,8 +227,7 @@ def sweep(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the plot goes")] = Path("sweep.png"),
     as_json: AsJson = False,
 ) -> None:
-    """Chip size × bandwidth × buffer × design (× low rule), in parallel, with the Pareto front of time and
-    energy."""
+    """Chip size × bandwidth × buffer × design (× low rule), in parallel, with the Pareto front of time and energy."""
     from ditto_cosim.device.pricing.sweep import pareto, points, run_points
 
     wanted = [
@@ -267,8 +266,7 @@ def paper(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every claim of the paper: published, ours under the presets `paper` and `tlm`, deviation, verdict,
-    why."""
+    """Every claim of the paper: published, ours under the presets `paper` and `tlm`, deviation, verdict, why."""
     from concurrent.futures import ProcessPoolExecutor
 
     from ditto_cosim.device.pricing.recorded import RecordColumns

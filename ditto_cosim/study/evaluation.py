@@ -6,14 +6,11 @@ Assumptions, the same for every claim:
     shapes        the seven denoisers at published sizes, batch 1, one evaluation a step
     shares        the paper's average shares (Fig. 5) in every layer, step and model: it publishes no others
     steps         Table I; the first has no differences, every later one is alike (three are priced, the third
-                  counts
-                  for all that follow)
+                  counts for all that follow)
     chips         preset `paper`: chip `paper`; preset `tlm`: chip `paper_twin`
     means         arithmetic over the seven models, as the paper's "on average"
-    drift (C43)   the non-zero share of every kind of work follows a sine over the steps with its own phase;
-                  the
-                  amplitude is the one that costs Defo about the seven points of accuracy that the paper
-                  reports
+    drift (C43)   the non-zero share of every kind of work follows a sine over the steps with its own phase; the
+                  amplitude is the one that costs Defo about the seven points of accuracy that the paper reports
 
 What this file does not do: compare with published numbers (`claims.py`).
 """
@@ -125,8 +122,7 @@ def evaluate(preset: Preset, only: Sequence[str] | None = None) -> Evaluation:
 
 
 def evaluate_record(columns: RecordColumns) -> Evaluation:
-    """A recorded run in the place of the seven workloads, under the `paper` preset; nothing in it is
-    published."""
+    """A recorded run in the place of the seven workloads, under the `paper` preset; nothing in it is published."""
     chip = load_chip(CHIP_OF["paper"])
     runs = {columns.info.model: {design: price_run(columns, chip, load_design(design)) for design in DESIGNS}}
     return Evaluation("paper", runs, {}, columns.shares())

@@ -130,8 +130,7 @@ class Link:
         return self.welcome.device if self.welcome else ""
 
     def begin(self, request: m.Request, payload: list[Buffer]) -> Pending:
-        """Send a request once the window has room for it. Its frames must stay unchanged until it is
-        answered."""
+        """Send a request once the window has room for it. Its frames must stay unchanged until it is answered."""
         frames = codec.encode(request, payload)
         self._check_limits(request, frames)
         pending = Pending(request, frames, self.world.now())
@@ -151,8 +150,7 @@ class Link:
         return pending
 
     def finish(self, pending: Pending, on_stream: OnStream | None = None) -> tuple[m.Reply, list[Buffer]]:
-        """Wait for the reply; stream messages go to `on_stream` as they come. Raises what the device
-        reports."""
+        """Wait for the reply; stream messages go to `on_stream` as they come. Raises what the device reports."""
         try:
             while True:
                 with self._lock:

@@ -26,8 +26,7 @@ LOG_TAIL_BYTES = 2000
 
 
 def fair_threads() -> int:
-    """Half of this machine's cores: host and device compute at once, and a core shared by two costs more than
-    it gives."""
+    """Half of this machine's cores: host and device compute at once, and a core shared by two costs more than it gives."""
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 

@@ -137,7 +137,7 @@ class Step:
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """The graph. The steps of the warm-up have learning rate 0; they leave a little in AdamW's moments."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(GRAPH_WARMUP_STEPS):
@@ -181,7 +181,7 @@ def train(
     else:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-        task.modules.to(memory_format=torch.channels_last)
+        task.modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this
     task.modules.train()
     optimizer = torch.optim.AdamW(
         task.modules.parameters(),

@@ -15,6 +15,7 @@ from ditto_cosim.device.core import StepResult
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host.pipeline.run import Generation, Run, Settings, VerificationError
 from ditto_cosim.host.wire.client import connect
+from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.record import LayerRecord, StepRecord, SubOp
 from support.small_denoiser import STEPS, small
@@ -89,9 +90,9 @@ def change_layer(change: Callable[[LayerRecord], LayerRecord], at: int = 1) -> C
     return record
 
 
-def change_work(mode: str, change: Callable[[SubOp], SubOp]) -> Callable[..., StepRecord]:
+def change_work(mode: Mode, change: Callable[[SubOp], SubOp]) -> Callable[..., StepRecord]:
     def layer(record: LayerRecord) -> LayerRecord:
-        first, *others = record.works[mode]  # type: ignore[index]  # a mode
+        first, *others = record.works[mode]
         return dataclasses.replace(record, works={**record.works, mode: (change(first), *others)})
 
     return change_layer(layer)

@@ -121,7 +121,7 @@ def test_admitted_host_runs_and_strangers_do_not(tmp_path: Path) -> None:
             admitted.write_bytes((other / "hosts" / "bob.key").read_bytes())
             time.sleep(0.3)
             assert (
-                refusal_under(address, bob, device.link._socket.raw.getsockopt(zmq.IDENTITY))
+                refusal_under(address, bob, bytes(device.link._socket.raw.getsockopt(zmq.IDENTITY)))
                 == "SecurityError"
             )
 

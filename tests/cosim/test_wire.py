@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +35,9 @@ from ditto_cosim.protocol.errors import (
 )
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.isa import TensorSpec
+from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.tensors import Array
 from support.wire_harness import SlowMachine, run_steps, serving
 from support.wire_programs import Builder, chain, inputs_of
 
@@ -76,14 +78,14 @@ def test_run_gives_what_the_machine_gives(address: str) -> None:
                 observe="all",
                 timed=True,
                 on_layer=lambda r: None,
-                on_value=lambda v, a, into=expected_values: into.__setitem__(v, a.copy()),
+                on_value=expected_values.__setitem__,
             )
             result = run.step(
                 step,
                 inputs_of(program, step),
                 observe="all",
                 on_layer=reports.append,
-                on_value=lambda v, a, into=values: into.__setitem__(v, a),
+                on_value=values.__setitem__,
             )
             assert result.outputs["y"].tobytes() == expected.outputs["y"].tobytes()
             assert result.totals == dict(expected.totals)
@@ -375,7 +377,7 @@ def test_store_is_bounded_and_evicts_what_nobody_uses(address: str) -> None:
 
 
 def test_stuck_backend_reports_its_state(address: str) -> None:
-    def stuck(program, constants, spec):  # type: ignore[no-untyped-def]  # a machine factory as any other
+    def stuck(program: Program, constants: Mapping[str, Array], spec: RunSpec) -> Any:
         from support.wire_harness import StuckBackend
 
         return Machine(program, constants, spec, backend=StuckBackend(load_chip(spec.chip)))

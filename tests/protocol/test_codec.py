@@ -235,6 +235,7 @@ def test_refused_peer_is_told_of_both_sides() -> None:
 
 
 def test_program_that_is_not_one_is_refused() -> None:
-    for data in ({}, {"values": 3}, [], {"values": [[["a"], "f32"]]}):
+    wrong: tuple[Any, ...] = ({}, {"values": 3}, [], {"values": [[["a"], "f32"]]})
+    for data in wrong:
         with pytest.raises(IsaError, match="program"):
             codec.decode_program(msgpack.packb(data), LIMITS)

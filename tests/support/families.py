@@ -12,6 +12,7 @@ from torch import nn
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.quantize import Policy
 
 STEPS = 4
 Inputs = dict[str, torch.Tensor]
@@ -148,6 +149,6 @@ def calibrated(name: str) -> tuple[Calibrator, list[Inputs], torch.Tensor]:
 
 
 @lru_cache
-def compiled(name: str, policy: str = "static") -> Compiled:
+def compiled(name: str, policy: Policy = "static") -> Compiled:
     calibrator, steps, _ = calibrated(name)
     return compile_denoiser(calibrator.captured, calibrator.grids(policy=policy), steps=len(steps))

@@ -1,5 +1,4 @@
-"""A device in a thread, a proxy that loses and muddles messages, machines that misbehave, and what a run
-gave."""
+"""A device in a thread, a proxy that loses and muddles messages, machines that misbehave, and what a run gave."""
 
 from __future__ import annotations
 

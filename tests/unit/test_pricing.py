@@ -18,7 +18,7 @@ from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, price_ru
 from ditto_cosim.device.timing import traffic
 from ditto_cosim.device.timing.traffic import Group
 from ditto_cosim.protocol.hardware import Mode
-from ditto_cosim.protocol.isa import PARAMS, TensorSpec
+from ditto_cosim.protocol.isa import PARAMS, Attrs, TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 from ditto_cosim.protocol.record import LayerRecord, RunInfo, RunRecord, RunWriter, StepRecord, SubOp
 from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
@@ -26,7 +26,7 @@ from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
 Works = Mapping[Mode, tuple[SubOp, ...]]
 Lanes = Callable[[Mode], LaneColumns]
 
-QUANTIZE = {
+QUANTIZE: Attrs = {
     "policy": "static",
     "scales": (1.0,),
     "zero_points": (0,),

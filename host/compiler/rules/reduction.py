@@ -16,8 +16,8 @@ from ditto_cosim.host.compiler.builder import (
     Probabilities,
     Rule,
     Value,
-    example,
 )
+from ditto_cosim.host.compiler.points import example
 from ditto_cosim.host.compiler.rules.arithmetic import add, div, mul, sub
 from ditto_cosim.host.compiler.rules.movement import axis_of, moved_last, permuted, reshaped
 

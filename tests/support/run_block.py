@@ -13,7 +13,7 @@ from ditto_cosim.sim_harness.build import verilator_root
 from ditto_cosim.sim_harness.pnr import UART_SOURCES
 from ditto_cosim.sim_harness.sources import DESIGN, WAIVERS, rtl_dir
 
-HERE = Path(__file__).parent
+BLOCKS = Path(__file__).parents[1] / "rtl" / "blocks"
 
 
 def run_block(block: str, folder: Path, parameters: dict[str, int], seed: int = 1) -> Path:
@@ -37,10 +37,10 @@ def run_block(block: str, folder: Path, parameters: dict[str, int], seed: int = 
         runner.test(
             hdl_toplevel=block,
             test_module=f"block_{block}",
-            test_dir=HERE,
+            test_dir=BLOCKS,
             build_dir=folder,
             results_xml=str(folder / "results.xml"),
             seed=seed,
-            extra_env={"PYTHONPATH": f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+            extra_env={"PYTHONPATH": f"{BLOCKS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
         )
     )
