@@ -139,23 +139,20 @@ def test_host_that_leaves_frees_its_process(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("d*"))
 
 
-def test_strangers_that_greet_and_say_nothing_more_make_room_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_full_device_keeps_runs_and_sends_the_silent_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: Given
 ) -> None:
     monkeypatch.setattr(link_module, "BEAT_S", 0.2)
-    with running(f"ipc://{tmp_path}/d", tmp_path / "log", "--hosts", "2", "--idle-s", "1") as device:
-        links = [connect(device.address) for _ in range(2)]
+    with running(f"ipc://{tmp_path}/d", tmp_path / "log", "--hosts", "2") as device:
+        busy, silent = connect(device.address), connect(device.address)
+        run = busy.open_run(*chain())
         with pytest.raises(QuotaError, match="serves 2 hosts already"):
             connect(device.address)
-        for one in links:
-            one.link._loop.post = lambda socket, frames: None  # type: ignore[method-assign]  # cables cut
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                connect(device.address).close()
-                break
-            except QuotaError:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-        for one in links:
-            one.close()
+        silent.link._loop.post = lambda socket, frames: None  # type: ignore[method-assign]  # its cable cut
+        time.sleep(2.0)
+        with connect(device.address) as third, third.open_run(*chain()) as theirs:
+            assert run_steps(theirs, STEPS, observe="all") == expected
+        assert run_steps(run, STEPS, observe="all") == expected
+        assert run.recoveries == 0
+        silent.close()
+        busy.close()
