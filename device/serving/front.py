@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,8 +292,8 @@ class Front:
         self._close_back(session)
         if session.taken_over:
             self._socket.unbind(session.endpoint)
-            with contextlib.suppress(OSError):
-                os.unlink(session.endpoint.removeprefix("ipc://"))
+        with contextlib.suppress(OSError):
+            os.unlink(session.endpoint.removeprefix("ipc://"))
         self._sessions.pop(identity, None)
 
     # --- time -----------------------------------------------------------------------------------------------
@@ -336,7 +335,7 @@ class Front:
             except EOFError:
                 break
             if living:
-                time.sleep(0.02)
+                self._world.sleep(0.02)
         self._loop.flush()
         for identity, session in list(self._sessions.items()):
             self._forget(identity, session)

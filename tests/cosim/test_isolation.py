@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import threading
@@ -16,8 +17,9 @@ import pytest
 
 from ditto_cosim.host.wire import link as link_module
 from ditto_cosim.host.wire.client import connect
+from ditto_cosim.protocol import codec, tensors
 from ditto_cosim.protocol import messages as m
-from ditto_cosim.protocol.errors import DeviceLostError, QuotaError, WatchdogError
+from ditto_cosim.protocol.errors import DeviceLostError, DittoError, QuotaError, WatchdogError
 from ditto_cosim.protocol.program import Program
 from support.device_processes import Running, running
 from support.wire_harness import Given, run_steps, serving
@@ -126,6 +128,31 @@ def test_front_that_is_held_up_holds_nobody_up(tmp_path: Path, expected: Given) 
             assert run_steps(run, STEPS, observe="all") == expected
         finally:
             front.resume()
+
+
+def test_hosts_do_not_see_each_others_constants(tmp_path: Path) -> None:
+    """A digest opens nothing: what one host has sent, another has to send again, and cannot spoil."""
+    program, constants = chain(2)
+    with running(f"ipc://{tmp_path}/d", tmp_path / "log") as device, connect(device.address) as owner:
+        run = owner.open_run(program, constants)
+        expected_here = run_steps(run, 2)
+        with connect(device.address) as thief:
+            keys = {name: tensors.key_of(name, array) for name, array in constants.items()}
+            request = m.OpenRun(run="thief", seq=0, spec=m.RunSpec(), constants=keys)
+            opened, _ = thief.link.request(request, [codec.encode_program(program)])
+            assert isinstance(opened, m.Opened)
+            assert set(opened.missing) == {key.digest for key in keys.values()}
+            with contextlib.suppress(DittoError):
+                for seq, digest in enumerate(opened.missing, 1):
+                    size = next(
+                        tensors.array_bytes(a).nbytes
+                        for n, a in constants.items()
+                        if keys[n].digest == digest
+                    )
+                    put = m.PutTensors(run="thief", seq=seq, pieces=[m.Piece(digest=digest)])
+                    thief.link.request(put, [bytes(size)])
+            with owner.open_run(program, constants) as again:
+                assert run_steps(again, 2) == expected_here
 
 
 def test_host_that_leaves_frees_its_process(tmp_path: Path) -> None:
