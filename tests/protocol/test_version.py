@@ -118,6 +118,6 @@ def test_release_that_means_something_else_is_refused_by_both(
     meet: Callable[[Release], tuple[m.Hello, str]], release: Release, error: type[DittoError]
 ) -> None:
     hello, answer = meet(release)
-    with pytest.raises(error, match=rf"package {release.package}, .*; this side has protocol 1\.0"):
+    with pytest.raises(error, match=rf"package {release.package}, .*; this side has protocol 2\.0"):
         version.check_peer("host", hello.protocol, hello.package, hello.parameters)
     assert answer == error.__name__
