@@ -231,7 +231,7 @@ def test_refused_peer_is_told_of_both_sides() -> None:
     ):
         version.check_peer("host", "10.0", "9", here)
     with pytest.raises(ParametersError, match=r"the host has .* parameters ffff; this side has"):
-        version.check_peer("host", "1.0", "0.1.0", "ffff")
+        version.check_peer("host", "2.0", "0.1.0", "ffff")
 
 
 def test_program_that_is_not_one_is_refused() -> None:
