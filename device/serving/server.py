@@ -67,13 +67,14 @@ class Server:
         backends: Sequence[str],
         local: bool = True,
         alone: bool = False,
-        on_beat: Callable[[float, str], None] = lambda now, doing: None,
+        on_beat: Callable[[float, float, int], None] = lambda now, heard_at, runs: None,
+        on_doing: Callable[[str], None] = lambda what: None,
         world: World = REAL,
     ) -> None:
         self._factory, self._limits, self._defaults = factory, limits, defaults
         self._backends = sorted({*backends, defaults.backend})
         self._local, self._alone, self._world = local, alone, world
-        self._on_beat = on_beat
+        self._on_beat, self._on_doing = on_beat, on_doing
         self._device = secrets.token_hex(8)
         self._store = Store(limits.store_bytes)
         self._hosts: dict[bytes, _Host] = {}
@@ -246,7 +247,7 @@ class Server:
             settle=self._settle,
             send=lambda frames: self._post(identity, frames),
             on_closed=self._gone.append,
-            on_doing=lambda what: self._on_beat(self._world.now(), what),
+            on_doing=self._on_doing,
             world=self._world,
         )
         host.runs[request.run] = run
@@ -287,7 +288,8 @@ class Server:
 
     def _tick(self, now: float) -> None:
         self._forget_closed_runs()
-        self._on_beat(now, self._doing())
+        heard_at = max((host.heard_at for host in self._hosts.values()), default=self._alone_since)
+        self._on_beat(now, heard_at, sum(len(host.runs) for host in self._hosts.values()))
         if self._hosts:
             self._alone_since = now
         elif self._alone and now - self._alone_since > min(GREET_S, self._limits.idle_s):
@@ -302,11 +304,6 @@ class Server:
                     self._stuck += 1
             if now - host.heard_at > self._limits.idle_s:
                 self._drop_host(identity, f"silent for {self._limits.idle_s:g} s")
-
-    def _doing(self) -> str:
-        """What the machines compute now, for whoever has to say what killed this process."""
-        running = [run.doing for host in self._hosts.values() for run in host.runs.values()]
-        return ", ".join(what for what in running if what)
 
     def _drop_host(self, identity: bytes, why: str) -> None:
         host = self._hosts.pop(identity, None)

@@ -1,9 +1,12 @@
 """`ditto bench wire`: how much the wire costs.
 
-Three questions, each between two processes over ipc:
+Four questions, each between two processes over ipc:
   throughput   tensors of 64 B … 64 MiB streamed as inputs of steps, one to a request and as many as fill 4 MiB (at
                most 64), against raw pyzmq that sends the same tensors one way, unacknowledged, and drops them
   per command  a step of 125 commands that report as they finish, against the same machine called directly
+  isolation    what a process for every host costs: a step's commands against the same server without the front, on ipc,
+               where hosts talk to their own process, and on tcp, where the front passes messages on; the memory that one
+               more host's process takes for itself; the Pongs of one host while another attacks
   copies       how often a 64 MiB tensor is copied on either side, by what NumPy and Python allocate meanwhile
 The machine behind the wire does nothing, so that nothing but the wire is measured. Sender and receiver keep two cores
 busy; on a machine that does other things meanwhile the ratios say little.
@@ -14,20 +17,25 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import socket
+import subprocess
+import sys
 import tempfile
 import time
 import tracemalloc
 from collections import deque
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import zmq
 
+from ditto_cosim.bench import attacks
 from ditto_cosim.device.core import StepResult
 from ditto_cosim.device.process import keep_memory
-from ditto_cosim.host.wire.client import Device
+from ditto_cosim.host.wire.client import Device, connect
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.isa import TensorSpec
@@ -239,6 +247,101 @@ def per_command(device: Device, quick: bool) -> dict[str, float]:
     }
 
 
+# --- isolation ------------------------------------------------------------------------------------------------
+
+
+def _bare_server(address: str) -> None:
+    """The server that a worker runs, without front and nursery."""
+    from ditto_cosim.device.serving.server import Server
+
+    keep_memory()
+    limits = m.Limits()
+    server = Server(NullMachine, limits=limits, defaults=m.RunSpec(backend="model"), backends=["model"])
+    server.bind(address)
+    server.serve()
+
+
+@contextlib.contextmanager
+def _bare(address: str) -> Iterator[None]:
+    process = multiprocessing.get_context("spawn").Process(target=_bare_server, args=(address,), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+@contextlib.contextmanager
+def _fronted(address: str) -> Iterator[tuple[str, int]]:
+    """Address and process id of a device as users start it."""
+    command = [sys.executable, "-m", "ditto_cosim.device", "--bind", address, "--log-level", "error"]
+    command += ["--machine", "ditto_cosim.bench.wire:NullMachine"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[-1], process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _private_mib(pid: int) -> float:
+    """Memory that this process shares with no other."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+def _children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found]
+
+
+def process_per_run(quick: bool) -> dict[str, float]:
+    """What a process for every host adds to a command, and takes."""
+    took: dict[str, list[float]] = {}
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        port = _free_port()
+        for name, address in (("ipc", f"ipc://{directory}/bare"), ("tcp", f"tcp://127.0.0.1:{port}")):
+            stack.enter_context(_bare(address))
+            fronted, pid = stack.enter_context(
+                _fronted(f"ipc://{directory}/fronted" if name == "ipc" else "tcp://127.0.0.1:*")
+            )
+            hosts = {
+                f"{name} bare": stack.enter_context(connect(address)),
+                f"{name} fronted": stack.enter_context(connect(fronted)),
+            }
+            for _ in range(2 if quick else ROUNDS):  # in turn, so that all meet the same machine
+                for how, host in hosts.items():
+                    took.setdefault(how, []).append(per_command(host, quick)["added_us_per_command"])
+            if name == "ipc":
+                with hosts["ipc fronted"].open_run(one_tensor(12 * 1024, echo=True), {}):
+                    (nursery,) = _children(pid)
+                    found["mib_per_run"] = round(_private_mib(_children(nursery)[0]), 1)
+                    found["mib_front_and_nursery"] = round(_private_mib(pid) + _private_mib(nursery), 1)
+    for name, key in (("ipc", "us_per_command"), ("tcp", "us_per_command_tcp")):
+        found[key] = round(median(took[f"{name} fronted"]) - median(took[f"{name} bare"]), 2)
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def pong_p99_s_under_attack(quick: bool) -> dict[str, float]:
+    """By attack, on tcp, where messages pass through the front."""
+    found = {}
+    with _fronted("tcp://127.0.0.1:*") as (address, _):
+        for attack in attacks.ATTACKS:
+            took = attacks.pongs_under(attack, address, 1.0 if quick else 4.0)
+            found[attack] = round(attacks.p99(took), 4)
+            time.sleep(2.0)  # until silent strangers make room
+    return found
+
+
 # --- copies -------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +371,10 @@ def measure(quick: bool = False) -> dict[str, Any]:
     result["throughput"] = rows
     result["throughput_ratio_1MiB"] = next(row["ratio"] for row in rows if row["bytes"] == MIB)
     result["throughput_ratio_least_from_1MiB"] = min(row["ratio"] for row in rows if row["bytes"] >= MIB)
+    result["process_per_run"] = process_per_run(quick)
+    by_attack = pong_p99_s_under_attack(quick)
+    result["pong_p99_s_by_attack"] = by_attack
+    result["pong_p99_s_under_attack"] = max(by_attack.values())
     result["cores"] = len(os.sched_getaffinity(0))
     return result
 
@@ -288,5 +395,9 @@ def table(result: Mapping[str, Any]) -> str:
         f"copies of a 64 MiB tensor: host {result['copies_host']:g} "
         f"({result['copies_host_writeable_input']:g} if the input may change), "
         f"device {result['copies_device']:g}",
+        "a process for every host: {us_per_command:+.1f} µs a command on ipc, {us_per_command_tcp:+.1f} on tcp, "
+        "{mib_per_run:g} MiB each".format(**result["process_per_run"]),
+        f"99 % of Pongs under attack within {1e3 * result['pong_p99_s_under_attack']:.0f} ms: "
+        + ", ".join(f"{name} {1e3 * s:.0f}" for name, s in result["pong_p99_s_by_attack"].items()),
     ]
     return "\n".join(lines)

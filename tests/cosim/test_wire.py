@@ -13,6 +13,7 @@ import pytest
 
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.execution.machine import Machine
+from ditto_cosim.device.serving.outgoing import Outgoing
 from ditto_cosim.host.wire import link as link_module
 from ditto_cosim.host.wire.client import Device, RemoteRun, connect
 from ditto_cosim.host.wire.link import Link
@@ -254,7 +255,7 @@ def test_nan_is_refused_naming_the_command_and_breaks_the_run(address: str) -> N
             "'os:abort' is not offered by this device, which has model, rtl",
         ),
         (m.RunSpec(cross_check="fpga"), RequestError, "'fpga' is not offered"),
-        (m.RunSpec(design="nope"), RequestError, "design 'nope' is unknown; known: .*ditto"),
+        (m.RunSpec(design="nope"), RequestError, "design 'nope': neither a preset .*ditto"),
         (m.RunSpec(chip="nope"), RequestError, "chip 'nope'"),
         (m.RunSpec(rtl_layers=["nothing.*"]), BackendError, "no layer matches 'nothing"),
         (m.RunSpec(memory_bytes=1000), QuotaError, "the quota is 1000"),
@@ -274,7 +275,7 @@ def test_other_tile_is_refused_naming_both(address: str) -> None:
 
 @pytest.mark.parametrize(
     ("what", "value", "error"),
-    [("PROTOCOL_VERSION", "2.0", VersionError), ("parameters_digest", lambda: "beef" * 4, ParametersError)],
+    [("PROTOCOL_VERSION", "3.0", VersionError), ("parameters_digest", lambda: "beef" * 4, ParametersError)],
 )
 def test_other_version_or_parameters_are_refused_naming_both(
     address: str, monkeypatch: pytest.MonkeyPatch, what: str, value: object, error: type
@@ -282,10 +283,10 @@ def test_other_version_or_parameters_are_refused_naming_both(
     ours = version.parameters_digest()
     with serving(address):
         monkeypatch.setattr(link_module, what, value)
-        with pytest.raises(error, match=r"protocol 2\.0|beefbeef") as caught:
+        with pytest.raises(error, match=r"protocol 3\.0|beefbeef") as caught:
             connect(address)
     assert ours in str(caught.value)
-    assert "this side has protocol 1.0" in str(caught.value)
+    assert "this side has protocol 2.0" in str(caught.value)
 
 
 def test_malformed_program_is_refused_naming_the_command(address: str) -> None:
@@ -352,6 +353,55 @@ def test_input_beyond_the_devices_limit_is_refused_here(address: str) -> None:
         run = device.open_run(program, constants)
         with pytest.raises(LimitError, match="frame of 2048 bytes, the device takes 2000"):
             run.step(0, inputs_of(program, 0))
+
+
+def test_host_that_ignores_its_window_is_refused(address: str) -> None:
+    """Requests beyond the window and replies that pile up get an Error; a repetition is not answered at any rate."""
+    program, constants = chain(8)
+    with serving(address, factory=SlowMachine, window_requests=3), connect(address) as device:
+        run, link = device.open_run(program, constants), device.link
+        headers, frames = tensors.to_frames(inputs_of(program, 0))
+        link.limits = m.Limits()  # a host that has not read them
+        steps = [
+            link.begin(m.Step(run=run._run, seq=100 + i, step=i, inputs=headers), list(frames))
+            for i in range(5)
+        ]
+        for step in steps[3:]:
+            with pytest.raises(
+                LimitError, match=r"3 requests of \d+ bytes are unanswered; the window is 3 requests"
+            ):
+                link.finish(step)
+        run.close()
+    told: list[codec.Frames] = []
+    outgoing = Outgoing("r", 1 << 20, told.append, reply_bytes=2000)
+    for seq in range(2):
+        assert outgoing.accept(m.Start(run="r", seq=seq))
+        outgoing.reply(seq, codec.encode(m.Stored(run="r", seq=seq)))
+    with pytest.raises(
+        LimitError, match=r"2 replies of .* are kept for run r until a request's done_below passes them"
+    ):
+        outgoing.accept(m.Start(run="r", seq=2))
+    assert outgoing.accept(m.Start(run="r", seq=3, done_below=2))
+    outgoing.reply(3, codec.encode(m.Stored(run="r", seq=3)))
+    sent = len(told)
+    for _ in range(50):
+        outgoing.query(3, 0)
+    assert len(told) <= sent + 2
+
+
+def test_stream_window_is_the_devices_own(address: str) -> None:
+    """Whatever Hello asks for."""
+    program, constants = chain(6, rows=64, width=64)
+    with serving(address, stream_bytes=1 << 15):
+        link = Link(address, stream_bytes=1 << 40)
+        with Device(link) as device, device.open_run(program, constants) as run:
+            headers, frames = tensors.to_frames(inputs_of(program, 0))
+            step = m.Step(run=run._run, seq=50, step=0, inputs=headers, observe="all", timed=False)
+            pending = link.begin(step, list(frames))
+            time.sleep(0.5)
+            waiting = sum(memoryview(p).nbytes for _, p in pending.stream.values() if p is not None)
+            assert waiting <= (1 << 15) + 64 * 64 * 4
+            link.finish(pending)
 
 
 def test_runs_and_hosts_beyond_the_limit_are_refused(address: str) -> None:

@@ -227,11 +227,11 @@ def test_error_of_a_foreign_type_arrives_as_its_nearest_kind() -> None:
 def test_refused_peer_is_told_of_both_sides() -> None:
     here = version.parameters_digest()
     with pytest.raises(
-        VersionError, match=r"the host has protocol 10\.0, package 9.*this side has protocol 1\.0"
+        VersionError, match=r"the host has protocol 10\.0, package 9.*this side has protocol 2\.0"
     ):
         version.check_peer("host", "10.0", "9", here)
     with pytest.raises(ParametersError, match=r"the host has .* parameters ffff; this side has"):
-        version.check_peer("host", "1.0", "0.1.0", "ffff")
+        version.check_peer("host", "2.0", "0.1.0", "ffff")
 
 
 def test_program_that_is_not_one_is_refused() -> None:
