@@ -13,8 +13,21 @@ import typer
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 
 
-def models(as_json: AsJson = False) -> None:
+def models(
+    coverage: Annotated[
+        bool,
+        typer.Option(
+            "--coverage", help="Take every denoiser class of diffusers, in a small size, to the device"
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """List the models that ship with weights, and the paper's seven workloads (configurations without)."""
+    if coverage:
+        from ditto_cosim.cli.coverage import show_coverage
+
+        show_coverage(as_json)
+        return
     from ditto_cosim.host.zoo import models as all_models
 
     rows: list[dict[str, Any]] = [

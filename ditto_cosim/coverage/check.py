@@ -72,23 +72,23 @@ def first_tensor(result: Any) -> Tensor:
     return next(leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
 
 
+VARYING = ("hidden_states", "audio_hidden_states", "sample", "x", "timestep", "timesteps", "t")
+"""Arguments that change from step to step, or begin the names of those that do; a prompt and masks stay."""
+
+
+def varies(name: str) -> bool:
+    return name.partition("'")[0].partition("[")[0].partition(".")[0] in VARYING
+
+
 def trajectory(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The same inputs, the floating ones of them a little different in every step."""
+    """The same inputs, what varies of them a little different in every step."""
     generator = torch.Generator().manual_seed(1)
     steps = []
     for step in range(STEPS):
-        moved = {}
+        moved = dict(tensors)
         for name, tensor in tensors.items():
-            varies = (
-                tensor.is_floating_point()
-                and "mask" not in name
-                and "ids" not in name
-                and "coords" not in name
-            )
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
-            moved[name] = (
-                tensor + (0.05 * step) * noise.to(tensor.dtype) if varies and tensor.dim() > 1 else tensor
-            )
+            if varies(name) and tensor.is_floating_point() and tensor.dim() > 1:
+                moved[name] = tensor + 0.05 * step * torch.randn(tensor.shape, generator=generator)
         steps.append(moved)
     return steps
 
@@ -102,8 +102,12 @@ def check(name: str, module: nn.Module, arguments: Mapping[str, Any], backend: s
     from ditto_cosim.protocol.errors import DittoError
 
     flat = Flat(module.eval(), arguments)
+    steps = trajectory(flat.tensors)
+    static = frozenset(
+        n for n, t in flat.tensors.items() if steps[-1][n] is t and "timestep" not in n and n != "t"
+    )
     try:
-        captured = capture(flat, flat.tensors)
+        captured = capture(flat, flat.tensors, static_inputs=static)
     except CaptureError as error:
         return Coverage(name, False, False, False, (_sentence(error),))
     try:
@@ -112,7 +116,7 @@ def check(name: str, module: nn.Module, arguments: Mapping[str, Any], backend: s
         return Coverage(name, True, False, False, tuple(sorted(error.missing)))
     except DittoError as error:
         return Coverage(name, True, False, False, (_sentence(error),))
-    steps = trajectory(flat.tensors)
+    steps = [{n: t for n, t in inputs.items() if n not in captured.held} for inputs in steps]
     try:
         calibrator = Calibrator(captured)
         for inputs in steps:
@@ -122,7 +126,7 @@ def check(name: str, module: nn.Module, arguments: Mapping[str, Any], backend: s
     except DittoError as error:
         return Coverage(name, True, True, False, (_sentence(error),))
     with torch.no_grad():
-        exact = flat(**steps[-1]).double()
+        exact = flat(**steps[-1], **captured.held).double()
     noise = float((output.double() - exact).square().sum())
     snr_db = 10 * math.log10(float(exact.square().sum()) / noise) if noise else math.inf
     program = compiled.program

@@ -8,8 +8,9 @@ decide what the operations mean to the accelerator (`lower.py`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 
 from ditto_cosim.host.compiler.decompose import DECOMPOSITIONS
+from ditto_cosim.host.compiler.specialize import hold, specialize
 from ditto_cosim.protocol.errors import DittoError
 
 STATIC_INPUTS = frozenset(
@@ -46,6 +48,13 @@ class Captured:
     static_inputs: frozenset[str]
     weight_scales: Mapping[str, torch.Tensor]
     """Module -> the scale a channel that its weights are integers of, where it has one of its own (`weight_scale`)."""
+    held: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Arguments whose values decide the shapes inside, and what they held: constants of this graph, which is wrong for any
+    other value."""
+
+    def holds(self, arguments: Mapping[str, torch.Tensor]) -> bool:
+        """Whether the graph is right for these arguments."""
+        return all(name in arguments and torch.equal(t, arguments[name]) for name, t in self.held.items())
 
     def interpreter_args(self, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         """Arguments for the graph module in placeholder order."""
@@ -74,6 +83,49 @@ class _Denoiser(nn.Module):
         return result
 
 
+@contextmanager
+def _untouched(module: nn.Module) -> Iterator[None]:
+    """The module as it was: what it keeps for its next call during a capture are no tensors that it could compute with."""
+    before = {part: dict(part.__dict__) for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, attributes in before.items():
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
+
+
+def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:
+    with torch.no_grad():
+        exported = torch.export.export(module, tuple(inputs.values()), strict=False)
+        exported = exported.run_decompositions(DECOMPOSITIONS)
+    for node in exported.graph.nodes:
+        made = node.meta.get("val")
+        if isinstance(made, torch.Tensor) and not all(type(size) is int for size in made.shape):
+            raise CaptureError(f"{node.target} makes as many values as its input says")
+    return exported
+
+
+def _specialized(
+    module: nn.Module, inputs: dict[str, torch.Tensor], static_inputs: frozenset[str], refusal: CaptureError
+) -> tuple[torch.export.ExportedProgram, dict[str, torch.Tensor]]:
+    """The module with those inputs as constants, taken out of `inputs`, that decide its shapes."""
+    names, tensors = tuple(inputs), tuple(inputs.values())
+    try:
+        graph, asked = specialize(module, tensors, names)
+    except Exception as error:  # a module may fail in any way when it is run in another than its own
+        raise refusal from error
+    if varying := asked - static_inputs:
+        raise CaptureError(
+            f"what it computes depends on what {', '.join(sorted(varying))} hold, which changes between steps; {refusal}"
+        )
+    held = {name: inputs.pop(name).clone() for name in names if name in asked}
+    try:
+        return _export(hold(graph, tensors, names, frozenset(held)), inputs), held
+    except Exception as error:
+        raise refusal from error
+
+
 def capture(
     denoiser: nn.Module,
     example: Mapping[str, torch.Tensor],
@@ -89,18 +141,19 @@ def capture(
             raise CaptureError(
                 f"input {name!r} is a {type(tensor).__name__}, expected a tensor (pass it in `extra`)"
             )
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # export warns about its own internals; nothing a user could act on
-            exported = torch.export.export(module, tuple(example.values()), strict=False)
-            exported = exported.run_decompositions(DECOMPOSITIONS)
-    except Exception as error:  # export raises many types; all mean the same to a user
-        raise CaptureError(
-            f"torch.export refused {type(denoiser).__name__} with inputs "
-            f"{ {n: tuple(t.shape) for n, t in example.items()} }: {type(error).__name__}: {error}"
-        ) from error
+    inputs = dict(example)
+    decided: dict[str, torch.Tensor] = {}
+    with warnings.catch_warnings(), _untouched(denoiser):
+        warnings.simplefilter("ignore")  # export warns about its own internals; nothing a user could act on
+        try:
+            exported = _export(module, inputs)
+        except Exception as error:  # export raises many types; all mean the same to a user
+            refusal = CaptureError(
+                f"torch.export refused {type(denoiser).__name__} with inputs "
+                f"{ {n: tuple(t.shape) for n, t in example.items()} }: {type(error).__name__}: {error}"
+            )
+            exported, decided = _specialized(module, inputs, static_inputs, refusal)
+            names = tuple(inputs)
 
     signature = exported.graph_signature
     tensors: dict[str, torch.Tensor] = {}
@@ -130,8 +183,9 @@ def capture(
         placeholders=placeholders,
         parameters=tensors,
         parameter_names=parameter_names,
-        example=dict(example),
+        example=inputs,
         static_inputs=static_inputs & set(names),
+        held=decided,
         weight_scales={
             name: held.detach()
             for name, part in denoiser.named_modules()

@@ -94,7 +94,7 @@ class Lowering(Builder):
                 (result,) = node.args[0]
                 output = self.value(self.env[result.name], "output")
             else:
-                raise LoweringError(f"{node.op} {node.target} in the captured graph is not supported")
+                self.env[node.name] = getattr(self.captured.module, str(node.target))
         if self.missing:
             raise UnsupportedError(self.missing)
         assert output is not None
@@ -140,8 +140,7 @@ class Lowering(Builder):
         if node.target is operator.getitem:
             return args[0][args[1]]
         if not any(isinstance(v, Value | Probabilities | Complex) for v in _leaves((args, kwargs))):
-            with torch.no_grad():
-                return node.target(*args, **kwargs)  # type: ignore[operator]  # an aten operator on constants
+            return self._fold(node, args, kwargs)
         made = node.meta.get("val")
         if isinstance(made, torch.Tensor) and not made.numel():
             return torch.zeros(tuple(made.shape), dtype=made.dtype)
@@ -156,6 +155,15 @@ class Lowering(Builder):
                 raise UnsupportedError(self.missing) from error
             self._miss(target, error)
             return stand_in
+
+    def _fold(self, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """An operation on constants."""
+        try:
+            with torch.no_grad():
+                return node.target(*args, **kwargs)  # type: ignore[operator]  # an aten operator on constants
+        except Exception as error:  # whatever PyTorch or a stand-in raises
+            self._miss(str(node.target), LoweringError(f"on constants: {type(error).__name__}"))
+            raise UnsupportedError(self.missing) from error
 
     def _apply(self, target: str, node: Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
         leaves = _leaves((args, kwargs))

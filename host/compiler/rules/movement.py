@@ -295,8 +295,21 @@ def _roll(low: Builder, node: Node, x: Argument, shifts: Any, dims: Any = ()) ->
 # --- picking by index ---------------------------------------------------------------------------------------------------
 
 
+_CHOICES = 16
+
+
 def _embedding(low: Builder, node: Node, table: Argument, index: Argument, *_: Any, **__: Any) -> Value:
-    return low.emit("gather", low.f32(table), low.value(index))[0]
+    """A row of the table for every index; an index that is computed chooses between few rows one comparison each."""
+    rows, places = low.f32(table), low.value(index)
+    count = rows.spec.shape[0]
+    if places.spec.dtype == "i64" or count > _CHOICES:
+        return low.emit("gather", rows, places)[0]
+    wide = reshaped(low, low.f32(places), (*places.spec.shape, 1))
+    found = sliced(low, rows, 0, 0, 1)
+    for row in range(1, count):
+        here = low.emit("equal", wide, low.f32(float(row)))[0]
+        found = low.emit("select", here, sliced(low, rows, 0, row, row + 1), found)[0]
+    return reshaped(low, found, tuple(example(node).shape))
 
 
 def _index_select(low: Builder, node: Node, x: Argument, dim: int, index: Argument) -> Value:
@@ -349,6 +362,8 @@ def _gathered(low: Builder, node: Node, x: Argument, dim: int, index: Argument, 
 
 def _scattered(low: Builder, x: Argument, source: Argument, axis: int, places: Sequence[int]) -> Value:
     """`x` with the parts of `source` in these places of one axis."""
+    if not places:
+        return low.any(x)
     values = _alike(low, [x, source])
     length = values[0].spec.shape[axis]
     index = list(range(length))

@@ -1,0 +1,228 @@
+"""A denoiser whose shapes depend on what an input holds, traced with those inputs as constants.
+
+Some denoisers ask a mask how many tokens are open and go on with so many. No graph of fixed shapes has that; but such inputs stay
+the same for a whole generation, so the denoiser is run once on the example and what it did is taken down, with every input
+that it asked (`held`) a constant. Nothing else may be asked: an input that changes between steps is refused by name. Whoever runs
+the program must see that held inputs still hold the same. What this file does not do: decide what the operations mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental import proxy_tensor
+from torch.overrides import TorchFunctionMode
+
+_ASKS = frozenset(
+    {
+        *(
+            "item",
+            "tolist",
+            "numpy",
+            "nonzero",
+            "__bool__",
+            "__int__",
+            "__float__",
+            "__index__",
+            "__len__",
+            "__array__",
+        ),
+        *(
+            "masked_select",
+            "unique",
+            "bincount",
+            "argwhere",
+            "repeat_interleave",
+            "__getitem__",
+            "__setitem__",
+            "where",
+        ),
+    }
+)
+"""Functions that read numbers, or make shapes of them."""
+
+_NUMBERS = frozenset(
+    {"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"}
+)
+"""Those whose result is no tensor, and so nothing to trace."""
+
+
+class _Watch(TorchFunctionMode):
+    """Notes which nodes of the trace were asked for their numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[str] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in _ASKS:
+            self.asked.update(filter(None, map(_node_of, _asked(name, args))))
+        if name in _NUMBERS:
+            with proxy_tensor.disable_proxy_modes_tracing():
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _asked(name: str, args: Sequence[Any]) -> list[Tensor]:
+    """The tensors among the arguments whose numbers decide something."""
+    if name in ("__getitem__", "__setitem__"):
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return [i for i in index if isinstance(i, Tensor) and (i.dtype == torch.bool or (i.dim() == 0))]
+    if name == "repeat_interleave":
+        return [a for a in args[1:2] if isinstance(a, Tensor)]
+    if name == "where":
+        return list(args) if len(args) == 1 else []
+    if name == "__len__":
+        return []
+    return [a for a in args[:1] if isinstance(a, Tensor)]
+
+
+def _node_of(tensor: Tensor) -> str | None:
+    mode = proxy_tensor.get_proxy_mode()
+    tracer = None if mode is None else mode.tracer
+    if tracer is None or tensor not in tracer.tensor_tracker:
+        return None
+    return str(tracer.tensor_tracker[tensor].proxy.node.name)
+
+
+_INDEXING = ("aten.index.Tensor", "aten.index_put")
+
+
+def specialize(
+    module: nn.Module, example: Sequence[Tensor], names: Sequence[str]
+) -> tuple[fx.GraphModule, frozenset[str]]:
+    """The module as it runs on the example, still a function of all its inputs, and the names of those it asked."""
+    watch = _Watch()
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, *tensors: Tensor) -> Any:
+            with watch:
+                return self.inner(*tensors)
+
+    trace: Callable[..., fx.GraphModule] = proxy_tensor.make_fx(
+        Watched(),
+        tracing_mode="real",
+        pre_dispatch=True,
+        record_module_stack=True,
+        _allow_non_fake_inputs=True,
+    )
+    with torch.no_grad():
+        graph = trace(*example)
+    places = {
+        node.name: name for node, name in zip(graph.graph.find_nodes(op="placeholder"), names, strict=True)
+    }
+    return graph, frozenset(places[name] for name in _ancestors(graph, watch.asked) if name in places)
+
+
+def _ancestors(graph: fx.GraphModule, nodes: set[str]) -> set[str]:
+    """These nodes and all they are made of."""
+    wanted = set(nodes)
+    for node in reversed(graph.graph.nodes):
+        if node.name in wanted:
+            wanted.update(source.name for source in node.all_input_nodes)
+    return wanted
+
+
+def hold(
+    graph: fx.GraphModule, example: Sequence[Tensor], names: Sequence[str], held: frozenset[str]
+) -> fx.GraphModule:
+    """The same as a function of the other inputs: what follows from the held ones alone is a constant."""
+    places = dict(
+        zip(graph.graph.find_nodes(op="placeholder"), zip(names, example, strict=True), strict=True)
+    )
+    known = {node: tensor.clone() for node, (name, tensor) in places.items() if name in held}
+    inputs = set(places) - set(known)
+    written = _written(graph, inputs)
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and node not in written and _follows(node, known):
+            with torch.no_grad():
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+                known[node] = node.target(*args, **kwargs)
+    for node in graph.graph.nodes:
+        if node not in known and str(node.target).startswith(_INDEXING):
+            _name_places(graph, node, known)
+    order = {node: at for at, node in enumerate(graph.graph.nodes)}
+    for node, value in known.items():
+        users = [user for user in node.users if user not in known]
+        if users and isinstance(value, Tensor):
+            graph.register_buffer(f"held_{node.name}", value.detach().clone())
+            with graph.graph.inserting_before(min(users, key=order.__getitem__)):
+                constant = graph.graph.get_attr(f"held_{node.name}")
+            for user in users:
+                user.replace_input_with(node, constant)
+    graph.graph.eliminate_dead_code()
+    for node, (name, _) in places.items():
+        if name in held:
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return graph
+
+
+def _name_places(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> None:
+    """Known masks among the indices become the places that they leave open: so many, now and always."""
+    indices: list[Any] = []
+    for index in node.args[1]:
+        mask = known.get(index) if isinstance(index, fx.Node) else None
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            indices.append(index)
+            continue
+        with graph.graph.inserting_before(node):
+            for axis, places in enumerate(mask.nonzero(as_tuple=True)):
+                graph.register_buffer(f"places_{node.name}_{axis}", places)
+                indices.append(graph.graph.get_attr(f"places_{node.name}_{axis}"))
+    node.update_arg(1, indices)
+
+
+_FILLED = ("aten.zeros.", "aten.ones.", "aten.full.", "aten.arange.", "aten.linspace.")
+
+
+def _follows(node: fx.Node, known: Mapping[fx.Node, Any]) -> bool:
+    if not node.all_input_nodes:
+        return str(node.target).startswith(_FILLED)
+    return all(source in known for source in node.all_input_nodes)
+
+
+def _written(graph: fx.GraphModule, inputs: set[fx.Node]) -> set[fx.Node]:
+    """What something that varies is written into, with all views of it: no constants, however they began."""
+    varying = set(inputs)
+    for node in graph.graph.nodes:
+        if any(source in varying for source in node.all_input_nodes):
+            varying.add(node)
+    roots = {
+        _root(node.args[0])
+        for node in varying
+        if node.op == "call_function" and _mutates(node.target) and isinstance(node.args[0], fx.Node)
+    }
+    return {node for node in graph.graph.nodes if _root(node) in roots}
+
+
+def _root(node: fx.Node) -> fx.Node:
+    """The tensor that a chain of views, and of writes, is of."""
+    while (
+        node.op == "call_function"
+        and node.args
+        and isinstance(node.args[0], fx.Node)
+        and _aliases(node.target)
+    ):
+        node = node.args[0]
+    return node
+
+
+def _aliases(target: Any) -> bool:
+    schema = getattr(target, "_schema", None)
+    return schema is not None and any(r.alias_info is not None for r in schema.returns)
+
+
+def _mutates(target: Any) -> bool:
+    schema = getattr(target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
