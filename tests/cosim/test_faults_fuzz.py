@@ -119,7 +119,8 @@ def test_host_that_is_sent_rubbish_says_so(tmp_path: Path) -> None:
 
         def answer() -> None:
             identity, *_ = router.recv_multipart()
-            router.send_multipart([identity, msgspec.msgpack.encode({"type": "Welcome", "limits": 3})])
+            header = msgspec.msgpack.encode({"type": "Welcome", "limits": 3})
+            router.send_multipart([identity, *codec.sealed(header)])
 
         thread = threading.Thread(target=answer)
         thread.start()

@@ -272,7 +272,7 @@ def test_other_tile_is_refused_naming_both(address: str) -> None:
 
 @pytest.mark.parametrize(
     ("what", "value", "error"),
-    [("PROTOCOL_VERSION", "2.0", VersionError), ("parameters_digest", lambda: "beef" * 4, ParametersError)],
+    [("PROTOCOL_VERSION", "3.0", VersionError), ("parameters_digest", lambda: "beef" * 4, ParametersError)],
 )
 def test_other_version_or_parameters_are_refused_naming_both(
     address: str, monkeypatch: pytest.MonkeyPatch, what: str, value: object, error: type
@@ -280,10 +280,10 @@ def test_other_version_or_parameters_are_refused_naming_both(
     ours = version.parameters_digest()
     with serving(address):
         monkeypatch.setattr(link_module, what, value)
-        with pytest.raises(error, match=r"protocol 2\.0|beefbeef") as caught:
+        with pytest.raises(error, match=r"protocol 3\.0|beefbeef") as caught:
             connect(address)
     assert ours in str(caught.value)
-    assert "this side has protocol 1.0" in str(caught.value)
+    assert "this side has protocol 2.0" in str(caught.value)
 
 
 def test_malformed_program_is_refused_naming_the_command(address: str) -> None:
