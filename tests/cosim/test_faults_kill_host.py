@@ -115,3 +115,87 @@ def test_killed_writers_leave_whole_files(place: Place, tmp_path: Path) -> None:
                 assert not (folder / name).exists() or (folder / name).read_bytes() == expected[name]
             finished(place.zygote, job, *argument, target)
             assert {n: (folder / n).read_bytes() for n in names} == expected
+
+
+# --- the commands themselves ------------------------------------------------------------------------------------------
+
+GENERATE = ("--backend", "model", "--chip", "tiny", "--steps", "3", "--seed", "4", "--verify", "--json")
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    with Zygote("support.killed_commands", tmp_path_factory.mktemp("commands") / "log") as zygote:
+        yield zygote
+
+
+def kept(directory: Path) -> tuple[object, ...]:
+    record = RunRecord(directory)
+    report = json.loads((directory / "report.json").read_text())
+    steps = [{k: v.tobytes() for k, v in step.to_frames().items()} for step in record]
+    return steps, (directory / "picture-0.png").read_bytes(), report["total_cycles"], report["verdict"]
+
+
+@pytest.mark.long
+def test_commands_killed_two_hundred_times_lose_nothing(commands: Zygote, tmp_path: Path) -> None:
+    import torch
+
+    rng, kills = random.Random(200), 0
+
+    def killed(took_s: float, function: str, *arguments: object) -> bool:
+        """Whether the job was killed before its end."""
+        child = commands.start(function, *arguments)
+        time.sleep(rng.random() * took_s)
+        child.kill()
+        return child.wait() == -9
+
+    calm = tmp_path / "calm"
+    took_s = finished(commands, "ditto", "generate", *GENERATE, "-o", str(calm))
+    lives = 0
+    while kills < COMMAND_KILLS * 6 // 10:
+        run = tmp_path / f"run{lives}"
+        lives += 1
+        for _ in range(8):
+            if (run / "run.json").exists():
+                done = len(RunRecord(run))
+                kills += killed(took_s, "ditto", "resume", str(run), "--json")
+                assert len(RunRecord(run)) >= done
+            else:
+                kills += killed(took_s, "ditto", "generate", *GENERATE, "-o", str(run))
+        if not (run / "run.json").exists():
+            finished(commands, "ditto", "generate", *GENERATE, "-o", str(run))
+        finished(commands, "ditto", "resume", str(run), "--json")
+        assert kept(run) == kept(calm)
+
+    scales, plot = tmp_path / "scales.json", tmp_path / "sweep.png"
+    calibrate = ("calibrate", "fashion-ddpm", "--steps", "3", "--batch", "1", "-o", str(scales))
+    sweep = ("sweep", str(calm), "--json", "-o", str(plot))
+    for target, arguments in ((scales, calibrate), (plot, sweep)):
+        took_s = finished(commands, "ditto", *arguments)
+        expected = target.read_bytes()
+        before = kills
+        while kills < before + COMMAND_KILLS // 10:
+            kills += killed(took_s, "ditto", *arguments)
+            assert target.read_bytes() == expected
+
+    page = tmp_path / "page"
+    small = tmp_path / "small"
+    with LocalDevice(["--backend", "model", "--chip", "tiny"]) as device:
+        finished(commands, "generate", device.link.address, str(small), False)
+    took_s = finished(commands, "report", str(small), str(page))
+    texts = {p.name: p.read_bytes() for p in page.iterdir()}
+    before = kills
+    while kills < before + COMMAND_KILLS // 10:
+        kills += killed(took_s, "report", str(small), str(page))
+        assert {p.name: p.read_bytes() for p in page.iterdir() if UNFINISHED not in p.name} == texts
+
+    weights = tmp_path / "weights"
+    took_s = finished(commands, "train", str(tmp_path / "calm-weights"), 3)
+    before, steps = kills, 0
+    while kills < before + COMMAND_KILLS // 10:
+        kills += killed(took_s, "train", str(weights), 1000)
+        if (weights / "checkpoint.pt").exists():
+            now = torch.load(weights / "checkpoint.pt", weights_only=True)["step"]
+            assert now >= steps
+            steps = now
+    assert steps > 0
+    assert kills >= COMMAND_KILLS

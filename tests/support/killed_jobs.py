@@ -88,3 +88,15 @@ def ditto(*arguments: Any) -> int:
     sys.argv = ["ditto", *(str(a) for a in arguments)]
     main()
     return 0
+
+
+def train(out: str, steps: int) -> None:
+    """A few steps of the smallest recipe on noise, with a checkpoint after each."""
+    from ditto_cosim.host.zoo import data
+    from ditto_cosim.host.zoo import train as training
+
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (64, 1, 28, 28), np.uint8), rng.integers(0, 10, 64).astype(np.uint8)
+    data.load = lambda *_: noise  # type: ignore[assignment]  # in this process alone
+    training.CHECKPOINT_EVERY_S, training.LOG_EVERY_STEPS = 0.0, 1
+    training.train("fashion-ddpm", Path(out), None, steps, 0, "cpu")
