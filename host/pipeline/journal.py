@@ -37,7 +37,6 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     delivered: int
     scales: dict[str, float]
     """Of dynamic quantizers."""
-    prologue_cycles: int
     not_checked: list[str]
     """What the verdict takes on trust."""
 

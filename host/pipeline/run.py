@@ -267,9 +267,7 @@ class Run:
             raise ResumeError(
                 "the run was begun without --verify; what was computed then cannot be verified now"
             )
-        self._audit.resume(
-            behind.state.totals["cycles"], behind.state.totals["steps"], checked.prologue_cycles
-        )
+        self._audit.resume(behind.state.totals["cycles"], behind.state.totals["steps"])
         inputs = {name: torch.from_numpy(array) for name, array in behind.inputs.items()}
         self._verifier.resume(behind.step, inputs, behind.outputs, checked.scales)
         self._verifier.layers_checked = checked.layers
@@ -330,7 +328,6 @@ class Run:
             values=self._verifier.values_checked,
             delivered=self._verifier.delivered_checked,
             scales=self._verifier.scales,
-            prologue_cycles=self._audit.prologue_cycles,
             not_checked=list(self._audit.not_checked),
         )
 
