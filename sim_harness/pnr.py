@@ -175,7 +175,7 @@ def _tool(package: str, function: str, arguments: list[str], what: str) -> None:
 
 
 def _fmax(report: Mapping[str, Any]) -> float:
-    return round(min(clock["achieved"] for clock in report["fmax"].values()), 2)
+    return round(float(min(clock["achieved"] for clock in report["fmax"].values())), 2)
 
 
 def _path_in_words(report: Mapping[str, Any]) -> str:

@@ -104,8 +104,12 @@ class Machine:
     def _lane_facts(self) -> dict[str, str | int]:
         """The tile, and whether the lanes' stage is priced by its written contract alone: what a host recomputes it from."""
         tile, pricer = self.chip.geometry, self.pricer
+        written = not getattr(
+            self.backend, "own_contract", False
+        )  # some hardware is measured by a contract of its own
+        plain = pricer.measures and pricer.datapath.multipliers == self.chip.multipliers
         return {
-            "lane_contract": int(pricer.measures and pricer.datapath.multipliers == self.chip.multipliers),
+            "lane_contract": int(written and plain),
             "tiles": self.chip.tiles,
             "lanes": tile.lanes,
             "columns": tile.columns,

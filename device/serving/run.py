@@ -292,7 +292,8 @@ class ServedRun:
         if self._machine is not None:
             raise RequestError(f"run {self.run}: it is started already")
         constants = {
-            name: from_frame(key, self._store.get(key.digest), name) for name, key in self._keys.items()
+            name: from_frame(key, self._store.get(self.run, key.digest), name)
+            for name, key in self._keys.items()
         }
         machine = self._factory(self._program, constants, self._spec)
         self._machine = machine

@@ -23,6 +23,7 @@ from ditto_cosim.device.serving.store import Store
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (
+    DamagedError,
     DittoError,
     LimitError,
     ProtocolError,
@@ -117,6 +118,9 @@ class Server:
         body: list[Buffer] = [f.buffer for f in frames[1:]]
         try:
             message = codec.decode_host(body, self._limits)
+        except DamagedError as error:
+            self._ask_again(identity, error)
+            return
         except ProtocolError as error:
             self._refuse(identity, error)
             return
@@ -127,6 +131,16 @@ class Server:
         except Exception as error:
             log.exception("message failed", extra={"fields": {"host": identity.hex()}})
             self._refuse(identity, error, getattr(message, "run", ""), getattr(message, "seq", 0))
+
+    def _ask_again(self, identity: bytes, error: DamagedError) -> None:
+        """A message that was damaged on the way counts as lost. Of a request whose header is whole, the host learns which."""
+        meant = error.meant
+        log.warning("damaged", extra={"fields": {"host": identity.hex(), "what": type(meant).__name__}})
+        host = self._hosts.get(identity)
+        if host is not None and isinstance(meant, m.Request):
+            self._post(identity, codec.encode(m.Missing(run=meant.run, seq=meant.seq)))
+        else:
+            self._refuse(identity, error)
 
     def _refuse(self, identity: bytes, error: Exception, run: str = "", seq: int = 0) -> None:
         kind, text, state = describe(error)
@@ -310,6 +324,7 @@ class Server:
         if host is None:
             return
         log.info("host dropped", extra={"fields": {"host": host.name, "why": why, "runs": len(host.runs)}})
+        self._store.forget(identity)
         for run in host.runs.values():
             run.abandon()
         if self._alone and not self._hosts:

@@ -8,6 +8,7 @@ Four questions, each between two processes over ipc:
                where hosts talk to their own process, and on tcp, where the front passes messages on; the memory that one
                more host's process takes for itself; the Pongs of one host while another attacks
   copies       how often a 64 MiB tensor is copied on either side, by what NumPy and Python allocate meanwhile
+  seals        what a message's seal takes at either end, and how fast constants are hashed (once, when they arrive)
 The machine behind the wire does nothing, so that nothing but the wire is measured. Sender and receiver keep two cores
 busy; on a machine that does other things meanwhile the ratios say little.
 """
@@ -37,10 +38,11 @@ from ditto_cosim.device.core import StepResult
 from ditto_cosim.device.process import keep_memory
 from ditto_cosim.host.wire.client import Device, connect
 from ditto_cosim.host.wire.supervisor import LocalDevice
+from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.program import Command, Program
-from ditto_cosim.protocol.tensors import Array, to_frames
+from ditto_cosim.protocol.tensors import Array, digest_of, to_frames
 
 MIB = 1 << 20
 SIZES = (64, 1 << 10, 1 << 14, 1 << 16, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
@@ -363,12 +365,34 @@ def copies() -> dict[str, float]:
     return found
 
 
+# --- seals --------------------------------------------------------------------------------------------------
+
+
+def seals(quick: bool) -> dict[str, float]:
+    """Of one side: the sender seals, the receiver looks whether the seal holds."""
+    found: dict[str, float] = {}
+    for name, nbytes in (("64B", 64), ("1MiB", MIB), ("64MiB", 64 * MIB)):
+        frame = np.ones(nbytes, np.uint8).data
+        count = max(5, min(20_000, (64 if quick else 512) * MIB // nbytes))
+        began = time.perf_counter()
+        for _ in range(count):
+            codec.sealed(b"header", [frame])
+        took_s = (time.perf_counter() - began) / count
+        found[f"us_{name}"] = 1e6 * took_s
+    found["gib_per_s"] = 1.0 / 1024 / (found["us_1MiB"] * 1e-6)
+    began = time.perf_counter()
+    digest_of(np.ones(16 * MIB, np.uint8).data)
+    found["constants_gib_per_s"] = 16 / 1024 / (time.perf_counter() - began)
+    return found
+
+
 def measure(quick: bool = False) -> dict[str, Any]:
     with null_device() as device:
         result: dict[str, Any] = per_command(device, quick)
         rows = throughput(device, quick)
     result |= copies()
     result["throughput"] = rows
+    result["seals"] = seals(quick)
     result["throughput_ratio_1MiB"] = next(row["ratio"] for row in rows if row["bytes"] == MIB)
     result["throughput_ratio_least_from_1MiB"] = min(row["ratio"] for row in rows if row["bytes"] >= MIB)
     result["process_per_run"] = process_per_run(quick)
@@ -399,5 +423,8 @@ def table(result: Mapping[str, Any]) -> str:
         "{mib_per_run:g} MiB each".format(**result["process_per_run"]),
         f"99 % of Pongs under attack within {1e3 * result['pong_p99_s_under_attack']:.0f} ms: "
         + ", ".join(f"{name} {1e3 * s:.0f}" for name, s in result["pong_p99_s_by_attack"].items()),
+        f"seals: {result['seals']['us_64B']:.1f} µs a short message, {result['seals']['us_1MiB']:.0f} µs a MiB "
+        f"({result['seals']['gib_per_s']:.1f} GiB/s) at either end; constants are hashed once at "
+        f"{result['seals']['constants_gib_per_s']:.2f} GiB/s",
     ]
     return "\n".join(lines)

@@ -30,11 +30,12 @@ def analyze(
     """
     from ditto_cosim.host.analysis.replay import analyze_run
     from ditto_cosim.host.pipeline.models import load_denoiser
+    from ditto_cosim.protocol.files import write_text
     from ditto_cosim.protocol.record import RunRecord
 
     denoiser = load_denoiser(model or RunRecord(run).info.model)
     analysis = analyze_run(run, denoiser, _counter("step", as_json))
-    (run / "analysis.json").write_text(analysis.to_json(), encoding="utf-8")
+    write_text(run / "analysis.json", analysis.to_json())
     figures: dict[str, Any] = {"run": str(run), **analysis.figures()}
     rows = []
     if sensitivity:
@@ -97,7 +98,10 @@ def quality(
         progress=None if as_json or not sys.stderr.isatty() else _show_pictures,
     )
     path = output or Path(f"quality-{model}.png")
-    side_by_side(result).save(path)
+    from ditto_cosim.protocol.files import replacing
+
+    with replacing(path) as unfinished:
+        side_by_side(result).save(unfinished)
     figures = {
         "model": model,
         "count": result.count,

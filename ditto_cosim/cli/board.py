@@ -62,7 +62,7 @@ def simulate(chip: Chip = "tiny") -> None:
 
 
 @app.command("test")
-def test(
+def test_board(
     board: Annotated[
         str, typer.Argument(help="Serial number, port or `sim`; the only board if left out.")
     ] = "",
@@ -108,7 +108,7 @@ def test(
 
 
 @app.command("load")
-def load(
+def load_bitstream(
     bitstream: Annotated[Path, typer.Argument(help="What `ditto rtl pnr` made.")],
     board: Annotated[
         str, typer.Option(help="Board it was made for: ulx3s, orangecrab, or a TOML file.")

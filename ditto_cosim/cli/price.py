@@ -459,6 +459,8 @@ def _draw_compare(figures: dict[str, dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    from ditto_cosim.protocol.files import replacing
+
     names = sorted(figures, key=lambda n: -figures[n]["speedup_over_itc"])
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.5), layout="constrained")
     for axis, key, label in zip(
@@ -469,7 +471,8 @@ def _draw_compare(figures: dict[str, dict[str, Any]], path: Path) -> None:
     ):
         axis.barh(names[::-1], [figures[n][key] for n in names[::-1]])
         axis.set_xlabel(label)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)
     plt.close(figure)
 
 
@@ -478,6 +481,8 @@ def _draw_sweep(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+
+    from ditto_cosim.protocol.files import replacing
 
     figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
     for design in sorted({r["design"] for r in rows}):
@@ -491,5 +496,6 @@ def _draw_sweep(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axis.set_ylabel("mJ")
     axis.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)
     plt.close(figure)

@@ -19,6 +19,7 @@ from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, grids_of
 from ditto_cosim.protocol.errors import IsaError
+from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.program import Program
 
 FORMAT = "ditto-compiled-1"
@@ -47,7 +48,10 @@ class Compiled:
             "grids": json.dumps({name: asdict(grid) for name, grid in self.grids.items()}),
             "steps": str(self.steps),
         }
-        save_file({name: t.contiguous().clone() for name, t in self.constants.items()}, path, metadata)
+        with replacing(path) as unfinished:
+            save_file(
+                {name: t.contiguous().clone() for name, t in self.constants.items()}, unfinished, metadata
+            )
 
     @classmethod
     def load(cls, path: Path) -> Compiled:

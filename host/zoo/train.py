@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.protocol.files import replacing
 
 from .tasks import Recipe, Task, precision_of, recipes, task_of
 
@@ -68,9 +69,8 @@ def use_plain_attention(model: Any) -> None:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write beside, then rename: a reader never sees half a file."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    with replacing(path) as unfinished:
+        torch.save(state, unfinished)
 
 
 def start_of(recipe: Recipe, origin: Path | None) -> dict[str, Any]:

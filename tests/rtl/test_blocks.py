@@ -15,7 +15,15 @@ BLOCKS = {
     "encoder": {"EncodeWidth": 8, "KMax": 64},
     "slot_buffer": {"EncodeWidth": 8, "KMax": 64},
     "pe_array": {"Columns": 4, "KMax": 16, "Blocks": 2},
-    "uart_board": {"Lanes": 2, "Columns": 4, "KMax": 16, "NMax": 8, "OperandBeats": 16, "ResultDepth": 8, "ClocksPerBit": 8},
+    "uart_board": {
+        "Lanes": 2,
+        "Columns": 4,
+        "KMax": 16,
+        "NMax": 8,
+        "OperandBeats": 16,
+        "ResultDepth": 8,
+        "ClocksPerBit": 8,
+    },
 }
 
 

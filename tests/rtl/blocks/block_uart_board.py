@@ -68,7 +68,9 @@ async def product(dut, error: float) -> None:
     blocks = -(-n // COLUMNS)
     for block in range(blocks):
         part = bytes(
-            (row[block * COLUMNS + c] if block * COLUMNS + c < n else 0) & 0xFF for row in weights for c in range(COLUMNS)
+            (row[block * COLUMNS + c] if block * COLUMNS + c < n else 0) & 0xFF
+            for row in weights
+            for c in range(COLUMNS)
         )
         assert (await ask(WRITE, struct.pack("<I", WEIGHT + block * K_MAX * COLUMNS) + part))[0] == DONE
     beats = -(-k // WIDTH)
