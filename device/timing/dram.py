@@ -203,6 +203,7 @@ class Channel:
         self._outstanding: list[int] = []
         self._unreturned = self._window_floor = 0
         self._turn = 0
+        self._forwarded_at = 0
 
     def run(self, bank: I64, row: I64, write: npt.NDArray[np.bool_], at: int = 0) -> int:
         """Takes the requests in order, from cycle `at` on, and returns the cycle of the last data."""
@@ -269,14 +270,17 @@ class Channel:
             idle = not self._active and (self._write_load > config.drain_when_idle or not self._read_load)
             if self._write_load >= config.write_buffer or idle:
                 self._draining = self._write_load
+        budget = max(1, self.now - self._forwarded_at)
+        self._forwarded_at = self.now
         if self._draining:
-            moved = self._move(self._writes, True, self._draining)
+            moved = self._move(self._writes, True, min(budget, self._draining))
+            budget -= moved
             self._draining -= moved
             self._write_load -= moved
             if self._draining:
                 return
-        if self._read_load:
-            self._read_load -= self._move(self._reads, False, self._read_load)
+        if self._read_load and budget > 0:
+            self._read_load -= self._move(self._reads, False, min(budget, self._read_load))
 
     def _move(self, queue: list[list[int]], write: bool, limit: int) -> int:
         depth, moved, i = self.config.bank_queue, 0, 0
@@ -317,11 +321,11 @@ class Channel:
         for number in self._active[turn:] + self._active[:turn]:
             bank = self.banks[number]
             queue = bank.queue
-            hit = -1
+            hit, close_at = -1, self._close_cycle(bank)
             for i, entry in enumerate(queue):
                 if entry[0] == bank.row:
                     at = max(bank.column_at, entry[3], self._bus_time(bank, entry[1], read_from, write_from))
-                    if hit < 0 or at < best_at:
+                    if at < close_at and (hit < 0 or at < best_at):
                         hit = i
                         if at < best_at:
                             best_at, best_number, best_entry, best_hit = at, number, i, True
@@ -397,6 +401,13 @@ class Channel:
         four = self._activates[0] + config.four_activates_ns
         last = self._activates[-1]
         return max(four, last + config.activate_ns), max(four, last + config.activate_same_group_ns)
+
+    def _close_cycle(self, bank: _Bank) -> int:
+        """When the oldest request, waiting for another row behind hits enough, takes the bank from those still queued."""
+        oldest = bank.queue[0]
+        if oldest[0] == bank.row or bank.hits < self.config.hits_before_close:
+            return 1 << 62
+        return max(bank.precharge_at, oldest[3])
 
     def _open_cycle(self, bank: _Bank, since: int) -> int:
         """When this bank could be activated for a request waiting since then, other banks aside."""
