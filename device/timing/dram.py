@@ -1,19 +1,18 @@
-"""DRAM: HBM2-like channels × banks × rows behind a first-ready controller; what requests cost, run of a row
-by run.
+"""DRAM: HBM2-like channels × banks × rows behind a first-ready controller; what a trace of requests costs.
 
 Contract
-    A request is 64 bytes. Requests of one channel enter in order into a read queue or a write buffer as there
-    is room, move on to a queue per bank (any whose bank has room), and leave as column commands. Of all banks
-    the earliest possible column goes first. A bank takes its oldest request to the open row; it closes the
-    row for its oldest request when no queued request hits it, or after `hits_before_close` hits. Writes wait
-    until the buffer is full (or the banks are empty and `drain_when_idle` wait), then all that were waiting
-    go; no read leaves its queue meanwhile. Refresh closes and blocks a channel. Consecutive requests to one
-    row are one entry, so a stream costs Python one turn per row and bank queue. `stream_ns` is the closed
-    form for contiguous bytes: first_ns + burst × requests per channel, and refresh.
+    A request is 64 bytes. Requests of one channel enter in order into a read queue or a write buffer as there is room, move
+    on, one a cycle, to a queue per bank (any whose bank has room), and leave as column commands. Of all banks the earliest
+    possible column goes first. A bank takes its oldest request to the open row; it closes the row for its oldest request
+    when no queued request hits it, or, after `hits_before_close` hits, as soon as a precharge may be given. Writes wait
+    until the buffer is full (or the banks are empty and `drain_when_idle` wait), then all that were waiting go; no read
+    leaves its queue meanwhile. Refresh closes and blocks a channel. Consecutive requests to one row are one entry, so a
+    stream costs Python one turn per row and bank queue. `stream_ns` is the closed form for contiguous bytes:
+    first_ns + burst × requests per channel, and refresh.
 
-Held against DRAMsim3 and Ramulator 2.1 in `tests/unit/test_dram.py` and `ditto bench dram`; the defaults are
-DRAMsim3's HBM2_8Gb_x128 at 1 ns. What it does not do: command-bus conflicts, head-of-line blocking between
-channels, power states.
+Held against DRAMsim3 and Ramulator 2.1 in `tests/unit/test_dram.py` and `ditto bench dram`; the defaults are DRAMsim3's
+HBM2_8Gb_x128 at 1 ns. What it does not do: command-bus conflicts, head-of-line blocking between channels, power states;
+serve the engine (`memory.py` does, reserving in order).
 """
 
 from __future__ import annotations
