@@ -5,11 +5,11 @@ Interface
     layer_work(program, layer, mode)      the works of a layer in a mode: one, or two for temporal attention
     split_k(k, k_max)                     lengths of the chunks a long row is cut into, the longer ones first
     SubOp(work, splits, slots, …)         one multiplication's slot counts, by chunk and row
-    LayerRecord(layer, mode, works, …)    one layer in one step, with what every mode would have met
+    LayerRecord(layer, mode, works, …)    what a layer met in a step, in every mode it could have run in
     StepRecord(step, layers)              .to_frames() -> named arrays, StepRecord.from_frames() <- the same
-    RunInfo(...)                          what the run was
+    RunInfo(...)                          what the run was, its chip and design whole
     RunWriter(directory, info)            .append(step_record), .close(outcome); RunWriter.behind(record) goes on
-    RunRecord(directory)                  .info, .interrupted, len(), iteration, [step] -> StepRecord, read when asked for
+    RunRecord(directory)                  .info, len(), [step] -> StepRecord (read when asked for), iteration, .interrupted
 
 A row of K elements longer than the tile's `k_max` is encoded in chunks, and every chunk costs its own
 `max(1, ceil(slots / 4))` cycles a column block; so slots are kept per (chunk, row), not per row. In

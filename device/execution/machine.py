@@ -215,7 +215,7 @@ class Machine:
         def alone(mode: Mode) -> int:
             """What an oracle asks, and waits for the counts."""
             group, works = self.pricer.layers[index], counted.result()[mode]
-            return int(self.pricer.alone(group, mode, self.pricer.lanes(group, stack([works]), mode))[0])
+            return int(self.pricer.alone([group], mode, self.pricer.lanes(group, stack([works]), mode))[0])
 
         mode = self.controller.choose(index, "temporal" in modes, alone)
         keeps = self.controller.keeps_state(step, index, mode)

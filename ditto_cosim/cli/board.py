@@ -62,7 +62,7 @@ def simulate(chip: Chip = "tiny") -> None:
 
 
 @app.command("test")
-def test_board(
+def check(
     board: Annotated[
         str, typer.Argument(help="Serial number, port or `sim`; the only board if left out.")
     ] = "",

@@ -272,10 +272,10 @@ def paper(
     from ditto_cosim.device.pricing.recorded import RecordColumns
     from ditto_cosim.protocol.record import RunRecord
     from ditto_cosim.study.claims import judge
-    from ditto_cosim.study.evaluation import PRESETS, evaluate, evaluate_record
+    from ditto_cosim.study.evaluation import evaluate_all, evaluate_record
 
     with ProcessPoolExecutor(2) as pool:
-        by_preset = dict(zip(PRESETS, pool.map(evaluate, PRESETS), strict=True))
+        by_preset = evaluate_all(pool.map)
     measured = evaluate_record(RecordColumns.load(RunRecord(record))) if record is not None else None
     verdicts = judge(by_preset["paper"], by_preset["tlm"], measured)
     counts: dict[str, int] = {}
