@@ -27,7 +27,7 @@ from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.messages import LayerReport
 
 STRIP_PICTURES = 8
-PLAIN_SETTINGS = frozenset({"verify", "connect_to", "keys", "rtl_layers", "cross_check"})
+PLAIN_SETTINGS = frozenset({"verify", "verify_sample", "connect_to", "keys", "rtl_layers", "cross_check"})
 """Settings of `accelerate` that a recipe keeps."""
 
 
@@ -69,7 +69,7 @@ def generate_run(
     command: str = "",
     watcher: Watcher | None = None,
     scales: Path | None = None,
-    policy: str = "static",
+    policy: str = "auto",
     observer: str = "mse",
     resume: bool = False,
     **settings: Any,
@@ -80,6 +80,7 @@ def generate_run(
     any is calibrated first. `command` is what to type to get this run again; `settings` go to `accelerate`. `resume` goes on
     behind the steps that the directory's record holds; `resume.py` finds the arguments.
     """
+    model = model.for_wish(wish)
     recipe = recipe_of(model, wish, backend, chip, design, command, scales, policy, observer, settings)
     watcher = watcher or Watcher()
     pipe, arguments = model.pipe, model.arguments(wish)
@@ -191,6 +192,7 @@ def recipe_of(
     return {
         "model": model.name,
         "folder": str(Path(model.name).resolve()) if Path(model.name).is_dir() else None,
+        "options": dict(model.options),
         "wish": {k: v for k, v in asdict(wish).items() if k != "more"},
         "backend": backend,
         "chip": str(Path(chip).resolve()) if Path(chip).is_file() else chip,
@@ -212,7 +214,7 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
         "values_checked": verdict.values_checked,
         "delivered_checked": verdict.delivered_checked,
         "first_difference": None if difference is None else str(difference),
-        "snr_db": verdict.snr_db,
+        "snr_db": None if verdict.snr_db is None else round(verdict.snr_db, 2),
         "digests": dict(verdict.digests),
         "not_checked": list(verdict.not_checked),
     }

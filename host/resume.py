@@ -31,7 +31,8 @@ def resume_run(
             f"{directory}: its record does not say how it was made; only runs of `ditto generate` can be resumed"
         )
     try:
-        wish = Wish(**{**recipe["wish"], "labels": tuple(recipe["wish"]["labels"])})
+        lists = {k: tuple(v) for k, v in recipe["wish"].items() if isinstance(v, list)}
+        wish, options = Wish(**{**recipe["wish"], **lists}), dict(recipe.get("options", {}))
         settings: dict[str, Any] = dict(recipe["settings"])
         chosen = {k: recipe[k] for k in ("backend", "chip", "design", "command", "policy", "observer")}
         name, folder, scales = recipe["model"], recipe["folder"], recipe["scales"]
@@ -44,7 +45,7 @@ def resume_run(
     if keys is not None or settings.get("keys"):
         settings |= {"keys": keys or Path(settings["keys"])}
     settings["rtl_layers"] = tuple(settings.get("rtl_layers") or ())
-    model = replace(load_model(folder or name), name=name)
+    model = replace(load_model(folder or name, **options), name=name)
     return generate_run(
         model,
         wish,

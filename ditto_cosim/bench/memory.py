@@ -25,10 +25,11 @@ def run_bytes(compiled: Compiled, steps: Sequence[Inputs], backend: str) -> int:
     warm, warm_inputs = _small()
     with LocalDevice() as device:
         _run(device, warm, [warm_inputs], backend)
-        before = _status(device.pid, "VmRSS")
-        Path(f"/proc/{device.pid}/clear_refs").write_text("5")  # the peak starts again from here
+        before = sum(status_bytes(pid, "VmRSS") for pid in family(device.pid))
+        for pid in family(device.pid):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak starts again from here
         _run(device, compiled, steps, backend)
-        return _status(device.pid, "VmHWM") - before
+        return sum(status_bytes(pid, "VmHWM") for pid in family(device.pid)) - before
 
 
 def _run(device: LocalDevice, compiled: Compiled, steps: Sequence[Inputs], backend: str) -> None:
@@ -46,6 +47,13 @@ def _small() -> tuple[Compiled, Inputs]:
     return compile_denoiser(captured, calibrator.grids(observer="minmax")), inputs
 
 
-def _status(pid: int, key: str) -> int:
+def family(pid: int) -> list[int]:
+    """A process and its children: a device's front and its workers."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(found for child in children for found in family(int(child)))]
+
+
+def status_bytes(pid: int | str, key: str) -> int:
+    """A process's memory, as the kernel calls it: VmRSS now, VmHWM at most."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

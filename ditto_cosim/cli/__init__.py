@@ -54,7 +54,7 @@ COMMANDS: dict[str, _Entry] = {
     "keys": _Entry("Device", "device:keys", "Make the keys for a device on another machine"),
     "conform": _Entry("Device", "device:conform", "Check a backend against everything a device needs of it"),
     "board": _Entry("Device", "board:app", "Boards behind a serial line: list, test, load, simulate"),
-    "bench": _Entry("Measure", "bench:bench", "Measure speed: rtl, model, wire, price, dram"),
+    "bench": _Entry("Measure", "bench:bench", "Measure speed: rtl, model, wire, price, dram, size"),
 }
 
 

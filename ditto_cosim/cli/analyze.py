@@ -74,7 +74,12 @@ def quality(
     observer: Annotated[
         str, typer.Option(help="How calibration chooses a range: mse, percentile or minmax")
     ] = "mse",
-    policy: Annotated[str, typer.Option(help="Activation scales: static, clustered or dynamic")] = "static",
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="Activation scales: auto (static where one grid serves every step), static, clustered or dynamic"
+        ),
+    ] = "auto",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Picture of both, side by side")
     ] = None,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def generate(
+    how: Annotated[str, typer.Argument(hidden=True)] = "",
     model: Annotated[
         str, typer.Option(help="A model that ships (`ditto models`), or a folder that save_pretrained wrote")
     ] = "fashion-ddpm",
@@ -45,16 +46,37 @@ def generate(
     seed: Annotated[int, typer.Option(help="Seed of the starting noise")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once")] = 1,
     verify: Annotated[
-        bool, typer.Option(help="Compare every value of every step with the int8 reference")
+        bool,
+        typer.Option(
+            help="Compare every value of every step with the int8 reference; `--verify sample=K` K layers a step, in turn"
+        ),
     ] = False,
     label: Annotated[
         list[int] | None, typer.Option(help="Class label of a class-conditional model; may be repeated")
     ] = None,
     prompt: Annotated[str, typer.Option(help="Text prompt of a text-conditional model")] = "",
+    prompt_file: Annotated[Path | None, typer.Option(help="File of prompts, one a line")] = None,
+    negative: Annotated[str, typer.Option(help="What the picture should not show")] = "",
+    init_image: Annotated[str, typer.Option(help="Picture to begin with (image to image)")] = "",
+    mask_image: Annotated[str, typer.Option(help="Mask: what is white is painted anew (inpainting)")] = "",
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="How far to go from the first picture; 0: the pipeline's own")
+    ] = 0.0,
+    controlnet: Annotated[str, typer.Option(help="Folder of a ControlNet")] = "",
+    control_image: Annotated[str, typer.Option(help="Picture that the ControlNet follows")] = "",
+    lora: Annotated[
+        list[str] | None, typer.Option(help="LoRA file or folder, perhaps :scale; may be repeated")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Load the model as fp32, fp16, bf16 or fp64")] = "",
     guidance: Annotated[
         float, typer.Option(help="Classifier-free guidance; 0 leaves the pipeline's own")
     ] = 0.0,
-    policy: Annotated[str, typer.Option(help="Activation scales: static, clustered or dynamic")] = "static",
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="Activation scales: auto (static where one grid serves every step), static, clustered or dynamic"
+        ),
+    ] = "auto",
     observer: Annotated[
         str, typer.Option(help="How calibration chooses a range: mse, percentile or minmax")
     ] = "mse",
@@ -89,6 +111,7 @@ def generate(
             f"a board computes with --backend board, not {backend}", param_hint="--board"
         )
     backend = f"board:{board}" if board else backend
+    sample = _sample(how, verify)
     if rtl_dir is not None or contract:
         backend = _own_rtl(backend, rtl_dir, contract, connect)
     directory = output or Path("runs") / f"{Path(model).name}-{design}-{_short(backend)}-seed{seed}"
@@ -97,13 +120,27 @@ def generate(
     with quiet(as_json) as say:
         say(f"loading {model}")
         from ditto_cosim.host.generation import generate_run
-        from ditto_cosim.host.pipeline.models import Wish, load_model
+        from ditto_cosim.host.pipeline.models import Wish, load_model, prompts_of
 
-        loaded = load_model(model)
+        loaded = load_model(model, dtype=dtype, lora=lora or (), controlnet=controlnet)
+        wish = Wish(
+            steps,
+            seed,
+            batch,
+            tuple(label or ()),
+            prompt,
+            guidance,
+            prompts_of(prompt_file),
+            negative,
+            init_image,
+            mask_image,
+            control_image,
+            strength,
+        )
         with watching(as_json) as watcher:
             outcome = generate_run(
                 loaded,
-                Wish(steps, seed, batch, tuple(label or ()), prompt, guidance),
+                wish,
                 directory,
                 backend=backend,
                 chip=chip,
@@ -114,12 +151,25 @@ def generate(
                 policy=policy,
                 observer=observer,
                 verify=verify,
+                verify_sample=sample,
                 connect_to=connect or None,
                 keys=keys,
                 rtl_layers=tuple(rtl_layers or ()),
                 cross_check=cross_check,
             )
         tell(outcome, as_json, say)
+
+
+def _sample(how: str, verify: bool) -> int:
+    """Layers a step that `--verify sample=K` compares; 0: all."""
+    name, _, count = how.partition("=")
+    if not how:
+        return 0
+    if not verify or name != "sample" or not count.isdigit() or not int(count):
+        raise typer.BadParameter(
+            f"{how!r} is not understood; --verify may be followed by sample=K, such as sample=4"
+        )
+    return int(count)
 
 
 def _own_rtl(backend: str, rtl_dir: Path | None, contract: str, connect: str) -> str:

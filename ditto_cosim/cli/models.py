@@ -70,33 +70,39 @@ def compile_model(
     batch: Annotated[int, typer.Option(min=1)] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the run (matters to step clusters only)")] = 50,
     scales: Annotated[Path | None, typer.Option(help="File of scales; default: the model's own")] = None,
+    prompt: Annotated[str, typer.Option(help="Text prompt of a text-conditional model")] = "a picture",
+    dtype: Annotated[str, typer.Option(help="Load it as fp32, fp16, bf16 or fp64")] = "",
+    lora: Annotated[
+        list[str] | None, typer.Option(help="LoRA file or folder, perhaps :scale; may be repeated")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model's denoiser into a program with its weights and scales, and save it as one file."""
     from ditto_cosim.host.compiler.capture import capture
     from ditto_cosim.host.compiler.compiled import compile_denoiser
     from ditto_cosim.host.compiler.quantize import QuantizationError, load_grids
-    from ditto_cosim.host.pipeline.models import load_model
+    from ditto_cosim.host.pipeline.accelerate import compile_pipeline
+    from ditto_cosim.host.pipeline.models import Wish, load_model
     from ditto_cosim.host.zoo import example_inputs
     from ditto_cosim.host.zoo import models as all_models
 
-    loaded = load_model(model)
+    loaded = load_model(model, dtype=dtype, lora=lora or ())
     denoiser = loaded.denoiser
     found = scales or loaded.scales
     if found is None:
         raise QuantizationError(
             f"{model} has no scales yet; `ditto calibrate {model} -o scales.json` makes them"
         )
-    if model not in all_models():
-        raise QuantizationError(
-            f"{model}: compile takes a model that ships; use accelerate() for one of your own"
+    if model in all_models():
+        positional, named = example_inputs(model, batch=batch)
+        names = list(inspect.signature(denoiser.forward).parameters)
+        inputs = {**dict(zip(names, positional, strict=False)), **named}
+        compiled = compile_denoiser(
+            capture(denoiser, inputs, extra={"return_dict": False}), load_grids(found), steps=steps
         )
-    positional, named = example_inputs(model, batch=batch)
-    names = list(inspect.signature(denoiser.forward).parameters)
-    inputs = {**dict(zip(names, positional, strict=False)), **named}
-    compiled = compile_denoiser(
-        capture(denoiser, inputs, extra={"return_dict": False}), load_grids(found), steps=steps
-    )
+    else:
+        wish = Wish(steps, 0, batch, prompt=prompt)
+        compiled = compile_pipeline(loaded.pipe, loaded.arguments(wish), load_grids(found))
     compiled.save(output)
     program = compiled.program
     summary = {
@@ -119,8 +125,17 @@ def calibrate(
     batch: Annotated[int, typer.Option(min=1, help="Pictures of the calibration run")] = 4,
     steps: Annotated[int, typer.Option(min=1)] = 50,
     observer: Annotated[str, typer.Option(help="mse, percentile or minmax")] = "mse",
-    policy: Annotated[str, typer.Option(help="static, clustered or dynamic")] = "static",
+    policy: Annotated[str, typer.Option(help="auto, static, clustered or dynamic")] = "auto",
     seed: Annotated[int, typer.Option()] = 1234,
+    prompt: Annotated[str, typer.Option(help="Text prompt of a text-conditional model")] = "",
+    prompt_file: Annotated[Path | None, typer.Option(help="File of prompts, one a line")] = None,
+    guidance: Annotated[
+        float, typer.Option(help="Classifier-free guidance; 0 leaves the pipeline's own")
+    ] = 0.0,
+    dtype: Annotated[str, typer.Option(help="Load it as fp32, fp16, bf16 or fp64")] = "",
+    lora: Annotated[
+        list[str] | None, typer.Option(help="LoRA file or folder, perhaps :scale; may be repeated")
+    ] = None,
 ) -> None:
     """Choose a model's 8-bit scales from real fp32 denoising trajectories, and keep them as a file.
 
@@ -128,9 +143,9 @@ def calibrate(
     """
     from ditto_cosim.host.compiler.quantize import save_grids
     from ditto_cosim.host.pipeline.accelerate import SCALES_FILE, accelerate
-    from ditto_cosim.host.pipeline.models import Wish, load_model
+    from ditto_cosim.host.pipeline.models import Wish, load_model, prompts_of
 
-    loaded = load_model(model)
+    loaded = load_model(model, dtype=dtype, lora=lora or ())
     labels = (
         tuple(range(batch)) if "class_labels" in inspect.signature(loaded.pipe.__call__).parameters else ()
     )
@@ -139,7 +154,9 @@ def calibrate(
         backend="model",
         observer=observer,
         policy=policy,
-        calibration=loaded.arguments(Wish(steps, seed, batch, labels)),
+        calibration=loaded.arguments(
+            Wish(steps, seed, batch, labels, prompt, guidance, prompts_of(prompt_file))
+        ),
     )
     denoiser: Any = loaded.denoiser
     target = output or (loaded.folder / SCALES_FILE if loaded.folder is not None else Path(SCALES_FILE))

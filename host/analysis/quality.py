@@ -33,12 +33,15 @@ class GoldenRun:
         self.seen = Generation()
         self._golden = Golden(compiled.program, compiled.constants)
 
-    def step(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def step(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         began = time.perf_counter()
         outputs = self._golden.step(self.seen.steps, inputs)
         self.seen.steps += 1
         self.seen.wall_s += time.perf_counter() - began
-        return outputs["sample"].contiguous()
+        return {name: tensor.contiguous() for name, tensor in outputs.items()}
+
+    def judge(self, step: int, snr_db: float) -> None:
+        """Nobody asks golden."""
 
     def close(self, outcome: Mapping[str, Any] | None = None) -> Generation:
         return self.seen
@@ -46,7 +49,7 @@ class GoldenRun:
 
 def on_golden(target: Any, **settings: Any) -> Any:
     """`accelerate`, with golden in the device's place: the same numbers, no cycles. Settings are its own."""
-    return accelerate(target, open_run=lambda compiled, steps: GoldenRun(compiled), **settings)
+    return accelerate(target, open_run=lambda compiled, steps, record: GoldenRun(compiled), **settings)
 
 
 @dataclass(frozen=True)

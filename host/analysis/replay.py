@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ditto_cosim.host.analysis.analyze import COUNTS, Analysis, Analyzer, Kind
-from ditto_cosim.host.compiler.capture import capture
+from ditto_cosim.host.compiler.arguments import Call, from_description
+from ditto_cosim.host.compiler.capture import Captured, capture, capture_call
 from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.pipeline.run import INPUTS
 from ditto_cosim.host.reference.golden import Golden
@@ -22,7 +23,7 @@ from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.files import load_arrays
 from ditto_cosim.protocol.hardware import LowRule, Mode
 from ditto_cosim.protocol.program import Program
-from ditto_cosim.protocol.record import RunRecord
+from ditto_cosim.protocol.record import RunInfo, RunRecord
 
 
 class AnalysisError(DittoError):
@@ -40,11 +41,25 @@ def recorded_inputs(directory: Path, step: int) -> dict[str, Tensor]:
         raise AnalysisError(f"{path}: {error}") from None
 
 
+def captured_again(denoiser: torch.nn.Module, inputs: Mapping[str, Tensor], info: RunInfo | None) -> Captured:
+    """The denoiser captured with a recorded call."""
+    asked = None if info is None else info.extra.get("call")
+    if not isinstance(asked, Mapping):
+        return capture(denoiser, inputs)
+    if asked["structure"] is None or asked["inputs"] != list(inputs):
+        raise AnalysisError(
+            "the run's arguments were of classes that a record does not keep; it cannot be made again"
+        )
+    tensors = {n: t.bool() if n in asked["truths"] else t for n, t in inputs.items()}
+    call = Call(tensors, tuple(tensors.values()), from_description(asked["structure"]))
+    return capture_call(denoiser, denoiser.forward, call)
+
+
 def constants_of(
-    program: Program, denoiser: torch.nn.Module, inputs: Mapping[str, Tensor]
+    program: Program, denoiser: torch.nn.Module, inputs: Mapping[str, Tensor], info: RunInfo | None = None
 ) -> dict[str, Tensor]:
     """The program's constants, made again from the denoiser it was lowered from."""
-    constants = dict(lower(capture(denoiser, inputs), None).constants)
+    constants = dict(lower(captured_again(denoiser, inputs, info), None).constants)
     for name, value in program.constants.items():
         spec, found = program.values[value], constants.get(name)
         if found is None or tuple(found.shape) != spec.shape:
@@ -66,7 +81,7 @@ def analyze_run(
     if not steps:
         raise AnalysisError(f"{directory}: the run has no whole step; run at least one")
     first = recorded_inputs(directory, steps[0].step)
-    constants = constants_of(record.program, denoiser, first)
+    constants = constants_of(record.program, denoiser, first, record.info)
     golden, analyzer = Golden(record.program, constants), Analyzer(record.program, constants)
     for done, step in enumerate(steps, start=1):
         inputs = recorded_inputs(directory, step.step)

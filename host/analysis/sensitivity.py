@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ditto_cosim.host.analysis.replay import AnalysisError, recorded_inputs
-from ditto_cosim.host.compiler.capture import Captured, capture
+from ditto_cosim.host.analysis.replay import AnalysisError, captured_again, recorded_inputs
+from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.points import name_layers
 from ditto_cosim.host.compiler.quantize import quantize_weight
 from ditto_cosim.protocol.isa import Attrs, ints
@@ -79,7 +79,7 @@ def sensitivities(
         raise AnalysisError(f"{directory}: the run has no whole step; run at least one")
     chosen = sorted({round(i * (len(record) - 1) / max(steps - 1, 1)) for i in range(steps)})
     inputs = {step: recorded_inputs(directory, step) for step in chosen}
-    captured = capture(denoiser, inputs[chosen[0]])
+    captured = captured_again(denoiser, inputs[chosen[0]], record.info)
     with torch.no_grad():
         exact = {s: _output(fx.Interpreter(captured.module), captured, i) for s, i in inputs.items()}
         found = []
@@ -103,7 +103,7 @@ def sensitivities(
 
 
 def _output(runner: fx.Interpreter, captured: Captured, inputs: Mapping[str, Tensor]) -> Tensor:
-    (result,) = runner.run(*captured.interpreter_args(inputs))
+    result = runner.run(*captured.interpreter_args(inputs))[0]
     assert isinstance(result, Tensor)
     return result
 

@@ -191,8 +191,8 @@ class Builder:
     def _tensor(self, value: Value) -> torch.Tensor:
         return next(c.tensor for c in self.constants.values() if c.value == value)
 
-    def quantize(self, layer: str, operand: str, x: Argument) -> tuple[Value, Value]:
-        """A layer's operand on its 8-bit grid."""
+    def quantize(self, layer: str, operand: str, x: Argument, axis: int = -1) -> tuple[Value, Value]:
+        """A layer's operand on its 8-bit grid; `axis` is that of its channels."""
         point = f"{layer}:{operand}"
         symmetric = self.point_nodes[point][1]
         if self.grids is None:
@@ -205,8 +205,24 @@ class Builder:
             )
         if symmetric and not grid.symmetric:
             raise QuantizationError(f"{point} is an attention operand and needs a symmetric grid")
-        q, params = self.emit("quantize", self.f32(x), name=f"{point}/quantize", **grid.attrs(self.steps))
+        value = self.f32(x)
+        if grid.channels:
+            shape = [-1] + [1] * (len(value.spec.shape) - 1 - axis % len(value.spec.shape))
+            inverse = self.constant((1 / torch.tensor(grid.channels)).reshape(shape), f"{point}/channels")
+            (value,) = self.emit("mul", value, inverse, name=f"{point}/channels")
+        q, params = self.emit("quantize", value, name=f"{point}/quantize", **grid.attrs(self.steps))
         return q, params
+
+    def _factors(self, point: str, weight: torch.Tensor) -> torch.Tensor | None:
+        """What the channels of a layer's input are divided by, and its weights multiplied."""
+        grid = None if self.grids is None else self.grids.get(point)
+        if grid is None or not grid.channels:
+            return None
+        if len(grid.channels) != weight.shape[1]:
+            raise QuantizationError(
+                f"{point} has factors for {len(grid.channels)} channels, the layer has {weight.shape[1]}"
+            )
+        return torch.tensor(grid.channels)
 
     # --- layers ---------------------------------------------------------------------------------------------------------
 
@@ -249,11 +265,15 @@ class Builder:
             raise LoweringError(
                 f"{layer}: K = {reduction} could overflow 32 bits; the longest exact K is {isa.K_EXACT}"
             )
+        axis = 1 if op == "conv2d" else -1
+        channels = self._factors(f"{layer}:{operand}", weight)
+        if channels is not None:
+            weight = weight.to(torch.float32) * channels.reshape(1, -1, *[1] * (weight.ndim - 2))
         try:
             q_weight, w_scale = quantize_weight(weight, self.captured.weight_scales.get(layer))
         except QuantizationError as error:
             raise QuantizationError(f"{layer}: {error}") from None
-        q, params = self.quantize(layer, operand, x)
+        q, params = self.quantize(layer, operand, x, axis)
         w = self.constant(q_weight, f"{layer}.weight")
         (acc,) = self.emit(op, q, params, w, name=layer, **(attrs or {}))
         return acc, params, self.constant(w_scale, f"{layer}.weight_scale")

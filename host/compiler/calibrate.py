@@ -5,15 +5,29 @@ What this file does not do: choose grids from the histograms (`quantize.py`).
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import fx
 
 from ditto_cosim.host.compiler.capture import Captured
-from ditto_cosim.host.compiler.points import quantization_points
-from ditto_cosim.host.compiler.quantize import Grid, Histogram, Observer, Policy, QuantizationError, choose
+from ditto_cosim.host.compiler.points import example, name_layers, quantization_points
+from ditto_cosim.host.compiler.quantize import (
+    Choice,
+    Grid,
+    Histogram,
+    Observer,
+    QuantizationError,
+    choose,
+    clipped_share,
+    noise_of,
+    over,
+)
+from ditto_cosim.host.compiler.smooth import Channels, factors
 
 Inputs = Mapping[str, torch.Tensor]
 
@@ -41,9 +55,17 @@ class Calibrator:
         self.captured = captured
         self.points = quantization_points(captured)
         self.histograms: dict[str, list[Histogram]] = {point: [] for point in self.points}
+        self.weights = _weights(captured)
+        """Point -> the weights that its tensor meets, as [outputs, channels, positions], where factors may be put on them."""
+        self.channels: dict[str, Channels] = {}
+        """Graph node -> what was seen of its channels."""
 
     def observe(self, inputs: Inputs) -> torch.Tensor:
-        """One fp32 evaluation; returns the denoiser's own result."""
+        """One fp32 evaluation; returns the denoiser's own result, the first if there are several."""
+        return self.observe_all(inputs)[0]
+
+    def observe_all(self, inputs: Inputs) -> tuple[torch.Tensor, ...]:
+        """One fp32 evaluation; returns all of the denoiser's results."""
         seen: dict[str, Histogram] = {}
         by_node: dict[str, list[str]] = {}
         for point, (node, _) in self.points.items():
@@ -53,26 +75,32 @@ class Calibrator:
             histogram = Histogram.of(value, by_node[node][0])
             for point in by_node[node]:
                 seen[point] = histogram
+            if axis := {self.weights[p][1] for p in by_node[node] if p in self.weights}:
+                self.channels.setdefault(node, Channels.none()).add(value, axis.pop())
 
         with torch.no_grad():
             watch = _Watch(self.captured.module, see, set(by_node))
-            (result,) = watch.run(*self.captured.interpreter_args(inputs))
+            results = watch.run(*self.captured.interpreter_args(inputs))
         for point, histogram in seen.items():
             self.histograms[point].append(histogram)
-        return result  # type: ignore[no-any-return]  # the graph returns one tensor
+        return tuple(results)
 
     def grids(
         self,
         *,
         observer: Observer = "mse",
-        policy: Policy = "static",
+        policy: Choice = "auto",
         clusters: int = 4,
         hysteresis: float = 1.25,
         overrides: Mapping[str, Grid] | None = None,
     ) -> dict[str, Grid]:
         """One grid per point. `overrides` replaces points by name."""
         if unknown := (overrides or {}).keys() - self.points.keys():
-            raise QuantizationError(f"no such quantization point: {', '.join(sorted(unknown))}")
+            near = difflib.get_close_matches(min(unknown), self.points, 3, 0.3)
+            raise QuantizationError(
+                f"no quantization point {', '.join(sorted(unknown))}; the denoiser has {len(self.points)}, "
+                f"such as {', '.join(near or list(self.points)[:3])}"
+            )
         chosen = {
             point: choose(
                 self.histograms[point],
@@ -84,7 +112,66 @@ class Calibrator:
             )
             for point, (_, symmetric) in self.points.items()
         }
+        if policy == "auto":
+            chosen |= self._with_factors(chosen)
         return {**chosen, **(overrides or {})}
+
+    def clipped(self, grids: Mapping[str, Grid]) -> dict[str, float]:
+        """Point -> the share of its values that lie beyond its grid."""
+        return {
+            point: clipped_share(histograms, grids[point])
+            for point, histograms in self.histograms.items()
+            if histograms and grids[point].policy != "dynamic" and not grids[point].channels
+        }
+
+    def _with_factors(self, chosen: Mapping[str, Grid]) -> dict[str, Grid]:
+        """Grids with factors of channels, for the layers whose outputs gain by them. Layers of one input share them."""
+        found: dict[str, Grid] = {}
+        for node, channels in self.channels.items():
+            points = [p for p, (n, _) in self.points.items() if n == node and p in self.weights]
+            if len(points) < sum(n == node for n, _ in self.points.values()):
+                continue  # something else reads the tensor on its plain grid
+            grid = chosen[points[0]]
+            noise = noise_of(self.histograms[points[0]], grid)
+            made = factors(channels, [self.weights[p][0] for p in points], noise)
+            if not made:
+                continue
+            count, divisors = len(channels.low), torch.tensor(made)
+            edges = [round(s * count) for s in grid.starts] + [count]
+            scales = []
+            for first, last in pairwise(edges):
+                low, high = channels.extremes(first, last)
+                scales.append(
+                    over(float((low / divisors).amin()), float((high / divisors).amax()), grid.symmetric)
+                )
+            with_factors = replace(
+                grid,
+                scales=tuple(s for s, _ in scales),
+                zero_points=tuple(z for _, z in scales),
+                channels=made,
+            )
+            found |= dict.fromkeys(points, with_factors)
+        return found
+
+
+def _weights(captured: Captured) -> dict[str, tuple[torch.Tensor, int]]:
+    """Points of linear layers and convolutions of one group, with their weights and the axis of their channels."""
+    nodes, found = {n.name: n for n in captured.module.graph.nodes}, {}
+    for name, layer in name_layers(captured).items():
+        node = nodes[name]
+        kind, weight = str(node.target), node.args[1]
+        if kind not in ("aten.linear.default", "aten.conv2d.default") or layer in captured.weight_scales:
+            continue
+        held = captured.parameters.get(getattr(weight, "name", ""))
+        if held is None or held.is_meta or not isinstance(node.args[0], fx.Node):
+            continue
+        axis = 1 if kind == "aten.conv2d.default" else -1
+        if example(node.args[0]).shape[axis] == held.shape[1]:
+            found[f"{layer}:x"] = (
+                held.to(torch.float32).flatten(2) if held.ndim > 2 else held.float()[..., None],
+                axis,
+            )
+    return found
 
 
 def calibrate(captured: Captured, trajectory: Iterable[Inputs], **choice: Any) -> dict[str, Grid]:

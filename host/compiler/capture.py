@@ -1,30 +1,53 @@
 """nn.Module -> one flat graph of tensor operations, by torch.export.
 
-Captures a denoiser at fixed shapes, with attention, convolutions of other ranks and contractions taken apart
-(`decompose.py`), and nothing else decomposed. Works on `meta` too, so published sizes cost no memory. What this file does not do:
-decide what the operations mean to the accelerator (`lower.py`).
+Captures a denoiser at fixed shapes, in fp32 on the host whatever the module's own type and device, with attention,
+convolutions of other ranks and contractions taken apart (`decompose.py`), and nothing else decomposed. The module is left as
+it was found. Works on `meta` too, so published sizes cost no memory. What this file does not do: decide what the operations mean
+to the accelerator (`lower.py`).
 """
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 
+from ditto_cosim.host.compiler.arguments import ArgumentError, Call, Structure, put_together, take_apart
 from ditto_cosim.host.compiler.decompose import DECOMPOSITIONS
 from ditto_cosim.host.compiler.specialize import hold, specialize
 from ditto_cosim.protocol.errors import DittoError
 
 STATIC_INPUTS = frozenset(
-    {"encoder_hidden_states", "class_labels", "encoder_attention_mask", "attention_mask"}
+    {
+        "added_cond_kwargs",
+        "attention_mask",
+        "class_labels",
+        "cross_attention_kwargs",
+        "encoder_attention_mask",
+        "encoder_hidden_states",
+        "encoder_hidden_states_2",
+        "encoder_hidden_states_image",
+        "encoder_hidden_states_mask",
+        "encoder_hidden_states_t5",
+        "freqs_cis",
+        "guidance",
+        "image_embeds",
+        "image_rotary_emb",
+        "img_ids",
+        "pooled_projections",
+        "prompt_embeds",
+        "txt_ids",
+    }
 )
-"""Arguments that diffusers' pipelines keep constant during one generation."""
+"""Arguments that diffusers' pipelines keep constant during one generation; what is inside them, too."""
 
 
 class CaptureError(DittoError):
@@ -33,7 +56,7 @@ class CaptureError(DittoError):
 
 @dataclass(frozen=True)
 class Captured:
-    """A denoiser as a graph: parameters by name, inputs in order, one output."""
+    """A denoiser as a graph: parameters by name, inputs and outputs in order."""
 
     module: torch.fx.GraphModule
     inputs: tuple[str, ...]
@@ -48,6 +71,10 @@ class Captured:
     static_inputs: frozenset[str]
     weight_scales: Mapping[str, torch.Tensor]
     """Module -> the scale a channel that its weights are integers of, where it has one of its own (`weight_scale`)."""
+    outputs: tuple[str, ...]
+    """Names of the results, in the order in which the graph returns them; a single one is `sample`."""
+    result: Structure
+    """What the denoiser returns around them."""
     held: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Arguments whose values decide the shapes inside, and what they held: constants of this graph, which is wrong for any
     other value."""
@@ -67,20 +94,29 @@ class Captured:
         return found
 
 
-class _Denoiser(nn.Module):
-    """Gives every denoiser one call: named tensors in, one tensor out."""
+class _Result:
+    """What stood around the results when the denoiser was traced."""
 
-    def __init__(self, inner: nn.Module, names: Sequence[str], extra: Mapping[str, Any]) -> None:
+    outputs: tuple[str, ...] = ()
+    structure: Structure
+
+
+class _Flat(nn.Module):
+    """Gives every denoiser one call: tensors in, tensors out."""
+
+    def __init__(self, inner: nn.Module, forward: Callable[..., Any], call: Call, result: _Result) -> None:
         super().__init__()
         self.inner = inner
-        self.names = tuple(names)
-        self.extra = dict(extra)
 
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        out = self.inner(**dict(zip(self.names, tensors, strict=True)), **self.extra)
-        out = getattr(out, "sample", out)
-        result: torch.Tensor = out[0] if isinstance(out, tuple | list) else out
-        return result
+        def flat(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+            found, result.structure = take_apart(call.invoke(forward, tensors))
+            result.outputs = ("sample",) if len(found) == 1 else tuple(found)
+            return tuple(found.values())
+
+        self._flat = flat
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self._flat(tensors)
 
 
 @contextmanager
@@ -96,7 +132,7 @@ def _untouched(module: nn.Module) -> Iterator[None]:
 
 
 def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
         exported = torch.export.export(module, tuple(inputs.values()), strict=False)
         exported = exported.run_decompositions(DECOMPOSITIONS)
     for node in exported.graph.nodes:
@@ -128,32 +164,48 @@ def _specialized(
 
 def capture(
     denoiser: nn.Module,
-    example: Mapping[str, torch.Tensor],
+    example: Mapping[str, Any],
     *,
     extra: Mapping[str, Any] | None = None,
     static_inputs: frozenset[str] = STATIC_INPUTS,
 ) -> Captured:
     """Capture `denoiser(**example, **extra)`; `extra` holds arguments that are no tensors."""
-    names = tuple(example)
-    module = _Denoiser(denoiser, names, extra or {}).eval()
-    for name, tensor in example.items():
-        if not isinstance(tensor, torch.Tensor):
+    for name, value in example.items():
+        if not isinstance(value, torch.Tensor | tuple | list | dict):
             raise CaptureError(
-                f"input {name!r} is a {type(tensor).__name__}, expected a tensor (pass it in `extra`)"
+                f"input {name!r} is a {type(value).__name__}, expected a tensor (pass it in `extra`)"
             )
-    inputs = dict(example)
+    call = Call.of(inspect.signature(denoiser.forward), (), {**example, **(extra or {})})
+    return capture_call(denoiser, denoiser.forward, call, static_inputs=static_inputs)
+
+
+def capture_call(
+    denoiser: nn.Module,
+    forward: Callable[..., Any],
+    call: Call,
+    *,
+    static_inputs: frozenset[str] = STATIC_INPUTS,
+) -> Captured:
+    """Capture one call of `forward`, a method of `denoiser`."""
+    kind = type(denoiser).__name__
+    static = frozenset(n for n in call.tensors if n.partition(".")[0] in static_inputs)
+    inputs = dict(call.tensors)
     decided: dict[str, torch.Tensor] = {}
-    with warnings.catch_warnings(), _untouched(denoiser):
+    result = _Result()
+    with as_fp32(denoiser), warnings.catch_warnings(), _untouched(denoiser):
         warnings.simplefilter("ignore")  # export warns about its own internals; nothing a user could act on
+        module = _Flat(denoiser, forward, call, result)
         try:
             exported = _export(module, inputs)
+        except ArgumentError as error:
+            raise CaptureError(f"{kind} returns what cannot be followed: {error}") from error
         except Exception as error:  # export raises many types; all mean the same to a user
             refusal = CaptureError(
-                f"torch.export refused {type(denoiser).__name__} with inputs "
-                f"{ {n: tuple(t.shape) for n, t in example.items()} }: {type(error).__name__}: {error}"
+                f"torch.export refused {kind} with inputs "
+                f"{ {n: tuple(t.shape) for n, t in inputs.items()} }: {type(error).__name__}: {_gist(error)}"
             )
-            exported, decided = _specialized(module, inputs, static_inputs, refusal)
-            names = tuple(inputs)
+            exported, decided = _specialized(module, inputs, static, refusal)
+    names = tuple(inputs)
 
     signature = exported.graph_signature
     tensors: dict[str, torch.Tensor] = {}
@@ -168,15 +220,18 @@ def capture(
             target = spec.target or name
             held = exported.state_dict.get(target, exported.constants.get(target))
             if not isinstance(held, torch.Tensor):
-                raise CaptureError(f"{type(denoiser).__name__}: {target} is not a tensor")
+                raise CaptureError(f"{kind}: {target} is not a tensor")
             tensors[name] = held.detach()
             parameter_names[name] = target.removeprefix("inner.")
-    outputs = [s for s in signature.output_specs if s.kind.name == "USER_OUTPUT"]
-    if len(outputs) != 1 or len(signature.output_specs) != 1:
+    changed = [s.target for s in signature.output_specs if s.kind is not OutputKind.USER_OUTPUT]
+    if changed:
         raise CaptureError(
-            f"{type(denoiser).__name__} returns {len(outputs)} tensors and changes "
-            f"{len(signature.output_specs) - len(outputs)} buffers; expected one tensor and no change"
+            f"{kind} changes {', '.join(str(t).removeprefix('inner.') for t in changed)} when it is called; a program "
+            f"has no state of its own, so the module must leave its buffers and inputs alone"
         )
+    if not signature.output_specs:
+        raise CaptureError(f"{kind} returns no tensor")
+    _refuse_chance(kind, exported.graph_module)
     return Captured(
         module=exported.graph_module,
         inputs=names,
@@ -184,11 +239,73 @@ def capture(
         parameters=tensors,
         parameter_names=parameter_names,
         example=inputs,
-        static_inputs=static_inputs & set(names),
+        static_inputs=static & set(names),
         held=decided,
         weight_scales={
             name: held.detach()
             for name, part in denoiser.named_modules()
             if isinstance(held := getattr(part, "weight_scale", None), torch.Tensor)
         },
+        outputs=result.outputs,
+        result=result.structure,
     )
+
+
+@contextmanager
+def as_fp32(module: nn.Module) -> Iterator[None]:
+    """Inside, the module's parameters and buffers are fp32 and on the host, and it does not train; then all is as before."""
+    swapped: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+    training = [part for part in module.modules() if part.training]
+    made: dict[int, torch.Tensor] = {}
+    try:
+        for part in module.modules():
+            tables: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+            for held in tables:
+                for name, tensor in list(held.items()):
+                    if tensor is None or tensor.is_meta or _is_plain(tensor):
+                        continue
+                    if id(tensor) not in made:
+                        wide = tensor.detach().to(
+                            "cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype
+                        )
+                        is_parameter = isinstance(tensor, nn.Parameter)
+                        made[id(tensor)] = nn.Parameter(wide, requires_grad=False) if is_parameter else wide
+                    swapped.append((held, name, tensor))
+                    held[name] = made[id(tensor)]
+        for part in training:
+            part.training = False
+        yield
+    finally:
+        for held, name, tensor in swapped:
+            held[name] = tensor
+        for part in training:
+            part.training = True
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu" and (not tensor.is_floating_point() or tensor.dtype is torch.float32)
+
+
+def _refuse_chance(kind: str, graph: torch.fx.GraphModule) -> None:
+    """A program computes the same from the same inputs; a module that draws random numbers does not."""
+    for node in graph.graph.nodes:
+        tags = getattr(node.target, "tags", ())
+        if torch.Tag.nondeterministic_seeded in tags and "dropout" not in str(node.target):
+            raise CaptureError(
+                f"{kind} draws random numbers ({node.target}); pass them in as an input instead"
+            )
+
+
+def _gist(error: Exception) -> str:
+    """What export said, without its dump of the program."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(
+        itertools.takewhile(
+            lambda line: not line.startswith(("While executing", "Original traceback")), lines
+        )
+    )[:600]
+
+
+def restore_result(captured: Captured, tensors: Sequence[torch.Tensor]) -> Any:
+    """What the denoiser would return around these tensors."""
+    return put_together(captured.result, tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from ditto_cosim.protocol.errors import IsaError
 from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.program import Program
 
-FORMAT = "ditto-compiled-1"
+FORMAT = "ditto-compiled-2"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Compiled:
             "grids": json.dumps({name: asdict(grid) for name, grid in self.grids.items()}),
             "steps": str(self.steps),
         }
+        metadata["digest"] = _digest(metadata, self.constants)
         with replacing(path) as unfinished:
             save_file(
                 {name: t.contiguous().clone() for name, t in self.constants.items()}, unfinished, metadata
@@ -64,6 +66,10 @@ class Compiled:
                         f"{path}: not a compiled denoiser (format {metadata.get('format')!r})"
                     )
                 constants = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            if metadata.get("digest") != _digest(metadata, constants):
+                raise QuantizationError(
+                    f"{path}: damaged, its content is not what was written (checksum); compile it again"
+                )
             program = Program.from_dict(json.loads(metadata["program"]))
             grids = grids_of(json.loads(metadata["grids"]))
             return cls(program, constants, grids, int(metadata["steps"]))
@@ -84,4 +90,23 @@ def wire_array(tensor: torch.Tensor) -> npt.NDArray[np.generic]:
 def compile_denoiser(captured: Captured, grids: Mapping[str, Grid], *, steps: int = 50) -> Compiled:
     """Lowers a captured denoiser onto its grids."""
     lowered = lower(captured, grids, steps=steps)
-    return Compiled(lowered.program, lowered.constants, grids, steps)
+    live = {_storage(t) for t in captured.parameters.values()}
+    constants = {n: t.clone() if _storage(t) in live else t for n, t in lowered.constants.items()}
+    return Compiled(lowered.program, constants, grids, steps)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """Where a tensor's values are; constants are copies, so that editing the module changes no program."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def _digest(metadata: Mapping[str, str], constants: Mapping[str, torch.Tensor]) -> str:
+    """Of everything in a file but itself."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(metadata.keys() - {"digest"}):
+        digest.update(f"{name}={metadata[name]}".encode())
+    for name in sorted(constants):
+        tensor = constants[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

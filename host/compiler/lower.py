@@ -83,7 +83,7 @@ class Lowering(Builder):
 
     def run(self) -> Lowered:
         graph = self.captured.module.graph
-        output: Value | None = None
+        outputs: dict[str, Value] = {}
         for node in graph.nodes:
             self.scope = module_path(node)
             if node.op == "placeholder":
@@ -91,19 +91,18 @@ class Lowering(Builder):
             elif node.op == "call_function":
                 self.env[node.name] = self._call(node)
             elif node.op == "output":
-                (result,) = node.args[0]
-                output = self.value(self.env[result.name], "output")
+                for name, result in zip(self.captured.outputs, node.args[0], strict=True):
+                    outputs[name] = self.value(self._resolve(result), "output")
             else:
                 self.env[node.name] = getattr(self.captured.module, str(node.target))
         if self.missing:
             raise UnsupportedError(self.missing)
-        assert output is not None
         program = Program(
             values=tuple(self.values),
             inputs={n: v.id for n, v in self.inputs.items()},
             static_inputs=self.captured.static_inputs,
             constants={n: c.value.id for n, c in self.constants.items()},
-            outputs={"sample": output.id},
+            outputs={n: v.id for n, v in outputs.items()},
             commands=tuple(self.commands),
         )
         program = _prune(program)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,12 @@ from ditto_cosim.protocol.files import write_text
 
 Observer = Literal["minmax", "percentile", "mse"]
 Policy = Literal["static", "clustered", "dynamic"]
+Choice = Literal["auto", "static", "clustered", "dynamic"]
 OBSERVERS: tuple[Observer, ...] = ("minmax", "percentile", "mse")
+ENOUGH_DB = 24.0
+"""A step whose signal stands this far above its quantization noise needs no grid of its own."""
+LOSS_DB = 6.0
+"""What a step may lose on a shared grid, if that leaves less than `ENOUGH_DB`."""
 
 BINS = 2048
 PERCENTILE = 99.99
@@ -86,6 +92,8 @@ class Grid:
     """Cluster i begins at this share of the run's steps."""
     symmetric: bool = False
     hysteresis: float = 1.0
+    channels: tuple[float, ...] = ()
+    """Factors by which the input's channels are divided before, and the weights' multiplied (`smooth.py`)."""
 
     def attrs(self, steps: int) -> dict[str, str | bool | float | tuple[float, ...] | tuple[int, ...]]:
         """Attributes of the command in a run of so many steps; clusters that would hold no step are dropped."""
@@ -146,31 +154,122 @@ def _grid(low: float, high: float, symmetric: bool) -> tuple[float, int]:
     return scale, int(np.clip(round(-low / scale) - 128, -128, 127))
 
 
+def sqnr_db(histogram: Histogram, grid: Grid, cluster: int = 0) -> float:
+    """Signal over quantization noise of what a histogram saw, on one of a grid's scales."""
+    scale, zero = grid.scales[cluster], grid.zero_points[cluster]
+    centres, counts = histogram.centres, histogram.counts
+    q = np.clip(np.rint(centres / scale) + zero, -127 if grid.symmetric else -128, 127)
+    noise = float((np.square((q - zero) * scale - centres) * counts).sum())
+    signal = float((np.square(centres) * counts).sum())
+    if not noise or not signal:
+        return math.inf
+    return 10 * math.log10(signal / noise)
+
+
+def clipped_share(histograms: Sequence[Histogram], grid: Grid) -> float:
+    """The share of all values seen that lie beyond a static or clustered grid."""
+    outside = total = 0.0
+    for at, histogram in enumerate(histograms):
+        cluster = bisect_right([s * len(histograms) for s in grid.starts], at + 1e-6) - 1
+        scale, zero = grid.scales[cluster], grid.zero_points[cluster]
+        low = ((-127 if grid.symmetric else -128) - zero - 0.5) * scale
+        centres = histogram.centres
+        outside += float(histogram.counts[(centres < low) | (centres > (127 - zero + 0.5) * scale)].sum())
+        total += float(histogram.counts.sum())
+    return outside / total if total else 0.0
+
+
+def noise_of(histograms: Sequence[Histogram], grid: Grid) -> float:
+    """Mean square of the error an element on a static or clustered grid."""
+    noise = total = 0.0
+    for at, histogram in enumerate(histograms):
+        cluster = bisect_right([s * len(histograms) for s in grid.starts], at + 1e-6) - 1
+        scale, zero = grid.scales[cluster], grid.zero_points[cluster]
+        q = np.clip(np.rint(histogram.centres / scale) + zero, -127 if grid.symmetric else -128, 127)
+        noise += float((np.square((q - zero) * scale - histogram.centres) * histogram.counts).sum())
+        total += float(histogram.counts.sum())
+    return noise / total if total else 0.0
+
+
+def over(low: float, high: float, symmetric: bool) -> tuple[float, int]:
+    """Scale and zero point of the grid from `low` to `high`."""
+    return _grid(min(low, 0.0), max(high, 0.0), symmetric)
+
+
 def choose(
     histograms: Sequence[Histogram],
     *,
     symmetric: bool,
     observer: Observer = "mse",
-    policy: Policy = "static",
+    policy: Choice = "auto",
     clusters: int = 4,
     hysteresis: float = 1.25,
 ) -> Grid:
-    """The grid of one quantization point."""
+    """The grid of one quantization point. `auto` is static as long as one grid serves every step, and else as few
+    clusters of steps as do."""
     if not histograms:
         raise QuantizationError("a quantization point has no calibration data; calibrate the model first")
     if policy == "dynamic":
         scale, _ = _grid(*_range(Histogram.merge(histograms), "minmax", True), True)
         return Grid("dynamic", (scale,), (0,), symmetric=True, hysteresis=hysteresis)
+
+    def grid_of(part: Sequence[Histogram]) -> Grid:
+        scale, point = _grid(*_range(Histogram.merge(part), observer, symmetric), symmetric)
+        return Grid("static", (scale,), (point,), symmetric=symmetric)
+
+    if policy == "auto":
+        return _fewest_clusters(histograms, grid_of)
     count = min(clusters, len(histograms)) if policy == "clustered" else 1
     edges = [round(i * len(histograms) / count) for i in range(count + 1)]
-    scales, points = [], []
-    for first, last in pairwise(edges):
-        merged = Histogram.merge(histograms[first:last])
-        scale, point = _grid(*_range(merged, observer, symmetric), symmetric)
-        scales.append(scale)
-        points.append(point)
-    starts = tuple(e / len(histograms) for e in edges[:-1])
-    return Grid("static" if count == 1 else "clustered", tuple(scales), tuple(points), starts, symmetric)
+    return _clustered([grid_of(histograms[a:b]) for a, b in pairwise(edges)], edges[:-1], len(histograms))
+
+
+def _clustered(grids: Sequence[Grid], starts: Sequence[int], steps: int) -> Grid:
+    """One grid from those of clusters that begin at these steps."""
+    return Grid(
+        "static" if len(grids) == 1 else "clustered",
+        tuple(g.scales[0] for g in grids),
+        tuple(g.zero_points[0] for g in grids),
+        tuple(start / steps for start in starts),
+        grids[0].symmetric,
+    )
+
+
+def _good(found_db: float, best_db: float) -> bool:
+    return found_db >= ENOUGH_DB or found_db >= best_db - LOSS_DB
+
+
+def serves(grid: Grid, histograms: Sequence[Histogram], symmetric: bool) -> bool:
+    """Whether a given grid is as good for what was seen as one made for it, or good enough; a dynamic one always is."""
+    if grid.policy == "dynamic":
+        return True
+    for histogram in histograms:
+        best = sqnr_db(histogram, choose([histogram], symmetric=symmetric, policy="static"))
+        found = max(sqnr_db(histogram, grid, cluster) for cluster in range(len(grid.scales)))
+        if not _good(found, best):
+            return False
+    return True
+
+
+def _fewest_clusters(histograms: Sequence[Histogram], grid_of: Callable[[Sequence[Histogram]], Grid]) -> Grid:
+    """Neighbouring steps share a grid for as long as none of them needs one of its own."""
+    own = [sqnr_db(h, grid_of([h])) for h in histograms]
+
+    def good(grid: Grid, first: int, last: int) -> bool:
+        return all(_good(sqnr_db(histograms[i], grid), own[i]) for i in range(first, last))
+
+    whole = grid_of(histograms)
+    if good(whole, 0, len(histograms)):
+        return _clustered([whole], [0], len(histograms))
+    starts, grids = [0], [grid_of(histograms[:1])]
+    for at in range(1, len(histograms)):
+        shared = grid_of(histograms[starts[-1] : at + 1])
+        if good(shared, starts[-1], at + 1):
+            grids[-1] = shared
+        else:
+            starts.append(at)
+            grids.append(grid_of(histograms[at : at + 1]))
+    return _clustered(grids, starts, len(histograms))
 
 
 def quantize_weight(
@@ -226,19 +325,32 @@ def save_grids(grids: Mapping[str, Grid], path: Path) -> None:
     )
 
 
+def _whole(number: Any) -> int:
+    if isinstance(number, bool) or number != int(number):
+        raise ValueError(f"zero point {number!r}, expected a whole number")
+    return int(number)
+
+
 def grids_of(data: Any) -> dict[str, Grid]:
     """Grids from plain JSON data; what is not that raises KeyError, TypeError, ValueError or AttributeError."""
     return {
         str(name): Grid(
             g["policy"],
             tuple(float(s) for s in g["scales"]),
-            tuple(int(z) for z in g["zero_points"]),
+            tuple(_whole(z) for z in g["zero_points"]),
             tuple(float(s) for s in g.get("starts", (0.0,))),
             bool(g["symmetric"]),
             float(g.get("hysteresis", 1.0)),
+            tuple(float(c) for c in g.get("channels", ())),
         )
         for name, g in data.items()
     }
+
+
+def _gist(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"no JSON: {error}"
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def load_grids(path: Path) -> dict[str, Grid]:
@@ -250,8 +362,25 @@ def load_grids(path: Path) -> dict[str, Grid]:
             f"{path}: no such file of scales; `ditto calibrate MODEL` makes one"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise QuantizationError(f"{path}: not a file of scales ({type(error).__name__}: {error})") from None
+        raise QuantizationError(f"{path}: not a file of scales ({_gist(error)})") from None
+    if not grids:
+        raise QuantizationError(f"{path}: holds no scale; `ditto calibrate MODEL` makes a file of them")
     for name, grid in grids.items():
+        if len({len(grid.scales), len(grid.zero_points), len(grid.starts)}) != 1 or not grid.scales:
+            raise QuantizationError(
+                f"{path}: {name} has {len(grid.scales)} scales, {len(grid.zero_points)} zero points and "
+                f"{len(grid.starts)} starts; expected as many of each, one or more"
+            )
+        if not all(math.isfinite(c) and c > 0 for c in grid.channels):
+            raise QuantizationError(
+                f"{path}: {name} has factors of channels that are not positive and finite"
+            )
+        if not all(-128 <= z <= 127 for z in grid.zero_points):
+            raise QuantizationError(f"{path}: {name} has zero points {grid.zero_points}, expected −128…127")
+        if grid.policy not in get_args(Policy):
+            raise QuantizationError(
+                f"{path}: {name} has policy {grid.policy!r}, expected one of {', '.join(get_args(Policy))}"
+            )
         if not all(math.isfinite(s) and s > 0 for s in grid.scales):
             raise QuantizationError(
                 f"{path}: {name} has scales {grid.scales}; every scale must be positive and finite"

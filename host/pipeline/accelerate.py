@@ -9,10 +9,10 @@ The pipeline and its scheduler stay what they were. What this file does not do: 
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,21 @@ from torch import nn
 
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, load_grids
-from ditto_cosim.host.pipeline.denoiser import AcceleratedDenoiser, OpenRun
-from ditto_cosim.host.pipeline.run import Recording, Run, Settings
+from ditto_cosim.host.pipeline.denoiser import AcceleratedDenoiser, Acceleration, OpenRun, attach, detach
+from ditto_cosim.host.pipeline.run import SNR_FLOOR_DB, Recording, Run, Settings
 from ditto_cosim.host.wire.client import Device, OnLayer, connect
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import RunSpec
 
-DENOISERS = ("unet", "transformer")
 SCALES_FILE = "ditto_scales.json"
 CALIBRATION_STEPS = 20
+DENOISERS = ("unet", "transformer")
+"""Names under which pipelines keep a denoiser, whatever its class."""
+_TIMES = frozenset({"t", "timestep", "timesteps", "timestep_ratio", "time_step", "sigma", "sigmas"})
+_NO_DENOISERS = ("adapter", "controlnet", "encoder", "guider", "scheduler", "vae", "vqgan", "vqvae")
+PARTS = {"vae": "vae.decoder", "vqvae": "vqvae.decoder", "movq": "movq.decoder"}
+"""Components whose own call pipelines do not use -> the module inside that does the work."""
 
 
 class TargetError(DittoError, TypeError):
@@ -40,10 +45,14 @@ class TargetError(DittoError, TypeError):
 def accelerate(
     target: Any,
     *,
+    parts: Sequence[str] | None = None,
     backend: str = "rtl",
     design: str = "ditto",
     chip: str = "paper_twin",
     verify: bool = False,
+    verify_sample: int = 0,
+    snr_steps: Sequence[int] = (0,),
+    snr_floor_db: float = SNR_FLOOR_DB,
     connect_to: str | Device | None = None,
     keys: Path | None = None,
     rtl_layers: tuple[str, ...] = (),
@@ -51,7 +60,7 @@ def accelerate(
     scales: Path | Mapping[str, Grid] | None = None,
     calibration: Mapping[str, Any] | Callable[[Any], Any] | None = None,
     observer: str = "mse",
-    policy: str = "static",
+    policy: str = "auto",
     clusters: int = 4,
     hysteresis: float = 1.25,
     overrides: Mapping[str, Grid] | None = None,
@@ -59,72 +68,179 @@ def accelerate(
     on_layer: OnLayer | None = None,
     on_step: Callable[[int], None] | None = None,
     on_open: Callable[[Compiled, int], None] | None = None,
+    keep_weights: bool = True,
     open_run: OpenRun | None = None,
 ) -> Any:
-    """`target` with its denoiser on the accelerator: a pipeline (changed in place and returned), or a module's stand-in.
+    """`target` with its denoiser on the accelerator: a pipeline or a module, changed in place and returned.
+
+    The denoiser stays the module it was; only its call goes to the device. Without `parts`, every component that is called
+    with a timestep is taken; with it, the ones named (`"vae"` is its decoder).
 
     Activations are quantized on `scales` (a file or a mapping); without them on a `ditto_scales.json` beside the model's
     weights; without that on a calibration run: `calibration` holds arguments for one call of the pipeline, or is a
     function that calls it. Weights get one scale per output channel; a module with a `weight_scale` of its own keeps it
-    (`quantize.load_quantized` reads such checkpoints). The device is started by this process unless `connect_to` names one;
-    `open_run` (compiled denoiser, steps → run) puts something else in its place, such as golden.
+    (`quantize.load_quantized` reads such checkpoints). With `verify`, every value is compared with golden, and the results
+    of `snr_steps` with the module's own in fp32: fewer decibels than `snr_floor_db` end the run. `verify_sample` is a number of
+    layers a step to compare in place of everything, for models so large that golden would take longer than the device.
+
+    Without `keep_weights` the module's fp32 weights are dropped as soon as its program is made: a large model is then held
+    once, in 8 bits, and can neither be saved nor called with other shapes.
+
+    The device is started by this process unless `connect_to` names one; `open_run` (compiled denoiser, steps, recording →
+    run) puts something else in its place, such as golden.
     """
-    ((name, original),) = find_parts(target).items()
-    if isinstance(original, AcceleratedDenoiser):
-        raise TargetError("this pipeline is accelerated already; change its denoiser's `settings` instead")
+    found = find_parts(target, parts)
+    if taken := [name for name, module in found.items() if isinstance(module, AcceleratedDenoiser)]:
+        raise TargetError(
+            f"{taken[0] or 'this module'} is accelerated already; change its `settings` instead"
+        )
     spec = RunSpec(
         backend=backend, chip=chip, design=design, rtl_layers=list(rtl_layers), cross_check=cross_check
     )
-    settings = Settings(spec, verify, record, on_layer, on_step, on_open)
     device = _Devices(connect_to, keys, [n for n in (backend, cross_check) if ":" in n], record)
+    pipeline = None if isinstance(target, nn.Module) else target
+    calibrated: list[Any] = []
+    for at, (name, module) in enumerate(found.items()):
+        settings = Settings(
+            spec,
+            verify,
+            _recording(record, name, at),
+            on_layer,
+            on_step,
+            on_open,
+            frozenset(snr_steps),
+            snr_floor_db,
+            verify_sample,
+            keep_weights,
+        )
 
-    def run_on_device(compiled: Compiled, steps: int) -> Run:
-        return Run(device(), compiled, settings, steps)
+        def run_on_device(
+            compiled: Compiled, steps: int, record: Recording | None, settings: Settings = settings
+        ) -> Run:
+            return Run(device(), compiled, settings, steps, record)
 
-    grids = _given_scales(scales, original)
-    denoiser = AcceleratedDenoiser(original, open_run or run_on_device, grids, settings, device.close)
-    if name:
-        _hook_scheduler(target.scheduler, denoiser)
-        setattr(target, name, denoiser)
-    if grids is None and (name or calibration is not None):
-        with calibrating(
-            denoiser,
-            observer=observer,
-            policy=policy,
-            clusters=clusters,
-            hysteresis=hysteresis,
-            overrides=overrides,
-        ):
-            _calibration_call(target if name else denoiser, calibration)
-    return target if name else denoiser
+        grids = _given_scales(scales, module)
+        attach(
+            module,
+            Acceleration(module, open_run or run_on_device, grids, settings, device.close, pipeline=pipeline),
+        )
+        if grids is None and (pipeline is not None or calibration is not None):
+            calibrated.append(module)
+    choice = {
+        "observer": observer,
+        "policy": policy,
+        "clusters": clusters,
+        "hysteresis": hysteresis,
+        "overrides": overrides,
+    }
+    try:
+        with ExitStack() as stack:
+            for module in calibrated:
+                stack.enter_context(calibrating(module, **choice))
+            if calibrated:
+                _calibration_call(target, calibration, decodes="vae.decoder" in found)
+    except BaseException:
+        for module in found.values():
+            detach(module)
+        raise
+    return target
 
 
-def find_parts(target: Any) -> dict[str, nn.Module]:
-    """The modules of a pipeline that are denoisers, by name; a module itself is its own, under the empty name."""
+class _MadeError(Exception):
+    """Ends a pipeline's call when the program is there; carries it."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        super().__init__()
+        self.compiled = compiled
+
+
+def compile_pipeline(pipe: Any, arguments: Mapping[str, Any], scales: Path | Mapping[str, Grid]) -> Compiled:
+    """The program of a pipeline's denoiser for these arguments, which nothing runs. The pipeline stays as it was."""
+
+    def open_run(compiled: Compiled, *_: Any) -> Any:
+        raise _MadeError(compiled)
+
+    name = next(iter(find_parts(pipe)))
+    accelerate(pipe, parts=[name], scales=scales, open_run=open_run)
+    try:
+        pipe(**arguments)
+    except _MadeError as made:
+        return made.compiled
+    finally:
+        restore(pipe)
+    raise TargetError(f"{type(pipe).__name__} made its pictures without calling its {name}")
+
+
+def restore(target: Any) -> Any:
+    """Undoes `accelerate`: every part computes its call itself again. Returns `target`."""
+    for module in _components(target).values():
+        for part in module.modules():
+            detach(part)
+    return target
+
+
+def find_parts(target: Any, parts: Sequence[str] | None = None) -> dict[str, nn.Module]:
+    """The modules of a pipeline that are denoisers, or are asked for, by name; a module is its own, under the empty name."""
+    if isinstance(target, nn.Module):
+        return {"": getattr(target, "_orig_mod", target)}
+    modules = _components(target)
+    if parts is not None:
+        return {PARTS.get(name, name): _part(target, PARTS.get(name, name), modules) for name in parts}
+    chosen = {n: m for n, m in modules.items() if n in DENOISERS}
+    chosen |= {n: m for n, m in modules.items() if n not in chosen and _takes_time(n, m)}
+    if not chosen:
+        raise TargetError(
+            f"accelerate takes a torch module, or a diffusers pipeline with a denoiser: a component called with a timestep, "
+            f"or one that parts=[…] names. {type(target).__name__} has {', '.join(modules) or 'no module'}"
+        )
+    return chosen
+
+
+def _components(target: Any) -> dict[str, nn.Module]:
     if isinstance(target, nn.Module):
         return {"": target}
-    name = next((n for n in DENOISERS if isinstance(getattr(target, n, None), nn.Module)), None)
-    if name is None:
+    held = getattr(target, "components", None) or {
+        k: v for k, v in vars(target).items() if not k.startswith("_")
+    }
+    return {n: m for n, m in held.items() if isinstance(m, nn.Module)}
+
+
+def _part(target: Any, name: str, modules: Mapping[str, nn.Module]) -> nn.Module:
+    first, _, rest = name.partition(".")
+    if first not in modules:
         raise TargetError(
-            f"accelerate takes a diffusers pipeline with one of {', '.join(DENOISERS)}, or a torch module; "
-            f"got {type(target).__name__}"
+            f"{type(target).__name__} has no module {first!r}; it has {', '.join(modules) or 'none'}"
         )
-    return {name: getattr(target, name)}
+    try:
+        return modules[first].get_submodule(rest)
+    except AttributeError as error:
+        raise TargetError(f"{type(target).__name__} has no part {name!r}: {error}") from None
+
+
+def _takes_time(name: str, module: nn.Module) -> bool:
+    if any(word in name for word in _NO_DENOISERS):
+        return False
+    return bool(_TIMES & inspect.signature(module.forward).parameters.keys())
+
+
+def _recording(record: Recording | None, part: str, at: int) -> Recording | None:
+    """The first part records where it was told to, each other beside it."""
+    return record if record is None or not at else replace(record, directory=record.directory / part)
 
 
 @contextmanager
-def calibrating(denoiser: AcceleratedDenoiser, **choice: Any) -> Any:
+def calibrating(denoiser: Any, **choice: Any) -> Any:
     """Inside, the denoiser runs in fp32 and is watched; on leaving, its grids are chosen."""
     denoiser.start_calibration()
     try:
         yield denoiser
     except BaseException:
-        denoiser._calibrators = None
+        denoiser.abandon_calibration()
         raise
     denoiser.stop_calibration(**choice)
 
 
-def _calibration_call(target: Any, calibration: Any) -> None:
+def _calibration_call(target: Any, calibration: Any, *, decodes: bool) -> None:
     if callable(calibration):
         calibration(target)
         return
@@ -138,7 +254,7 @@ def _calibration_call(target: Any, calibration: Any) -> None:
     arguments = dict(calibration or {})
     if "num_inference_steps" in parameters:
         arguments.setdefault("num_inference_steps", CALIBRATION_STEPS)
-    if "output_type" in parameters and "vae" in getattr(target, "components", {}):
+    if "output_type" in parameters and "vae" in getattr(target, "components", {}) and not decodes:
         arguments.setdefault("output_type", "latent")
     if "generator" in parameters:
         arguments.setdefault("generator", torch.Generator().manual_seed(0))
@@ -158,19 +274,6 @@ def _given_scales(scales: Path | Mapping[str, Grid] | None, original: nn.Module)
     origin = getattr(getattr(original, "config", None), "_name_or_path", "") or ""
     beside = Path(origin) / SCALES_FILE
     return load_grids(beside) if origin and beside.is_file() else None
-
-
-def _hook_scheduler(scheduler: Any, denoiser: AcceleratedDenoiser) -> None:
-    """A scheduler that sets its timesteps begins a generation."""
-    original = scheduler.set_timesteps
-
-    @functools.wraps(original)
-    def set_timesteps(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        denoiser.begin(len(scheduler.timesteps))
-        return result
-
-    scheduler.set_timesteps = set_timesteps
 
 
 class _Devices:

@@ -1,26 +1,45 @@
-"""The denoiser's stand-in: the same call and config as the module it replaces, computed by a device.
+"""An accelerated denoiser: the user's own module, whose call a device computes.
 
-One program is compiled per set of input shapes, on first use. A generation begins when the scheduler sets its timesteps,
-or when the timestep rises. What this file does not do: pipelines (`accelerate.py`).
+The module stays what it was, in the pipeline's place for it, with its parameters, config and files: only its class gains a
+`forward` (and what a run shows, as attributes that the module lacked). One program is compiled per structure of arguments,
+on first use, and again when the module has changed. A generation begins when the pipeline's scheduler has new timesteps,
+or, without a scheduler, when the timestep rises. Inside it, every structure and every set of static inputs has a run of
+its own, so that a conditional and an unconditional call each meet their own previous step.
+What this file does not do: pipelines (`accelerate.py`), runs (`run.py`).
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
-import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import SimpleNamespace
+import logging
+import math
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from ditto_cosim.host.compiler.arguments import Call, describe, put_together, take_apart
 from ditto_cosim.host.compiler.calibrate import Calibrator
-from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, capture
+from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, as_fp32, capture_call
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
-from ditto_cosim.host.compiler.quantize import Grid, QuantizationError
-from ditto_cosim.host.pipeline.run import Generation, Settings
+from ditto_cosim.host.compiler.points import quantization_points
+from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, serves
+from ditto_cosim.host.pipeline import fingerprint
+from ditto_cosim.host.pipeline.run import Generation, Recording, Settings
+from ditto_cosim.host.reference.golden import TORCH_DTYPES
+
+log = logging.getLogger("ditto.host")
+
+STREAMS = 4
+"""Runs of one structure that differ in static inputs; beyond it, the inputs that differ are taken as varying."""
+TRAJECTORY_BYTES = 256 * 2**20
+"""Of a calibration's inputs, kept so that a changed module can be calibrated again."""
 
 
 class AnyRun(Protocol):
@@ -29,204 +48,618 @@ class AnyRun(Protocol):
     @property
     def seen(self) -> Generation: ...
 
-    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor: ...
+    def step(self, inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]: ...
+
+    def judge(self, step: int, snr_db: float) -> None: ...
 
     def close(self, outcome: Mapping[str, Any] | None = None) -> Generation: ...
 
 
-OpenRun = Callable[[Compiled, int], AnyRun]
-"""Makes a run of a compiled denoiser for so many steps."""
+OpenRun = Callable[[Compiled, int, Recording | None], AnyRun]
+"""Makes a run of a compiled denoiser for about so many steps, recorded there."""
 
 
 @dataclass(frozen=True)
-class _Call:
-    """One call of the denoiser, its arguments sorted."""
+class _Program:
+    """A compiled denoiser with what its caller expects around its results."""
 
-    tensors: dict[str, torch.Tensor]
-    extra: dict[str, Any]
-    return_dict: bool
+    compiled: Compiled
+    held: Mapping[str, torch.Tensor]
+    """Arguments whose values are part of the program."""
+    outputs: tuple[str, ...]
+    result: Any
+    """The structure that `arguments.put_together` takes."""
+    dtypes: tuple[torch.dtype, ...]
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        shapes = tuple((n, tuple(t.shape), t.dtype) for n, t in self.tensors.items())
-        return shapes, tuple(sorted((k, repr(v)) for k, v in self.extra.items()))
+
+@dataclass
+class _Stream:
+    """One run with the static inputs that it began with."""
+
+    key: Hashable
+    static: Mapping[str, torch.Tensor]
+    program: _Program
+    run: AnyRun
+
+    def fits(self, key: Hashable, call: Call) -> bool:
+        return self.key == key and all(torch.equal(t, call.tensors[n]) for n, t in self.static.items())
 
 
-class AcceleratedDenoiser(nn.Module):
-    """Stands where the pipeline's denoiser stood."""
+@dataclass
+class _Stage:
+    """One thread's generation under way."""
+
+    streams: list[_Stream] = field(default_factory=list)
+    active: _Stream | None = None
+    fresh: bool = True
+    timesteps: Any = None
+    """The scheduler's, by identity: a new tensor is a new generation."""
+    announced: int = 0
+    first: float | None = None
+    last: float | None = None
+    moves: int = 0
+    single: bool = False
+    """A risen timestep ended the generation before after one step."""
+    upwards: bool = False
+    """It did so twice in a row: the sampler's time rises."""
+
+
+class Acceleration:
+    """What stands behind an accelerated module: programs, scales, runs."""
 
     def __init__(
         self,
-        original: nn.Module,
+        module: nn.Module,
         open_run: OpenRun,
         grids: Mapping[str, Grid] | None,
         settings: Settings,
         shut_down: Callable[[], None],
         *,
         static_inputs: frozenset[str] = STATIC_INPUTS,
+        pipeline: Any = None,
     ) -> None:
-        super().__init__()
         self.settings = settings
         self.shut_down = shut_down
         """Stops the device, if it is this process's own."""
-        object.__setattr__(self, "original", original)  # not a submodule: .to() and .half() must not reach it
         self.grids = grids
         self.generations: list[Generation] = []
+        self._module = weakref.ref(module)
+        self._kind = type(module)
+        self._own_forward = module.__dict__.get("forward")
+        self._pipeline = _reference(pipeline)
         self._open_run = open_run
         self._static_inputs = static_inputs
-        self._signature = inspect.signature(original.forward)
-        self._captured: dict[Any, Captured] = {}
-        self._compiled: dict[Any, Compiled] = {}
-        self._run: AnyRun | None = None
-        self._run_key: Any = None
-        self._timestep: float | None = None
+        self._varying: set[str] = set()
+        self._captured: dict[Hashable, list[Captured]] = {}
+        self._programs: dict[Hashable, list[_Program]] = {}
+        self._stages: dict[int, _Stage] = {}
+        self._lock = threading.RLock()
         self._steps = 50
-        self._fresh = True
-        self._calibrators: dict[Any, Calibrator] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["original"], name)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
+        self._quick = self._thorough = 0
+        self._calibrators: list[Calibrator] | None = None
+        self._choice: dict[str, Any] | None = None
+        """How grids were chosen here; None: they were given."""
+        self._trajectory: list[Call] = []
+        self._outgrown = False
+        """The module has changed since its scales were given."""
+        self._released = False
+        """The module's weights are gone; its programs stay."""
 
     @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
+    def module(self) -> nn.Module:
+        module = self._module()
+        assert module is not None
+        return module
+
+    @property
+    def original(self) -> Callable[..., Any]:
+        """The module's own forward, in PyTorch."""
+        if self._own_forward is not None:
+            return self._own_forward  # type: ignore[no-any-return]  # somebody's wrapper, put there before us
+        return self._kind.forward.__get__(self.module)  # type: ignore[no-any-return]  # a function of any class
 
     # --- generations --------------------------------------------------------------------------------------------------
 
     def begin(self, steps: int | None = None) -> None:
         """The next call is step 0 of a new generation of about so many steps."""
-        self._fresh = True
-        if steps:
-            self._steps = steps
+        with self._lock:
+            for stage in self._stages.values():
+                stage.fresh = True
+            if steps:
+                self._steps = steps
 
     def finish(self, outcome: Mapping[str, Any] | None = None) -> Generation | None:
-        """Ends the generation under way; returns what it showed. `outcome` goes beside its record."""
-        if self._run is None:
+        """Ends the generation under way; returns what it showed. `outcome` goes beside its record.
+
+        From a thread that has none under way, those of the others end.
+        """
+        with self._lock:
+            own = self._stages.get(threading.get_ident())
+            stages = [own] if own is not None and own.streams else list(self._stages.values())
+            ended = [g for g in (self._end(stage, outcome) for stage in stages) if g is not None]
+            return ended[-1] if ended else None
+
+    def _end(self, stage: _Stage, outcome: Mapping[str, Any] | None = None) -> Generation | None:
+        streams, stage.streams, stage.active = stage.streams, [], None
+        if not streams:
             return None
-        run, self._run = self._run, None
-        seen = run.close(outcome)
-        self.generations.append(seen)
-        return seen
+        seen = [stream.run.close(outcome) for stream in streams]
+        seen[0].others = tuple(seen[1:])
+        self.generations.append(seen[0])
+        return seen[0]
 
     @property
     def run(self) -> AnyRun | None:
-        """The generation under way."""
-        return self._run
+        """The run of the last call, while its generation is under way."""
+        with self._lock:
+            own = self._stages.get(threading.get_ident())
+            stages = [s for s in (own, *self._stages.values()) if s is not None and s.active is not None]
+            return stages[0].active.run if stages and stages[0].active is not None else None
 
     # --- calibration --------------------------------------------------------------------------------------------------
 
     def start_calibration(self) -> None:
         """Until `stop_calibration`, calls run in fp32 and are watched."""
-        self._calibrators = {}
+        fingerprint.refuse_unfaithful(self.module)
+        self._seal()
+        self._calibrators, self._trajectory = [], []
+
+    def abandon_calibration(self) -> None:
+        """As if it had never been started."""
+        self._calibrators = None
 
     def stop_calibration(self, **choice: Any) -> dict[str, Grid]:
         """Grids from what was seen; they take effect at once."""
-        calibrators, self._calibrators = self._calibrators or {}, None
+        calibrators, self._calibrators = self._calibrators or [], None
         if not calibrators:
             raise QuantizationError(
                 "calibration saw no denoiser call; run the pipeline between start and stop"
             )
-        first, *others = calibrators.values()
-        for other in others:
-            for point, histograms in other.histograms.items():
-                first.histograms[point].extend(histograms)
-        self.grids = first.grids(**choice)
-        self._compiled.clear()
+        self.grids, self._choice = _grids(calibrators, choice), choice
+        self._outgrown = False
+        self._programs.clear()
         return dict(self.grids)
+
+    def _calibrate(self, call: Call) -> Any:
+        assert self._calibrators is not None
+        calibrator = _of(self._calibrators, self._capture(call))
+        held = sum(t.nbytes for c in self._trajectory for t in c.tensors.values())
+        if held < TRAJECTORY_BYTES:
+            copies = {n: t.clone() for n, t in call.tensors.items()}
+            self._trajectory.append(replace(call, tensors=copies))
+        results = calibrator.observe_all(call.tensors)
+        captured = calibrator.captured
+        return _rebuilt(captured.result, results, self._result_dtypes(call, captured), call)
 
     # --- the call -----------------------------------------------------------------------------------------------------
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        call = self._sort(args, kwargs)
-        if self._calibrators is not None:
-            calibrator = self._calibrators.get(call.key)
-            if calibrator is None:
-                calibrator = self._calibrators[call.key] = Calibrator(self._capture(call))
-            return self._wrap(calibrator.observe(call.tensors), call)
-        for name, tensor in call.tensors.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise QuantizationError(
-                    f"input {name!r} of the denoiser holds NaN or infinity; check the pipeline"
-                )
-        timestep = _timestep(call)
-        rose = timestep is not None and self._timestep is not None and timestep > self._timestep
-        if self._fresh or rose or self._run is None or self._run_key != call.key:
-            self.finish()
-            compiled = self._compile(call)
-            if self.settings.on_open is not None:
-                self.settings.on_open(compiled, self._steps)
-            self._run = self._open_run(compiled, self._steps)
-            self._run_key, self._fresh = call.key, False
-        self._timestep = timestep
-        return self._wrap(self._run.step(call.tensors), call)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = Call.of(inspect.signature(self.original), args, kwargs)
+        with self._lock:
+            if self._calibrators is not None:
+                return self._calibrate(call)
+            for name, tensor in call.tensors.items():
+                if tensor.is_floating_point() and not torch.isfinite(tensor).all() and "mask" not in name:
+                    raise QuantizationError(
+                        f"input {name!r} of the denoiser holds NaN or infinity; check the pipeline"
+                    )
+            stage = self._stages.setdefault(threading.get_ident(), _Stage())
+            if self._begins(stage, _timestep(call)):
+                self._end(stage)
+                self._check(thoroughly=True)
+            else:
+                self._check(thoroughly=False)
+            stage.fresh = False
+            stage.active = stream = self._stream(stage, call)
+            program, step = stream.program, stream.run.seen.steps
+            judged = self.settings.verify and step in self.settings.snr_steps and not self._released
+            expected = self._own_results(call) if judged else None
+            if not self.settings.keep_weights:
+                self._release()
+        found = stream.run.step(program_inputs(program.compiled, call))
+        outputs = [found[name] for name in program.outputs]
+        if expected is not None:
+            stream.run.judge(step, _snr_db(expected, outputs))
+        return _rebuilt(program.result, outputs, program.dtypes, call)
 
-    def compile(self, *args: Any, **kwargs: Any) -> Compiled:  # type: ignore[override]  # nn.Module's is torch.compile
-        """The program for these arguments, as `forward` would run it."""
-        return self._compile(self._sort(args, kwargs))
+    def program_of(self, *args: Any, **kwargs: Any) -> Compiled:
+        """The program for these arguments, as a call would run it."""
+        with self._lock:
+            self._check(thoroughly=True)
+            return self._program(Call.of(inspect.signature(self.original), args, kwargs)).compiled
 
-    def _sort(self, args: Any, kwargs: Any) -> _Call:
-        bound = self._signature.bind(*args, **kwargs)
-        arguments = dict(bound.arguments)
-        for name in [n for n, p in self._signature.parameters.items() if p.kind is p.VAR_KEYWORD]:
-            arguments.update(arguments.pop(name, {}))
-        return_dict = bool(arguments.pop("return_dict", True))
-        tensors, extra = {}, {}
-        for name, value in arguments.items():
-            if name in ("timestep", "timesteps") and not isinstance(value, torch.Tensor):
-                value = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float32)
-            if isinstance(value, torch.Tensor):
-                tensors[name] = _plain(value.detach().cpu())
-            elif value is not None:
-                extra[name] = value
-        if "return_dict" in self._signature.parameters:
-            extra["return_dict"] = False
-        return _Call(tensors, extra, return_dict)
-
-    def _capture(self, call: _Call) -> Captured:
-        if call.key not in self._captured:
-            self._captured[call.key] = capture(
-                self.original, call.tensors, extra=call.extra, static_inputs=self._static_inputs
+    def _begins(self, stage: _Stage, timestep: float | None) -> bool:
+        """Whether a call with this timestep is step 0 of a generation; keeps what the next answer needs."""
+        last, stage.last = stage.last, timestep
+        timesteps = self._timesteps()
+        renewed = timesteps is not None and timesteps is not stage.timesteps
+        rose = timestep is not None and last is not None and timestep > last
+        if renewed:
+            stage.timesteps, stage.announced = timesteps, len(timesteps)
+            self._steps = stage.announced or self._steps
+            starts = True
+        elif stage.fresh or not stage.streams:
+            starts = True
+        elif timesteps is not None:  # a sampler may travel back in time, but not beyond its beginning
+            started = timestep is not None and (stage.first is None or timestep >= stage.first)
+            starts = rose and (started or stage.moves >= stage.announced)
+        elif stage.upwards:
+            starts = timestep is not None and last is not None and timestep < last
+        elif rose and stage.moves == 1 and stage.single:
+            starts, stage.upwards = False, True
+        else:
+            starts, stage.single = (
+                rose,
+                (rose and stage.moves == 1) or (stage.single and not rose and timestep == last),
             )
-        return self._captured[call.key]
+        if starts:
+            stage.first, stage.moves = timestep, 1
+        elif timestep != last:
+            stage.moves += 1
+        return starts
 
-    def _compile(self, call: _Call) -> Compiled:
+    def _timesteps(self) -> Any:
+        pipeline = self._pipeline()
+        found = getattr(getattr(pipeline, "scheduler", None), "timesteps", None)
+        return found if isinstance(found, torch.Tensor) else None
+
+    def _stream(self, stage: _Stage, call: Call) -> _Stream:
+        key = (self._quick, call.key, tuple(sorted(self._varying)))
+        for stream in stage.streams:
+            if stream.fits(key, call):
+                return stream
+        alike = [s for s in stage.streams if s.key == key]
+        if len(alike) >= STREAMS:
+            changed = {
+                n
+                for s in alike
+                for n, t in s.static.items()
+                if n not in s.program.held and not torch.equal(t, call.tensors[n])
+            }
+            if changed:
+                self._varying |= changed
+                return self._stream(stage, call)
+        program = self._program(call)
+        static = {n: call.tensors[n].clone() for n in program.compiled.program.static_inputs}
+        static |= program.held
+        if self.settings.on_open is not None:
+            self.settings.on_open(program.compiled, self._steps)
+        record = self.settings.record
+        if record is not None:
+            truths = [n for n, t in call.tensors.items() if t.dtype is torch.bool]
+            asked = {"structure": describe(call.structure), "inputs": list(call.tensors), "truths": truths}
+            record = replace(record, extra={**(record.extra or {}), "call": asked})
+            if stage.streams:
+                record = replace(record, directory=record.directory / f"stream-{len(stage.streams) + 1}")
+        run = self._open_run(program.compiled, self._steps, record)
+        stage.streams.append(_Stream(key, static, program, run))
+        return stage.streams[-1]
+
+    # --- programs -----------------------------------------------------------------------------------------------------
+
+    def _check(self, *, thoroughly: bool) -> None:
+        """Sees whether the module is still the one that programs were made from; if not, they are made again."""
+        quick = fingerprint.quick(self.module, self.original)
+        if quick == self._quick and (self._released or not thoroughly):
+            return
+        if self._released:
+            raise fingerprint.UnfaithfulError(
+                "this denoiser has changed, but its weights were dropped when its program was made (keep_weights=False); "
+                "load it again"
+            )
+        fingerprint.refuse_unfaithful(self.module)
+        thorough = fingerprint.thorough(self.module, self.original)
+        if thorough != self._thorough:
+            changed = self._thorough != 0
+            self._programs.clear()
+            self._captured.clear()
+            if changed and self._choice is not None and self._trajectory:
+                self.grids = self._calibrated_again(self._choice)
+            else:
+                self._outgrown = self._outgrown or changed
+            self._thorough = thorough
+        elif quick != self._quick:  # moved, but the same: programs in use stay in use
+            self._rename(quick)
+        self._quick = quick
+
+    def _rename(self, quick: int) -> None:
+        for stage in self._stages.values():
+            for stream in stage.streams:
+                assert isinstance(stream.key, tuple)
+                if stream.key[0] == self._quick:
+                    stream.key = (quick, *stream.key[1:])
+
+    def _seal(self) -> None:
+        self._captured.clear()
+        self._programs.clear()
+        self._quick = fingerprint.quick(self.module, self.original)
+        self._thorough = fingerprint.thorough(self.module, self.original)
+
+    def _calibrated_again(self, choice: dict[str, Any]) -> dict[str, Grid]:
+        """Grids of the changed module, from the trajectory of its first calibration."""
+        calibrators: list[Calibrator] = []
+        for call in self._trajectory:
+            _of(calibrators, self._capture(call)).observe_all(call.tensors)
+        return _grids(calibrators, choice)
+
+    def _capture(self, call: Call) -> Captured:
+        known = self._captured.setdefault(call.key, [])
+        for captured in known:
+            if captured.holds(call.tensors):
+                return captured
+        known.append(capture_call(self.module, self.original, call, static_inputs=self._static_inputs))
+        return known[-1]
+
+    def _program(self, call: Call) -> _Program:
         if self.grids is None:
             raise QuantizationError(
                 "the denoiser is not calibrated; pass accelerate(…, calibration={…}) with arguments for one pipeline "
                 "call, or scales=… with a file of scales"
             )
         clustered = any(grid.policy == "clustered" for grid in self.grids.values())
-        key = (call.key, self._steps if clustered else 0)
-        if key not in self._compiled:
-            self._compiled[key] = compile_denoiser(self._capture(call), self.grids, steps=self._steps)
-        return self._compiled[key]
+        key = (call.key, tuple(sorted(self._varying)), self._steps if clustered else 0)
+        known = self._programs.setdefault(key, [])
+        for program in known:
+            if all(torch.equal(t, call.tensors[n]) for n, t in program.held.items()):
+                return program
+        if self._released:
+            raise fingerprint.UnfaithfulError(
+                "a call with other shapes or arguments needs another program, but this denoiser's weights were dropped when "
+                "its first was made (keep_weights=False); load it again"
+            )
+        captured = self._capture(call)
+        captured = replace(captured, static_inputs=captured.static_inputs - self._varying)
+        compiled = compile_denoiser(captured, self._grids_for(captured, call), steps=self._steps)
+        dtypes = self._result_dtypes(call, captured)
+        known.append(_Program(compiled, captured.held, captured.outputs, captured.result, dtypes))
+        if not clustered:
+            del self._captured[call.key]  # it holds a copy of weights that are not fp32
+        return known[-1]
 
-    def _wrap(self, sample: torch.Tensor, call: _Call) -> Any:
-        if not call.return_dict or "return_dict" not in self._signature.parameters:
-            return (sample,) if "return_dict" in self._signature.parameters else sample
-        annotation = typing.get_type_hints(self.original.forward).get("return")
-        for kind in typing.get_args(annotation) or (annotation,):
-            if hasattr(kind, "__dataclass_fields__"):
-                return kind(sample=sample)
-        return SimpleNamespace(sample=sample)
+    def _grids_for(self, captured: Captured, call: Call) -> dict[str, Grid]:
+        """The grids, with dynamic ones, begun at this call's values, where a changed module has outgrown what was given."""
+        grids, points = dict(self.grids or {}), quantization_points(captured)
+        for point in points.keys() - grids.keys():  # a layer that an adapter has wrapped keeps its inputs
+            bare = point.replace(".base_layer:", ":")
+            if bare in grids:
+                grids[point] = grids[bare]
+        missing = points.keys() - grids.keys()
+        if not (missing or self._outgrown) or not points.keys() & grids.keys():
+            return grids
+        calibrator = Calibrator(captured)
+        calibrator.observe_all(call.tensors)
+        fresh = calibrator.grids(policy="dynamic")
+        if self._outgrown:
+            missing |= {
+                point
+                for point in points.keys() & grids.keys()
+                if not serves(grids[point], calibrator.histograms[point], points[point][1])
+            }
+        if missing:
+            log.warning(
+                "the denoiser has changed since its scales were made: those of %d of its %d quantization points, such as "
+                "%s, follow their values from step to step (calibrate again to keep them)",
+                len(missing),
+                len(points),
+                min(missing),
+            )
+        return {**grids, **{point: fresh[point] for point in missing}}
+
+    def _result_dtypes(self, call: Call, captured: Captured) -> tuple[torch.dtype, ...]:
+        """Types of the results as the module itself would give them for this call."""
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        nodes = next(iter(captured.module.graph.find_nodes(op="output"))).args[0]
+        own = tuple(node.meta["val"].dtype for node in nodes)
+        floats = {t.dtype for t in (*call.given, *self.module.parameters()) if t.is_floating_point()}
+        if floats <= {torch.float32} and call.key[3] is None:  # type: ignore[index]  # a key is a tuple
+            return own
+        try:
+            with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                given = [mode.from_tensor(t.detach()) for t in call.given]
+                results, _ = take_apart(call.invoke(self.original, given))
+            return tuple(t.dtype for t in results.values())
+        except Exception:  # whatever its code does with types; diffusers' own rule is the fallback
+            first = next((t.dtype for t in call.given if t.is_floating_point()), torch.float32)
+            return tuple(first if d.is_floating_point else d for d in own)
+
+    def _own_results(self, call: Call) -> Sequence[torch.Tensor]:
+        """What the module itself computes, in fp32, from the call's own inputs."""
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), as_fp32(self.module):
+            results, _ = take_apart(call.invoke(self.original, [t.clone() for t in call.tensors.values()]))
+        return list(results.values())
+
+    def _release(self) -> None:
+        """Drops the module's weights, which its program holds in 8 bits: they keep their shapes and types alone."""
+        if self._released:
+            return
+        self._released = True
+        self._captured.clear()
+        for part in self.module.modules():
+            for name, tensor in part._parameters.items():
+                if tensor is not None:
+                    nothing = torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+                    part._parameters[name] = nn.Parameter(nothing, requires_grad=False)
+
+        def refuse(*_: Any) -> None:
+            raise fingerprint.UnfaithfulError(
+                "this denoiser's weights were dropped when its program was made (keep_weights=False); load it again to save it"
+            )
+
+        self.module.register_state_dict_pre_hook(refuse)
+        quick = fingerprint.quick(self.module, self.original)
+        self._rename(quick)
+        self._quick = quick
+
+    def for_copy(self, module: nn.Module, memo: dict[int, Any]) -> Acceleration:
+        """The acceleration of a copy: the same device and settings, runs of its own."""
+        pipeline = self._pipeline()
+        made = Acceleration(
+            module,
+            self._open_run,
+            self.grids,
+            copy.copy(self.settings),
+            self.shut_down,
+            static_inputs=self._static_inputs,
+            pipeline=memo.get(id(pipeline)),
+        )
+        made._kind = self._kind
+        made._own_forward = copy.deepcopy(self._own_forward, memo)
+        made._choice, made._trajectory, made._steps = self._choice, list(self._trajectory), self._steps
+        made._thorough = self._thorough
+        return made
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """The types that programs take: float32 and int64."""
-    if tensor.is_floating_point():
-        return tensor.to(torch.float32)
-    return tensor.to(torch.int64)
+SHOWN = frozenset(
+    {
+        "abandon_calibration",
+        "begin",
+        "finish",
+        "generations",
+        "grids",
+        "program_of",
+        "run",
+        "settings",
+        "shut_down",
+        "start_calibration",
+        "stop_calibration",
+    }
+)
+"""What of an acceleration is seen as attributes of its module."""
 
 
-def _timestep(call: _Call) -> float | None:
+class AcceleratedDenoiser(nn.Module):
+    """Goes before the class of a user's module. The module's own attributes win over those of its acceleration."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            acceleration = self.__dict__.get("_acceleration")
+            if acceleration is None or name not in SHOWN:
+                raise
+            return getattr(acceleration, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        state = {k: v for k, v in self.__dict__.items() if k != "_acceleration"}
+        made.__dict__.update(copy.deepcopy(state, memo))
+        acceleration = self.__dict__.get("_acceleration")
+        if acceleration is not None:
+            made.__dict__["_acceleration"] = acceleration.for_copy(made, memo)
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Saved, it is the module that it was."""
+        kind = type(self).__mro__[2]
+        state = {k: v for k, v in self.__dict__.items() if k != "_acceleration"}
+        return _plain_again, (kind,), state
+
+
+def _plain_again(kind: type) -> Any:
+    return object.__new__(kind)
+
+
+@functools.cache
+def _accelerated(kind: Any) -> type[nn.Module]:
+    """The class of accelerated modules of a class; it bears the same name."""
+
+    @functools.wraps(kind.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        acceleration = self.__dict__.get("_acceleration")
+        if acceleration is None:  # made from the class, not by accelerate
+            return kind.forward(self, *args, **kwargs)
+        return acceleration(*args, **kwargs)
+
+    names = {
+        "forward": forward,
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+    }
+    made: type[nn.Module] = type(kind).__call__(type(kind), kind.__name__, (AcceleratedDenoiser, kind), names)
+    return made
+
+
+def attach(module: nn.Module, acceleration: Acceleration) -> None:
+    """From now on the device computes the module's call."""
+    module.__dict__.pop("forward", None)
+    module.__class__ = _accelerated(type(module))
+    module.__dict__["_acceleration"] = acceleration
+
+
+def detach(module: nn.Module) -> None:
+    """Undoes `attach`: the module computes its call itself again."""
+    acceleration = module.__dict__.pop("_acceleration", None)
+    if acceleration is not None:
+        acceleration.finish()
+        module.__class__ = acceleration._kind
+        if acceleration._own_forward is not None:
+            module.__dict__["forward"] = acceleration._own_forward
+
+
+def _snr_db(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> float:
+    """Signal over noise of all results together."""
+    signal = noise = 0.0
+    for live, got in zip(expected, outputs, strict=True):
+        if live.is_floating_point():
+            signal += float(live.double().square().sum())
+            noise += float((live.double() - got.double()).square().sum())
+    if not noise:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+def _reference(thing: Any) -> Callable[[], Any]:
+    """A weak reference, where there can be one."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: thing
+
+
+def program_inputs(compiled: Compiled, call: Call) -> dict[str, torch.Tensor]:
+    """A call's tensors as its program takes them: truth values as numbers."""
+    values, inputs = compiled.program.values, compiled.program.inputs
+    return {
+        n: t.to(TORCH_DTYPES[values[inputs[n]].dtype]) if t.dtype is torch.bool else t
+        for n, t in call.tensors.items()
+        if n in inputs
+    }
+
+
+def _rebuilt(
+    structure: Any, tensors: Sequence[torch.Tensor], dtypes: Sequence[torch.dtype], call: Call
+) -> Any:
+    """Results in the caller's types, on the caller's device, inside what the module returns."""
+    device = next((t.device for t in call.given), torch.device("cpu"))
+    return put_together(
+        structure, [t.to(device=device, dtype=dtype) for t, dtype in zip(tensors, dtypes, strict=True)]
+    )
+
+
+def _of(calibrators: list[Calibrator], captured: Captured) -> Calibrator:
+    """The calibrator of a captured graph."""
+    for calibrator in calibrators:
+        if calibrator.captured is captured:
+            return calibrator
+    calibrators.append(Calibrator(captured))
+    return calibrators[-1]
+
+
+def _grids(calibrators: list[Calibrator], choice: dict[str, Any]) -> dict[str, Grid]:
+    first, *others = calibrators
+    if others:
+        first.channels.clear()  # seen for one of several forms alone
+    for other in others:
+        for point, histograms in other.histograms.items():
+            first.histograms.setdefault(point, []).extend(histograms)
+    return first.grids(**choice)
+
+
+def _timestep(call: Call) -> float | None:
     for name in ("timestep", "timesteps"):
-        if name in call.tensors:
+        if name in call.tensors and call.tensors[name].numel():
             return float(call.tensors[name].flatten()[0])
     return None

@@ -9,8 +9,10 @@ What this file does not do: accelerate (`accelerate.py`), run (`generation.py`) 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from torch import nn
 
 from ditto_cosim.host.pipeline.accelerate import SCALES_FILE, find_parts
 from ditto_cosim.protocol.errors import DittoError
+
+FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 
 class ModelError(DittoError, ValueError):
@@ -37,6 +41,17 @@ class Wish:
     prompt: str = ""
     guidance: float = 0.0
     """0: the pipeline's own."""
+    prompts: tuple[str, ...] = ()
+    """Several at once, in place of one."""
+    negative: str = ""
+    init_image: str = ""
+    """File of the picture to begin with."""
+    mask_image: str = ""
+    """File of a mask: what is white is painted anew."""
+    control_image: str = ""
+    """File of the picture that a ControlNet follows."""
+    strength: float = 0.0
+    """How far to go from the first picture, 0…1; 0: the pipeline's own."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """Any other argument of the pipeline, as it is."""
 
@@ -52,6 +67,8 @@ class LoadedModel:
     """What it is meant for."""
     folder: Path | None
     """Where its weights are."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What `load_model` was given beside the name."""
 
     @property
     def title(self) -> str:
@@ -82,50 +99,190 @@ class LoadedModel:
         elif wish.labels:
             raise ModelError(f"{self.name} takes no class labels")
         if "prompt" in taken and not {"prompt_embeds"} & wish.more.keys():
-            if not wish.prompt:
-                raise ModelError(f"{self.name} needs a prompt (--prompt)")
-            found |= {"prompt": wish.prompt, "num_images_per_prompt": wish.batch}
-        elif wish.prompt:
+            prompt = list(wish.prompts) or wish.prompt
+            if not prompt:
+                raise ModelError(f"{self.name} needs a prompt (--prompt, --prompt-file)")
+            found |= {"prompt": prompt, "num_images_per_prompt": wish.batch}
+        elif wish.prompt or wish.prompts:
             raise ModelError(f"{self.name} takes no prompt")
         elif "batch_size" in taken:
             found["batch_size"] = wish.batch
-        if wish.guidance:
-            if "guidance_scale" not in taken:
-                raise ModelError(f"{self.name} takes no guidance")
-            found["guidance_scale"] = wish.guidance
+        image = "image" if wish.init_image or not wish.control_image else "control_image"
+        if wish.control_image and "control_image" not in taken:
+            image = "image"
+        asked: dict[str, tuple[str, Any]] = {
+            "guidance_scale": ("--guidance", wish.guidance),
+            "negative_prompt": ("--negative", _each(wish.negative, wish.prompts)),
+            "strength": ("--strength", wish.strength),
+            "mask_image": ("--mask-image", _picture(wish.mask_image)),
+        }
+        if wish.init_image:
+            asked["image"] = ("--init-image", _picture(wish.init_image))
+        if wish.control_image:
+            asked[image if not wish.init_image else "control_image"] = (
+                "--control-image",
+                _picture(wish.control_image),
+            )
+        for name, (option, value) in asked.items():
+            if value and name not in taken:
+                raise ModelError(f"{self.name}: {type(self.pipe).__name__} takes no {name} ({option})")
+            if value:
+                found[name] = value
         if unknown := wish.more.keys() - taken.keys():
             raise ModelError(
                 f"{type(self.pipe).__name__} takes no {', '.join(sorted(unknown))}; it takes {', '.join(taken)}"
             )
         return {**found, **wish.more}
 
+    def for_wish(self, wish: Wish) -> LoadedModel:
+        """The model in the pipeline that the wish needs: from a picture, into a mask, along a ControlNet."""
+        from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
+
+        auto = AutoPipelineForInpainting if wish.mask_image else AutoPipelineForImage2Image
+        if (
+            not (wish.init_image or wish.mask_image)
+            or "image" in inspect.signature(self.pipe.__call__).parameters
+        ):
+            return self
+        try:
+            pipe = auto.from_pipe(self.pipe)
+        except ValueError as error:
+            raise ModelError(f"{self.name}: {error}") from None
+        return replace(self, pipe=_silent(pipe))
+
+
+def prompts_of(path: Path | None) -> tuple[str, ...]:
+    """The lines of a file, without empty ones."""
+    if path is None:
+        return ()
+    try:
+        found = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not a file of prompts ({error})") from None
+    if not found:
+        raise ModelError(f"{path}: holds no prompt; expected one a line")
+    return found
+
+
+def _each(text: str, prompts: tuple[str, ...]) -> Any:
+    return [text] * len(prompts) if text and prompts else text
+
+
+def _picture(path: str) -> Any:
+    """A picture from a file; None for none."""
+    if not path:
+        return None
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(path).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise ModelError(f"{path}: not a picture that can be read ({error})") from None
+
 
 def usual(choice: Mapping[str, Any]) -> bool:
     """Whether a choice of policy and observer is the one that scales beside weights were made with."""
-    return (choice.get("policy", "static"), choice.get("observer", "mse")) == ("static", "mse")
+    return (choice.get("policy", "auto"), choice.get("observer", "mse")) == ("auto", "mse")
 
 
-def load_model(name: str) -> LoadedModel:
-    """A model that ships, or a folder that `save_pretrained` wrote."""
+def load_model(name: str, *, dtype: str = "", lora: Sequence[str] = (), controlnet: str = "") -> LoadedModel:
+    """A model that ships, a folder of a pipeline, or a folder of a denoiser alone, as `save_pretrained` writes them.
+
+    `dtype` is fp32, fp16, bf16 or fp64; `lora` names files or folders of adapters, each perhaps followed by `:scale`;
+    `controlnet` a folder of one.
+    """
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     from ditto_cosim.host.zoo import find, load_pipeline
 
+    options = {"dtype": dtype, "lora": list(lora), "controlnet": controlnet}
     folder = Path(name)
+    if dtype and dtype not in FLOATS:
+        raise ModelError(f"dtype {dtype!r} is not known; it is one of {', '.join(FLOATS)}")
     if not folder.is_dir():
         known = find(name)
-        return LoadedModel(name, load_pipeline(name), known.steps, known.weights)
-    from diffusers import DiffusionPipeline
+        loaded = LoadedModel(name, load_pipeline(name), known.steps, known.weights)
+    else:
+        loaded = LoadedModel(name, _silent(_from_folder(folder)), 50, folder)
+    pipe = loaded.pipe
+    if controlnet:
+        pipe = _with_controlnet(pipe, controlnet)
+    if lora:
+        _add_loras(pipe, lora)
+    if dtype:
+        pipe.to(FLOATS[dtype])
+    return replace(loaded, pipe=pipe, options={k: v for k, v in options.items() if v})
+
+
+def _from_folder(folder: Path) -> Any:
+    import diffusers
     from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.disable_progress_bar()
+    options: dict[str, Any] = {"low_cpu_mem_usage": False, **_variant(folder)}
     try:
-        pipe = DiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False, use_safetensors=True)
+        if (folder / "model_index.json").is_file():
+            return diffusers.DiffusionPipeline.from_pretrained(folder, **options)
+        kind = json.loads((folder / "config.json").read_text()).get("_class_name", "")
+        made = getattr(diffusers, kind, None)
+        if made is None or not hasattr(made, "from_pretrained"):
+            raise ModelError(f"{folder}: its config names no class of diffusers ({kind!r})")
+        from ditto_cosim.host.pipeline.bare import BarePipeline
+
+        return BarePipeline(made.from_pretrained(folder, **options))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: not a folder that save_pretrained wrote ({error})") from error
+        raise ModelError(f"{folder}: not a folder that save_pretrained wrote ({_line(error)})") from error
+
+
+def _variant(folder: Path) -> dict[str, str]:
+    """The variant of a folder whose every file of weights is one, such as fp16."""
+    files = list(folder.rglob("*.safetensors"))
+    found = {
+        m.group(1)
+        for p in files
+        if (m := re.search(r"\.(fp16|bf16|fp32)(?:-\d+-of-\d+)?\.safetensors$", p.name))
+    }
+    plain = [p for p in files if not re.search(r"\.(fp16|bf16|fp32)[.-]", p.name)]
+    return {"variant": min(found)} if found and not plain else {}
+
+
+def _with_controlnet(pipe: Any, folder: str) -> Any:
+    from diffusers import AutoPipelineForText2Image, ControlNetModel
+
+    try:
+        net = ControlNetModel.from_pretrained(folder, low_cpu_mem_usage=False)
+        return _silent(AutoPipelineForText2Image.from_pipe(pipe, controlnet=net))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: no ControlNet for {type(pipe).__name__} ({_line(error)})") from error
+
+
+def _add_loras(pipe: Any, adapters: Sequence[str]) -> None:
+    if not hasattr(pipe, "load_lora_weights"):
+        raise ModelError(f"{type(pipe).__name__} takes no LoRA")
+    scales: dict[str, float] = {}
+    for at, adapter in enumerate(adapters):
+        path, _, scale = adapter.rpartition(":") if re.search(r":[0-9.]+$", adapter) else (adapter, "", "1")
+        where, name = Path(path), f"lora{at}"
+        named = {"weight_name": where.name} if where.is_file() else {}
+        try:
+            pipe.load_lora_weights(where.parent if named else where, adapter_name=name, **named)
+            scales[name] = float(scale)
+            pipe.set_adapters(list(scales), list(scales.values()))
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise ModelError(
+                f"{adapter}: not a LoRA that {type(pipe).__name__} takes ({_line(error)})"
+            ) from error
+
+
+def _silent(pipe: Any) -> Any:
     pipe.set_progress_bar_config(disable=True)
-    return LoadedModel(name, pipe, 50, folder)
+    return pipe
+
+
+def _line(error: Exception) -> str:
+    """The first sentence of somebody else's error."""
+    return str(error).strip().partition("\n")[0][:300]
 
 
 def load_denoiser(name: str) -> nn.Module:

@@ -21,13 +21,26 @@ from ditto_cosim.host.pipeline import journal
 from ditto_cosim.host.pipeline.journal import INPUTS, Checked, Finished, State
 from ditto_cosim.host.reference.audit import Audit, Discrepancy
 from ditto_cosim.host.reference.golden import Difference, Verifier
+from ditto_cosim.host.reference.sample import SampledVerifier
 from ditto_cosim.host.wire.client import Completed, Device, OnLayer, RemoteRun, StepReply, weights_digest
 from ditto_cosim.protocol.errors import DittoError
-from ditto_cosim.protocol.messages import LayerReport, RunSpec
+from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec
 from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter
 from ditto_cosim.protocol.tensors import Array
 
-__all__ = ["INPUTS", "Generation", "Recording", "Run", "Settings", "Verdict", "VerificationError"]
+__all__ = [
+    "INPUTS",
+    "FidelityError",
+    "Generation",
+    "Recording",
+    "Run",
+    "Settings",
+    "Verdict",
+    "VerificationError",
+]
+
+SNR_FLOOR_DB = 10.0
+"""A program whose noise is above a tenth of its signal's power is not the module it was made from."""
 
 DIGESTS = {"rtl": "rtl_digest", "chip": "chip_digest", "contract": "contract_digest"}
 """What a verdict names, and the device's fact of that."""
@@ -36,9 +49,22 @@ DIGESTS = {"rtl": "rtl_digest", "chip": "chip_digest", "contract": "contract_dig
 class VerificationError(DittoError):
     """The device departed from golden; `difference` says where."""
 
+    difference: Difference | Discrepancy | None = None
+
     def __init__(self, difference: Difference | Discrepancy) -> None:
         super().__init__(f"verification failed: {difference}")
         self.difference = difference
+
+
+class FidelityError(VerificationError):
+    """The program is too far from the module that it was made from, however exactly it was computed."""
+
+    def __init__(self, step: int, snr_db: float, floor_db: float) -> None:
+        DittoError.__init__(
+            self,
+            f"verification failed: step {step} is {snr_db:.1f} dB from the fp32 denoiser on the same inputs, the floor is "
+            f"{floor_db:g} dB; calibrate again with inputs like these, or try policy='dynamic'",
+        )
 
 
 class ResumeError(DittoError):
@@ -67,6 +93,13 @@ class Settings:
     on_layer: OnLayer | None = None
     on_step: Callable[[int], None] | None = None
     on_open: Callable[[Compiled, int], None] | None = None
+    snr_steps: frozenset[int] = frozenset({0})
+    """Steps that `verify` also holds against the fp32 module itself."""
+    snr_floor_db: float = SNR_FLOOR_DB
+    verify_sample: int = 0
+    """Layers that `verify` compares in a step, taking turns; 0: everything."""
+    keep_weights: bool = True
+    """Whether the module keeps its fp32 weights when its program is made."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +116,13 @@ class Verdict:
     """Of what was verified: program, weights, rtl (empty: none took part), chip, contract."""
     not_checked: tuple[str, ...]
     """What is taken on trust."""
-    snr_db: float | None = None
-    """Of the first step's output against the live fp32 module."""
+    snr_by_step: Mapping[int, float] = field(default_factory=dict)
+    """Step -> signal-to-noise ratio of the denoiser's result against the live fp32 module on the same inputs."""
+
+    @property
+    def snr_db(self) -> float | None:
+        """The lowest of them."""
+        return min(self.snr_by_step.values(), default=None)
 
 
 @dataclass
@@ -101,34 +139,41 @@ class Generation:
     """Of the line to a board, if one computes: link, baud, digest; bytes, resends and tile cycles so far."""
     recoveries: int = 0
     verdict: Verdict | None = None
+    others: tuple[Generation, ...] = ()
+    """Runs beside this one in the same generation: calls with other static inputs, or of another structure."""
 
 
 class Run:
     """A run of a compiled denoiser on a device."""
 
-    def __init__(self, device: Device, compiled: Compiled, settings: Settings, steps: int) -> None:
+    def __init__(
+        self, device: Device, compiled: Compiled, settings: Settings, steps: int, record: Recording | None
+    ) -> None:
+        """`record` says where this run's record goes, which for all but the first of a generation is beside the settings'."""
         self.compiled = compiled
         self.seen = Generation()
         self.spec = settings.spec
         self._device, self._settings, self._steps = device, settings, steps
+        self._recording = record
+        self._snr_by_step: dict[int, float] = {}
         self._reports: list[LayerReport] = []
         """Of the step under way."""
-        self._verifier: Verifier | None = None
+        self._verifier: Verifier | SampledVerifier | None = None
         self._audit: Audit | None = None
         self._remote: RemoteRun | None = None
         self._writer: RunWriter | None = None
         self._past: RunRecord | None = None
         self._last: Finished | None = None
         self._digests: Mapping[str, str] = {}
-        if settings.record is not None and settings.record.resume:
-            self._past = self._same_run(RunRecord(settings.record.directory))
+        if record is not None and record.resume:
+            self._past = self._same_run(RunRecord(record.directory))
             self._digests = self._past.info.digests
             self.seen.low_rule, self.seen.clock_hz = self._past.info.low_rule, self._past.info.clock_hz
         if self._past is None or not len(self._past):
             self._open(None)
 
-    def step(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """One denoiser evaluation."""
+    def step(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """One denoiser evaluation; its results by name."""
         began = time.perf_counter()
         step = self.seen.steps
         given = {name: wire_array(tensor) for name, tensor in inputs.items()}
@@ -140,7 +185,15 @@ class Run:
         self.seen.wall_s += time.perf_counter() - began
         if self._settings.on_step is not None:
             self._settings.on_step(step)
-        return torch.from_numpy(outputs["sample"].copy())
+        return {name: torch.from_numpy(array.copy()) for name, array in outputs.items()}
+
+    def judge(self, step: int, snr_db: float) -> None:
+        """Takes note of a step's signal-to-noise ratio against the live fp32 module; one below the floor ends the run."""
+        self._snr_by_step[step] = snr_db
+        if self.seen.verdict is not None:
+            self.seen.verdict = replace(self.seen.verdict, snr_by_step=dict(self._snr_by_step))
+        if not snr_db >= self._settings.snr_floor_db:
+            raise FidelityError(step, snr_db, self._settings.snr_floor_db)
 
     def close(self, outcome: Mapping[str, Any] | None = None) -> Generation:
         """Ends the run; `outcome` goes beside its record."""
@@ -167,7 +220,7 @@ class Run:
         result = self._remote.step(
             step,
             given,
-            observe="none" if self._verifier is None else "all",
+            observe=self._observed(),
             on_layer=self._layer,
             on_value=None if self._verifier is None else self._check,
         )
@@ -179,6 +232,12 @@ class Run:
         self.seen.board |= board_figures(result.totals)
         self.seen.recoveries = self._remote.recoveries
         return result.outputs
+
+    def _observed(self) -> Observe:
+        """Which values the device sends."""
+        if self._verifier is None:
+            return "none"
+        return self._verifier.wanted if isinstance(self._verifier, SampledVerifier) else "all"
 
     def _recorded(self, step: int, given: Mapping[str, Array]) -> Mapping[str, Array]:
         """A step that was completed before the run was interrupted."""
@@ -224,13 +283,17 @@ class Run:
         if self._past is not None:
             self._same_digests(digests)
             self._writer = RunWriter.behind(self._past)
-        elif self._settings.record is not None:
-            info = self._info(self._settings.record, facts, digests)
-            self._writer = RunWriter(self._settings.record.directory, info)
+        elif self._recording is not None:
+            info = self._info(self._recording, facts, digests)
+            self._writer = RunWriter(self._recording.directory, info)
         self._digests = digests
         self.seen.low_rule, self.seen.clock_hz = str(facts["low_rule"]), int(facts["clock_hz"])
         self.seen.board |= board_figures(facts)
-        if self._settings.verify:
+        if self._settings.verify and self._settings.verify_sample:
+            self._verifier = SampledVerifier(
+                compiled.program, compiled.constants, self._settings.verify_sample
+            )
+        elif self._settings.verify:
             self._audit = Audit(compiled.program, facts)
             self._verifier = Verifier(compiled.program, compiled.constants, self._audit)
             if behind is not None:
@@ -260,7 +323,7 @@ class Run:
 
     def _verify_behind(self, behind: Finished) -> None:
         """Golden computes the last recorded step again: what was recorded must be what it gives."""
-        assert self._verifier is not None
+        assert isinstance(self._verifier, Verifier)
         assert self._audit is not None
         checked = behind.state.checked
         if checked is None:
@@ -321,14 +384,16 @@ class Run:
             raise VerificationError(difference)
 
     def _checked(self) -> Checked | None:
-        if self._verifier is None or self._audit is None:
+        if self._verifier is None:
             return None
+        trusted = self._verifier if isinstance(self._verifier, SampledVerifier) else self._audit
+        assert trusted is not None
         return Checked(
             layers=self._verifier.layers_checked,
             values=self._verifier.values_checked,
             delivered=self._verifier.delivered_checked,
             scales=self._verifier.scales,
-            not_checked=list(self._audit.not_checked),
+            not_checked=list(trusted.not_checked),
         )
 
     def _verdict_of(self, checked: Checked) -> Verdict:
@@ -341,6 +406,7 @@ class Run:
             None,
             self._digests,
             tuple(checked.not_checked),
+            dict(self._snr_by_step),
         )
 
 

@@ -49,7 +49,8 @@ def as_tensor(array: Array, spec: TensorSpec, what: str) -> Tensor:
 class Golden:
     """Executes a program step by step. Holds what the instruction set makes stateful: the dynamic scales."""
 
-    def __init__(self, program: Program, constants: Mapping[str, Array]) -> None:
+    def __init__(self, program: Program, constants: Mapping[str, Array], *, prepare: bool = True) -> None:
+        """Weights are prepared once, at the price of holding them twice, or at every use."""
         program.validate()
         if missing := program.constants.keys() - constants.keys():
             raise IsaError(f"golden: constants {', '.join(sorted(missing))} are missing")
@@ -61,13 +62,22 @@ class Golden:
         self._weights = {
             command.operands[2]: ops.Weights.of(self._constants[command.operands[2]])
             for command in program.layers
-            if command.op != "matmul" and command.operands[2] in self._constants
+            if prepare and command.op != "matmul" and command.operands[2] in self._constants
         }
         self.scales: dict[str, float] = {}
         """Of dynamic quantizers, as of the last step."""
         self._dying: list[list[int]] = [[] for _ in program.commands]
         for value, last in program.last_use.items():
             self._dying[last].append(value)
+
+    def constant(self, value: int) -> Tensor:
+        """A constant of the program."""
+        return self._constants[value]
+
+    def execute(self, command: Command, step: int, operands: list[Tensor]) -> tuple[Tensor, ...]:
+        """One command alone, on these operands."""
+        with torch.no_grad():
+            return self._execute(command, step, operands)
 
     def step(
         self,
@@ -346,17 +356,24 @@ class Verifier:
     def _compare(
         self, device: Tensor, golden: Tensor, command: int, op: str, name: str, value: int
     ) -> Difference | None:
-        equal = device == golden
-        if bool(equal.all()):
-            return None
-        place = tuple(int(i) for i in torch.nonzero(~equal)[0])
-        return Difference(
-            step=self._step,
-            command=command,
-            op=op,
-            name=name,
-            value=value,
-            index=place,
-            device=device[place].item(),
-            golden=golden[place].item(),
-        )
+        return difference_of(device, golden, self._step, command, op, name, value)
+
+
+def difference_of(
+    device: Tensor, golden: Tensor, step: int, command: int, op: str, name: str, value: int
+) -> Difference | None:
+    """Where two tensors first differ, or None."""
+    equal = device == golden
+    if bool(equal.all()):
+        return None
+    place = tuple(int(i) for i in torch.nonzero(~equal)[0])
+    return Difference(
+        step=step,
+        command=command,
+        op=op,
+        name=name,
+        value=value,
+        index=place,
+        device=device[place].item(),
+        golden=golden[place].item(),
+    )

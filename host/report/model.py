@@ -40,7 +40,7 @@ class CheckSummary:
     first_difference: str | None = None
     """Where, in words."""
     snr_db: float | None = None
-    """Of the first step against the live fp32 module."""
+    """The lowest signal-to-noise ratio against the live fp32 module, of the steps that were held against it."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of what was verified."""
     not_checked: tuple[str, ...] = ()

@@ -129,7 +129,9 @@ def test_pipelines_run_unmodified_and_verify(name: str, device: Device) -> None:
     seen = denoiser.finish()
     assert seen.verdict.bit_identical
     assert seen.steps >= 4  # PNDM evaluates one timestep twice
-    assert {r.mode for r in seen.reports if r.step == 1} == {"temporal"}
+    assert seen.verdict.snr_db > 15
+    unforced = {r.mode for r in seen.reports if r.step == 1 and not r.forced_base}
+    assert unforced == {"temporal"}  # Euler's inputs grow, so that some layers change their scales
     key = "images" if hasattr(result, "images") else "frames"
     assert type(result) is type(fp32)
     assert len(getattr(result, key)) == len(getattr(fp32, key))
@@ -164,7 +166,7 @@ def test_pipelines_need_calibration_and_finite_inputs(device: Device) -> None:
     sample = torch.randn(3, 12)
     with pytest.raises(QuantizationError, match="not calibrated"):
         uncalibrated(sample, torch.tensor(1))
-    uncalibrated.original.first.weight.data[:] = 1.0
+    uncalibrated.first.weight.data[:] = 1.0
     ready = accelerate(
         build("odds"),
         backend="model",

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from ditto_cosim.host.reference import golden_ops
 from ditto_cosim.host.reference.golden import Difference, Golden, Verifier, VerifyError
+from ditto_cosim.host.reference.sample import SampledVerifier
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import IsaError
 from ditto_cosim.protocol.isa import Attrs, TensorSpec
 from ditto_cosim.protocol.program import Command, Program
+from support.families import calibrated, compiled
 
 QUANTIZE: Attrs = {
     "policy": "static",
@@ -289,3 +291,38 @@ def test_verifier_refuses_a_value_of_another_type(
     verifier, values = verified
     with pytest.raises(IsaError, match=r"from the device, is torch\.int32"):
         verifier.check(values[0][0], values[0][1].astype(np.int32))
+
+
+def test_golden_samples_take_turns_and_see_a_wrong_value():
+    """Golden's own values in the device's place: every layer has its turn, and a planted error is found in its own."""
+    program = compiled("unet")
+    golden, count = Golden(program.program, program.constants), 8
+    steps = calibrated("unet")[1]
+    turns = -(-len(program.program.layers) // count)
+
+    def follow(verifier, step, spoil=None):
+        seen = {}
+        outputs = golden.step(step, steps[0], lambda v, t: seen.__setitem__(v, t.clone()))
+        verifier.expect(step, steps[0])
+        if spoil is not None:
+            seen[spoil] = seen[spoil].contiguous()
+            seen[spoil].view(-1)[3] += 1
+        for value in verifier.wanted:
+            verifier.check(value, seen[value].numpy())
+        verifier.check_delivered({n: t.contiguous().numpy() for n, t in outputs.items()})
+
+    verifier = SampledVerifier(program.program, program.constants, count)
+    for step in range(turns):
+        follow(verifier, step)
+    assert verifier.bit_identical
+    assert verifier.layers_checked == turns * count
+    assert verifier.delivered_checked == turns
+    assert f"all but {count} of {len(program.program.layers)} layers" in verifier.not_checked[0]
+    layer = program.program.layers[count + 1]
+    found = []
+    for step in range(turns):
+        verifier = SampledVerifier(program.program, program.constants, count)
+        follow(verifier, step, spoil=layer.results[0])
+        if verifier.first_difference is not None:
+            found.append((step, verifier.first_difference.name))
+    assert (1, layer.name) in found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,14 @@ from ditto_cosim.host.compiler.quantize import (
     Observer,
     QuantizationError,
     choose,
+    grids_of,
     load_grids,
     load_quantized,
     quantize_weight,
     save_grids,
+    sqnr_db,
 )
+from ditto_cosim.host.reference.golden import Golden
 from ditto_cosim.protocol.isa import ints
 
 
@@ -141,6 +146,24 @@ def test_quantize_files_of_scales_come_back_and_are_checked(tmp_path: Path) -> N
         ('{"a:x": {"policy": "static", "scales": [0.0], "zero_points": [0], "symmetric": true}}', "a:x"),
         ("[]", "scales"),
         ("no json", "scales"),
+        ("", "not a file of scales .no JSON"),
+        ("{}", "holds no scale"),
+        (
+            '{"a:x": {"policy": "static", "scales": [1.0], "zero_points": [3.7], "symmetric": true}}',
+            "zero point 3.7",
+        ),
+        (
+            '{"a:x": {"policy": "static", "scales": [1.0], "zero_points": [300], "symmetric": true}}',
+            "a:x has zero",
+        ),
+        (
+            '{"a:x": {"policy": "often", "scales": [1.0], "zero_points": [0], "symmetric": true}}',
+            "policy 'often'",
+        ),
+        (
+            '{"a:x": {"policy": "static", "scales": [1, 2], "zero_points": [0], "symmetric": true}}',
+            "a:x has 2 scales",
+        ),
     ]:
         path.write_text(text)
         with pytest.raises(QuantizationError, match=words):
@@ -160,8 +183,76 @@ def test_compiled_programs_survive_the_disk(tmp_path: Path) -> None:
     assert again.grids == compiled.grids
     for name, array in compiled.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array)
+    content = (tmp_path / "c.safetensors").read_bytes()
+    for at in range(0, len(content), 61):
+        (tmp_path / "flipped").write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        with pytest.raises(QuantizationError, match=r"flipped: (damaged|not a compiled denoiser)"):
+            Compiled.load(tmp_path / "flipped")
     (tmp_path / "bad").write_bytes(b"rubbish")
     with pytest.raises(QuantizationError, match="not a compiled denoiser"):
         Compiled.load(tmp_path / "bad")
     with pytest.raises(QuantizationError, match="no such file"):
         Compiled.load(tmp_path / "absent")
+
+
+def test_quantize_overrides_of_unknown_layers_are_refused_with_near_names():
+    calibrator = Calibrator(capture(nn.Sequential(nn.Linear(4, 4)).eval(), {"input": torch.randn(2, 4)}))
+    calibrator.observe({"input": torch.randn(2, 4)})
+    with pytest.raises(
+        QuantizationError, match=r"no quantization point 1:x; the denoiser has 1, such as 0:x"
+    ):
+        calibrator.grids(overrides={"1:x": Grid("static", (1.0,), (0,))})
+
+
+def test_quantize_auto_gives_steps_that_need_it_a_grid_of_their_own():
+    alike = [histogram(torch.linspace(-1, 1, 1000) * (1 + 0.1 * i)) for i in range(8)]
+    assert choose(alike, symmetric=True).policy == "static"
+    exploding = [
+        histogram(torch.linspace(-1, 1, 1000) * scale) for scale in (1, 1.1, 90, 100, 100, 110, 100, 90)
+    ]
+    grid = choose(exploding, symmetric=True)
+    assert grid.policy == "clustered"
+    assert grid.starts == (0.0, 0.25)
+    assert min(sqnr_db(h, grid, int(i >= 2)) for i, h in enumerate(exploding)) > 30
+
+
+class Outliers(nn.Module):
+    """A linear layer and a convolution whose inputs have a few channels far above the rest."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.conv = nn.Linear(64, 48), nn.Conv2d(32, 16, 3, padding=1)
+
+    def forward(self, rows, picture):
+        return self.linear(rows), self.conv(torch.nn.functional.silu(picture))
+
+
+@pytest.mark.parametrize("policy", ["auto", "static"])
+def test_quantize_outlier_channels_keep_their_decibels(policy):
+    torch.manual_seed(0)
+    module = Outliers().eval()
+    boost = torch.ones(64)
+    boost[[3, 17]] = 60.0
+    inputs = {
+        "rows": torch.randn(40, 64) * boost,
+        "picture": torch.randn(2, 32, 8, 8) * boost[:32, None, None],
+    }
+    with torch.no_grad():
+        module.linear.weight[:, [3, 17]] /= 20
+        module.conv.weight[:, [3, 17]] /= 20
+        live = module(**inputs)
+    calibrator = Calibrator(capture(module, inputs))
+    calibrator.observe_all(inputs)
+    grids = calibrator.grids(policy=policy)
+    compiled = compile_denoiser(calibrator.captured, grids)
+    outputs = Golden(compiled.program, compiled.constants).step(0, inputs)
+    found = [
+        10 * torch.log10(a.square().sum() / (a - outputs[name]).square().sum())
+        for a, name in zip(live, ("0", "1"), strict=True)
+    ]
+    if policy == "static":
+        assert max(found) < 32
+    else:
+        assert min(found) > 38
+        assert all(grids[point].channels for point in ("linear:x", "conv:x"))
+        assert grids_of(json.loads(json.dumps({n: asdict(g) for n, g in grids.items()}))) == grids

@@ -1,0 +1,215 @@
+"""What a module computes, as a number: its weights, and whatever of its state its code may read.
+
+A program is made from a module once; this is how one knows that it is still that module. Two readings: a quick one (where
+tensors are, how often they were written, every plain attribute, every function) before each step, and one with the
+content of every tensor when a generation begins, because writes through `.data` leave no trace. What cannot become part
+of a program is refused by name.
+What this file does not do: decide what follows from a change (`denoiser.py`).
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import zlib
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ditto_cosim.protocol.errors import DittoError
+
+DEPTH = 8
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_IGNORED = frozenset(
+    {
+        *_HOOKS,
+        "_acceleration",
+        "_backward_hooks",
+        "_backward_pre_hooks",
+        "_diffusers_hook",
+        "_forward_hooks_always_called",
+        "_forward_hooks_with_kwargs",
+        "_forward_pre_hooks_with_kwargs",
+        "_is_full_backward_hook",
+        "_load_state_dict_post_hooks",
+        "_load_state_dict_pre_hooks",
+        "_modules",
+        "_non_persistent_buffers_set",
+        "_state_dict_hooks",
+        "_state_dict_pre_hooks",
+    }
+)
+"""Attributes of modules that say nothing about their result, or are looked at elsewhere."""
+_PURE_HOOKS = frozenset({"WeightNorm", "SpectralNorm"})
+"""Hooks on submodules that only make weights, which a capture follows."""
+
+
+class UnfaithfulError(DittoError):
+    """The module does what a program cannot follow; the message names it and says what to do."""
+
+
+def quick(module: nn.Module, forward: Callable[..., Any]) -> int:
+    """The module's state without the content of its tensors."""
+    return _reading(module, forward, _place)
+
+
+def thorough(module: nn.Module, forward: Callable[..., Any]) -> int:
+    """The module's state with the content of its tensors, wherever they are kept."""
+    return _reading(module, forward, _content)
+
+
+def _reading(module: nn.Module, forward: Callable[..., Any], of_tensor: Callable[[torch.Tensor], Any]) -> int:
+    walk = _Walk(of_tensor)
+    walk.visit((module, forward), 0)
+    return hash(tuple(walk.found))
+
+
+def refuse_unfaithful(module: nn.Module) -> None:
+    """Raises for state and hooks that would make a program differ from the module."""
+    for name, part in module.named_modules():
+        where = f"{type(part).__name__} {name!r}" if name else type(module).__name__
+        registry = part.__dict__.get("_diffusers_hook")
+        if hooks := getattr(registry, "hooks", None):
+            raise UnfaithfulError(
+                f"{where} has the diffusers hook {', '.join(hooks)} (enable_cache, layer skipping, offloading or layerwise "
+                f"casting), which changes from step to step what the denoiser computes; the accelerator runs one program: "
+                f"take it away (pipe.{'unet' if not name else '…'}.disable_cache() for a cache)"
+            )
+        offload = part.__dict__.get("_hf_hook")
+        if offload is not None and getattr(offload, "offload", False):
+            raise UnfaithfulError(
+                f"{where} is offloaded; remove the hook first (accelerate.hooks.remove_hook_from_module)"
+            )
+        if name:
+            for held in _HOOKS:
+                for hook in part.__dict__.get(held, {}).values():
+                    kind = getattr(hook, "__name__", type(hook).__name__)
+                    if kind not in _PURE_HOOKS:
+                        raise UnfaithfulError(
+                            f"{where} has the forward hook {kind}, which would not be called: the accelerator computes the "
+                            f"denoiser as one program; remove the hook, or put it on the denoiser itself"
+                        )
+        if part.training and _trains(part):
+            raise UnfaithfulError(f"{where} is in training mode; call .eval() on the denoiser first")
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+            if tensor.is_meta:
+                raise UnfaithfulError(
+                    f"{where} has weights on the meta device, that is none; load them first"
+                )
+
+
+def _trains(part: nn.Module) -> bool:
+    """Whether training mode changes what a layer computes."""
+    if isinstance(part, nn.modules.dropout._DropoutNd):
+        return part.p > 0
+    return isinstance(part, nn.modules.batchnorm._NormBase)
+
+
+def _place(tensor: torch.Tensor) -> Any:
+    try:
+        where: Any = (tensor.data_ptr(), tensor._version)
+    except RuntimeError:  # inference tensors keep no version, tensor subclasses may have no storage
+        where = id(tensor)
+    return where, tensor.shape, tensor.dtype, tensor.device
+
+
+def _content(tensor: torch.Tensor) -> Any:
+    kind = tensor.shape, tensor.dtype, tensor.device.type
+    if type(tensor) not in (torch.Tensor, nn.Parameter, nn.Buffer):
+        names = tensor.__tensor_flatten__()[0] if hasattr(tensor, "__tensor_flatten__") else ()
+        return kind, tuple(_content(getattr(tensor, name)) for name in names) or id(tensor)
+    if tensor.device.type == "meta" or not tensor.numel():
+        return kind
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return kind, zlib.crc32(flat.view(torch.uint8).numpy().data)
+
+
+class _Walk:
+    """Everything of a thing's state that its code may read, as a list of hashable values."""
+
+    def __init__(self, of_tensor: Callable[[torch.Tensor], Any]) -> None:
+        self.found: list[Any] = []
+        self._of_tensor = of_tensor
+        self._seen: set[int] = set()
+
+    def visit(self, thing: Any, depth: int) -> None:
+        found = self.found
+        kind = type(thing)
+        found.append(kind.__name__)
+        if kind in _PLAIN:
+            found.append(repr(thing) if kind is float else thing)
+            return
+        if isinstance(thing, torch.Tensor):
+            found.append(self._of_tensor(thing))
+            return
+        if depth > DEPTH or id(thing) in self._seen:
+            return
+        depth += 1
+        if isinstance(thing, list | tuple):
+            found.append(len(thing))
+            for value in thing:
+                self.visit(value, depth)
+        elif isinstance(thing, Mapping):
+            found.append(len(thing))
+            for key, value in thing.items():
+                found.append(key if type(key) in _PLAIN else repr(key))
+                self.visit(value, depth)
+        elif isinstance(thing, AbstractSet):
+            found.extend(sorted(map(repr, thing)))
+        elif isinstance(thing, nn.Module):
+            self._module(thing, depth)
+        elif isinstance(thing, np.ndarray):
+            found.append(
+                zlib.crc32(np.ascontiguousarray(thing).view(np.uint8).data)
+                if thing.dtype != object
+                else id(thing)
+            )
+        else:
+            self._object(thing, depth)
+
+    def _module(self, module: nn.Module, depth: int) -> None:
+        self._seen.add(id(module))
+        self.found.append(getattr(type(module).forward, "__code__", None))
+        state = module.__dict__
+        for name, value in state.items():
+            if name not in _IGNORED:
+                self.found.append(name)
+                self.visit(value, depth)
+        for held in _HOOKS:
+            if hooks := state.get(held):
+                self.visit(list(hooks.values()), depth)
+        for name, part in module._modules.items():
+            self.found.append(name)
+            self.visit(part, 0)
+
+    def _object(self, thing: Any, depth: int) -> None:
+        if isinstance(thing, types.MethodType):
+            self.visit(thing.__func__, depth)
+            if not isinstance(thing.__self__, nn.Module):
+                self.visit(thing.__self__, depth)
+        elif isinstance(thing, functools.partial):
+            self.visit((thing.func, thing.args, thing.keywords), depth)
+        elif isinstance(thing, types.FunctionType):
+            self._seen.add(id(thing))
+            self.found.append(thing.__code__)
+            self.visit((thing.__defaults__, thing.__kwdefaults__), depth)
+            for cell in thing.__closure__ or ():
+                try:
+                    self.visit(cell.cell_contents, depth)
+                except ValueError:  # a cell not filled yet
+                    self.found.append("empty")
+        elif isinstance(thing, types.BuiltinFunctionType | types.ModuleType) or not hasattr(
+            thing, "__dict__"
+        ):
+            self.found.append(getattr(thing, "__qualname__", ""))
+        elif isinstance(thing, type):
+            self.found.append(thing)
+        else:
+            self._seen.add(id(thing))
+            self.found.append(getattr(type(thing).__call__, "__code__", None) if callable(thing) else None)
+            self.visit(vars(thing), depth)
