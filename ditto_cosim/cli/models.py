@@ -107,6 +107,7 @@ def calibrate(
     steps: Annotated[int, typer.Option(min=1)] = 50,
     observer: Annotated[str, typer.Option(help="mse, percentile or minmax")] = "mse",
     policy: Annotated[str, typer.Option(help="static, clustered or dynamic")] = "static",
+    prompt: Annotated[str, typer.Option(help="For a text-conditional model of your own")] = "",
     seed: Annotated[int, typer.Option()] = 1234,
 ) -> None:
     """Choose a model's 8-bit scales from real fp32 denoising trajectories, and keep them as a file.
@@ -115,18 +116,15 @@ def calibrate(
     """
     from ditto_cosim.host.compiler.quantize import save_grids
     from ditto_cosim.host.pipeline.accelerate import SCALES_FILE, accelerate
-    from ditto_cosim.host.pipeline.models import Wish, load_model
+    from ditto_cosim.host.pipeline.models import load_model
 
     loaded = load_model(model)
-    labels = (
-        tuple(range(batch)) if "class_labels" in inspect.signature(loaded.pipe.__call__).parameters else ()
-    )
     accelerate(
         loaded.pipe,
         backend="model",
         observer=observer,
         policy=policy,
-        calibration=loaded.arguments(Wish(steps, seed, batch, labels)),
+        calibration=loaded.calibration(steps, seed, batch, prompt),
     )
     denoiser: Any = loaded.denoiser
     target = output or (loaded.folder / SCALES_FILE if loaded.folder is not None else Path(SCALES_FILE))

@@ -36,7 +36,7 @@ class Wish:
     labels: tuple[int, ...] = ()
     prompt: str = ""
     guidance: float = 0.0
-    """0: the pipeline's own."""
+    """0: the model's own."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """Any other argument of the pipeline, as it is."""
 
@@ -52,6 +52,10 @@ class LoadedModel:
     """What it is meant for."""
     folder: Path | None
     """Where its weights are."""
+    guidance: float = 0.0
+    """What it is meant for; 0 leaves the pipeline's own."""
+    prompts: tuple[str, ...] = ()
+    """Prompts it knows, for its calibration."""
 
     @property
     def title(self) -> str:
@@ -83,21 +87,31 @@ class LoadedModel:
             raise ModelError(f"{self.name} takes no class labels")
         if "prompt" in taken and not {"prompt_embeds"} & wish.more.keys():
             if not wish.prompt:
-                raise ModelError(f"{self.name} needs a prompt (--prompt)")
+                example = f', for example "{self.prompts[0]}"' if self.prompts else ""
+                raise ModelError(f"{self.name} needs a prompt (--prompt){example}")
             found |= {"prompt": wish.prompt, "num_images_per_prompt": wish.batch}
         elif wish.prompt:
             raise ModelError(f"{self.name} takes no prompt")
         elif "batch_size" in taken:
             found["batch_size"] = wish.batch
-        if wish.guidance:
-            if "guidance_scale" not in taken:
-                raise ModelError(f"{self.name} takes no guidance")
-            found["guidance_scale"] = wish.guidance
+        if wish.guidance and "guidance_scale" not in taken:
+            raise ModelError(f"{self.name} takes no guidance")
+        if guidance := wish.guidance or self.guidance:
+            found["guidance_scale"] = guidance
         if unknown := wish.more.keys() - taken.keys():
             raise ModelError(
                 f"{type(self.pipe).__name__} takes no {', '.join(sorted(unknown))}; it takes {', '.join(taken)}"
             )
         return {**found, **wish.more}
+
+    def calibration(self, steps: int, seed: int, batch: int, prompt: str = "") -> dict[str, Any]:
+        """The arguments of a call that shows the denoiser what it will meet: several pictures, labels and prompts."""
+        taken = inspect.signature(self.pipe.__call__).parameters
+        labels = tuple(range(batch)) if "class_labels" in taken else ()
+        if "prompt" not in taken or not self.prompts:
+            return self.arguments(Wish(steps, seed, batch, labels, prompt))
+        prompts = [self.prompts[i % len(self.prompts)] for i in range(batch)]
+        return self.arguments(Wish(steps, seed, prompt=prompts[0], more={"prompt": prompts}))
 
 
 def usual(choice: Mapping[str, Any]) -> bool:
@@ -115,7 +129,9 @@ def load_model(name: str) -> LoadedModel:
     folder = Path(name)
     if not folder.is_dir():
         known = find(name)
-        return LoadedModel(name, load_pipeline(name), known.steps, known.weights)
+        return LoadedModel(
+            name, load_pipeline(name), known.steps, known.weights, known.guidance, known.prompts
+        )
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging as diffusers_logging
 
