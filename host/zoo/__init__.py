@@ -219,6 +219,7 @@ def load_pipeline(name: str) -> Any:
     model = find_trained(name)
     assert model.pipeline is not None
     diffusers.utils.logging.disable_progress_bar()
+    _quieten_transformers()
     options: dict[str, Any] = {"dtype": torch.float32, "low_cpu_mem_usage": False, "use_safetensors": True}
     if model.pipeline == "DiTPipeline":
         from .pixels import PixelVAE
@@ -227,6 +228,13 @@ def load_pipeline(name: str) -> Any:
     pipeline = getattr(diffusers, model.pipeline).from_pretrained(model.weights, **options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _quieten_transformers() -> None:
+    """Its bars are for loading gigabytes."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
 
 def find_trained(name: str) -> ZooModel:

@@ -51,7 +51,7 @@ def test_generate_gives_one_picture_and_one_cycle_count(runs):
 
 def test_generate_leaves_pictures_report_and_record(runs):
     directory, summary = runs["rtl"]
-    assert Image.open(directory / "picture-0.png").size == (28, 28)
+    assert Image.open(directory / "picture-0.png").size == (8 * 28, 8 * 28)
     assert Image.open(directory / "strip.png").height == 28
     report = load_report(directory)
     assert report.total_cycles == summary["cycles"]
