@@ -18,7 +18,7 @@ LARGE = {"cifar-ddpm"}
 def test_one_step_is_bit_identical_on_the_scales_that_ship(name: str) -> None:
     loaded = load_model(name)
     assert loaded.scales is not None, "ditto calibrate makes them"
-    pipe = accelerate(loaded.pipe, backend="model", chip="tiny", scales=loaded.scales, verify=True)
+    pipe = accelerate(loaded.pipe, backend="model", scales=loaded.scales, verify=True)
     denoiser = next(iter(find_parts(pipe).values()))
     wish = Wish(steps=2, prompt=loaded.prompts[0] if loaded.prompts else "")
     try:

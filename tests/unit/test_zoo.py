@@ -182,6 +182,6 @@ def test_load_pipeline_without_weights_says_what_to_do() -> None:
 
 def test_unknown_model_is_refused_by_name() -> None:
     with pytest.raises(
-        zoo.ZooError, match="'nope' is neither a folder nor a model of the zoo, which has fashion-ddpm"
+        zoo.ZooError, match="'nope' is neither a folder nor a model of the zoo, which has emoji-sd, fashion-ddpm"
     ):
         zoo.load_pipeline("nope")
