@@ -54,7 +54,7 @@ def test_generate_gives_one_picture_and_one_cycle_count(runs: Runs) -> None:
 
 def test_generate_leaves_pictures_report_and_record(runs: Runs) -> None:
     directory, summary = runs["rtl"]
-    assert Image.open(directory / "picture-0.png").size == (28, 28)
+    assert Image.open(directory / "picture-0.png").size == (8 * 28, 8 * 28)
     assert Image.open(directory / "strip.png").height == 28
     report = load_report(directory)
     assert report.total_cycles == summary["cycles"]
