@@ -50,9 +50,7 @@ def averaged_modules(name: str, checkpoint: dict[str, Any]) -> torch.nn.Module:
         text_encoder = shipped.emoji_text_encoder(
             len(checkpoint["vocabulary"]), words.bos_token_id, words.eos_token_id
         )
-        trained: torch.nn.Module = torch.nn.ModuleDict(
-            {"unet": recipe.build(), "text_encoder": text_encoder}
-        )
+        trained: torch.nn.Module = torch.nn.ModuleDict({"unet": recipe.build(), "text_encoder": text_encoder})
     else:
         trained = recipe.build()
     if recipe.class_conditional:
