@@ -51,7 +51,20 @@ def test_regression_finds_a_planted_bug_and_shrinks_it(model, tmp_path, name):
 
 def test_case_survives_its_own_text():
     case = Case(
-        "tiny", 9, 33, 20, "spatial", "edges", "signs", "bursts", True, True, 12, Window(1, 2, 3, 4, 5, 6)
+        "tiny",
+        9,
+        33,
+        20,
+        "spatial",
+        "edges",
+        "signs",
+        "bursts",
+        True,
+        True,
+        True,
+        -1,
+        12,
+        Window(1, 2, 3, 4, 5, 6),
     )
     assert Case.parse(case.text) == case
     with pytest.raises(TileInputError, match="name=value"):
