@@ -80,7 +80,18 @@ def test_exactness_designs_share_one_arithmetic(design: str) -> None:
     np.testing.assert_array_equal(output, run("unet")[3])
 
 
-@pytest.mark.parametrize("name", ["unet", "dit"])
+@pytest.mark.parametrize("design", ["ditto", "diffy", "itc"])
+@pytest.mark.parametrize("name", ["convolutions", "odds"])
+def test_exactness_every_command_equals_golden_in_every_mode(name: str, design: str) -> None:
+    verifier, reports, _, output = run(name, design=design)
+    assert verifier.bit_identical, verifier.first_difference
+    mode = {"ditto": "temporal", "diffy": "spatial", "itc": "original"}[design]
+    assert {r.mode for r in reports if r.step == 1} == {mode}
+    fp32 = calibrated(name)[2]
+    assert (torch.from_numpy(output.copy()) - fp32).norm() / fp32.norm() < 0.05
+
+
+@pytest.mark.parametrize("name", ["unet", "dit", "convolutions"])
 def test_exactness_rtl_equals_model_in_bits_and_cycles(name: str) -> None:
     rtl, rtl_reports, rtl_totals, rtl_output = run(name, backend="rtl")
     _, reports, totals, output = run(name, backend="model")
@@ -99,7 +110,7 @@ def test_exactness_rtl_wide_equals_golden_and_models_its_cycles() -> None:
     assert totals == run("unet")[2]
 
 
-@pytest.mark.parametrize("name", ["unet", "dit"])
+@pytest.mark.parametrize("name", ["unet", "dit", "convolutions"])
 def test_exactness_without_a_compiler(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy alone computes the same values and counts the same slots as the compiled kernels."""
     _, reports, totals, output = run(name)

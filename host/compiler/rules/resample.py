@@ -122,8 +122,8 @@ def _weights(
     have: int, want: int, mode: str, align_corners: bool, antialias: bool, scale: float | None
 ) -> torch.Tensor:
     """[want, have]"""
-    lines = torch.eye(have, dtype=torch.float64)[:, None, :, None].expand(have, 1, have, 1)
-    size: dict[str, Any] = {"size": (want, 1)} if scale is None else {"scale_factor": (scale, 1.0)}
+    lines = torch.eye(have, dtype=torch.float64)[:, None, :, None].repeat(1, 1, 1, 4)
+    size: dict[str, Any] = {"size": (want, 4)} if scale is None else {"scale_factor": (scale, 1.0)}
     found = functional.interpolate(
         lines,
         mode=mode,
