@@ -157,9 +157,8 @@ class Front:
             check_peer("host", hello.protocol, hello.package, hello.parameters)
             self._check_room(key)
         except DittoError as error:
-            if ended is not None and isinstance(error, ProtocolError) and not ended.told:
+            if ended is not None and isinstance(error, ProtocolError):
                 error = CrashedError(ended.ended)
-                ended.told = True
             else:
                 log.warning("host refused", extra={"fields": {"why": str(error)}})
             self._refuse(identity, error)

@@ -315,7 +315,13 @@ class Link:
 
     def _moved(self, address: str) -> None:
         """The device has a process for this host, which listens elsewhere on this machine."""
-        if self.welcome is None and address != self._connected and address.startswith("ipc://"):
+        if self.welcome is not None and address != self._connected:
+            self.fail(
+                DeviceLostError(
+                    f"the device at {self.address} has lost the process of this host, and its runs"
+                )
+            )
+        elif address != self._connected and address.startswith("ipc://"):
             self._socket.connect(address)
             self._socket.disconnect(self._connected)
             self._connected = address
@@ -337,7 +343,7 @@ class Link:
             self.fail(error)
         elif self.welcome is not None and isinstance(error, DamagedError):
             self._ask_again(self.world.now())
-        elif self.welcome is not None:
+        elif self.welcome is not None and self._failure is None:
             self._post(self._hello())
 
     def _streamed(self, pending: Pending, message: m.Stream, payload: Buffer | None) -> None:
@@ -388,7 +394,7 @@ class Link:
         self._post(codec.encode(m.Query(run=run, seq=seq, received=pending.arrived)))
 
     def _beat(self, now: float) -> None:
-        if now >= self._beat_at:
+        if now >= self._beat_at and self._failure is None:
             self._beat_at = now + (min(BEAT_S, self.limits.idle_s / 4) if self.welcome else ASK_AGAIN_S)
             self._token += 1
             self._post(codec.encode(m.Ping(token=self._token)) if self.welcome else self._hello())

@@ -99,6 +99,22 @@ def test_bad_board_ends_its_own_run_and_no_other(
     assert re.search(says, str(failed[0])), str(failed[0])
 
 
+@pytest.mark.long
+def test_board_that_keeps_the_interpreters_lock_is_killed(tmp_path: Path, expected: Given) -> None:
+    """Its process answers nothing, not even beats; the front notices, and the host gives it up before."""
+    with (
+        running(f"ipc://{tmp_path}/d", tmp_path / "log", *OFFER) as device,
+        connect(device.address, dead_s=60.0) as bad,
+        connect(device.address) as good,
+    ):
+        bad._revivals = bad._revivals_left = 0
+        mine = bad.open_run(*bad_program(), m.RunSpec(backend="support.isolation_backends:LockedBoard"))
+        with pytest.raises(DeviceLostError, match="did not answer for 30 s and was killed"):
+            mine.step(0, inputs_of(mine.program, 0))
+        with good.open_run(*chain()) as run:
+            assert run_steps(run, STEPS, observe="all") == expected
+
+
 def test_padding_beyond_reason_is_refused_before_it_is_allocated(tmp_path: Path, expected: Given) -> None:
     b = Builder()
     x = b.input("x", 1, 4, 8, 8)
