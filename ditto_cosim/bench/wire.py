@@ -25,7 +25,7 @@ import tempfile
 import time
 import tracemalloc
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,7 +34,7 @@ import numpy as np
 import zmq
 
 from ditto_cosim.bench import attacks
-from ditto_cosim.device.core import StepResult
+from ditto_cosim.device.core import Activity, StepResult
 from ditto_cosim.device.process import keep_memory
 from ditto_cosim.host.wire.client import Device, connect
 from ditto_cosim.host.wire.supervisor import LocalDevice
@@ -65,6 +65,7 @@ class NullMachine:
 
     def __init__(self, program: Program, constants: Mapping[str, Array], spec: m.RunSpec) -> None:
         self.facts: dict[str, str | int] = {}
+        self.tell: Callable[[Activity | None], None] = lambda activity: None
         self._program = program
         units = dict.fromkeys(("encode", "compute", "weight_load", "vector", "dram"), 12345)
         self._report = m.LayerReport(
