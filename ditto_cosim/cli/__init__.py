@@ -121,6 +121,10 @@ def _root(
 def main() -> None:
     """Entry point of the `ditto` script."""
     signal.signal(signal.SIGTERM, _terminate)
+    if debugging():
+        from ditto_cosim.device.process import log_to_stderr
+
+        log_to_stderr("warning")
     try:
         root()
     except _Terminated:

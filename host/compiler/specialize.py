@@ -213,7 +213,7 @@ def _name_repeats(graph: fx.GraphModule, node: fx.Node, known: Mapping[fx.Node, 
 def _name_places(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> None:
     """Known masks among the indices become the places that they leave open: so many, now and always."""
     indices: list[Any] = []
-    for index in node.args[1]:
+    for index in node.args[1]:  # type: ignore[union-attr]  # the places of an index are a list
         mask = known.get(index) if isinstance(index, fx.Node) else None
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             indices.append(index)

@@ -65,12 +65,12 @@ class Simulation:
         self.now = 0.0
         self.network = Network(self)
         self.fds: dict[int, Callable[[], bool]] = {}
-        self._events: list[tuple[float, float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, float, int, Callable[[], object]]] = []
         self._ticket = itertools.count()
         self._hub = getcurrent()
         self.processes: list[Process] = []
 
-    def at(self, delay_s: float, happen: Callable[[], None]) -> None:
+    def at(self, delay_s: float, happen: Callable[[], object]) -> None:
         """Things at one time happen in an order that is drawn."""
         heapq.heappush(self._events, (self.now + delay_s, self.rng.random(), next(self._ticket), happen))
 
@@ -162,7 +162,7 @@ class SimThread:
                     token.fire()
 
         self.body = greenlet(body, parent=process.sim._hub)
-        self.body.thread = self  # type: ignore[attr-defined]  # a mark of ours
+        self.body.thread = self  # a mark of ours
         process.threads.append(self)
         process.sim.at(process.sim.rng.random() * 0.001, self.go_on)
 
@@ -189,7 +189,7 @@ class SimWorld(World):
     def __init__(self, process: Process) -> None:
         self._process, self._sim = process, process.sim
 
-    def now(self) -> float:  # type: ignore[override]  # the real one is a function
+    def now(self) -> float:
         return self._sim.now
 
     def condition(self) -> SimCondition:  # type: ignore[override]

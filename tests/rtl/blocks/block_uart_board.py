@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import struct
+from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
@@ -17,14 +18,14 @@ CLOCK_STEPS, CLOCKS_PER_BIT = 100, 8
 REGISTER, WEIGHT, CURRENT, RESULT = (region << 28 for region in (0, 1, 2, 4))
 
 
-async def send(dut, data: bytes, bit_steps: int) -> None:
+async def send(dut: Any, data: bytes, bit_steps: int) -> None:
     for byte in data:
         for bit in (0, *((byte >> i) & 1 for i in range(8)), 1):
             dut.line_i.value = bit
             await Timer(bit_steps, "step")
 
 
-async def listen(dut, into: bytearray) -> None:
+async def listen(dut: Any, into: bytearray) -> None:
     """Samples the middle of every bit by the board's own clock; a stop bit must be there."""
     while True:
         await FallingEdge(dut.line_o)
@@ -37,7 +38,7 @@ async def listen(dut, into: bytearray) -> None:
         into.append(byte)
 
 
-async def product(dut, error: float) -> None:
+async def product(dut: Any, error: float) -> None:
     rng = random.Random(7)
     rows, k, n = 3, 11, 7
     current = [[rng.randrange(-128, 128) for _ in range(k)] for _ in range(rows)]
@@ -81,20 +82,20 @@ async def product(dut, error: float) -> None:
         await ask(WRITE, struct.pack("<I", CURRENT + lane * BEATS * WIDTH) + mine)
     await ask(WRITE, struct.pack("<7I", REGISTER, 1, rows, k, blocks, 0, 1))
     for lane in range(LANES):
-        mine = current[lane::LANES]
-        count = len(mine) * blocks * COLUMNS * 4
+        rows_of_lane = current[lane::LANES]
+        count = len(rows_of_lane) * blocks * COLUMNS * 4
         answer = await ask(READ, struct.pack("<IH", RESULT + lane * DEPTH * COLUMNS * 4, count))
         words = struct.unpack(f"<{count // 4}i", answer[2:])
-        for i, row in enumerate(mine):
+        for i, row in enumerate(rows_of_lane):
             right = [sum(a * w[c] for a, w in zip(row, weights, strict=True)) for c in range(n)]
             assert list(words[i * blocks * COLUMNS : i * blocks * COLUMNS + n]) == right
 
 
 @cocotb.test()
-async def uart_carries_a_product(dut) -> None:
+async def uart_carries_a_product(dut: Any) -> None:
     await product(dut, 0.0)
 
 
 @cocotb.test()
-async def uart_carries_a_product_from_a_slower_host(dut) -> None:
+async def uart_carries_a_product_from_a_slower_host(dut: Any) -> None:
     await product(dut, 0.025)
