@@ -1,6 +1,6 @@
 """`ditto bench wire`: how much the wire costs.
 
-Four questions, each between two processes over ipc:
+Five questions, each between two processes over ipc:
   throughput   tensors of 64 B … 64 MiB streamed as inputs of steps, one to a request and as many as fill 4 MiB (at
                most 64), against raw pyzmq that sends the same tensors one way, unacknowledged, and drops them
   per command  a step of 125 commands that report as they finish, against the same machine called directly

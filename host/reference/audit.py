@@ -198,6 +198,7 @@ class Audit:
         charged = [layer.charged_cycles for layer in record.layers]
         if record.charged_cycles is None or None in charged:
             return Discrepancy(record.step, "record, charged cycles", "none", "those of every layer")
+        # Layers overlap, but the lanes take one after another.
         of_layers, of_lanes = sum(c for c in charged if c is not None), sum(self._lanes.values())
         if record.charged_cycles < max(of_layers, of_lanes):
             said = str(record.charged_cycles)
