@@ -26,7 +26,7 @@ from ditto_cosim.device.process import (
     stop_on_signals,
 )
 from ditto_cosim.device.serving.front import Front
-from ditto_cosim.device.serving.nursery import Birth, Nursery, Slate
+from ditto_cosim.device.serving.nursery import Beat, Birth, Nursery, Slate
 from ditto_cosim.device.serving.server import Server
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol import security
@@ -126,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             backends=[*backend_names(), *options.offer],
             local=local,
             alone=True,
-            on_beat=lambda now, doing: slate.write(birth.slot, now, doing),
+            on_beat=lambda *beat: slate.beat(birth.slot, Beat(*beat)),
+            on_doing=lambda what: slate.doing(birth.slot, what),
         )
         with security.private_files():
             server.bind(birth.endpoint)

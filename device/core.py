@@ -38,7 +38,10 @@ class Executor(Protocol):
 
     geometry_digest: str
     measures: bool
-    facts: Mapping[str, str | int]
+
+    @property
+    def facts(self) -> Mapping[str, str | int]: ...
+
     tell: Callable[[Activity | None], None]
     """Called when its backend begins a product, and with None when it has ended; whoever wants to know sets it."""
 
@@ -50,7 +53,7 @@ class Executor(Protocol):
         observe: m.Observe,
         timed: bool,
         on_layer: Callable[[m.LayerReport], None],
-        on_value: Callable[[int, Array], None],
+        on_value: Callable[[int, Array], object],
     ) -> StepResult: ...
 
     def snapshot(self) -> bytes: ...

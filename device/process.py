@@ -35,10 +35,12 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr(level: str) -> None:
-    """The device's log; DITTO_DEBUG asks for all of it."""
+    """A log from `level` on; with DITTO_DEBUG everything of ours, every message that crosses included."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    logging.basicConfig(level="DEBUG" if debugging() else level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for ours in ("ditto", "ditto_cosim"):
+        logging.getLogger(ours).setLevel(logging.DEBUG if debugging() else logging.NOTSET)
 
 
 def stop_on_signals(stop: Callable[[], None]) -> None:

@@ -8,16 +8,14 @@ Runs the model that ships under two designs, checks that their pictures are the 
 import torch
 
 from ditto_cosim import accelerate
-from ditto_cosim.host.zoo import load_pipeline, models
+from ditto_cosim.host.pipeline.models import load_model
 
 STEPS = 20
 
-scales = models()["fashion-ddpm"].weights / "ditto_scales.json"
 pictures, cycles = {}, {}
 for design in ("itc", "ditto"):
-    pipe = accelerate(
-        load_pipeline("fashion-ddpm"), backend="model", chip="tiny", design=design, scales=scales
-    )
+    model = load_model("fashion-ddpm")
+    pipe = accelerate(model.pipe, backend="model", chip="tiny", design=design, scales=model.scales)
     noise = torch.Generator().manual_seed(11)
     pictures[design] = pipe(num_inference_steps=STEPS, generator=noise).images[0]
     cycles[design] = pipe.unet.finish().totals["cycles"]

@@ -10,12 +10,15 @@ terminals; whoever watches is told through a `Watcher`.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ditto_cosim.host import report as reports
 from ditto_cosim.host.compiler.compiled import Compiled
@@ -27,6 +30,10 @@ from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.messages import LayerReport
 
 STRIP_PICTURES = 8
+SHOWN_PIXELS = 224
+"""Pictures smaller than this are written larger, by a whole factor."""
+PIXEL_ART_PIXELS = 48
+"""Below this width a picture's pixels are meant to be seen; above, an enlarged picture is smoothed."""
 PLAIN_SETTINGS = frozenset({"verify", "verify_sample", "connect_to", "keys", "rtl_layers", "cross_check"})
 """Settings of `accelerate` that a recipe keeps."""
 
@@ -135,8 +142,9 @@ def generate_run(
             seen = denoiser.finish(outcome)
         denoiser.shut_down()
 
-    names = _save(directory, pictures, guesses)
-    verdict = None if seen.verdict is None else reports.Verdict(**verdict_figures(seen.verdict))
+    tiles = {step: _drawn(pipe, guess) for step, guess in _chosen(guesses).items()}
+    names = _save(directory, pictures, tiles)
+    verdict = None if seen.verdict is None else reports.CheckSummary(**verdict_figures(seen.verdict))
     run = {"design": design, "chip": chip, "backend": backend, "seed": wish.seed}
     complete = [r for r in seen.reports if r.step < seen.steps]
     report = None
@@ -231,9 +239,11 @@ def _watched(scheduler: Any, guesses: list[Any]) -> Iterator[None]:
 
     def step(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        guess = getattr(result, "pred_original_sample", None)
-        found = guess if guess is not None else getattr(result, "prev_sample", result)
-        guesses.append(found[0] if isinstance(found, tuple) else found)
+        if isinstance(result, tuple):
+            guesses.append(result[-1])  # (sample, guess) or (sample,)
+        else:
+            guess = getattr(result, "pred_original_sample", None)
+            guesses.append(guess if guess is not None else result.prev_sample)
         return result
 
     scheduler.step = step
@@ -251,37 +261,76 @@ def _pictures(result: Any) -> list[Any]:
     return list(found)
 
 
-def _save(directory: Path, pictures: list[Any], guesses: list[Any]) -> list[str]:
+def _chosen(guesses: list[Any]) -> dict[int, Any]:
+    """A few of them by step, spread from the first to the last."""
+    last = len(guesses) - 1
+    steps = {round(i * last / (STRIP_PICTURES - 1)) for i in range(STRIP_PICTURES)} if guesses else set()
+    return {step: guesses[step] for step in sorted(steps)}
+
+
+def _save(directory: Path, pictures: list[Any], tiles: Mapping[int, Any]) -> list[str]:
+    """The names of the pictures; beside them go a grid, if there are several, and how the first one emerged."""
     directory.mkdir(parents=True, exist_ok=True)
-    for old in (*directory.glob("picture-*.png"), *directory.glob("step-*.png")):
-        old.unlink()
+    for old in (*directory.glob("picture-*.png"), *directory.glob("step-*.png"), directory / "grid.png"):
+        old.unlink(missing_ok=True)
+    sharp = not pictures or pictures[0].width < PIXEL_ART_PIXELS
+    shown = [enlarged(picture, sharp) for picture in pictures]
     names = []
-    for i, picture in enumerate(pictures):
+    for i, picture in enumerate(shown):
         names.append(f"picture-{i}.png")
         with replacing(directory / names[-1]) as path:
             picture.save(path)
-    chosen = (
-        sorted({round(i * (len(guesses) - 1) / (STRIP_PICTURES - 1)) for i in range(STRIP_PICTURES)})
-        if guesses
-        else []
-    )
-    tiles = [_to_image(guesses[i]) for i in chosen]
-    for index, tile in zip(chosen, tiles, strict=True):
-        with replacing(directory / f"step-{index:04d}.png") as path:
-            tile.save(path)
+    if len(shown) > 1:
+        with replacing(directory / "grid.png") as path:
+            _in_rows(shown, math.ceil(math.sqrt(len(shown)))).save(path)
+    for step, tile in tiles.items():
+        with replacing(directory / f"step-{step:04d}.png") as path:
+            enlarged(tile, sharp).save(path)
     if tiles:
-        from PIL import Image
-
-        row = Image.new(tiles[0].mode, (sum(t.width for t in tiles), tiles[0].height))
-        for i, tile in enumerate(tiles):
-            row.paste(tile, (i * tile.width, 0))
         with replacing(directory / "strip.png") as path:
-            row.save(path)
+            _in_rows(list(tiles.values()), len(tiles)).save(path)
     return names
+
+
+def enlarged(picture: Any, sharp: bool) -> Any:
+    """At a size one can see: every pixel a square if `sharp`, smooth otherwise; large pictures as they are."""
+    from PIL import Image
+
+    factor = math.ceil(SHOWN_PIXELS / max(picture.size))
+    if factor < 2:
+        return picture
+    method = Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS
+    return picture.resize((picture.width * factor, picture.height * factor), method)
+
+
+def _in_rows(pictures: list[Any], columns: int) -> Any:
+    from PIL import Image
+
+    width, height = pictures[0].size
+    rows = math.ceil(len(pictures) / columns)
+    sheet = Image.new(pictures[0].mode, (columns * width, rows * height))
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % columns * width, i // columns * height))
+    return sheet
 
 
 def _strip_names(directory: Path) -> list[tuple[int, str]]:
     return [(int(p.stem.partition("-")[2]), p.name) for p in sorted(directory.glob("step-*.png"))]
+
+
+def _drawn(pipe: Any, guess: Any) -> Any:
+    """What a step's guess looks like: latents go through the pipeline's decoder, if it has one of the usual kind."""
+    vae = getattr(pipe, "vae", None)
+    if not isinstance(vae, _autoencoder()):
+        return _to_image(guess)
+    with torch.no_grad():
+        return _to_image(vae.decode(guess[:1].to(vae.dtype) / vae.config.scaling_factor).sample)
+
+
+def _autoencoder() -> type:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL  # type: ignore[no-any-return]  # diffusers ships no types
 
 
 def _to_image(sample: Any) -> Any:

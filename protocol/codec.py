@@ -1,8 +1,13 @@
 """Messages to frames and back, without sockets.
 
-Frame 0 is the header in MessagePack, the frames after it are raw. Decoding trusts nothing: lengths, counts,
-nesting and every field's type are checked, and whatever fails is a `ProtocolError`. Nothing executable is
-ever decoded.
+Frame 0 is two seals and the header in MessagePack, the frames after it are raw. Decoding trusts nothing: seals, lengths,
+counts, nesting and every field's type are checked, and whatever fails is a `ProtocolError`. Nothing executable is ever
+decoded.
+
+    frame 0 = seal of what follows in it (8 bytes) ‖ seal of the frames after it (8 bytes) ‖ header
+
+A seal is XXH3-64, little-endian; that of the frames covers each one's length (8 bytes, little-endian) before its bytes.
+It finds damage, whoever did it by accident; it is no signature (keys see to strangers).
 """
 
 from __future__ import annotations
@@ -13,8 +18,9 @@ from typing import Any
 
 import msgpack
 import msgspec
+from xxhash import xxh3_64, xxh3_64_digest
 
-from ditto_cosim.protocol.errors import LimitError, ProtocolError
+from ditto_cosim.protocol.errors import DamagedError, LimitError, ProtocolError
 from ditto_cosim.protocol.messages import DeviceMessage, HostMessage, Limits, Message
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.tensors import Buffer
@@ -23,6 +29,8 @@ Frames = list[Buffer]
 
 log = logging.getLogger("ditto.wire")
 _encoder = msgspec.msgpack.Encoder()
+SEAL_BYTES = 8
+_NOTHING = xxh3_64_digest(b"")[::-1]
 
 
 def encode(message: Message, payload: Sequence[Buffer] = ()) -> Frames:
@@ -32,7 +40,23 @@ def encode(message: Message, payload: Sequence[Buffer] = ()) -> Frames:
             f"{type(message).__name__} carries {message.frame_count} frames, {len(payload)} were given"
         )
     _trace("out", message, len(payload))
-    return [_encoder.encode(message), *payload]
+    return sealed(_encoder.encode(message), payload)
+
+
+def sealed(header: bytes, payload: Sequence[Buffer] = ()) -> Frames:
+    """A message of these bytes, whatever they mean."""
+    rest = _seal(payload) + header
+    return [xxh3_64_digest(rest)[::-1] + rest, *payload]
+
+
+def _seal(payload: Sequence[Buffer]) -> bytes:
+    if not payload:
+        return _NOTHING
+    found = xxh3_64()
+    for frame in payload:
+        found.update(memoryview(frame).nbytes.to_bytes(8, "little"))
+        found.update(frame)
+    return found.digest()[::-1]
 
 
 def decode_host(frames: Sequence[Buffer], limits: Limits) -> HostMessage:
@@ -53,7 +77,30 @@ def _decode(frames: Sequence[Buffer], limits: Limits, union: Any) -> Any:
     for i, frame in enumerate(frames[1:], 1):
         if (size := memoryview(frame).nbytes) > limits.frame_bytes:
             raise LimitError(f"frame {i} has {size} bytes; up to {limits.frame_bytes} are accepted")
-    fields = unpack(frames[0], limits.header_bytes, limits.depth, "header")
+    if (size := memoryview(frames[0]).nbytes) > limits.header_bytes:
+        raise LimitError(f"header has {size} bytes; up to {limits.header_bytes} are accepted")
+    seal, rest = frames[0][:SEAL_BYTES], frames[0][SEAL_BYTES:]
+    if size < 2 * SEAL_BYTES or seal != xxh3_64_digest(rest)[::-1]:
+        raise DamagedError(
+            "a message whose header does not match its seal: damaged on the way, or not of this protocol"
+        )
+    message = _header(rest[SEAL_BYTES:], limits, union)
+    if len(frames) - 1 != message.frame_count:
+        raise _damaged(message, f"carries {message.frame_count} frames, {len(frames) - 1} came")
+    if rest[:SEAL_BYTES] != _seal(frames[1:]):
+        raise _damaged(message, "has other frames than its seal says: damaged on the way")
+    _trace("in", message, len(frames) - 1)
+    return message
+
+
+def _damaged(message: Any, how: str) -> DamagedError:
+    error = DamagedError(f"{type(message).__name__} {how}")
+    error.meant = message
+    return error
+
+
+def _header(data: Buffer, limits: Limits, union: Any) -> Any:
+    fields = unpack(data, limits.header_bytes, limits.depth, "header")
     if not isinstance(fields, dict):
         raise ProtocolError(f"header is a {type(fields).__name__}, expected a map with a 'type'")
     try:
@@ -61,10 +108,6 @@ def _decode(frames: Sequence[Buffer], limits: Limits, union: Any) -> Any:
     except (msgspec.ValidationError, OverflowError) as error:
         kind = str(fields.get("type", "no type"))[:40]
         raise ProtocolError(f"header of type {kind!r} is not of this protocol: {error}") from None
-    if len(frames) - 1 != message.frame_count:
-        kind = type(message).__name__
-        raise ProtocolError(f"{kind} carries {message.frame_count} frames, {len(frames) - 1} came")
-    _trace("in", message, len(frames) - 1)
     return message
 
 

@@ -2,6 +2,7 @@
 
     DittoError
     ├── ProtocolError           the other side sent something that is no message of this protocol
+    │   ├── DamagedError        … or what was sent, damaged on the way: it is sent again
     │   ├── LimitError          … larger, deeper or more than was agreed
     │   ├── VersionError        … in a protocol version that does not go with ours
     │   └── ParametersError     … with other hardware parameters than ours
@@ -57,6 +58,13 @@ class DittoError(Exception):
 
 class ProtocolError(DittoError):
     """The other side sent something that is no message of this protocol."""
+
+
+class DamagedError(ProtocolError):
+    """A message whose seal does not match: damaged on the way, or not of this protocol."""
+
+    meant: object = None
+    """The message, if its header at least is whole."""
 
 
 class LimitError(ProtocolError):
@@ -147,6 +155,7 @@ WIRE_ERRORS: dict[str, type[DittoError]] = {
     cls.__name__: cls
     for cls in (
         ProtocolError,
+        DamagedError,
         LimitError,
         VersionError,
         ParametersError,

@@ -119,6 +119,7 @@ class World:
     lock = staticmethod(threading.Lock)
     mailbox: Callable[[], queue.SimpleQueue[Any]] = staticmethod(queue.SimpleQueue)
     waits = staticmethod(Waits)
+    sleep = staticmethod(time.sleep)
 
     def thread(self, target: Callable[[], None], name: str) -> threading.Thread:
         thread = threading.Thread(target=target, name=name, daemon=True)

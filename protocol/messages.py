@@ -248,8 +248,7 @@ class Ack(_Message, frozen=True, kw_only=True):
 
 
 class Query(_Message, frozen=True, kw_only=True):
-    """A host waits: send again stream messages from `received` on, and the reply; Missing if the request is
-    unknown."""
+    """A host waits: send again stream messages from `received` on, and the reply; Missing if the request is unknown."""
 
     run: RunId
     seq: Count

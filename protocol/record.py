@@ -1,17 +1,15 @@
 """What a run records: enough to price it again under any design, and nothing more.
 
 Interface
-    Work(groups, rows, k, n)              one multiplication as a backend sees it; the rows are what gets
-                                          encoded
+    Work(groups, rows, k, n)              one multiplication as a backend sees it; the rows are what gets encoded
     layer_work(program, layer, mode)      the works of a layer in a mode: one, or two for temporal attention
     split_k(k, k_max)                     lengths of the chunks a long row is cut into, the longer ones first
-    SubOp(work, splits, slots, zero, low, full)   one multiplication's slot counts, by chunk and row
-    LayerRecord(layer, mode, forced, works, measured_cycles, charged_cycles, traffic_bytes)
+    SubOp(work, splits, slots, …)         one multiplication's slot counts, by chunk and row
+    LayerRecord(layer, mode, works, …)    what a layer met in a step, in every mode it could have run in
     StepRecord(step, layers)              .to_frames() -> named arrays, StepRecord.from_frames() <- the same
-    RunInfo(...)                          what the run was
-    RunWriter(directory, info).append(step_record) ; .close(outcome);   RunWriter.behind(record) goes on
-    RunRecord(directory)                  .info, len(), [step] -> StepRecord (read when asked for), iteration,
-                                          .interrupted
+    RunInfo(...)                          what the run was, its chip and design whole
+    RunWriter(directory, info)            .append(step_record), .close(outcome); RunWriter.behind(record) goes on
+    RunRecord(directory)                  .info, len(), [step] -> StepRecord (read when asked for), iteration, .interrupted
 
 A row of K elements longer than the tile's `k_max` is encoded in chunks, and every chunk costs its own
 `max(1, ceil(slots / 4))` cycles a column block; so slots are kept per (chunk, row), not per row. In
@@ -49,19 +47,16 @@ STEP = "step-{:04d}.npz"
 OUTCOME = "outcome.json"
 
 TRAFFIC = ("weights", "input", "previous_input", "previous_output", "residual", "output")
-"""Classes of DRAM traffic. `previous_output` counts its read and its write back; `residual` is every other
-value read."""
+"""Classes of DRAM traffic. `previous_output` counts its read and its write back; `residual` is every other value read."""
 
 
 class RecordError(DittoError):
-    """A record that cannot be read or is not what it claims; the message names file, field and
-    expectation."""
+    """A record that cannot be read or is not what it claims; the message names file, field and expectation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """`groups` products of [rows, K] by [K, N]; the rows pass the encoder, the other operand is the
-    weights."""
+    """`groups` products of [rows, K] by [K, N]; the rows pass the encoder, the other operand is the weights."""
 
     groups: int
     rows: int
@@ -116,8 +111,7 @@ class SubOp:
     zero: int
     low: int
     full: int
-    """Elements by class over the whole work. In original mode: of the values themselves, bypassed though
-    they are."""
+    """Elements by class over the whole work. In original mode: of the values themselves, bypassed though they are."""
 
     def __post_init__(self) -> None:
         work = self.work
@@ -150,8 +144,7 @@ class LayerRecord:
     measured_cycles: int | None = None
     """Compute cycles (encode and weight load included) as hardware or RTL counted them, in `mode`."""
     charged_cycles: int | None = None
-    """All the cycles the run charged for this layer and the commands behind it; pricing must return the
-    same."""
+    """All the cycles the run charged for this layer and the commands behind it; pricing must return the same."""
     traffic_bytes: tuple[int, ...] | None = None
     """DRAM bytes charged, in the order of `TRAFFIC`."""
 

@@ -251,8 +251,7 @@ class Gate:
 
 
 def use_keys(socket: zmq.Socket[Any], keys: Path) -> None:
-    """Give a host's socket its own pair (the one `*.key_secret` besides the device's) and the device's public
-    key."""
+    """Give a host's socket its own pair (the one `*.key_secret` besides the device's) and the device's public key."""
     own = [path for path in sorted(keys.glob("*.key_secret")) if path.name != "device.key_secret"]
     if len(own) != 1:
         raise SecurityError(

@@ -48,8 +48,7 @@ def wire_type(array: Array, name: str) -> WireType:
 
 
 def to_frame(name: str, array: Array) -> tuple[TensorHeader, memoryview]:
-    """Header and bytes; the bytes are the array's own memory, which must stay unchanged until they are
-    sent."""
+    """Header and bytes; the bytes are the array's own memory, which must stay unchanged until they are sent."""
     header = TensorHeader(name=name, dtype=wire_type(array, name), shape=array.shape)
     return header, array_bytes(array)
 
@@ -93,6 +92,11 @@ def from_frames(headers: Sequence[TensorHeader], frames: Sequence[Buffer]) -> di
         names = [h.name for h in headers]
         raise TensorError(f"tensors {sorted({n for n in names if names.count(n) > 1})} are given twice")
     return arrays
+
+
+def hasher() -> hashlib.blake2b:
+    """Of what `TensorKey.digest` holds: a constant's identity, which nobody can forge."""
+    return hashlib.blake2b(digest_size=16)
 
 
 def digest_of(frame: Buffer) -> str:

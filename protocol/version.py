@@ -20,7 +20,7 @@ from importlib import metadata
 from ditto_cosim.protocol import hardware, isa
 from ditto_cosim.protocol.errors import ParametersError, VersionError
 
-PROTOCOL_VERSION = "1.0"
+PROTOCOL_VERSION = "2.0"
 
 
 @cache

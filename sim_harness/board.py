@@ -46,18 +46,22 @@ class Memories:
     result_depth: int = 1024
 
 
+def parameters_of(geometry: Geometry, memories: Memories) -> dict[str, str]:
+    """Parameters of the board's top."""
+    return {
+        **{name: str(value) for name, value in parameters(geometry).items()},
+        "OperandBeats": str(memories.operand_beats),
+        "ResultDepth": str(memories.result_depth),
+        "Digest": f"64'h{geometry.digest}",
+    }
+
+
 def build_board(geometry: Geometry, memories: Memories | None = None) -> Path:
     """The executable for this tile; compiled if nobody has."""
     memories = memories or Memories()
     tile, driver = sources(), Path(__file__).with_name(DRIVER)
     files = (tile.waivers, *tile.design, *(rtl_dir() / name for name in BOARD_SOURCES))
-    chosen = {
-        **parameters(geometry),
-        "OperandBeats": memories.operand_beats,
-        "ResultDepth": memories.result_depth,
-    }
-    flags = [f"-G{name}={value}" for name, value in chosen.items()]
-    flags.append(f"-GDigest=64'h{geometry.digest}")
+    flags = [f"-G{name}={value}" for name, value in parameters_of(geometry, memories).items()]
     key = digest(
         *(path.read_bytes() for path in files),
         driver.read_bytes(),
@@ -109,6 +113,11 @@ class SimulatedBoard:
         if not self.port:
             self.close()
             raise BuildError("board: the simulated board ended before it had a terminal")
+
+    @property
+    def running(self) -> bool:
+        """Until it is closed or unplugged."""
+        return self._process.poll() is None
 
     def press_reset(self) -> None:
         """As the button on a board: everything it held is lost."""

@@ -35,8 +35,7 @@ class Gemm:
     weights: I8
     """[groups, K, N]"""
     mode: Mode
-    """`original` bypasses classification: two slots per element. The other two differ in their reference
-    alone."""
+    """`original` bypasses classification: two slots per element. The other two differ in their reference alone."""
 
     def __post_init__(self) -> None:
         """What no backend can compute is refused here, so that none has to look."""

@@ -512,8 +512,7 @@ def _contract(job: Gemm, chip: Chip) -> int:
 
 
 def _layouts(backend: Backend, chip: Chip) -> str:
-    """Operands that do not lie in one piece are views like any other: computed, or refused with a
-    BackendError."""
+    """Operands that do not lie in one piece are views like any other: computed, or refused with a BackendError."""
     rng = np.random.default_rng(6)
     good = _job(rng, "temporal", (2, 3, 10, 6))
     assert not isinstance(good.reference, int)

@@ -17,6 +17,7 @@ class WatchedBackend:
     def __init__(self, inner: Backend, tell: Callable[[Activity | None], None]) -> None:
         self.inner, self._tell = inner, tell
         self.name, self.geometry, self.measures = inner.name, inner.geometry, inner.measures
+        self.own_contract: bool = getattr(inner, "own_contract", False)
 
     def gemm(self, job: Gemm) -> GemmResult:
         (groups, rows, k), n = job.current.shape, job.weights.shape[2]

@@ -44,13 +44,11 @@ class Chip:
     geometry: Geometry
     tiles: int
     multipliers: int
-    """4b×8b multipliers of the chip under its own (Ditto-like) lanes; other designs are scaled from the
-    paper's ratio."""
+    """4b×8b multipliers of the chip under its own (Ditto-like) lanes; other designs are scaled from the paper's ratio."""
     clock_ghz: float
     buffer_bytes: int
     residency: Residency
-    """`streaming`: every operand comes from DRAM for every layer. `resident`: what fits stays in the
-    buffer."""
+    """`streaming`: every operand comes from DRAM for every layer. `resident`: what fits stays in the buffer."""
     dram: DramConfig
     vector_lanes: int
     vector_depth_cycles: int

@@ -104,8 +104,12 @@ class Machine:
     def _lane_facts(self) -> dict[str, str | int]:
         """The tile, and whether the lanes' stage is priced by its written contract alone: what a host recomputes it from."""
         tile, pricer = self.chip.geometry, self.pricer
+        written = not getattr(
+            self.backend, "own_contract", False
+        )  # some hardware is measured by a contract of its own
+        plain = pricer.measures and pricer.datapath.multipliers == self.chip.multipliers
         return {
-            "lane_contract": int(pricer.measures and pricer.datapath.multipliers == self.chip.multipliers),
+            "lane_contract": int(written and plain),
             "tiles": self.chip.tiles,
             "lanes": tile.lanes,
             "columns": tile.columns,
@@ -124,7 +128,7 @@ class Machine:
         observe: Observe,
         timed: bool,
         on_layer: Callable[[LayerReport], None],
-        on_value: Callable[[int, Array], None],
+        on_value: Callable[[int, Array], object],
     ) -> StepResult:
         """Runs every command once. `timed = False` rebuilds temporal state and leaves clock and Defo alone."""
         values = {**self.constants, **self._inputs(inputs)}
@@ -211,7 +215,7 @@ class Machine:
         def alone(mode: Mode) -> int:
             """What an oracle asks, and waits for the counts."""
             group, works = self.pricer.layers[index], counted.result()[mode]
-            return int(self.pricer.alone(group, mode, self.pricer.lanes(group, stack([works]), mode))[0])
+            return int(self.pricer.alone([group], mode, self.pricer.lanes(group, stack([works]), mode))[0])
 
         mode = self.controller.choose(index, "temporal" in modes, alone)
         keeps = self.controller.keeps_state(step, index, mode)

@@ -141,7 +141,7 @@ def add(x: Array, y: Array) -> Array:
             if b.shape[-1] == a.shape[-1] == b.size:
                 kernels().add_row(a.reshape(-1, a.shape[-1]), b, out)
                 return out.transpose(_inverse(order))
-    return np.add(x, y)
+    return np.asarray(np.add(x, y))
 
 
 def softmax(x: F32, where: str) -> tuple[Array, Array]:
@@ -261,7 +261,7 @@ def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tup
     if op == "add":
         return (add(x, operands[1]),)
     if op in _BINARY:
-        return (_BINARY[op](x, operands[1]),)
+        return (np.asarray(_BINARY[op](x, operands[1])),)
     extra = (*operands[1:], None, None)
     match op:
         case "dequantize":

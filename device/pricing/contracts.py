@@ -31,6 +31,10 @@ from ditto_cosim.device.timing.engine import EngineConfig, PythonStep, Step, beg
 from ditto_cosim.device.timing.flow import GroupWork
 from ditto_cosim.device.timing.kernel import Target
 
+MOST_CHUNKS = 256
+"""A group of more moves in so many larger ones, as far as the buffer has room: what begins and ends it is then that share
+of it too coarse. `ditto bench price` prints how much that comes to."""
+
 Causes = tuple[int, ...]
 MakeMemory = Callable[[], Target]
 
@@ -165,11 +169,11 @@ class Pipelined(Contract):
 
     def work(self, cost: GroupCost, lanes: LaneColumns | None = None) -> GroupWork:
         """What the engine is asked for."""
-        policy, group = self.config.dma, cost.group
-        early, late, out = (
-            -(-n // policy.chunk_bytes) for n in (cost.early_bytes, cost.late_bytes, cost.out_bytes)
-        )
-        chunks = max(1, early, late * cost.passes, out)
+        config, group = self.config, cost.group
+        parts = cost.early_bytes, cost.late_bytes * cost.passes, cost.out_bytes
+        room = min(config.early_room_bytes, config.late_room_bytes, config.out_room_bytes) // 2
+        chunk = max(config.dma.chunk_bytes, min(-(-max(parts) // MOST_CHUNKS), room))
+        chunks = max(1, *(-(-part // chunk) for part in parts))
         return GroupWork(
             chunks=chunks,
             early_bytes=cost.early_bytes,
@@ -183,7 +187,7 @@ class Pipelined(Contract):
             after_cycles=cost.after_cycles,
             passes=cost.passes,
             needs=-1 if group.producer is None else group.producer,
-            whole=int(group.whole or cost.passes > 1 or policy.forwarding == "whole"),
+            whole=int(group.whole or cost.passes > 1 or config.dma.forwarding == "whole"),
         )
 
 

@@ -5,7 +5,7 @@ Interface
         .prologue, .layers                   the program's groups: what precedes the first layer, then one a layer
         .lanes(group, stacks, mode)          -> LaneColumns, one entry a step
         .cost(group, mode, keeps_state)      -> GroupCost
-        .alone(group, mode, lanes)           -> cycles of the group by itself, one entry a step: what an oracle compares
+        .alone(groups, mode, lanes)          -> cycles of groups by themselves: what an oracle compares
         .begin_step() -> StepPrice           .layer(…) in program order -> LayerTimes of the groups that ended since; .close()
 
 Contract: `contracts.py` says what a group takes; `datapath.py` what its lanes do; `timing/traffic.py` and `buffers.py` which
@@ -17,7 +17,7 @@ What this file does not do: choose modes (`controller.py`), price whole records 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -177,14 +177,18 @@ class Pricer:
 
     # --- time -----------------------------------------------------------------------------------------------------------
 
-    def alone(self, group: Group, mode: Mode, lanes: LaneColumns) -> I64:
-        """Cycles of a group with nobody beside it and its operands at hand, one entry a step: what oracles compare, who know
-        the layer but not its neighbours. State is written in temporal mode alone."""
-        cost = self.cost(group, mode, mode == "temporal")
-        by_itself = replace(cost, group=replace(group, index=0, producer=None))
-        column = LaneColumns(*(c[:, None] for c in lanes.columns))
-        total: I64 = self.contract.steps([by_itself], np.zeros_like(column.total), column).sum(axis=(1, 2))
-        return total
+    def alone(self, groups: Sequence[Group], mode: Mode, lanes: LaneColumns) -> I64:
+        """Cycles of groups with nobody beside them and their operands at hand, [steps, groups] as the lanes: what oracles
+        compare, who know a layer but not its neighbours. State is written in temporal mode alone."""
+        costs = [
+            replace(self.cost(g, mode, mode == "temporal"), group=replace(g, index=0, producer=None))
+            for g in groups
+        ]
+        shape = lanes.total.shape
+        chosen = np.broadcast_to(np.arange(len(groups)), shape).reshape(-1, 1)
+        each = LaneColumns(*(column.reshape(-1, 1) for column in lanes.columns))
+        cycles: I64 = self.contract.steps(costs, chosen, each).sum(axis=(1, 2)).reshape(shape)
+        return cycles
 
     def begin_step(self) -> StepPrice:
         return StepPrice(self)

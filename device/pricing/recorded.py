@@ -157,11 +157,8 @@ class RecordColumns:
         of_vector = pricer.chip.vector_lanes, pricer.chip.vector_depth_cycles, pricer.chip.partial_sums
         key = mode, pricer.datapath.key, pricer.contract.key, of_traffic, of_vector
         if key not in self._alone:
-            matrix, lanes = np.zeros(self.ran.shape, np.int64), self.lanes(pricer, mode)
-            for layer, group in enumerate(pricer.layers):
-                if mode in self.met[layer]:
-                    at = list(self.met[layer][mode].at)
-                    matrix[at, layer] = pricer.alone(group, mode, LaneColumns(*lanes[:, at, layer]))
+            lanes = LaneColumns(*self.lanes(pricer, mode))
+            matrix = np.where(self.possible(mode), pricer.alone(pricer.layers, mode, lanes), 0)
             self._alone[key] = matrix
         return self._alone[key]
 

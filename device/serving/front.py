@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from ditto_cosim.device.serving.nursery import SLOTS, Birth, Death, Nursery
+from ditto_cosim.device.serving.nursery import SLOTS, Beat, Birth, Death, Nursery
 from ditto_cosim.protocol import codec, security
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (
@@ -43,6 +42,8 @@ MESSAGES_TO_A_HOST = 100_000
 MESSAGES_FROM_A_HOST = 64
 STUCK_S = 30.0
 """A worker whose loop has not come round for so long holds the interpreter's lock in foreign code, and is killed."""
+SILENT_S = 1.5
+"""A host that has no run and says nothing for so long makes room for another if the device is full."""
 TOMBSTONE_S = 120.0
 """So long the front answers at the address of a worker that died."""
 
@@ -156,9 +157,8 @@ class Front:
             check_peer("host", hello.protocol, hello.package, hello.parameters)
             self._check_room(key)
         except DittoError as error:
-            if ended is not None and isinstance(error, ProtocolError) and not ended.told:
+            if ended is not None and isinstance(error, ProtocolError):
                 error = CrashedError(ended.ended)
-                ended.told = True
             else:
                 log.warning("host refused", extra={"fields": {"why": str(error)}})
             self._refuse(identity, error)
@@ -171,7 +171,8 @@ class Front:
         slot = next(i for i in range(SLOTS) if i not in taken)
         session = _Session(self._born, slot, hello.host, key, endpoint, self._world.now())
         self._sessions[identity] = session
-        self._nursery.slate.write(session.slot, session.born_at, "")
+        self._nursery.slate.beat(slot, Beat(session.born_at, session.born_at, 0))
+        self._nursery.slate.doing(slot, "")
         self._nursery.bear(Birth(session.number, slot, endpoint))
         log.info("host greeted", extra={"fields": {"host": hello.host, "session": session.number}})
         if self._passes_on:
@@ -183,6 +184,7 @@ class Front:
             self._move(identity, session)
 
     def _check_room(self, key: str) -> None:
+        self._make_room()
         alive = [s for s in self._sessions.values() if not s.ended]
         if len(self._sessions) >= SLOTS:
             raise QuotaError("the device is still burying the hosts that it served; try again in a minute")
@@ -193,6 +195,18 @@ class Front:
             raise QuotaError(
                 f"device serves {of_key} hosts with this key already, half of what it serves in all"
             )
+
+    def _make_room(self) -> None:
+        """A full device sends away the host that has been silent for longest, if it has no run."""
+        alive = {i: s for i, s in self._sessions.items() if not s.ended}
+        if len(alive) < self._limits.sessions:
+            return
+        beats = {i: self._nursery.slate.last_beat(s.slot) for i, s in alive.items()}
+        silent = [i for i, b in beats.items() if not b.runs and self._world.now() - b.heard_at > SILENT_S]
+        if silent:
+            identity = min(silent, key=lambda i: beats[i].heard_at)
+            alive[identity].ended = "the device was full, and this host silent and without a run"
+            self._nursery.kill(alive[identity].number)
 
     def _move(self, identity: bytes, session: _Session) -> None:
         self._loop.post(self._socket, [identity, *codec.encode(m.Moved(address=session.endpoint))])
@@ -251,7 +265,7 @@ class Front:
         self._tell(identity, session)
 
     def _how(self, session: _Session, death: Death) -> str:
-        _, doing = self._nursery.slate.read(session.slot)
+        doing = self._nursery.slate.last_doing(session.slot)
         if death.failed:
             return f"no process for this host: {death.failed}"
         if death.status == 0:
@@ -277,8 +291,8 @@ class Front:
         self._close_back(session)
         if session.taken_over:
             self._socket.unbind(session.endpoint)
-            with contextlib.suppress(OSError):
-                os.unlink(session.endpoint.removeprefix("ipc://"))
+        with contextlib.suppress(OSError):
+            os.unlink(session.endpoint.removeprefix("ipc://"))
         self._sessions.pop(identity, None)
 
     # --- time -----------------------------------------------------------------------------------------------
@@ -289,10 +303,10 @@ class Front:
                 self._tell(identity, session)
                 if now - session.ended_at > TOMBSTONE_S:
                     self._forget(identity, session)
-            elif now - max(self._nursery.slate.read(session.slot)[0], session.born_at) > STUCK_S:
+            elif now - self._nursery.slate.last_beat(session.slot).now > STUCK_S:
                 session.ended = (
                     f"the process that served this host did not answer for {STUCK_S:g} s and was killed; it was computing "
-                    f"{self._nursery.slate.read(session.slot)[1] or 'nothing it told of'}"
+                    f"{self._nursery.slate.last_doing(session.slot) or 'nothing it told of'}"
                 )
                 self._nursery.kill(session.number)
         if self._gate is not None and self._gate.refresh():
@@ -320,7 +334,7 @@ class Front:
             except EOFError:
                 break
             if living:
-                time.sleep(0.02)
+                self._world.sleep(0.02)
         self._loop.flush()
         for identity, session in list(self._sessions.items()):
             self._forget(identity, session)

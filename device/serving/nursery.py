@@ -27,7 +27,8 @@ log = logging.getLogger("ditto.device")
 
 SLOTS = 256
 SLOT_BYTES = 512
-_BEAT = struct.Struct("<dH")
+_BEAT = struct.Struct("<ddH")
+_TEXT = struct.Struct("<H")
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,38 @@ class Death:
     """Why it was never born."""
 
 
+@dataclass(frozen=True)
+class Beat:
+    """What a worker's loop says of itself when it comes round."""
+
+    now: float
+    heard_at: float
+    """When its host last said something."""
+    runs: int
+
+
 class Slate:
     """A page that a worker writes and the front reads even after the worker's death: its last beat and what it was doing."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, SLOTS * SLOT_BYTES)
 
-    def write(self, slot: int, now: float, doing: str) -> None:
-        text = doing.encode()[: SLOT_BYTES - _BEAT.size]
-        at = slot * SLOT_BYTES
-        self._memory[at : at + _BEAT.size + len(text)] = _BEAT.pack(now, len(text)) + text
+    def beat(self, slot: int, beat: Beat) -> None:
+        _BEAT.pack_into(self._memory, slot * SLOT_BYTES, beat.now, beat.heard_at, beat.runs)
 
-    def read(self, slot: int) -> tuple[float, str]:
-        at = slot * SLOT_BYTES
-        beat, length = _BEAT.unpack_from(self._memory, at)
-        start = at + _BEAT.size
-        return beat, self._memory[start : start + min(length, SLOT_BYTES)].decode(errors="replace")
+    def doing(self, slot: int, what: str) -> None:
+        text = what.encode()[: SLOT_BYTES - _BEAT.size - _TEXT.size]
+        at = slot * SLOT_BYTES + _BEAT.size
+        self._memory[at : at + _TEXT.size + len(text)] = _TEXT.pack(len(text)) + text
+
+    def last_beat(self, slot: int) -> Beat:
+        return Beat(*_BEAT.unpack_from(self._memory, slot * SLOT_BYTES))
+
+    def last_doing(self, slot: int) -> str:
+        at = slot * SLOT_BYTES + _BEAT.size
+        (length,) = _TEXT.unpack_from(self._memory, at)
+        start = at + _TEXT.size
+        return self._memory[start : min(start + length, (slot + 1) * SLOT_BYTES)].decode(errors="replace")
 
 
 class Nursery:

@@ -110,12 +110,6 @@ class ServedRun:
         """Requests without an answer, and their bytes."""
         return self._outgoing.owed
 
-    @property
-    def doing(self) -> str:
-        """What its backend is computing."""
-        activity = self._activity
-        return activity.what if activity is not None else ""
-
     def overdue(self, now: float) -> bool:
         """Whether the machine has just been found to make no progress. Its thread cannot be ended, so the run goes on without
         it: the request is answered, and so is whatever comes after it."""
@@ -298,7 +292,8 @@ class ServedRun:
         if self._machine is not None:
             raise RequestError(f"run {self.run}: it is started already")
         constants = {
-            name: from_frame(key, self._store.get(key.digest), name) for name, key in self._keys.items()
+            name: from_frame(key, self._store.get(self.run, key.digest), name)
+            for name, key in self._keys.items()
         }
         machine = self._factory(self._program, constants, self._spec)
         self._machine = machine
@@ -391,8 +386,7 @@ class ServedRun:
     def _on_activity(self, activity: Activity | None) -> None:
         self._activity_since = self._world.now()
         self._activity = activity
-        if activity is not None:
-            self._on_doing(activity.what)
+        self._on_doing(activity.what if activity is not None else "")
 
     def _on_layer(self, report: m.LayerReport) -> None:
         self._check_cancel()

@@ -23,6 +23,7 @@ from ditto_cosim.device.serving.store import Store
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (
+    DamagedError,
     DittoError,
     LimitError,
     ProtocolError,
@@ -67,13 +68,14 @@ class Server:
         backends: Sequence[str],
         local: bool = True,
         alone: bool = False,
-        on_beat: Callable[[float, str], None] = lambda now, doing: None,
+        on_beat: Callable[[float, float, int], None] = lambda now, heard_at, runs: None,
+        on_doing: Callable[[str], None] = lambda what: None,
         world: World = REAL,
     ) -> None:
         self._factory, self._limits, self._defaults = factory, limits, defaults
         self._backends = sorted({*backends, defaults.backend})
         self._local, self._alone, self._world = local, alone, world
-        self._on_beat = on_beat
+        self._on_beat, self._on_doing = on_beat, on_doing
         self._device = secrets.token_hex(8)
         self._store = Store(limits.store_bytes)
         self._hosts: dict[bytes, _Host] = {}
@@ -116,6 +118,9 @@ class Server:
         body: list[Buffer] = [f.buffer for f in frames[1:]]
         try:
             message = codec.decode_host(body, self._limits)
+        except DamagedError as error:
+            self._ask_again(identity, error)
+            return
         except ProtocolError as error:
             self._refuse(identity, error)
             return
@@ -126,6 +131,16 @@ class Server:
         except Exception as error:
             log.exception("message failed", extra={"fields": {"host": identity.hex()}})
             self._refuse(identity, error, getattr(message, "run", ""), getattr(message, "seq", 0))
+
+    def _ask_again(self, identity: bytes, error: DamagedError) -> None:
+        """A message that was damaged on the way counts as lost. Of a request whose header is whole, the host learns which."""
+        meant = error.meant
+        log.warning("damaged", extra={"fields": {"host": identity.hex(), "what": type(meant).__name__}})
+        host = self._hosts.get(identity)
+        if host is not None and isinstance(meant, m.Request):
+            self._post(identity, codec.encode(m.Missing(run=meant.run, seq=meant.seq)))
+        else:
+            self._refuse(identity, error)
 
     def _refuse(self, identity: bytes, error: Exception, run: str = "", seq: int = 0) -> None:
         kind, text, state = describe(error)
@@ -246,15 +261,14 @@ class Server:
             settle=self._settle,
             send=lambda frames: self._post(identity, frames),
             on_closed=self._gone.append,
-            on_doing=lambda what: self._on_beat(self._world.now(), what),
+            on_doing=self._on_doing,
             world=self._world,
         )
         host.runs[request.run] = run
         return run
 
     def _settle(self, spec: m.RunSpec) -> m.RunSpec:
-        """Fill in defaults, and refuse names through which a host could make this device load code or read
-        files."""
+        """Fill in defaults, and refuse names through which a host could make this device load code or read files."""
         defaults = self._defaults
         spec = msgspec.structs.replace(
             spec,
@@ -288,7 +302,8 @@ class Server:
 
     def _tick(self, now: float) -> None:
         self._forget_closed_runs()
-        self._on_beat(now, self._doing())
+        heard_at = max((host.heard_at for host in self._hosts.values()), default=self._alone_since)
+        self._on_beat(now, heard_at, sum(len(host.runs) for host in self._hosts.values()))
         if self._hosts:
             self._alone_since = now
         elif self._alone and now - self._alone_since > min(GREET_S, self._limits.idle_s):
@@ -304,16 +319,12 @@ class Server:
             if now - host.heard_at > self._limits.idle_s:
                 self._drop_host(identity, f"silent for {self._limits.idle_s:g} s")
 
-    def _doing(self) -> str:
-        """What the machines compute now, for whoever has to say what killed this process."""
-        running = [run.doing for host in self._hosts.values() for run in host.runs.values()]
-        return ", ".join(what for what in running if what)
-
     def _drop_host(self, identity: bytes, why: str) -> None:
         host = self._hosts.pop(identity, None)
         if host is None:
             return
         log.info("host dropped", extra={"fields": {"host": host.name, "why": why, "runs": len(host.runs)}})
+        self._store.forget(identity)
         for run in host.runs.values():
             run.abandon()
         if self._alone and not self._hosts:

@@ -1,7 +1,8 @@
-"""Constants on the device, by content, shared by all runs so that weights cross the wire once.
+"""Constants on the device, by content, shared by the runs of whoever sent them so that weights cross the wire once.
 
-A tensor that one host sent is given to another host's run only after the device has hashed it itself. Tensors
-that no run uses stay until their memory is needed.
+Every tensor is hashed when it has arrived, before anybody may use it: what is held under a digest has that digest, whoever
+sent it, and never changes. A host that has not sent a tensor itself is not given it, so a digest alone opens nobody's
+weights; two hosts that sent the same bytes share the memory. Tensors that no run uses stay until their memory is needed.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ditto_cosim.protocol.errors import QuotaError, RequestError, TensorError
-from ditto_cosim.protocol.tensors import Buffer, digest_of
+from ditto_cosim.protocol.tensors import Buffer, digest_of, hasher
 
 
 @dataclass
 class _Tensor:
     data: memoryview
-    owners: set[bytes]
-    """The host that sent it: it trusts its own bytes."""
-    verified: bool = False
+    owners: set[bytes] = field(default_factory=set)
+    """Hosts that have sent it."""
     users: set[str] = field(default_factory=set)
     """Runs that hold it."""
 
@@ -36,6 +37,9 @@ class _Upload:
     data: memoryview | None = None
     received: int = 0
     offsets: set[int] = field(default_factory=set)
+    hasher: Any = field(default_factory=hasher)
+    hashed: int = 0
+    """Bytes from the front that are in the hash already: pieces come in order, and are hashed while the next one comes."""
 
 
 class Store:
@@ -55,11 +59,8 @@ class Store:
 
     def claim(self, run: str, owner: bytes, sizes: Mapping[str, int]) -> list[str]:
         """Reserve these tensors for a run; returns the digests of those it must send."""
-        missing = []
-        for digest, nbytes in sizes.items():
-            if not self._take(run, owner, digest, nbytes):
-                missing.append(digest)
         with self._lock:
+            missing = [d for d, nbytes in sizes.items() if not self._take(run, owner, d, nbytes)]
             wanted = sum(sizes[digest] for digest in missing)
             self._evict(wanted)
             if (held := self._held()) + wanted > self._limit_bytes:
@@ -93,20 +94,42 @@ class Store:
                     upload.data = np.empty(upload.nbytes, np.uint8).data
                 upload.data[offset : offset + piece.nbytes] = piece
             upload.received += piece.nbytes
-            if upload.received == upload.nbytes:
-                del self._uploads[run, digest]
-                known = self._tensors.setdefault(digest, _Tensor(upload.data, set()))
-                if not known.verified:
-                    known.data, known.owners = upload.data, {upload.owner}
-                known.users.add(run)
+        if offset == upload.hashed:
+            upload.hasher.update(piece)
+            upload.hashed += piece.nbytes
+        if upload.received == upload.nbytes:
+            self._keep(run, digest, upload)
 
-    def get(self, digest: str) -> memoryview:
+    def _keep(self, run: str, digest: str, upload: _Upload) -> None:
+        """A tensor has arrived: it is what its digest says, or nothing is kept of it."""
+        assert upload.data is not None
+        whole = upload.hashed == upload.nbytes
+        found = upload.hasher.hexdigest() if whole else digest_of(upload.data)
         with self._lock:
-            if digest not in self._tensors:
+            self._uploads.pop((run, digest), None)
+            if found != digest:
+                raise TensorError(
+                    f"constant {digest}: its bytes have digest {found}; send what was announced"
+                )
+            tensor = self._tensors.setdefault(digest, _Tensor(upload.data.toreadonly()))
+            tensor.owners.add(upload.owner)
+            tensor.users.add(run)
+
+    def get(self, run: str, digest: str) -> memoryview:
+        """A tensor that the run has claimed and that is there."""
+        with self._lock:
+            tensor = self._tensors.get(digest)
+            if tensor is None or run not in tensor.users:
                 raise RequestError(
                     f"constant {digest} has not arrived; send every missing constant before Start"
                 )
-            return self._tensors[digest].data
+            return tensor.data
+
+    def forget(self, owner: bytes) -> None:
+        """The host is gone: whoever comes under its name has sent nothing."""
+        with self._lock:
+            for tensor in self._tensors.values():
+                tensor.owners.discard(owner)
 
     def release(self, run: str) -> None:
         """The run holds nothing any more."""
@@ -122,22 +145,12 @@ class Store:
             self._evict(self._limit_bytes + 1)
 
     def _take(self, run: str, owner: bytes, digest: str, nbytes: int) -> bool:
-        with self._lock:
-            tensor = self._tensors.get(digest)
-            if tensor is None or tensor.data.nbytes != nbytes:
-                return False
-            tensor.users.add(run)
-            self._tensors.move_to_end(digest)
-            if tensor.verified or owner in tensor.owners:
-                return True
-            data = tensor.data
-        genuine = digest_of(data) == digest
-        with self._lock:
-            if genuine:
-                tensor.verified = True
-            else:
-                tensor.users.discard(run)
-            return genuine
+        tensor = self._tensors.get(digest)
+        if tensor is None or tensor.data.nbytes != nbytes or owner not in tensor.owners:
+            return False
+        tensor.users.add(run)
+        self._tensors.move_to_end(digest)
+        return True
 
     def _held(self) -> int:
         return sum(t.data.nbytes for t in self._tensors.values()) + sum(

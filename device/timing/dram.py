@@ -1,19 +1,18 @@
-"""DRAM: HBM2-like channels × banks × rows behind a first-ready controller; what requests cost, run of a row
-by run.
+"""DRAM: HBM2-like channels × banks × rows behind a first-ready controller; what a trace of requests costs.
 
 Contract
-    A request is 64 bytes. Requests of one channel enter in order into a read queue or a write buffer as there
-    is room, move on to a queue per bank (any whose bank has room), and leave as column commands. Of all banks
-    the earliest possible column goes first. A bank takes its oldest request to the open row; it closes the
-    row for its oldest request when no queued request hits it, or after `hits_before_close` hits. Writes wait
-    until the buffer is full (or the banks are empty and `drain_when_idle` wait), then all that were waiting
-    go; no read leaves its queue meanwhile. Refresh closes and blocks a channel. Consecutive requests to one
-    row are one entry, so a stream costs Python one turn per row and bank queue. `stream_ns` is the closed
-    form for contiguous bytes: first_ns + burst × requests per channel, and refresh.
+    A request is 64 bytes. Requests of one channel enter in order into a read queue or a write buffer as there is room, move
+    on, one a cycle, to a queue per bank (any whose bank has room), and leave as column commands. Of all banks the earliest
+    possible column goes first. A bank takes its oldest request to the open row; it closes the row for its oldest request
+    when no queued request hits it, or, after `hits_before_close` hits, as soon as a precharge may be given. Writes wait
+    until the buffer is full (or the banks are empty and `drain_when_idle` wait), then all that were waiting go; no read
+    leaves its queue meanwhile. Refresh closes and blocks a channel. Consecutive requests to one row are one entry, so a
+    stream costs Python one turn per row and bank queue. `stream_ns` is the closed form for contiguous bytes:
+    first_ns + burst × requests per channel, and refresh.
 
-Held against DRAMsim3 and Ramulator 2.1 in `tests/unit/test_dram.py` and `ditto bench dram`; the defaults are
-DRAMsim3's HBM2_8Gb_x128 at 1 ns. What it does not do: command-bus conflicts, head-of-line blocking between
-channels, power states.
+Held against DRAMsim3 and Ramulator 2.1 in `tests/unit/test_dram.py` and `ditto bench dram`; the defaults are DRAMsim3's
+HBM2_8Gb_x128 at 1 ns. What it does not do: command-bus conflicts, head-of-line blocking between channels, power states;
+serve the engine (`memory.py` does, reserving in order).
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ class DramConfig:
 
     channels: int = 8
     mapping: AddressMapping = "coarse"
-    """From the lowest address bit up. coarse: column, channel, bank, group, row. fine: channel, group,
-    column, bank, row."""
+    """From the lowest address bit up. coarse: column, channel, bank, group, row. fine: channel, group, column, bank, row."""
     bytes_per_cycle: int | None = None
     """Replaces everything else: an ideal pipe of this width, as the `paper` preset assumes."""
     groups: int = 4
@@ -69,8 +67,7 @@ class DramConfig:
     hits_before_close: int = 4
     drain_when_idle: int = 8
     window: int | None = None
-    """At most this many reads outstanding per channel (writes are posted); None: as many as the queues
-    hold."""
+    """At most this many reads outstanding per channel (writes are posted); None: as many as the queues hold."""
 
     @property
     def peak_bytes_per_ns(self) -> float:
@@ -203,6 +200,7 @@ class Channel:
         self._outstanding: list[int] = []
         self._unreturned = self._window_floor = 0
         self._turn = 0
+        self._forwarded_at = 0
 
     def run(self, bank: I64, row: I64, write: npt.NDArray[np.bool_], at: int = 0) -> int:
         """Takes the requests in order, from cycle `at` on, and returns the cycle of the last data."""
@@ -252,8 +250,7 @@ class Channel:
         return ahead
 
     def _window_cycle(self, window: int) -> int:
-        """When the next request may enter: a cycle after enough reads returned; −1 if that is not known
-        yet."""
+        """When the next request may enter: a cycle after enough reads returned; −1 if that is not known yet."""
         since, back = max(self.now, self._window_floor), self._outstanding
         while self._unreturned >= window or (back and back[0] < since):
             if not back:
@@ -269,14 +266,17 @@ class Channel:
             idle = not self._active and (self._write_load > config.drain_when_idle or not self._read_load)
             if self._write_load >= config.write_buffer or idle:
                 self._draining = self._write_load
+        budget = max(1, self.now - self._forwarded_at)
+        self._forwarded_at = self.now
         if self._draining:
-            moved = self._move(self._writes, True, self._draining)
+            moved = self._move(self._writes, True, min(budget, self._draining))
+            budget -= moved
             self._draining -= moved
             self._write_load -= moved
             if self._draining:
                 return
-        if self._read_load:
-            self._read_load -= self._move(self._reads, False, self._read_load)
+        if self._read_load and budget > 0:
+            self._read_load -= self._move(self._reads, False, min(budget, self._read_load))
 
     def _move(self, queue: list[list[int]], write: bool, limit: int) -> int:
         depth, moved, i = self.config.bank_queue, 0, 0
@@ -307,8 +307,7 @@ class Channel:
     # --- commands -------------------------------------------------------------------------------------------
 
     def _issue(self) -> int:
-        """Commits the earliest possible column (and those that follow it in its row); returns its last
-        data's cycle."""
+        """Commits the earliest possible column (and those that follow it in its row); returns its last data's cycle."""
         config = self.config
         read_from, write_from = self._bus_times()
         best_at, best_number, best_entry, best_hit = 1 << 62, -1, 0, True
@@ -317,11 +316,11 @@ class Channel:
         for number in self._active[turn:] + self._active[:turn]:
             bank = self.banks[number]
             queue = bank.queue
-            hit = -1
+            hit, close_at = -1, self._close_cycle(bank)
             for i, entry in enumerate(queue):
                 if entry[0] == bank.row:
                     at = max(bank.column_at, entry[3], self._bus_time(bank, entry[1], read_from, write_from))
-                    if hit < 0 or at < best_at:
+                    if at < close_at and (hit < 0 or at < best_at):
                         hit = i
                         if at < best_at:
                             best_at, best_number, best_entry, best_hit = at, number, i, True
@@ -397,6 +396,13 @@ class Channel:
         four = self._activates[0] + config.four_activates_ns
         last = self._activates[-1]
         return max(four, last + config.activate_ns), max(four, last + config.activate_same_group_ns)
+
+    def _close_cycle(self, bank: _Bank) -> int:
+        """When the oldest request, waiting for another row behind hits enough, takes the bank from those still queued."""
+        oldest = bank.queue[0]
+        if oldest[0] == bank.row or bank.hits < self.config.hits_before_close:
+            return 1 << 62
+        return max(bank.precharge_at, oldest[3])
 
     def _open_cycle(self, bank: _Bank, since: int) -> int:
         """When this bank could be activated for a request waiting since then, other banks aside."""

@@ -1,21 +1,15 @@
-"""Compute: rows and column blocks scheduled on tiles and lanes, and what that takes.
+"""The schedule: rows and column blocks on tiles and lanes, and what that takes.
 
 Contract
-    A layer's works run one after another. A work's groups, rows and column blocks (C columns each) are cut
-    over a grid of tiles (`schedule`); a tile takes its assignments one after another. An assignment is one
-    group, a range of rows and at most `n_max` columns; row r of it goes to lane r mod R. Per assignment and
-    chunk of K (`split_k`) the tile
-        loads weights     chunk × blocks cycles (two banks: hidden behind the previous chunk's rows, except
-                          the first)
-        runs its rows     the slowest lane of the recurrence in `lane_cycles`
+    A layer's works run one after another. A work's groups, rows and column blocks (C columns each) are cut over a grid of
+    tiles (`schedule`); a tile takes its assignments one after another. An assignment is one group, a range of rows and at
+    most `n_max` columns; row r of it goes to lane r mod R. Per assignment and chunk of K (`split_k`) the tile
+        loads weights   chunk × blocks cycles (two banks: hidden behind the previous chunk's rows, except the first)
+        runs its rows   as `lane.py` says: here its recurrence for many lanes, passes and steps at once
     and the layer takes as long as its slowest tile.
-    lane_cycles is `lane.py`'s recurrence, for many lanes, passes and steps at once:
-        enc[r]  = max(enc[r−1], done[r−2]) + ⌈chunk ÷ E⌉ + ENCODE_FLUSH_CYCLES
-        done[r] = max(done[r−1], enc[r]) + blocks × max(1, ⌈s ÷ 4⌉);   a pass adds FILL_CYCLES + DRAIN_CYCLES
+    The aggregate form (`paper` timing) knows no lanes: operations × N ÷ multipliers, rounded up.
 
-    The aggregate form (`paper` timing) knows no lanes: slots × N ÷ multipliers, rounded up.
-
-What it does not do: DRAM, the vector unit, modes: `device/pricing/pricer.py` puts them together.
+What it does not do: DRAM, the vector unit, modes (`engine.py`, `device/pricing/`).
 """
 
 from __future__ import annotations
@@ -257,8 +251,7 @@ def _row_edges(plan: Schedule) -> I64:
 
 @lru_cache(maxsize=4096)
 def _row_grid(plan: Schedule) -> npt.NDArray[np.intp]:
-    """[rows of a lane, groups, row tiles, lanes] -> index into groups × rows, −1 (the zero appended) where
-    no row is."""
+    """[rows of a lane, groups, row tiles, lanes] -> index into groups × rows, −1 (the zero appended) where no row is."""
     lanes, shares = plan.geometry.lanes, plan.row_shares
     depth = -(-max(shares) // lanes)
     grid = np.full((plan.row_tiles, depth * lanes), -1, np.intp)
@@ -270,8 +263,7 @@ def _row_grid(plan: Schedule) -> npt.NDArray[np.intp]:
 
 
 def resplit(slots: npt.NDArray[np.integer[Any]], k: int, chunks: tuple[int, ...]) -> I64:
-    """Slots of [steps, chunks, rows] counted with other chunk lengths, spread in proportion to the new
-    ones."""
+    """Slots of [steps, chunks, rows] counted with other chunk lengths, spread in proportion to the new ones."""
     total = slots.sum(axis=1, keepdims=True, dtype=np.int64)
     edges = np.concatenate([[0], np.cumsum(chunks)])[None, :, None]
     parts: I64 = np.diff(total * edges // k, axis=1)

@@ -165,8 +165,7 @@ def mode_bytes(group: Group, mode: Mode, keeps_state: bool) -> tuple[dict[str, i
 def _homes(
     program: Program, edges: list[tuple[int, int]]
 ) -> tuple[dict[int, int], dict[int, int], dict[int, set[int]]]:
-    """Value -> the group that makes it; reshaped value -> what it is a view of; value -> the groups that
-    read it."""
+    """Value -> the group that makes it; reshaped value -> what it is a view of; value -> the groups that read it."""
     home: dict[int, int] = {}
     root: dict[int, int] = {}
     readers: dict[int, set[int]] = {}

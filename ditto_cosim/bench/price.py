@@ -180,7 +180,7 @@ def _scalesim(quick: bool) -> dict[str, Any]:
         begun = time.perf_counter()
         for _ in range(20):
             lanes = pricer.lanes(group, stack([step.layers[layer].works["original"]]), "original")
-            pricer.alone(group, "original", lanes)
+            pricer.alone([group], "original", lanes)
         row["our_s"] = (time.perf_counter() - begun) / 20
         row["our_lane_cycles"] = int(lanes.total[0])
         row["ideal_cycles"] = work.macs / pricer.datapath.multipliers

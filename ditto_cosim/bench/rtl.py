@@ -1,18 +1,18 @@
 """`ditto bench rtl`: how fast the Verilated tile runs, each ratio measured side by side in this run.
 
     gmac_per_s_per_core           dense M·K·N per second of one core, M = 1024, K = 576, N = 256, C = 256,
-    with the
-                                  paper's shares (44.5 % zero, 51.5 % low, 4 % full)
+                                  with the paper's shares (44.5 % zero, 51.5 % low, 4 % full)
     gmac_per_s_per_core_original  the same in original mode
     gmac_per_s_c128, …_c64        C = 128 (the lane of `paper_twin`), N = 256; C = 64, N = 512
-    ddpm_mix                      C = 256 over every layer shape of the 35.7 M DDPM, K and N split as the
-    device does eval_ratio                    driven pass ÷ the same pass of the same build with the driver
-    left out pyverilator_ratio             ÷ driving the C = 128 lane signal by signal through PyVerilator
-    cocotb_ratio                  ÷ driving it from cocotb two_core_scaling              two tiles on two
-    threads ÷ one cold_build_s                  building C = 256 with Verilator's runtime cached
-Rates are per second of CPU time of the thread, the best of several repetitions: what a core does when it is
-not shared. Scaling is by the clock, so it needs two idle cores. What this file does not do: whole images
-(`ditto bench model`).
+    ddpm_mix                      C = 256 over every layer shape of the 35.7 M DDPM, K and N split as the device does
+    eval_ratio                    driven pass ÷ the same pass of the same build with the driver left out
+    pyverilator_ratio             ÷ driving the C = 128 lane signal by signal through PyVerilator
+    cocotb_ratio                  ÷ driving it from cocotb, whose model is built with `COCOTB_FLAGS`
+    two_core_scaling              two tiles on two threads ÷ one
+    cold_build_s                  building C = 256 with Verilator's runtime cached
+
+Rates are per second of CPU time of the thread, the best of several repetitions: what a core does when it is not shared.
+Scaling is by the clock, so it needs two idle cores. What this file does not do: whole images (`ditto bench model`).
 """
 
 from __future__ import annotations
@@ -227,4 +227,8 @@ def table(figures: Mapping[str, Any]) -> str:
         goal = GOALS.get(name)
         shown = "not measured" if value is None else f"{value:10.2f}"
         lines.append(f"{name:30} {shown}" + (f"   goal ≥ {goal}" if goal is not None else ""))
-    return "\n".join(lines)
+    from ditto_cosim.bench.rtl_cocotb import COCOTB_FLAGS
+
+    return "\n".join(
+        [*lines, f"cocotb's model is built with {' '.join(COCOTB_FLAGS)}, which it needs to see signals"]
+    )

@@ -41,6 +41,7 @@ COMMANDS: dict[str, _Entry] = {
     "calibrate": _Entry("Run", "models:calibrate", "Choose a model's 8-bit scales from real trajectories"),
     "data": _Entry("Run", "models:data", "Fetch a training data set through the package clients"),
     "report": _Entry("Look", "models:report", "Show a finished run again"),
+    "show": _Entry("Look", "show:app", "Print what flows: a program, a record, one layer of a run"),
     "analyze": _Entry("Look", "analyze:analyze", "Similarity, ranges, bit widths and BOPs of a run"),
     "quality": _Entry("Look", "analyze:quality", "What int8 costs: Fréchet distance and class scores"),
     "price": _Entry("Look", "price:price", "Price a recorded run under another design or chip"),
@@ -52,6 +53,7 @@ COMMANDS: dict[str, _Entry] = {
     "device": _Entry("Device", "device:device", "Run a device that hosts connect to"),
     "keys": _Entry("Device", "device:keys", "Make the keys for a device on another machine"),
     "conform": _Entry("Device", "device:conform", "Check a backend against everything a device needs of it"),
+    "board": _Entry("Device", "board:app", "Boards behind a serial line: list, test, load, simulate"),
     "bench": _Entry("Measure", "bench:bench", "Measure speed: rtl, model, wire, price, dram, size"),
 }
 
@@ -89,7 +91,8 @@ _PLAIN: dict[str, Any] = {
 root = typer.Typer(
     cls=_Ditto,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with `ditto generate`: it makes a picture and says where picture and report are.",
+    epilog="Start with `ditto generate`: it makes a picture and says where picture and report are. "
+    "DITTO_DEBUG=1 shows tracebacks and has devices log every message.",
     **_PLAIN,
 )
 
@@ -118,6 +121,10 @@ def _root(
 def main() -> None:
     """Entry point of the `ditto` script."""
     signal.signal(signal.SIGTERM, _terminate)
+    if debugging():
+        from ditto_cosim.device.process import log_to_stderr
+
+        log_to_stderr("warning")
     try:
         root()
     except _Terminated:

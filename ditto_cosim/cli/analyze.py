@@ -30,11 +30,12 @@ def analyze(
     """
     from ditto_cosim.host.analysis.replay import analyze_run
     from ditto_cosim.host.pipeline.models import load_denoiser
+    from ditto_cosim.protocol.files import write_text
     from ditto_cosim.protocol.record import RunRecord
 
     denoiser = load_denoiser(model or RunRecord(run).info.model)
     analysis = analyze_run(run, denoiser, _counter("step", as_json))
-    (run / "analysis.json").write_text(analysis.to_json(), encoding="utf-8")
+    write_text(run / "analysis.json", analysis.to_json())
     figures: dict[str, Any] = {"run": str(run), **analysis.figures()}
     rows = []
     if sensitivity:
@@ -62,10 +63,15 @@ def analyze(
 def quality(
     model: Annotated[str, typer.Argument(help="A model that ships (`ditto models`)")],
     count: Annotated[
-        int, typer.Option(min=2, help="Pictures; a Fréchet distance depends on their number")
+        int, typer.Option(min=2, help="Pictures per seed; a Fréchet distance depends on their number")
     ] = 1000,
+    seeds: Annotated[int, typer.Option(min=1, help="Series of pictures; two or more give error bars")] = 3,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="Activation scales: static, clustered or dynamic; may be repeated"),
+    ] = None,
     steps: Annotated[int, typer.Option(min=0, help="Denoising steps; 0 takes the model's own")] = 0,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="The first one")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures computed at once; changes no picture")] = 50,
     scales: Annotated[
         Path | None, typer.Option(help="File of scales; default: the model's own, or a calibration")
@@ -73,14 +79,11 @@ def quality(
     observer: Annotated[
         str, typer.Option(help="How calibration chooses a range: mse, percentile or minmax")
     ] = "mse",
-    policy: Annotated[
-        str,
-        typer.Option(
-            help="Activation scales: auto (static where one grid serves every step), static, clustered or dynamic"
-        ),
-    ] = "auto",
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder of pictures: those there are not made again")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Picture of both, side by side")
+        Path | None, typer.Option("-o", "--output", help="Picture of all, side by side")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -89,58 +92,38 @@ def quality(
     The int8 pictures come from the int8 reference, which every exact design equals bit for bit.
     """
     from ditto_cosim.host.analysis.quality import measure_quality, side_by_side
+    from ditto_cosim.host.report.quality import quality_figures, quality_table
 
     result = measure_quality(
         model,
         count,
-        seed=seed,
+        seeds=range(seed, seed + seeds),
+        policies=tuple(dict.fromkeys(policy or ["static"])),
         steps=steps or None,
         batch=batch,
         scales=scales,
         observer=observer,
-        policy=policy,
+        keep=keep,
         progress=None if as_json or not sys.stderr.isatty() else _show_pictures,
     )
     path = output or Path(f"quality-{model}.png")
-    side_by_side(result).save(path)
-    figures = {
-        "model": model,
-        "count": result.count,
-        "steps": result.steps,
-        **{kind: dict(found) for kind, found in result.figures.items()},
-        "mean_absolute_difference": result.mean_absolute_difference,
-        "psnr_db": result.psnr_db,
-        "wall_s": dict(result.wall_s),
-        "pictures": str(path),
-    }
+    from ditto_cosim.protocol.files import replacing
+
+    with replacing(path) as unfinished:
+        side_by_side(result).save(unfinished)
+    figures = quality_figures(result) | {"pictures": str(path)}
     if as_json:
         print(json.dumps(figures))
         return
     from rich.console import Console
-    from rich.table import Table
 
-    title = f"{model}: {result.count} pictures, {result.steps} steps, the same seeds"
-    table = Table("", "fp32", "int8", title=title, title_justify="left", box=None)
-    for name, value in result.figures.get("fp32", {}).items():
-        if value is None or name == "count":
-            continue
-        table.add_row(
-            name.replace("_", " "), *(_figure(result.figures[kind][name]) for kind in ("fp32", "int8"))
-        )
-    table.add_row("wall time, s", *(f"{result.wall_s[kind]:.1f}" for kind in ("fp32", "int8")))
     console = Console()
-    console.print(table)
+    console.print(quality_table(figures))
     console.print(
-        f"int8 against fp32: mean absolute difference {result.mean_absolute_difference:.4f} of 1, "
-        f"PSNR {result.psnr_db:.1f} dB\nside by side (fp32 above int8): {path}",
+        f"± is the standard error over seeds {', '.join(map(str, result.seeds))}; extractor: {figures['extractor']}\n"
+        f"side by side ({' above '.join(result.series)}): {path}",
         highlight=False,
     )
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return " ".join(f"{share:.0%}" for share in value)
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _counter(what: str, quiet: bool) -> Any:

@@ -1,5 +1,4 @@
-"""`ditto device`, `ditto keys`, `ditto conform`: the device as a process, its keys, and the check of a
-backend."""
+"""`ditto device`, `ditto keys`, `ditto conform`: the device as a process, its keys, and the check of a backend."""
 
 from __future__ import annotations
 
@@ -21,9 +20,20 @@ def device(
     chip: Annotated[str, typer.Option(help="Chip of runs that name none: a preset or a TOML file.")] = "",
     keys: Annotated[Path | None, typer.Option(help="Directory made by `ditto keys`.")] = None,
     idle_s: Annotated[float | None, typer.Option(help="Silence after which a host loses its runs.")] = None,
-    runs: Annotated[int | None, typer.Option(help="Most runs at once.")] = None,
+    runs: Annotated[int | None, typer.Option(help="Most runs of a host at once.")] = None,
+    hosts: Annotated[
+        int | None, typer.Option(help="Most hosts at once; each has a process of its own.")
+    ] = None,
     run_bytes: Annotated[int | None, typer.Option(help="Memory limit of one run.")] = None,
-    store_bytes: Annotated[int | None, typer.Option(help="Memory for constants, all runs together.")] = None,
+    store_bytes: Annotated[int | None, typer.Option(help="Memory for constants, all runs of a host.")] = None,
+    host_bytes: Annotated[
+        int | None,
+        typer.Option(help="Memory of one host's process; by default three quarters of the machine's."),
+    ] = None,
+    progress_s: Annotated[
+        float | None,
+        typer.Option(help="A product may take so long, and a second more a million multiplications."),
+    ] = None,
     log_level: Annotated[
         str, typer.Option(help="debug, info, warning or error; the log goes to stderr.")
     ] = "info",
@@ -41,6 +51,9 @@ def device(
         "--runs": runs,
         "--run-bytes": run_bytes,
         "--store-bytes": store_bytes,
+        "--hosts": hosts,
+        "--host-bytes": host_bytes,
+        "--progress-s": progress_s,
         "--log-level": log_level,
     }
     options = [

@@ -147,16 +147,13 @@ def calibrate(
     from ditto_cosim.host.pipeline.models import Wish, load_model, prompts_of
 
     loaded = load_model(model, dtype=dtype, lora=lora or ())
-    labels = (
-        tuple(range(batch)) if "class_labels" in inspect.signature(loaded.pipe.__call__).parameters else ()
-    )
     accelerate(
         loaded.pipe,
         backend="model",
         observer=observer,
         policy=policy,
-        calibration=loaded.arguments(
-            Wish(steps, seed, batch, labels, prompt, guidance, prompts_of(prompt_file))
+        calibration=loaded.calibration(
+            Wish(steps, seed, batch, (), prompt, guidance, prompts_of(prompt_file))
         ),
     )
     denoiser: Any = loaded.denoiser

@@ -227,8 +227,7 @@ def sweep(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the plot goes")] = Path("sweep.png"),
     as_json: AsJson = False,
 ) -> None:
-    """Chip size × bandwidth × buffer × design (× low rule), in parallel, with the Pareto front of time and
-    energy."""
+    """Chip size × bandwidth × buffer × design (× low rule), in parallel, with the Pareto front of time and energy."""
     from ditto_cosim.device.pricing.sweep import pareto, points, run_points
 
     wanted = [
@@ -267,17 +266,16 @@ def paper(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every claim of the paper: published, ours under the presets `paper` and `tlm`, deviation, verdict,
-    why."""
+    """Every claim of the paper: published, ours under the presets `paper` and `tlm`, deviation, verdict, why."""
     from concurrent.futures import ProcessPoolExecutor
 
     from ditto_cosim.device.pricing.recorded import RecordColumns
     from ditto_cosim.protocol.record import RunRecord
     from ditto_cosim.study.claims import judge
-    from ditto_cosim.study.evaluation import PRESETS, evaluate, evaluate_record
+    from ditto_cosim.study.evaluation import evaluate_all, evaluate_record
 
     with ProcessPoolExecutor(2) as pool:
-        by_preset = dict(zip(PRESETS, pool.map(evaluate, PRESETS), strict=True))
+        by_preset = evaluate_all(pool.map)
     measured = evaluate_record(RecordColumns.load(RunRecord(record))) if record is not None else None
     verdicts = judge(by_preset["paper"], by_preset["tlm"], measured)
     counts: dict[str, int] = {}
@@ -461,6 +459,8 @@ def _draw_compare(figures: dict[str, dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    from ditto_cosim.protocol.files import replacing
+
     names = sorted(figures, key=lambda n: -figures[n]["speedup_over_itc"])
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.5), layout="constrained")
     for axis, key, label in zip(
@@ -471,7 +471,8 @@ def _draw_compare(figures: dict[str, dict[str, Any]], path: Path) -> None:
     ):
         axis.barh(names[::-1], [figures[n][key] for n in names[::-1]])
         axis.set_xlabel(label)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)
     plt.close(figure)
 
 
@@ -480,6 +481,8 @@ def _draw_sweep(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+
+    from ditto_cosim.protocol.files import replacing
 
     figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
     for design in sorted({r["design"] for r in rows}):
@@ -493,5 +496,6 @@ def _draw_sweep(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axis.set_ylabel("mJ")
     axis.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=110)
     plt.close(figure)

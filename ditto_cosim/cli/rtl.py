@@ -13,7 +13,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -182,7 +182,7 @@ def run_test(
     from ditto_cosim.sim_harness.cases import Case
     from ditto_cosim.sim_harness.regression import Report, run_alone, run_regression, write_waveform
 
-    say = (lambda text: typer.echo(text, err=True)) if as_json else typer.echo
+    say: Callable[[str], None] = (lambda text: typer.echo(text, err=True)) if as_json else typer.echo
     flags = repeated_flags(rtl_dir, contract, chip)
     options = BuildOptions(rtl_dir=rtl_dir)
     with one_sentence():

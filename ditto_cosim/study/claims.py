@@ -184,10 +184,6 @@ def _stall_ratio(e: Evaluation) -> float:
     return mean(e.dram_stall("ditto")) / mean(e.dram_stall("db_ds_attn"))
 
 
-def _compute_ratio(e: Evaluation) -> float:
-    return mean(e.busy("ditto")) / mean(e.busy("db_ds_attn"))
-
-
 def _layers(_: Evaluation) -> float:
     return float(max(len(workload_program(name).layers) for name in WORKLOADS))
 

@@ -5,15 +5,12 @@ Interface: `evaluate(preset, only=None) -> Evaluation`; `naive_traffic()`; `bops
 Assumptions, the same for every claim:
     shapes        the seven denoisers at published sizes, batch 1, one evaluation a step
     shares        the paper's average shares (Fig. 5) in every layer, step and model: it publishes no others
-    steps         Table I; the first has no differences, every later one is alike (three are priced, the third
-                  counts
-                  for all that follow)
+    steps         Table I; the first has no differences, every later one is alike (three are priced, the third counts for
+                  all that follow)
     chips         preset `paper`: chip `paper`; preset `tlm`: chip `paper_twin`
     means         arithmetic over the seven models, as the paper's "on average"
-    drift (C43)   the non-zero share of every kind of work follows a sine over the steps with its own phase;
-                  the
-                  amplitude is the one that costs Defo about the seven points of accuracy that the paper
-                  reports
+    drift (C43)   the non-zero share of every kind of work follows a sine over the steps with its own phase; the amplitude is
+                  the one that costs Defo about the seven points of accuracy that the paper reports
 
 What this file does not do: compare with published numbers (`claims.py`).
 """
@@ -22,9 +19,10 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -61,6 +59,9 @@ DESIGNS = (
     "ideal_ditto_plus",
     "gpu",
 )
+
+LONGEST = ("latte", "sdm")
+"""Workloads whose pricing takes longest."""
 
 DRIFT_AMPLITUDE = 0.9
 DRIFT_SAMPLES = 6
@@ -124,9 +125,20 @@ def evaluate(preset: Preset, only: Sequence[str] | None = None) -> Evaluation:
     return Evaluation(preset, runs, drifting, PUBLISHED)
 
 
+def evaluate_all(mapped: Callable[..., Iterable[Evaluation]] = map) -> dict[Preset, Evaluation]:
+    """Every preset; `mapped` may spread the workloads over processes, the longest first."""
+    asked = sorted(product(WORKLOADS, PRESETS), key=lambda a: (a[1] == "paper", a[0] not in LONGEST))
+    found = dict(zip(asked, mapped(evaluate, [p for _, p in asked], [[w] for w, _ in asked]), strict=True))
+    merged: dict[Preset, Evaluation] = {}
+    for preset in PRESETS:
+        runs = {w: found[w, preset].runs[w] for w in WORKLOADS}
+        drifting = {w: found[w, preset].drifting[w] for w in WORKLOADS}
+        merged[preset] = Evaluation(preset, runs, drifting, PUBLISHED)
+    return merged
+
+
 def evaluate_record(columns: RecordColumns) -> Evaluation:
-    """A recorded run in the place of the seven workloads, under the `paper` preset; nothing in it is
-    published."""
+    """A recorded run in the place of the seven workloads, under the `paper` preset; nothing in it is published."""
     chip = load_chip(CHIP_OF["paper"])
     runs = {columns.info.model: {design: price_run(columns, chip, load_design(design)) for design in DESIGNS}}
     return Evaluation("paper", runs, {}, columns.shares())

@@ -20,8 +20,7 @@ DDPM, CHUR = 0.688, 0.715
 
 
 def misses(logits: torch.Tensor) -> torch.Tensor:
-    """By how much shares [starts, activations|spatial|temporal, models, zero|low|full] miss each
-    constraint."""
+    """By how much shares [starts, activations|spatial|temporal, models, zero|low|full] miss each constraint."""
     shares = torch.softmax(logits, -1)
     zero, low, full = shares.unbind(-1)
     act, spatial, temporal = (0.5 * low + full).unbind(1)

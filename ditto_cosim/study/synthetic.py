@@ -47,8 +47,7 @@ def synthetic_step(
     spread: float = 0.15,
     drift: Callable[[int, Work], float] | None = None,
 ) -> StepRecord:
-    """One step; the first has no temporal works. `drift(step, work)` scales the non-zero share of
-    differences."""
+    """One step; the first has no temporal works. `drift(step, work)` scales the non-zero share of differences."""
     rng = np.random.default_rng([seed, step])
     records = []
     made: dict[tuple[Work, Mode], SubOp] = {}

@@ -1,14 +1,17 @@
 """What int8 costs in pictures: the same seeds in fp32 and in the accelerator's arithmetic, side by side.
 
 The int8 pictures come from golden, bit-identical to what every exact design computes, in batches that would
-take a device long. What this file does not do: score (`zoo/measure.py` has the classifiers).
+take a device long. Pictures can be kept in a folder, and a measurement goes on with what it finds there. What this file
+does not do: score (`zoo/measure.py` has the extractors).
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +20,17 @@ import torch
 from torch import Tensor
 
 from ditto_cosim.host.compiler.compiled import Compiled
+from ditto_cosim.host.compiler.quantize import load_grids
 from ditto_cosim.host.pipeline.accelerate import accelerate
-from ditto_cosim.host.pipeline.models import load_model, usual
+from ditto_cosim.host.pipeline.models import Wish, load_model, usual
 from ditto_cosim.host.pipeline.run import Generation
 from ditto_cosim.host.reference.golden import Golden
 
 Pictures = npt.NDArray[np.float32]
+FP32 = "fp32"
+CALIBRATION_PICTURES = 8
+CALIBRATION_SEED = 2**31 - 1
+"""None of the pictures'."""
 
 
 class GoldenRun:
@@ -53,96 +61,173 @@ def on_golden(target: Any, **settings: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class Series:
+    """One arithmetic's pictures: per seed an array, its figures, and the time they took."""
+
+    pictures: tuple[Pictures, ...]
+    figures: tuple[Mapping[str, Any], ...]
+    wall_s: float
+
+    def mean(self, figure: str) -> float:
+        """Of a figure over the seeds."""
+        return float(np.mean([found[figure] for found in self.figures]))
+
+    def error(self, figure: str) -> float | None:
+        """Standard error of that mean; None with one seed."""
+        return _standard_error([found[figure] for found in self.figures])
+
+
+@dataclass(frozen=True)
 class Quality:
-    """One model in fp32 and int8, on the same seeds."""
+    """One model in fp32 and under some policies of int8, on the same seeds."""
 
     model: str
     count: int
+    """Pictures of one seed."""
     steps: int
-    fp32: Pictures
-    int8: Pictures
-    figures: Mapping[str, Mapping[str, Any]]
-    """`fp32`, `int8` -> figure -> value."""
-    wall_s: Mapping[str, float]
+    seeds: tuple[int, ...]
+    series: Mapping[str, Series]
+    """`fp32`, and each policy."""
 
     @property
-    def mean_absolute_difference(self) -> float:
-        """Of the pictures' values in 0…1."""
-        return float(np.abs(self.fp32 - self.int8).mean())
+    def policies(self) -> tuple[str, ...]:
+        """The int8 ones."""
+        return tuple(name for name in self.series if name != FP32)
 
-    @property
-    def psnr_db(self) -> float:
-        """Of int8 against fp32, over all pictures."""
-        error = float(np.square(self.fp32.astype(np.float64) - self.int8).mean())
+    def mean_absolute_difference(self, policy: str) -> float:
+        """From fp32, of the pictures' values in 0…1."""
+        pairs = zip(self.series[FP32].pictures, self.series[policy].pictures, strict=True)
+        return float(np.mean([np.abs(a - b).mean() for a, b in pairs]))
+
+    def psnr_db(self, policy: str) -> float:
+        """Against fp32, over all pictures."""
+        pairs = zip(self.series[FP32].pictures, self.series[policy].pictures, strict=True)
+        error = float(np.mean([np.square(a.astype(np.float64) - b).mean() for a, b in pairs]))
         return 10 * float(np.log10(1 / error)) if error else float("inf")
+
+    def cost(self, policy: str, figure: str) -> tuple[float, float | None]:
+        """(mean, standard error) over the seeds of a figure's change from fp32, seed by seed."""
+        changes = [
+            b[figure] - a[figure]
+            for a, b in zip(self.series[FP32].figures, self.series[policy].figures, strict=True)
+        ]
+        return float(np.mean(changes)), _standard_error(changes)
+
+
+def _standard_error(values: Sequence[float]) -> float | None:
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def measure_quality(
     model: str,
     count: int = 1000,
     *,
-    seed: int = 0,
+    seeds: Sequence[int] = (0, 1, 2),
+    policies: Sequence[str] = ("static",),
     steps: int | None = None,
     batch: int = 50,
-    guidance: float = 2.0,
+    guidance: float | None = None,
+    keep: Path | None = None,
     progress: Callable[[str, int], None] | None = None,
     **settings: Any,
 ) -> Quality:
-    """Pictures and figures of a zoo model in both arithmetics; `settings` go to `accelerate`."""
+    """Pictures and figures of a zoo model in fp32 and under each policy; `settings` go to `accelerate`.
+
+    With `keep`, pictures are kept in that folder as they are made, and those found there are not made again.
+    """
     from ditto_cosim.host.zoo import find_trained
-    from ditto_cosim.host.zoo.classifier import load_classifier
-    from ditto_cosim.host.zoo.measure import figures_of, generate
+    from ditto_cosim.host.zoo.classifier import JUDGES, load_classifier
+    from ditto_cosim.host.zoo.measure import asked_for, figures_of
 
     known = find_trained(model)
-    load_classifier(known.dataset)  # a missing one is better known before the pictures are made
-    pictures: dict[str, Pictures] = {}
-    wall_s: dict[str, float] = {}
-    asked = None
-    for kind in ("fp32", "int8"):
-        loaded = load_model(model)
-        pipeline = loaded.pipe
-        if kind == "int8":
-            if settings.get("scales") is None and usual(settings):
-                settings["scales"] = loaded.scales
-            pipeline = on_golden(pipeline, **_calibrated(known, steps, settings))
+    if known.dataset in JUDGES:
+        load_classifier(known.dataset)  # a missing one is better known before the pictures are made
+    series: dict[str, Series] = {}
+    for kind in (FP32, *policies):
+        maker = _Maker(model, kind, steps, guidance, min(batch, count), settings, progress)
         began = time.perf_counter()
+        pictures = tuple(maker.pictures(count, seed, keep) for seed in seeds)
+        wall_s = time.perf_counter() - began
+        figures = tuple(
+            figures_of(found, known.dataset, asked_for(known, count, seed))
+            for found, seed in zip(pictures, seeds, strict=True)
+        )
+        series[kind] = Series(pictures, figures, wall_s)
+    return Quality(model, count, steps or known.steps, tuple(seeds), series)
+
+
+class _Maker:
+    """Makes one arithmetic's pictures; the pipeline is loaded, and calibrated, when the first one is missing."""
+
+    def __init__(
+        self,
+        model: str,
+        kind: str,
+        steps: int | None,
+        guidance: float | None,
+        batch: int,
+        settings: Mapping[str, Any],
+        progress: Callable[[str, int], None] | None,
+    ) -> None:
+        self._model, self._kind, self._steps, self._guidance = model, kind, steps, guidance
+        self._batch, self._settings, self._progress = batch, dict(settings), progress
+        self._pipeline: Any = None
+
+    def pictures(self, count: int, seed: int, keep: Path | None) -> Pictures:
+        """In 0…1, in 256 steps: as they are kept, and as they are shown."""
+        if keep is None:
+            return self._make(count, seed).astype(np.float32) / 255
+        path = keep / f"{self._model}.{self._kind}.seed{seed}.npz"
+        if path.is_file():
+            found = np.load(path)["pictures"]
+            if len(found) >= count:
+                return found[:count].astype(np.float32) / 255
+        made = self._make(count, seed)
+        keep.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(path, pictures=made)
+        return made.astype(np.float32) / 255
+
+    def _make(self, count: int, seed: int) -> npt.NDArray[np.uint8]:
+        from ditto_cosim.host.zoo import find_trained
+        from ditto_cosim.host.zoo.measure import generate
+
+        if self._pipeline is None:
+            self._pipeline = self._loaded()
+        told = None if self._progress is None else (lambda done: self._progress(self._kind, done))  # type: ignore[misc]
         with torch.no_grad():
-            pictures[kind], asked = generate(
-                pipeline,
-                known,
+            found, _ = generate(
+                self._pipeline,
+                find_trained(self._model),
                 count,
                 seed,
-                steps,
-                min(batch, count),
-                guidance,
-                None if progress is None else (lambda done, kind=kind: progress(kind, done)),  # type: ignore[misc]
+                self._steps,
+                self._batch,
+                self._guidance,
+                told,
             )
-        wall_s[kind] = time.perf_counter() - began
-    figures = {kind: figures_of(found, known.dataset, asked) for kind, found in pictures.items()}
-    return Quality(model, count, steps or known.steps, pictures["fp32"], pictures["int8"], figures, wall_s)
+        return np.rint(np.clip(found, 0, 1) * 255).astype(np.uint8)
 
-
-def _calibrated(known: Any, steps: int | None, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, with a calibration run if no scales are given; its seed is none of the pictures'."""
-    if settings.get("scales") is not None:
-        return dict(settings)
-    calibration: dict[str, Any] = {"num_inference_steps": steps or known.steps}
-    calibration["generator"] = torch.Generator().manual_seed(2**31 - 1)
-    if known.class_conditional:
-        calibration |= {"class_labels": list(range(8)), "guidance_scale": 2.0}
-    else:
-        calibration["batch_size"] = 8
-    return {**settings, "calibration": calibration}
+    def _loaded(self) -> Any:
+        loaded = load_model(self._model)
+        if self._kind == FP32:
+            return loaded.pipe
+        settings = {"policy": self._kind, **self._settings}
+        if settings.get("scales") is None and usual(settings) and loaded.scales is not None:
+            settings["scales"] = load_grids(loaded.scales)
+        if settings.get("scales") is None:
+            steps = self._steps or loaded.steps
+            settings["calibration"] = loaded.calibration(Wish(steps, CALIBRATION_SEED, CALIBRATION_PICTURES))
+        return on_golden(loaded.pipe, **settings)
 
 
 def side_by_side(quality: Quality, count: int = 50) -> Any:
-    """A PIL image: rows of fp32 pictures, each above the int8 pictures of the same seeds."""
+    """A PIL image: rows of fp32 pictures, each above the int8 pictures of the same seeds, of the first seed."""
     from ditto_cosim.host.zoo.measure import grid
 
     columns = 10
     rows = []
     for start in range(0, min(count, quality.count), columns):
-        for found in (quality.fp32, quality.int8):
-            row = found[start : start + columns]
+        for found in quality.series.values():
+            row = found.pictures[0][start : start + columns]
             rows.append(np.pad(row, [(0, columns - len(row)), (0, 0), (0, 0), (0, 0)]))
     return grid(np.concatenate(rows), columns)

@@ -19,7 +19,7 @@ from ditto_cosim.host.compiler.points import example, name_layers, quantization_
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, quantize_weight
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import DittoError
-from ditto_cosim.protocol.isa import Attr, DType, TensorSpec
+from ditto_cosim.protocol.isa import Attr, Attrs, DType, TensorSpec
 from ditto_cosim.protocol.program import Command
 
 DTYPES: dict[torch.dtype, DType] = {
@@ -244,11 +244,17 @@ class Builder:
     ) -> Value:
         layer = self.layers[node.name]
         how = isa.Convolution(pair(stride), pair(padding), pair(dilation), groups)
-        acc, params, scale = self._weighted(layer, "conv2d", x, weight, **how.attrs())
+        acc, params, scale = self._weighted(layer, "conv2d", x, weight, attrs=how.attrs())
         return self._dequantize(layer, acc, params, scale, bias, 1)
 
     def _weighted(
-        self, layer: str, op: str, x: Argument, weight: Argument, operand: str = "x", **attrs: Attr
+        self,
+        layer: str,
+        op: str,
+        x: Argument,
+        weight: Argument,
+        operand: str = "x",
+        attrs: Attrs | None = None,
     ) -> tuple[Value, Value, Value]:
         if not isinstance(weight, torch.Tensor):
             raise LoweringError(
@@ -269,7 +275,7 @@ class Builder:
             raise QuantizationError(f"{layer}: {error}") from None
         q, params = self.quantize(layer, operand, x, axis)
         w = self.constant(q_weight, f"{layer}.weight")
-        (acc,) = self.emit(op, q, params, w, name=layer, **attrs)
+        (acc,) = self.emit(op, q, params, w, name=layer, **(attrs or {}))
         return acc, params, self.constant(w_scale, f"{layer}.weight_scale")
 
     def _dequantize(

@@ -20,6 +20,7 @@ from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, grids_of
 from ditto_cosim.protocol.errors import IsaError
+from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.program import Program
 
 FORMAT = "ditto-compiled-2"
@@ -49,7 +50,10 @@ class Compiled:
             "steps": str(self.steps),
         }
         metadata["digest"] = _digest(metadata, self.constants)
-        save_file({name: t.contiguous().clone() for name, t in self.constants.items()}, path, metadata)
+        with replacing(path) as unfinished:
+            save_file(
+                {name: t.contiguous().clone() for name, t in self.constants.items()}, unfinished, metadata
+            )
 
     @classmethod
     def load(cls, path: Path) -> Compiled:

@@ -77,14 +77,15 @@ def convolve(
     if groups == 1:
         joined = torch.cat(shifted, 1) if taps > 1 else shifted[0]
     else:
-        apart = [part.unflatten(1, (groups, channels // groups)) for part in shifted]
+        apart = [part.unflatten(1, (groups, channels // groups)) for part in shifted]  # type: ignore[no-untyped-call]  # torch leaves it untyped
         joined = torch.stack(apart, 2).flatten(1, 3)
     pictures = joined.transpose(1, 2).reshape(batch * out_frames, channels * taps, height, width)
     kernel = weight.transpose(1, 2).reshape(weight.shape[0], -1, *weight.shape[3:])
     y = functional.conv2d(
         pictures, kernel, bias, tuple(stride[1:]), tuple(padding[1:]), tuple(dilation[1:]), groups
     )
-    return y.unflatten(0, (batch, out_frames)).transpose(1, 2)
+    found: Tensor = y.unflatten(0, (batch, out_frames)).transpose(1, 2)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return found
 
 
 def convolution(axes: int) -> Callable[..., Tensor]:
@@ -100,8 +101,8 @@ def convolution(axes: int) -> Callable[..., Tensor]:
         groups: int = 1,
     ) -> Tensor:
         single = x.dim() == axes + 1
-        spread = (_spread(v, axes) for v in (stride, padding, dilation))
-        y = convolve(x.unsqueeze(0) if single else x, weight, bias, *spread, groups)
+        step, border, gap = (_spread(v, axes) for v in (stride, padding, dilation))
+        y = convolve(x.unsqueeze(0) if single else x, weight, bias, step, border, gap, groups)
         return y.squeeze(0) if single else y
 
     return decomposed
@@ -151,9 +152,8 @@ def transposed_convolution(axes: int) -> Callable[..., Tensor]:
         for axis, border in enumerate(borders):
             if border < 0:
                 x = x.narrow(axis + 2, -border, x.shape[axis + 2] + 2 * border)
-        turned = (
-            weight.flip(tuple(range(2, axes + 2))).unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-        )
+        flipped = weight.flip(tuple(range(2, axes + 2)))
+        turned = flipped.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return convolve(x, turned, bias, (1,) * axes, [max(b, 0) for b in borders], dilation, groups)
 
     return decomposed

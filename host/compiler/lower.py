@@ -29,12 +29,18 @@ from ditto_cosim.host.compiler.points import module_path
 from ditto_cosim.host.compiler.quantize import Grid
 from ditto_cosim.host.compiler.rules import COMPONENTWISE, RULES
 from ditto_cosim.protocol import isa
-from ditto_cosim.protocol.isa import TensorSpec
+from ditto_cosim.protocol.errors import IsaError
+from ditto_cosim.protocol.isa import DType, TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 
 __all__ = ["Lowered", "LoweringError", "lower"]
 
-INPUT_DTYPES = {torch.float32: "f32", torch.int64: "i64", torch.int32: "i32", torch.bool: "i8"}
+INPUT_DTYPES: dict[torch.dtype, DType] = {
+    torch.float32: "f32",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.bool: "i8",
+}
 """Truth values cross the wire as bytes of 0 and 1."""
 
 _CHECKS = ("aten._assert", "aten.sym_constrain", "aten._assert_scalar")
@@ -141,7 +147,7 @@ class Lowering(Builder):
             if target not in RULES:
                 raise LoweringError(f"{target} is not in the instruction set")
             return self._apply(target, node, args, kwargs)
-        except (LoweringError, isa.IsaError, TypeError) as error:
+        except (LoweringError, IsaError, TypeError) as error:
             stand_in = self._stand_in(node.meta.get("val"))
             if stand_in is None:
                 self._miss(target, error)

@@ -61,12 +61,31 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         name = getattr(func, "__name__", "")
+        if name in ("__getitem__", "__setitem__"):
+            args = (args[0], self._plain(args[1]), *args[2:])
         if name in _ASKS:
             self.asked.update(filter(None, map(_node_of, _asked(name, args))))
         if name in _NUMBERS:
             with proxy_tensor.disable_proxy_modes_tracing():
                 return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    def _plain(self, index: Any) -> Any:
+        """An index whose slices have numbers for bounds, not tensors."""
+        if isinstance(index, tuple):
+            return tuple(map(self._plain, index))
+        return (
+            slice(*map(self._number, (index.start, index.stop, index.step)))
+            if isinstance(index, slice)
+            else index
+        )
+
+    def _number(self, bound: Any) -> Any:
+        if not isinstance(bound, Tensor):
+            return bound
+        self.asked.update(filter(None, [_node_of(bound)]))
+        with proxy_tensor.disable_proxy_modes_tracing():
+            return int(bound)
 
 
 def _asked(name: str, args: Sequence[Any]) -> list[Tensor]:
@@ -148,9 +167,15 @@ def hold(
             with torch.no_grad():
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
                 known[node] = node.target(*args, **kwargs)
-    for node in graph.graph.nodes:
+    for node in list(graph.graph.nodes):
         if node not in known and str(node.target).startswith(_INDEXING):
             _name_places(graph, node, known)
+        if (
+            node not in known
+            and str(node.target) == "aten.repeat_interleave.self_Tensor"
+            and node.args[1] in known
+        ):
+            _name_repeats(graph, node, known)
     order = {node: at for at, node in enumerate(graph.graph.nodes)}
     for node, value in known.items():
         users = [user for user in node.users if user not in known]
@@ -158,6 +183,7 @@ def hold(
             graph.register_buffer(f"held_{node.name}", value.detach().clone())
             with graph.graph.inserting_before(min(users, key=order.__getitem__)):
                 constant = graph.graph.get_attr(f"held_{node.name}")
+                constant = graph.graph.call_function(torch.ops.aten.clone.default, (constant,))  # some are written to
             for user in users:
                 user.replace_input_with(node, constant)
     graph.graph.eliminate_dead_code()
@@ -168,10 +194,26 @@ def hold(
     return graph
 
 
+def _name_repeats(graph: fx.GraphModule, node: fx.Node, known: Mapping[fx.Node, Any]) -> None:
+    """Known repeats become an index: so many, now and always."""
+    dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else None)
+    repeats = known[node.args[1]]  # type: ignore[index]  # a node, as the caller has seen
+    if dim is None:
+        return
+    graph.register_buffer(f"repeated_{node.name}", torch.arange(len(repeats)).repeat_interleave(repeats))
+    with graph.graph.inserting_before(node):
+        index = graph.graph.get_attr(f"repeated_{node.name}")
+        node.target, node.args, node.kwargs = (
+            torch.ops.aten.index_select.default,
+            (node.args[0], dim, index),
+            {},
+        )
+
+
 def _name_places(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> None:
     """Known masks among the indices become the places that they leave open: so many, now and always."""
     indices: list[Any] = []
-    for index in node.args[1]:
+    for index in node.args[1]:  # type: ignore[union-attr]  # the places of an index are a list
         mask = known.get(index) if isinstance(index, fx.Node) else None
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             indices.append(index)

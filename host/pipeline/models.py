@@ -40,7 +40,7 @@ class Wish:
     labels: tuple[int, ...] = ()
     prompt: str = ""
     guidance: float = 0.0
-    """0: the pipeline's own."""
+    """0: the model's own, or the pipeline's."""
     prompts: tuple[str, ...] = ()
     """Several at once, in place of one."""
     negative: str = ""
@@ -69,6 +69,10 @@ class LoadedModel:
     """Where its weights are."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What `load_model` was given beside the name."""
+    guidance: float = 0.0
+    """What it is meant for; 0 leaves the pipeline's own."""
+    prompts: tuple[str, ...] = ()
+    """Prompts it knows, for its calibration."""
 
     @property
     def title(self) -> str:
@@ -101,7 +105,8 @@ class LoadedModel:
         if "prompt" in taken and not {"prompt_embeds"} & wish.more.keys():
             prompt = list(wish.prompts) or wish.prompt
             if not prompt:
-                raise ModelError(f"{self.name} needs a prompt (--prompt, --prompt-file)")
+                example = f', for example "{self.prompts[0]}"' if self.prompts else ""
+                raise ModelError(f"{self.name} needs a prompt (--prompt, --prompt-file){example}")
             found |= {"prompt": prompt, "num_images_per_prompt": wish.batch}
         elif wish.prompt or wish.prompts:
             raise ModelError(f"{self.name} takes no prompt")
@@ -111,7 +116,7 @@ class LoadedModel:
         if wish.control_image and "control_image" not in taken:
             image = "image"
         asked: dict[str, tuple[str, Any]] = {
-            "guidance_scale": ("--guidance", wish.guidance),
+            "guidance_scale": ("--guidance", wish.guidance or self.guidance * ("guidance_scale" in taken)),
             "negative_prompt": ("--negative", _each(wish.negative, wish.prompts)),
             "strength": ("--strength", wish.strength),
             "mask_image": ("--mask-image", _picture(wish.mask_image)),
@@ -150,6 +155,16 @@ class LoadedModel:
             raise ModelError(f"{self.name}: {error}") from None
         return replace(self, pipe=_silent(pipe))
 
+    def calibration(self, wish: Wish) -> dict[str, Any]:
+        """The arguments of a call that shows the denoiser what it will meet: several pictures, labels and prompts."""
+        taken = inspect.signature(self.pipe.__call__).parameters
+        labels = tuple(range(wish.batch)) if "class_labels" in taken else ()
+        prompts = wish.prompts
+        if "prompt" in taken and self.prompts and not (wish.prompt or prompts):
+            prompts = tuple(self.prompts[i % len(self.prompts)] for i in range(wish.batch))
+            wish = replace(wish, batch=1)
+        return self.arguments(replace(wish, labels=labels, prompts=prompts))
+
 
 def prompts_of(path: Path | None) -> tuple[str, ...]:
     """The lines of a file, without empty ones."""
@@ -182,7 +197,7 @@ def _picture(path: str) -> Any:
 
 def usual(choice: Mapping[str, Any]) -> bool:
     """Whether a choice of policy and observer is the one that scales beside weights were made with."""
-    return (choice.get("policy", "auto"), choice.get("observer", "mse")) == ("auto", "mse")
+    return choice.get("policy", "auto") in ("auto", "static") and choice.get("observer", "mse") == "mse"
 
 
 def load_model(name: str, *, dtype: str = "", lora: Sequence[str] = (), controlnet: str = "") -> LoadedModel:
@@ -202,7 +217,14 @@ def load_model(name: str, *, dtype: str = "", lora: Sequence[str] = (), controln
         raise ModelError(f"dtype {dtype!r} is not known; it is one of {', '.join(FLOATS)}")
     if not folder.is_dir():
         known = find(name)
-        loaded = LoadedModel(name, load_pipeline(name), known.steps, known.weights)
+        loaded = LoadedModel(
+            name,
+            load_pipeline(name),
+            known.steps,
+            known.weights,
+            guidance=known.guidance,
+            prompts=known.prompts,
+        )
     else:
         loaded = LoadedModel(name, _silent(_from_folder(folder)), 50, folder)
     pipe = loaded.pipe
@@ -220,7 +242,7 @@ def _from_folder(folder: Path) -> Any:
     from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.disable_progress_bar()
-    options: dict[str, Any] = {"low_cpu_mem_usage": False, **_variant(folder)}
+    options: dict[str, Any] = {"low_cpu_mem_usage": False, "use_safetensors": True, **_variant(folder)}
     try:
         if (folder / "model_index.json").is_file():
             return diffusers.DiffusionPipeline.from_pretrained(folder, **options)

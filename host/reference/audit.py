@@ -198,14 +198,12 @@ class Audit:
         charged = [layer.charged_cycles for layer in record.layers]
         if record.charged_cycles is None or None in charged:
             return Discrepancy(record.step, "record, charged cycles", "none", "those of every layer")
-        before_layers = record.charged_cycles - sum(c for c in charged if c is not None)
-        if before_layers < 0:
-            where = "record, cycles before the first layer"
-            return Discrepancy(record.step, where, str(before_layers), "0 or more")
-        lanes = sum(self._lanes.values())  # layers overlap, but the lanes take one after another
-        if record.charged_cycles < lanes:
-            said, least = str(record.charged_cycles), f"at least the lanes' {lanes}"
-            return Discrepancy(record.step, "record, charged cycles", said, least)
+        # Layers overlap, but the lanes take one after another.
+        of_layers, of_lanes = sum(c for c in charged if c is not None), sum(self._lanes.values())
+        if record.charged_cycles < max(of_layers, of_lanes):
+            said = str(record.charged_cycles)
+            least = f"at least its layers' {of_layers} and its lanes' {of_lanes}"
+            return Discrepancy(record.step, "record, cycles of the step", said, least)
         self._cycles += record.charged_cycles
         self._steps += 1
         right = {"cycles": self._cycles, "steps": self._steps}

@@ -114,7 +114,7 @@ def conv2d(x: Tensor, params: Tensor, weights: Weights, command: Command, kernel
     if groups == 1:
         acc = _rows_times(windows.reshape(batch * rows_high * rows_wide, -1), params, weights)
     else:
-        split = windows.unflatten(-1, (groups, -1)).movedim(-2, 0)
+        split = windows.unflatten(-1, (groups, -1)).movedim(-2, 0)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         acc = _groups_times(split.reshape(groups, batch * rows_high * rows_wide, -1), params, weights)
     return acc.view(batch, rows_high, rows_wide, -1).permute(0, 3, 1, 2)
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ditto_cosim.host.report.model import ReportError, RunReport, Verdict, load_report
+from ditto_cosim.host.report.model import CheckSummary, ReportError, RunReport, load_report
 from ditto_cosim.protocol.files import write_text
 
-__all__ = ["ReportError", "RunReport", "Verdict", "load_report", "print_report", "write_report"]
+__all__ = ["CheckSummary", "ReportError", "RunReport", "load_report", "print_report", "write_report"]
 
 
 def write_report(report: RunReport, directory: Path) -> tuple[Path, ...]:

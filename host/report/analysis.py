@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.table import Table
 
 from ditto_cosim.host.analysis.analyze import KINDS, LOW_RULES, Analysis
+from ditto_cosim.protocol.files import replacing
 
 if TYPE_CHECKING:
     from ditto_cosim.host.analysis.sensitivity import Sensitivity
@@ -104,7 +105,8 @@ def write_plots(analysis: Analysis, directory: Path) -> tuple[Path, ...]:
             figure = Figure(figsize=(7.0, 2.8))
             function(figure.add_subplot(), analysis)
             written.append(directory / f"analysis-{name}.png")
-            figure.savefig(written[-1], dpi=130, bbox_inches="tight", metadata={"Software": None})
+            with replacing(written[-1]) as path:
+                figure.savefig(path, dpi=130, bbox_inches="tight", metadata={"Software": None})
     return tuple(written)
 
 

@@ -29,8 +29,8 @@ class ReportError(DittoError):
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What `--verify` found."""
+class CheckSummary:
+    """What `--verify` found, in the words and figures that views show."""
 
     bit_identical: bool
     layers_checked: int
@@ -43,7 +43,7 @@ class Verdict:
     """The lowest signal-to-noise ratio against the live fp32 module, of the steps that were held against it."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of what was verified."""
-    not_checked: tuple[str, ...] | list[str] = ()
+    not_checked: tuple[str, ...] = ()
     """What is taken on trust."""
 
 
@@ -84,7 +84,7 @@ class RunReport:
     traffic_bytes: Mapping[str, I64]
     total_cycles: int = 0
     """Of the whole run: the layers' and those of commands before the first layer."""
-    verdict: Verdict | None = None
+    verdict: CheckSummary | None = None
     """None: the run was not verified."""
     robust: str = ""
     """Which conclusions hang on a constant that nobody knows, once `ditto compare --robust` has been asked."""
@@ -167,7 +167,7 @@ def load_report(directory: Path) -> RunReport:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
-    if isinstance(value, Verdict):
+    if isinstance(value, CheckSummary):
         return vars(value)
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}
@@ -180,7 +180,9 @@ def _typed(name: str, annotation: str, value: Any) -> Any:
     if annotation.startswith("Mapping[str, I64"):
         return {k: np.array(v, np.int64) for k, v in value.items()}
     if name == "verdict":
-        return None if value is None else Verdict(**value)
+        return (
+            None if value is None else CheckSummary(**{**value, "not_checked": tuple(value["not_checked"])})
+        )
     if name == "strip":
         return tuple((int(step), str(path)) for step, path in value)
     return tuple(value) if isinstance(value, list) else value

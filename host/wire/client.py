@@ -75,8 +75,7 @@ class Completed:
 
 
 class Device:
-    """A device reached over the wire; a context manager. Runs of one device may be used from several
-    threads."""
+    """A device reached over the wire; a context manager. Runs of one device may be used from several threads."""
 
     def __init__(self, link: Link, *, revivals: int = 5) -> None:
         self._link = link
@@ -162,8 +161,7 @@ class _Elsewhere(Device):
 def connect(
     address: str, keys: Path | None = None, *, timeout_s: float = 30.0, dead_s: float = DEAD_S
 ) -> Device:
-    """A device that listens at `address`; `keys` is a directory with this host's pair and the device's public
-    key."""
+    """A device that listens at `address`; `keys` is a directory with this host's pair and the device's public key."""
     return _Elsewhere(address, keys, timeout_s, dead_s)
 
 
@@ -321,8 +319,7 @@ class RemoteRun:
         )
 
     def _abandon(self) -> None:
-        """Forget a step that was left before its end, on the device too: go back behind the last completed
-        one."""
+        """Forget a step that was left before its end, on the device too: go back behind the last completed one."""
         with contextlib.suppress(LinkError, UnknownRunError):
             self._link.request(m.CloseRun(run=self._run, seq=self._next()), [])
         self._surviving(self._rebuild)
@@ -330,8 +327,7 @@ class RemoteRun:
     # --- recovery -------------------------------------------------------------------------------------------
 
     def _surviving(self, work: Callable[[], T]) -> T:
-        """The result of `work`, however often the device is lost meanwhile; `Device.revive` says when it is
-        enough."""
+        """The result of `work`, however often the device is lost meanwhile; `Device.revive` says when it is enough."""
         while True:
             try:
                 return work()

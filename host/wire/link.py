@@ -8,6 +8,7 @@ file does not do: reopen anything after the device is lost (client.py).
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket as os_socket
@@ -20,6 +21,7 @@ from ditto_cosim.protocol import codec, security
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (
     CrashedError,
+    DamagedError,
     DeviceLostError,
     DittoError,
     LimitError,
@@ -41,6 +43,11 @@ ASK_AGAIN_S = 0.5
 ASK_AGAIN_MOST_S = 4.0
 SEND_MOST = 20
 """Times a request is sent before it is given up."""
+DAMAGED_MOST = 50
+DAMAGED_GREETINGS_MOST = 3
+"""Damaged messages in a row, before and after the device has greeted, until it is given up."""
+
+log = logging.getLogger("ditto.host")
 OnStream = Callable[[m.Stream, Buffer | None], None]
 Watch = Callable[[], str]
 """Looks after the device's process: empty while it lives, otherwise how it ended."""
@@ -63,6 +70,8 @@ class Pending:
         self.sent = 1
         self.heard_at = now
         self.patience_s = ASK_AGAIN_S
+        self.queried_at = 0.0
+        """When it was last asked for because of a damaged message."""
 
     @property
     def complete(self) -> bool:
@@ -98,6 +107,7 @@ class Link:
         self._window_bytes = 0
         self._failure: Exception | None = None
         self._refusal = ""
+        self._damaged_in_a_row = 0
         self._closing = False
         self._heard_at = self._beat_at = world.now()
         self._token = 0
@@ -130,8 +140,7 @@ class Link:
         return self.welcome.device if self.welcome else ""
 
     def begin(self, request: m.Request, payload: list[Buffer]) -> Pending:
-        """Send a request once the window has room for it. Its frames must stay unchanged until it is
-        answered."""
+        """Send a request once the window has room for it. Its frames must stay unchanged until it is answered."""
         frames = codec.encode(request, payload)
         self._check_limits(request, frames)
         pending = Pending(request, frames, self.world.now())
@@ -151,8 +160,7 @@ class Link:
         return pending
 
     def finish(self, pending: Pending, on_stream: OnStream | None = None) -> tuple[m.Reply, list[Buffer]]:
-        """Wait for the reply; stream messages go to `on_stream` as they come. Raises what the device
-        reports."""
+        """Wait for the reply; stream messages go to `on_stream` as they come. Raises what the device reports."""
         try:
             while True:
                 with self._lock:
@@ -241,14 +249,27 @@ class Link:
 
     def _receive(self, frames: list[zmq.Frame]) -> None:
         body: list[Buffer] = [f.buffer for f in frames]
-        self._heard_at = self.world.now()
         try:
             message = codec.decode_device(body, self.limits)
+        except DamagedError as error:
+            self._damaged(error)
+            return
         except ProtocolError as error:
             self.fail(ProtocolError(f"the device at {self.address} sent what this host cannot read: {error}"))
             return
+        self._heard_at, self._damaged_in_a_row = self.world.now(), 0
         with self._lock:
             self._handle(message, body[1:])
+
+    def _damaged(self, error: DamagedError) -> None:
+        """Counts as lost, and is asked for at once; a device of which nothing whole comes is given up."""
+        self._damaged_in_a_row += 1
+        if self._damaged_in_a_row > (DAMAGED_MOST if self.welcome else DAMAGED_GREETINGS_MOST):
+            self.fail(DamagedError(f"of what {self.address} sends nothing arrives whole: {error}"))
+            return
+        log.warning("from %s: %s", self.address, error)
+        with self._lock:
+            self._ask_again(self.world.now())
 
     def _handle(self, message: m.DeviceMessage, payload: list[Buffer]) -> None:
         match message:
@@ -294,7 +315,13 @@ class Link:
 
     def _moved(self, address: str) -> None:
         """The device has a process for this host, which listens elsewhere on this machine."""
-        if self.welcome is None and address != self._connected and address.startswith("ipc://"):
+        if self.welcome is not None and address != self._connected:
+            self.fail(
+                DeviceLostError(
+                    f"the device at {self.address} has lost the process of this host, and its runs"
+                )
+            )
+        elif address != self._connected and address.startswith("ipc://"):
             self._socket.connect(address)
             self._socket.disconnect(self._connected)
             self._connected = address
@@ -314,7 +341,9 @@ class Link:
             error, VersionError | ParametersError | QuotaError | SecurityError
         ):
             self.fail(error)
-        elif self.welcome is not None:
+        elif self.welcome is not None and isinstance(error, DamagedError):
+            self._ask_again(self.world.now())
+        elif self.welcome is not None and self._failure is None:
             self._post(self._hello())
 
     def _streamed(self, pending: Pending, message: m.Stream, payload: Buffer | None) -> None:
@@ -350,12 +379,22 @@ class Link:
                 if waiting and now - pending.heard_at > pending.patience_s:
                     pending.heard_at = now
                     pending.patience_s = min(2 * pending.patience_s, ASK_AGAIN_MOST_S)
-                    run, seq = pending.key
-                    self._post(codec.encode(m.Query(run=run, seq=seq, received=pending.arrived)))
+                    self._query(pending)
         self._beat(now)
 
+    def _ask_again(self, now: float) -> None:
+        """Something was damaged: whatever is under way may miss it, and need not wait to ask."""
+        for pending in self._pending.values():
+            if not pending.complete and now - pending.queried_at > TICK_S:
+                pending.queried_at = now
+                self._query(pending)
+
+    def _query(self, pending: Pending) -> None:
+        run, seq = pending.key
+        self._post(codec.encode(m.Query(run=run, seq=seq, received=pending.arrived)))
+
     def _beat(self, now: float) -> None:
-        if now >= self._beat_at:
+        if now >= self._beat_at and self._failure is None:
             self._beat_at = now + (min(BEAT_S, self.limits.idle_s / 4) if self.welcome else ASK_AGAIN_S)
             self._token += 1
             self._post(codec.encode(m.Ping(token=self._token)) if self.welcome else self._hello())

@@ -13,25 +13,25 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ditto_cosim.host.wire.client import Device
 from ditto_cosim.host.wire.link import DEAD_S, Link
 from ditto_cosim.protocol import security
 from ditto_cosim.protocol.errors import DeviceLostError, LinkError
+from ditto_cosim.protocol.loop import REAL, World
 
 STOP_S = 5.0
 LOG_TAIL_BYTES = 2000
 
 
 def fair_threads() -> int:
-    """Half of this machine's cores: host and device compute at once, and a core shared by two costs more than
-    it gives."""
+    """Half of this machine's cores: host and device compute at once, and a core shared by two costs more than it gives."""
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
-class _Process:
+class DeviceProcess:
     """One device process."""
 
     def __init__(self, options: Sequence[str], directory: Path, number: int, log_path: Path) -> None:
@@ -67,6 +67,11 @@ class _Process:
             else f"{how}; log {self._log_path} is empty"
         )
 
+    @property
+    def ended_well(self) -> bool:
+        """On its own, or because it was asked to."""
+        return self.process.returncode in (0, -15)
+
     def stop(self) -> None:
         """Ask it to end; insist if it does not."""
         if self.process.poll() is None:
@@ -95,15 +100,19 @@ class LocalDevice(Device):
         restarts: int = 5,
         start_s: float = 60.0,
         dead_s: float = DEAD_S,
+        launch: Callable[[Sequence[str], Path, int, Path], DeviceProcess] | None = None,
+        world: World = REAL,
     ) -> None:
+        """`launch` starts a device's process in another way than as one of this machine's."""
         self._options, self._start_s, self._dead_s = list(options), start_s, dead_s
+        self._launch, self._world = launch or DeviceProcess, world
         self._directory = security.private_directory("ditto")
         log_directory = run_directory or self._directory
         log_directory.mkdir(parents=True, exist_ok=True)
         self.log_path = log_directory / "device.log"
         self._keeps_log = run_directory is not None
         self._started = 0
-        self._process: _Process | None = None
+        self._process: DeviceProcess | None = None
         atexit.register(self.close)
         try:
             super().__init__(self._reconnect(), revivals=restarts)
@@ -120,10 +129,16 @@ class LocalDevice(Device):
     def _reconnect(self) -> Link:
         if self._process is not None:
             self._process.kill()
-        self._process = process = _Process(self._options, self._directory, self._started, self.log_path)
+        self._process = process = self._launch(self._options, self._directory, self._started, self.log_path)
         self._started += 1
         try:
-            return Link(process.address, timeout_s=self._start_s, dead_s=self._dead_s, watch=process.ended)
+            return Link(
+                process.address,
+                timeout_s=self._start_s,
+                dead_s=self._dead_s,
+                watch=process.ended,
+                world=self._world,
+            )
         except LinkError as error:
             if ended := process.ended():
                 raise DeviceLostError(f"the device did not start: {ended}") from error
@@ -137,6 +152,6 @@ class LocalDevice(Device):
         atexit.unregister(self.close)
         if self._process is not None:
             self._process.stop()
-        if self._keeps_log or self._process is None or self._process.process.returncode in (0, -15):
+        if self._keeps_log or self._process is None or self._process.ended_well:
             with contextlib.suppress(OSError):
                 shutil.rmtree(self._directory)

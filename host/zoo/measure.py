@@ -18,9 +18,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from . import ZooModel, find, load_pipeline, models
+from . import ZooModel, data, find, load_pipeline, models
 
 Pictures = npt.NDArray[np.float32]
+
+PROMPT_STRIDE = 151
+"""Step through the training pictures' names: prime to their number, so that a series mixes the categories."""
+
+
+def asked_for(model: ZooModel, count: int, seed: int = 0) -> npt.NDArray[np.int64] | None:
+    """What each picture of a series is asked to be: a class, going round 0..9; for a model with prompts the index of
+    the training picture whose name is the prompt, going through them by a stride; None without conditions."""
+    if model.class_conditional:
+        return np.arange(count) % 10
+    if model.prompts:
+        return (np.arange(count) * PROMPT_STRIDE + seed) % len(data.load_captions(model.dataset))
+    return None
 
 
 def generate(
@@ -30,11 +43,12 @@ def generate(
     seed: int = 0,
     steps: int | None = None,
     batch: int = 50,
-    guidance: float = 2.0,
+    guidance: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Pictures, npt.NDArray[np.int64] | None]:
-    """(N x H x W x C pictures in 0..1, the classes asked for or None); classes go round 0..9."""
-    asked = np.arange(count) % 10 if model.class_conditional else None
+    """(N x H x W x C pictures in 0..1, what they were asked to be: `asked_for`)."""
+    asked = asked_for(model, count, seed)
+    captions = data.load_captions(model.dataset) if model.prompts else []
     parts = []
     for start in range(0, count, batch):
         indices = range(start, min(start + batch, count))
@@ -44,13 +58,38 @@ def generate(
             "output_type": "np",
         }
         if asked is not None:
-            arguments |= {"class_labels": asked[start : start + batch].tolist(), "guidance_scale": guidance}
+            arguments["guidance_scale"] = model.guidance if guidance is None else guidance
+        if model.class_conditional:
+            assert asked is not None
+            arguments["class_labels"] = asked[start : start + batch].tolist()
+        elif model.prompts:
+            assert asked is not None
+            arguments["prompt"] = [captions[index][0] for index in asked[start : start + batch]]
         else:
             arguments["batch_size"] = len(indices)
         parts.append(np.asarray(pipeline(**arguments).images, np.float32))
         if progress is not None:
             progress(indices[-1] + 1)
     return np.concatenate(parts), asked
+
+
+def nearest_training_pictures(
+    pictures: Pictures, dataset: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """(index of the nearest training picture, mean absolute difference to it in 0..1) of each picture.
+
+    Nearest in quarter-size averages, so that a shift of an edge by a pixel does not decide.
+    """
+    images, _ = data.load(dataset, "train")
+    training = images.transpose(0, 2, 3, 1).astype(np.float32) / 255
+    small, wanted = _quarter(training), _quarter(pictures)
+    nearest = np.array([np.abs(small - one).mean((1, 2, 3)).argmin() for one in wanted])
+    return nearest, np.abs(training[nearest] - pictures).mean((1, 2, 3)).astype(np.float64)
+
+
+def _quarter(pictures: Pictures) -> Pictures:
+    count, height, width, channels = pictures.shape
+    return pictures.reshape(count, height // 4, 4, width // 4, 4, channels).mean((2, 4))
 
 
 def grid(pictures: Pictures, columns: int = 10, scale: int = 2) -> Any:
@@ -67,10 +106,42 @@ def grid(pictures: Pictures, columns: int = 10, scale: int = 2) -> Any:
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
-def figures_of(pictures: Pictures, dataset: str, asked: npt.NDArray[np.int64] | None) -> dict[str, Any]:
-    """Fréchet distance to the real training pictures and class scores, N included."""
-    from .classifier import class_scores, classify, frechet_distance, load_classifier, reference_statistics
+def extractor_of(dataset: str) -> str:
+    """What `figures_of` judges the pictures of a data set with."""
+    from .classifier import FEATURES, JUDGES
 
+    if dataset not in JUDGES:
+        return f"distance to the {dataset} training pictures, at a quarter of their size"
+    return f"{JUDGES[dataset].folder.name}, {FEATURES} features (not Inception's: compares with itself only)"
+
+
+def figures_of(pictures: Pictures, dataset: str, asked: npt.NDArray[np.int64] | None) -> dict[str, Any]:
+    """Where there is a classifier: Fréchet distance to the real training pictures and class scores, N included.
+    Elsewhere: how near the nearest training picture is, and how often it is the one that was asked for."""
+    from .classifier import (
+        JUDGES,
+        class_scores,
+        classify,
+        frechet_distance,
+        load_classifier,
+        reference_statistics,
+    )
+
+    if dataset not in JUDGES:
+        nearest, difference = nearest_training_pictures(pictures, dataset)
+        captions = data.load_captions(dataset)
+        recalled = (
+            None
+            if asked is None
+            else float(
+                np.mean([captions[n][0] == captions[a][0] for n, a in zip(nearest, asked, strict=True)])
+            )
+        )
+        return {
+            "count": len(pictures),
+            "recalled": recalled,
+            "nearest_training_difference": float(difference.mean()),
+        }
     features, logits = classify(pictures, load_classifier(dataset))
     scores = dataclasses.asdict(class_scores(logits, asked))
     return {"frechet_distance": frechet_distance(features, reference_statistics(dataset)), **scores}
@@ -84,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="default: the model's own")
-    parser.add_argument("--guidance", type=float, default=2.0, help="for class-conditional models")
+    parser.add_argument("--guidance", type=float, help="for conditional models; default: the model's own")
     parser.add_argument("--grid", type=Path, help="write the first hundred pictures to this file")
     chosen = parser.parse_args(argv)
     model = find(chosen.model)

@@ -49,7 +49,7 @@ def tokenizer(vocabulary: dict[str, int], merges: Sequence[Sequence[str]]) -> An
 
     return CLIPTokenizer(
         vocab=dict(vocabulary),
-        merges=[(first, second) for first, second in merges],
+        merges=[(first, second) for first, second in merges],  # type: ignore[misc]  # pairs, whatever it says
         model_max_length=EMOJI_TOKENS,
     )
 

@@ -236,7 +236,8 @@ class AutoencoderTask(Task):
         edges = wrong.diff(dim=-1).abs().mean() + wrong.diff(dim=-2).abs().mean()
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
         pull = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        return wrong.abs().mean() + edges + KL_WEIGHT * pull
+        loss: Tensor = wrong.abs().mean() + edges + KL_WEIGHT * pull
+        return loss
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.protocol.files import replacing
 
 from .tasks import Recipe, Task, precision_of, recipes, task_of
 
@@ -68,9 +69,8 @@ def use_plain_attention(model: Any) -> None:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write beside, then rename: a reader never sees half a file."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    with replacing(path) as unfinished:
+        torch.save(state, unfinished)
 
 
 def start_of(recipe: Recipe, origin: Path | None) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Step:
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """The graph. The steps of the warm-up have learning rate 0; they leave a little in AdamW's moments."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(GRAPH_WARMUP_STEPS):
@@ -181,7 +181,7 @@ def train(
     else:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
-        task.modules.to(memory_format=torch.channels_last)
+        task.modules.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this
     task.modules.train()
     optimizer = torch.optim.AdamW(
         task.modules.parameters(),

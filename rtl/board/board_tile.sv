@@ -83,6 +83,7 @@ module board_tile
   logic        run;
   logic        start;
   logic        fits;
+  logic        fits_q;  // registers are written long before RUN, a byte at a time
   logic [31:0] beats;
   logic [15:0] lane_rows;
 
@@ -93,7 +94,11 @@ module board_tile
                      && rows_q != '0 && rows_q[31:15] == '0
                      && lane_rows * beats[15:0] <= 32'(OperandBeats)
                      && lane_rows * blocks_q[15:0] <= 32'(ResultDepth);
-  assign start     = run && fits && !busy_o;
+  assign start     = run && fits_q && !busy_o;
+
+  always_ff @(posedge clk_i) begin : check
+    fits_q <= fits;
+  end
 
   always_ff @(posedge clk_i) begin : registers
     if (!rst_ni) begin
@@ -185,6 +190,12 @@ module board_tile
   // Lanes: operands out of memory, results into it //
   ////////////////////////////////////////////////////
 
+  logic [ColumnWidth+1:0] byte_q;  // of an entry
+
+  always_ff @(posedge clk_i) begin : read_byte
+    byte_q <= offset[ColumnWidth+1:0];
+  end
+
   logic [7:0] result_byte [Lanes];
   logic [7:0] report_byte [Lanes];
 
@@ -273,16 +284,17 @@ module board_tile
       end
     end
 
-    logic [32*Columns-1:0] result_word;
-    logic [63:0]           report_word;
-
-    assign result_word = result_memory[offset[ColumnWidth+2+:EntryWidth]];
-    assign report_word = report_memory[offset[3+:EntryWidth]];
+    // Whole entries are read, so that the memories are blocks; which byte of one follows a cycle later.
+    logic [32*Columns-1:0] result_word_q;
+    logic [63:0]           report_word_q;
 
     always_ff @(posedge clk_i) begin : read
-      result_byte[l] <= result_word[8*offset[ColumnWidth+1:0]+:8];
-      report_byte[l] <= report_word[8*offset[2:0]+:8];
+      result_word_q <= result_memory[offset[ColumnWidth+2+:EntryWidth]];
+      report_word_q <= report_memory[offset[3+:EntryWidth]];
     end
+
+    assign result_byte[l] = result_word_q[8*byte_q+:8];
+    assign report_byte[l] = report_word_q[8*byte_q[2:0]+:8];
   end
 
   ////////////////////////////////////////////////////

@@ -62,7 +62,7 @@ def record(directory: Path, policy: str) -> Recorded:
             step, arrays, observe="all", timed=True, on_layer=lambda _: None, on_value=verifier.check
         )
         assert verifier.first_difference is None, str(verifier.first_difference)
-        np.savez_compressed(directory / INPUTS.format(step), **arrays)
+        np.savez_compressed(directory / INPUTS.format(step), allow_pickle=False, **arrays)
         assert result.record is not None
         writer.append(result.record)
     writer.close({})

@@ -1,5 +1,4 @@
-"""The conformance kit: backends that are right pass it, and every way of being wrong fails the check made for
-it."""
+"""The conformance kit: backends that are right pass it, and every way of being wrong fails the check made for it."""
 
 from __future__ import annotations
 
@@ -273,7 +272,7 @@ def test_run_on_a_board_that_stalls_reports_them_and_goes_on() -> None:
     program, constants = chain(3)
     spec = RunSpec(backend="board", chip="tiny", design="ditto")
     stalling, steady = Measuring(TINY), Steady(TINY)
-    reports: dict[object, list[LayerReport]] = {stalling: [], steady: []}
+    reports: dict[Any, list[LayerReport]] = {stalling: [], steady: []}
     totals = {}
     for backend, told in reports.items():
         machine = Machine(program, constants, spec, backend=backend)

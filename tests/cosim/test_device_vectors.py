@@ -15,7 +15,7 @@ import torch
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.kernels import slots, vector
 from ditto_cosim.device.kernels.portable import PortableKernels
-from ditto_cosim.host.reference.golden import Verifier
+from ditto_cosim.host.reference.golden import Difference, Verifier
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import RequestError
 from ditto_cosim.protocol.isa import DType, TensorSpec
@@ -124,7 +124,7 @@ def test_verify_reports_an_error_planted_in_any_command(op: str, monkeypatch: py
     monkeypatch.setattr(machine, "_vector", lambda *args: _spoiled(vector(*args)))
     monkeypatch.setattr(machine, "_layer", spoiled_layer)
     found = verify().first_difference
-    assert found is not None
+    assert isinstance(found, Difference)
     assert (found.op, found.name, found.step) == (op, "it", 0)
     last = machine.program.values[machine.program.commands[0].results[-1]]
     assert found.index == tuple(size - 1 for size in last.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import threading
@@ -16,8 +17,9 @@ import pytest
 
 from ditto_cosim.host.wire import link as link_module
 from ditto_cosim.host.wire.client import connect
+from ditto_cosim.protocol import codec, tensors
 from ditto_cosim.protocol import messages as m
-from ditto_cosim.protocol.errors import DeviceLostError, QuotaError, WatchdogError
+from ditto_cosim.protocol.errors import DeviceLostError, DittoError, QuotaError, WatchdogError
 from ditto_cosim.protocol.program import Program
 from support.device_processes import Running, running
 from support.wire_harness import Given, run_steps, serving
@@ -97,6 +99,22 @@ def test_bad_board_ends_its_own_run_and_no_other(
     assert re.search(says, str(failed[0])), str(failed[0])
 
 
+@pytest.mark.long
+def test_board_that_keeps_the_interpreters_lock_is_killed(tmp_path: Path, expected: Given) -> None:
+    """Its process answers nothing, not even beats; the front notices, and the host gives it up before."""
+    with (
+        running(f"ipc://{tmp_path}/d", tmp_path / "log", *OFFER) as device,
+        connect(device.address, dead_s=60.0) as bad,
+        connect(device.address) as good,
+    ):
+        bad._revivals = bad._revivals_left = 0
+        mine = bad.open_run(*bad_program(), m.RunSpec(backend="support.isolation_backends:LockedBoard"))
+        with pytest.raises(DeviceLostError, match="did not answer for 30 s and was killed"):
+            mine.step(0, inputs_of(mine.program, 0))
+        with good.open_run(*chain()) as run:
+            assert run_steps(run, STEPS, observe="all") == expected
+
+
 def test_padding_beyond_reason_is_refused_before_it_is_allocated(tmp_path: Path, expected: Given) -> None:
     b = Builder()
     x = b.input("x", 1, 4, 8, 8)
@@ -128,6 +146,31 @@ def test_front_that_is_held_up_holds_nobody_up(tmp_path: Path, expected: Given) 
             front.resume()
 
 
+def test_hosts_do_not_see_each_others_constants(tmp_path: Path) -> None:
+    """A digest opens nothing: what one host has sent, another has to send again, and cannot spoil."""
+    program, constants = chain(2)
+    with running(f"ipc://{tmp_path}/d", tmp_path / "log") as device, connect(device.address) as owner:
+        run = owner.open_run(program, constants)
+        expected_here = run_steps(run, 2)
+        with connect(device.address) as thief:
+            keys = {name: tensors.key_of(name, array) for name, array in constants.items()}
+            request = m.OpenRun(run="thief", seq=0, spec=m.RunSpec(), constants=keys)
+            opened, _ = thief.link.request(request, [codec.encode_program(program)])
+            assert isinstance(opened, m.Opened)
+            assert set(opened.missing) == {key.digest for key in keys.values()}
+            with contextlib.suppress(DittoError):
+                for seq, digest in enumerate(opened.missing, 1):
+                    size = next(
+                        tensors.array_bytes(a).nbytes
+                        for n, a in constants.items()
+                        if keys[n].digest == digest
+                    )
+                    put = m.PutTensors(run="thief", seq=seq, pieces=[m.Piece(digest=digest)])
+                    thief.link.request(put, [bytes(size)])
+            with owner.open_run(program, constants) as again:
+                assert run_steps(again, 2) == expected_here
+
+
 def test_host_that_leaves_frees_its_process(tmp_path: Path) -> None:
     with running(f"ipc://{tmp_path}/d", tmp_path / "log") as device:
         with connect(device.address), connect(device.address):
@@ -139,23 +182,20 @@ def test_host_that_leaves_frees_its_process(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("d*"))
 
 
-def test_strangers_that_greet_and_say_nothing_more_make_room_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_full_device_keeps_runs_and_sends_the_silent_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: Given
 ) -> None:
     monkeypatch.setattr(link_module, "BEAT_S", 0.2)
-    with running(f"ipc://{tmp_path}/d", tmp_path / "log", "--hosts", "2", "--idle-s", "1") as device:
-        links = [connect(device.address) for _ in range(2)]
+    with running(f"ipc://{tmp_path}/d", tmp_path / "log", "--hosts", "2") as device:
+        busy, silent = connect(device.address), connect(device.address)
+        run = busy.open_run(*chain())
         with pytest.raises(QuotaError, match="serves 2 hosts already"):
             connect(device.address)
-        for one in links:
-            one.link._loop.post = lambda socket, frames: None  # type: ignore[method-assign]  # cables cut
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                connect(device.address).close()
-                break
-            except QuotaError:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-        for one in links:
-            one.close()
+        silent.link._loop.post = lambda socket, frames: None  # type: ignore[method-assign]  # its cable cut
+        time.sleep(2.0)
+        with connect(device.address) as third, third.open_run(*chain()) as theirs:
+            assert run_steps(theirs, STEPS, observe="all") == expected
+        assert run_steps(run, STEPS, observe="all") == expected
+        assert run.recoveries == 0
+        silent.close()
+        busy.close()

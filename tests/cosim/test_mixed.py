@@ -76,8 +76,7 @@ def test_cross_check_in_rtl_compares_cycles_too(address: str) -> None:
 def test_stuck_rtl_is_reported_with_its_state_while_the_device_serves_others(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Real RTL that nobody takes results from: its watchdog ends the step, and the user reads the tile's
-    ports."""
+    """Real RTL that nobody takes results from: its watchdog ends the step, and the user reads the tile's ports."""
     from ditto_cosim.device.backends import rtl
     from ditto_cosim.sim_harness.tile import Stalls, Tile
 
@@ -107,7 +106,7 @@ def test_backend_is_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> Non
 
     point = EntryPoint("lab", "support.plain_backend:PlainBackend", backends.ENTRY_POINTS)
     broken = EntryPoint("broken", "no_such_module:Board", backends.ENTRY_POINTS)
-    monkeypatch.setattr(backends.metadata, "entry_points", lambda group: [point, broken])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point, broken])
     assert backends.names() == ["broken", "lab", "model", "rtl", "rtl_wide"]
     assert backends.make_backend("lab", load_chip("tiny")).name == "plain"
     with pytest.raises(BackendError, match="'broken' cannot be loaded from no_such_module:Board"):

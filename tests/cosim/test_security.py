@@ -121,7 +121,7 @@ def test_admitted_host_runs_and_strangers_do_not(tmp_path: Path) -> None:
             admitted.write_bytes((other / "hosts" / "bob.key").read_bytes())
             time.sleep(0.3)
             assert (
-                refusal_under(address, bob, device.link._socket.raw.getsockopt(zmq.IDENTITY))
+                refusal_under(address, bob, bytes(device.link._socket.raw.getsockopt(zmq.IDENTITY)))
                 == "SecurityError"
             )
 
@@ -203,3 +203,19 @@ def test_key_directory_that_does_not_fit_is_explained(tmp_path: Path) -> None:
         running("tcp://127.0.0.1:*", tmp_path / "log", "--keys", str(tmp_path)),
     ):
         pass
+
+
+def test_loopback_admits_whoever_reads_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with running("tcp://127.0.0.1:*", tmp_path / "log") as device:
+        token = tmp_path / "state" / "ditto-cosim" / "token"
+        assert stat.S_IMODE(token.stat().st_mode) == 0o600
+        with connect(device.address):
+            pass
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user's"))
+        with pytest.raises(SecurityError, match="the device is another user's"):
+            connect(device.address)
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        token.chmod(0o644)
+        with pytest.raises(SecurityError, match="others may read it"):
+            connect(device.address)

@@ -16,6 +16,7 @@ from ditto_cosim.host.compiler.calibrate import calibrate
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import compile_denoiser
 from ditto_cosim.host.pipeline.run import INPUTS
+from ditto_cosim.protocol.isa import Attrs
 from ditto_cosim.protocol.record import RunInfo, RunWriter, StepRecord
 
 
@@ -44,7 +45,9 @@ def recorded(directory: Path, spoil: str | None) -> nn.Module:
     info = RunInfo(compiled.program.to_dict(), "small", "tiny", "", "ditto", "model", "twos4", 3, 0, 256)
     writer = RunWriter(directory, info)
     for step, given in enumerate(inputs):
-        np.savez_compressed(directory / INPUTS.format(step), **{k: v.numpy() for k, v in given.items()})
+        np.savez_compressed(
+            directory / INPUTS.format(step), allow_pickle=False, **{k: v.numpy() for k, v in given.items()}
+        )
         writer.append(StepRecord(step, ()))
     return denoiser
 
@@ -71,7 +74,7 @@ def test_sensitivity_finds_the_spoiled_layer(tmp_path: Path, layer: str) -> None
 
 
 def test_grids_of_sensitivity_are_those_of_the_instruction_set() -> None:
-    attrs = {
+    attrs: Attrs = {
         "policy": "clustered",
         "scales": (0.5, 0.25),
         "zero_points": (3, -100),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import pytest
 
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.execution.machine import Machine
+from ditto_cosim.device.serving.outgoing import Outgoing
 from ditto_cosim.host.wire import link as link_module
 from ditto_cosim.host.wire.client import Device, RemoteRun, connect
 from ditto_cosim.host.wire.link import Link
@@ -35,7 +36,9 @@ from ditto_cosim.protocol.errors import (
 )
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.isa import TensorSpec
+from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.tensors import Array
 from support.wire_harness import SlowMachine, run_steps, serving
 from support.wire_programs import Builder, chain, inputs_of
 
@@ -76,14 +79,14 @@ def test_run_gives_what_the_machine_gives(address: str) -> None:
                 observe="all",
                 timed=True,
                 on_layer=lambda r: None,
-                on_value=lambda v, a, into=expected_values: into.__setitem__(v, a.copy()),
+                on_value=expected_values.__setitem__,
             )
             result = run.step(
                 step,
                 inputs_of(program, step),
                 observe="all",
                 on_layer=reports.append,
-                on_value=lambda v, a, into=values: into.__setitem__(v, a),
+                on_value=values.__setitem__,
             )
             assert result.outputs["y"].tobytes() == expected.outputs["y"].tobytes()
             assert result.totals == dict(expected.totals)
@@ -252,7 +255,7 @@ def test_nan_is_refused_naming_the_command_and_breaks_the_run(address: str) -> N
             "'os:abort' is not offered by this device, which has model, rtl",
         ),
         (m.RunSpec(cross_check="fpga"), RequestError, "'fpga' is not offered"),
-        (m.RunSpec(design="nope"), RequestError, "design 'nope' is unknown; known: .*ditto"),
+        (m.RunSpec(design="nope"), RequestError, "design 'nope': neither a preset .*ditto"),
         (m.RunSpec(chip="nope"), RequestError, "chip 'nope'"),
         (m.RunSpec(rtl_layers=["nothing.*"]), BackendError, "no layer matches 'nothing"),
         (m.RunSpec(memory_bytes=1000), QuotaError, "the quota is 1000"),
@@ -272,7 +275,7 @@ def test_other_tile_is_refused_naming_both(address: str) -> None:
 
 @pytest.mark.parametrize(
     ("what", "value", "error"),
-    [("PROTOCOL_VERSION", "2.0", VersionError), ("parameters_digest", lambda: "beef" * 4, ParametersError)],
+    [("PROTOCOL_VERSION", "3.0", VersionError), ("parameters_digest", lambda: "beef" * 4, ParametersError)],
 )
 def test_other_version_or_parameters_are_refused_naming_both(
     address: str, monkeypatch: pytest.MonkeyPatch, what: str, value: object, error: type
@@ -280,10 +283,10 @@ def test_other_version_or_parameters_are_refused_naming_both(
     ours = version.parameters_digest()
     with serving(address):
         monkeypatch.setattr(link_module, what, value)
-        with pytest.raises(error, match=r"protocol 2\.0|beefbeef") as caught:
+        with pytest.raises(error, match=r"protocol 3\.0|beefbeef") as caught:
             connect(address)
     assert ours in str(caught.value)
-    assert "this side has protocol 1.0" in str(caught.value)
+    assert "this side has protocol 2.0" in str(caught.value)
 
 
 def test_malformed_program_is_refused_naming_the_command(address: str) -> None:
@@ -352,6 +355,55 @@ def test_input_beyond_the_devices_limit_is_refused_here(address: str) -> None:
             run.step(0, inputs_of(program, 0))
 
 
+def test_host_that_ignores_its_window_is_refused(address: str) -> None:
+    """Requests beyond the window and replies that pile up get an Error; a repetition is not answered at any rate."""
+    program, constants = chain(8)
+    with serving(address, factory=SlowMachine, window_requests=3), connect(address) as device:
+        run, link = device.open_run(program, constants), device.link
+        headers, frames = tensors.to_frames(inputs_of(program, 0))
+        link.limits = m.Limits()  # a host that has not read them
+        steps = [
+            link.begin(m.Step(run=run._run, seq=100 + i, step=i, inputs=headers), list(frames))
+            for i in range(5)
+        ]
+        for step in steps[3:]:
+            with pytest.raises(
+                LimitError, match=r"3 requests of \d+ bytes are unanswered; the window is 3 requests"
+            ):
+                link.finish(step)
+        run.close()
+    told: list[codec.Frames] = []
+    outgoing = Outgoing("r", 1 << 20, told.append, reply_bytes=2000)
+    for seq in range(2):
+        assert outgoing.accept(m.Start(run="r", seq=seq))
+        outgoing.reply(seq, codec.encode(m.Stored(run="r", seq=seq)))
+    with pytest.raises(
+        LimitError, match=r"2 replies of .* are kept for run r until a request's done_below passes them"
+    ):
+        outgoing.accept(m.Start(run="r", seq=2))
+    assert outgoing.accept(m.Start(run="r", seq=3, done_below=2))
+    outgoing.reply(3, codec.encode(m.Stored(run="r", seq=3)))
+    sent = len(told)
+    for _ in range(50):
+        outgoing.query(3, 0)
+    assert len(told) <= sent + 2
+
+
+def test_stream_window_is_the_devices_own(address: str) -> None:
+    """Whatever Hello asks for."""
+    program, constants = chain(6, rows=64, width=64)
+    with serving(address, stream_bytes=1 << 15):
+        link = Link(address, stream_bytes=1 << 40)
+        with Device(link) as device, device.open_run(program, constants) as run:
+            headers, frames = tensors.to_frames(inputs_of(program, 0))
+            step = m.Step(run=run._run, seq=50, step=0, inputs=headers, observe="all", timed=False)
+            pending = link.begin(step, list(frames))
+            time.sleep(0.5)
+            waiting = sum(memoryview(p).nbytes for _, p in pending.stream.values() if p is not None)
+            assert waiting <= (1 << 15) + 64 * 64 * 4
+            link.finish(pending)
+
+
 def test_runs_and_hosts_beyond_the_limit_are_refused(address: str) -> None:
     program, constants = chain(1)
     with serving(address, runs=2, sessions=2), connect(address) as device:
@@ -375,7 +427,7 @@ def test_store_is_bounded_and_evicts_what_nobody_uses(address: str) -> None:
 
 
 def test_stuck_backend_reports_its_state(address: str) -> None:
-    def stuck(program, constants, spec):  # type: ignore[no-untyped-def]  # a machine factory as any other
+    def stuck(program: Program, constants: Mapping[str, Array], spec: RunSpec) -> Any:
         from support.wire_harness import StuckBackend
 
         return Machine(program, constants, spec, backend=StuckBackend(load_chip(spec.chip)))

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from ditto_cosim.device.backends.base import Backend
 from ditto_cosim.device.execution.layers import Layer
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.kernels import slots, vector
 from ditto_cosim.device.kernels.portable import PortableKernels
-from ditto_cosim.host.reference.golden import Verifier
-from ditto_cosim.protocol.isa import ISA, LAYER_OPS
-from ditto_cosim.protocol.messages import RunSpec
+from ditto_cosim.host.compiler.quantize import Policy
+from ditto_cosim.host.reference.golden import Difference, Verifier
+from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.protocol.isa import ISA, LAYER_OPS, Attrs
+from ditto_cosim.protocol.messages import LayerReport, RunSpec
+from ditto_cosim.protocol.program import Command
+from ditto_cosim.protocol.tensors import Array
 from support.families import FAMILIES, calibrated, compiled
 
 
-def run(name, *, policy="static", backend="model", chip="tiny", design="ditto"):
+def run(
+    name: str, *, policy: Policy = "static", backend: str = "model", chip: str = "tiny", design: str = "ditto"
+) -> Any:
     """Every step of a family's trajectory, every value checked; returns (verifier, modes met, totals, last output)."""
     program, steps = compiled(name, policy), calibrated(name)[1]
     machine = Machine(program.program, program.arrays, RunSpec(backend=backend, chip=chip, design=design))
     verifier = Verifier(program.program, program.constants)
-    reports = []
+    reports: list[LayerReport] = []
     try:
         for step, inputs in enumerate(steps):
             verifier.expect(step, inputs)
@@ -42,7 +52,7 @@ def run(name, *, policy="static", backend="model", chip="tiny", design="ditto"):
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("design", ["ditto", "ditto_plus"])
-def test_exactness_every_family_equals_golden(name, design):
+def test_exactness_every_family_equals_golden(name: str, design: str) -> None:
     verifier, reports, _, output = run(name, design=design)
     assert verifier.bit_identical, verifier.first_difference
     layers = len(compiled(name).program.layers)
@@ -55,7 +65,7 @@ def test_exactness_every_family_equals_golden(name, design):
 
 @pytest.mark.parametrize("policy", ["clustered", "dynamic"])
 @pytest.mark.parametrize("name", ["unet", "dit"])
-def test_exactness_scale_changes_force_the_base_mode(name, policy):
+def test_exactness_scale_changes_force_the_base_mode(name: str, policy: Policy) -> None:
     verifier, reports, _, _ = run(name, policy=policy)
     assert verifier.bit_identical, verifier.first_difference
     forced = [r for r in reports if r.forced_base]
@@ -64,14 +74,25 @@ def test_exactness_scale_changes_force_the_base_mode(name, policy):
 
 
 @pytest.mark.parametrize("design", ["itc", "diffy", "ds", "db", "db_ds", "dynamic_ditto", "ideal_ditto"])
-def test_exactness_designs_share_one_arithmetic(design):
+def test_exactness_designs_share_one_arithmetic(design: str) -> None:
     verifier, _, _, output = run("unet", design=design)
     assert verifier.bit_identical, verifier.first_difference
     np.testing.assert_array_equal(output, run("unet")[3])
 
 
-@pytest.mark.parametrize("name", ["unet", "dit"])
-def test_exactness_rtl_equals_model_in_bits_and_cycles(name):
+@pytest.mark.parametrize("design", ["ditto", "diffy", "itc"])
+@pytest.mark.parametrize("name", ["convolutions", "odds"])
+def test_exactness_every_command_equals_golden_in_every_mode(name: str, design: str) -> None:
+    verifier, reports, _, output = run(name, design=design)
+    assert verifier.bit_identical, verifier.first_difference
+    mode = {"ditto": "temporal", "diffy": "spatial", "itc": "original"}[design]
+    assert {r.mode for r in reports if r.step == 1} == {mode}
+    fp32 = calibrated(name)[2]
+    assert (torch.from_numpy(output.copy()) - fp32).norm() / fp32.norm() < 0.05
+
+
+@pytest.mark.parametrize("name", ["unet", "dit", "convolutions"])
+def test_exactness_rtl_equals_model_in_bits_and_cycles(name: str) -> None:
     rtl, rtl_reports, rtl_totals, rtl_output = run(name, backend="rtl")
     _, reports, totals, output = run(name, backend="model")
     assert rtl.bit_identical, rtl.first_difference
@@ -82,15 +103,15 @@ def test_exactness_rtl_equals_model_in_bits_and_cycles(name):
     assert not any(r.measured for r in reports)
 
 
-def test_exactness_rtl_wide_equals_golden_and_models_its_cycles():
+def test_exactness_rtl_wide_equals_golden_and_models_its_cycles() -> None:
     wide, reports, totals, _ = run("unet", backend="rtl_wide")
     assert wide.bit_identical, wide.first_difference
     assert not any(r.measured for r in reports)
     assert totals == run("unet")[2]
 
 
-@pytest.mark.parametrize("name", ["unet", "dit"])
-def test_exactness_without_a_compiler(name, monkeypatch):
+@pytest.mark.parametrize("name", ["unet", "dit", "convolutions"])
+def test_exactness_without_a_compiler(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy alone computes the same values and counts the same slots as the compiled kernels."""
     _, reports, totals, output = run(name)
     monkeypatch.setattr(vector, "kernels", PortableKernels)
@@ -101,7 +122,7 @@ def test_exactness_without_a_compiler(name, monkeypatch):
     assert (bare_reports, bare_totals) == (reports, totals)
 
 
-def first_command(op):
+def first_command(op: str) -> tuple[str, Command] | None:
     for name in ("unet", "dit", "unet-conditional", "latte", "odds"):
         for command in compiled(name).program.commands:
             if command.op == op:
@@ -110,12 +131,12 @@ def first_command(op):
 
 
 @pytest.mark.parametrize("op", sorted(ISA))
-def test_exactness_verify_reports_an_error_planted_in(op, monkeypatch):
+def test_exactness_verify_reports_an_error_planted_in(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = first_command(op)
     assert found, f"no test program has a {op}"
     name, command = found
 
-    def spoil(array):
+    def spoil(array: Array) -> Array:
         spoiled = array.copy()
         flat = spoiled.reshape(-1)
         flat[-1] = flat[-1] + 1
@@ -124,7 +145,7 @@ def test_exactness_verify_reports_an_error_planted_in(op, monkeypatch):
     if op in LAYER_OPS:
         original = Layer.run
 
-        def run_layer(self, mode, backend):
+        def run_layer(self: Layer, mode: Mode, backend: Backend) -> Any:
             accumulators, cycles = original(self, mode, backend)
             return (spoil(accumulators) if self.command.name == command.name else accumulators), cycles
 
@@ -132,7 +153,7 @@ def test_exactness_verify_reports_an_error_planted_in(op, monkeypatch):
     elif op == "quantize":
         quantize = vector.quantize
 
-        def spoiled_quantize(x, attrs, step, state, where):
+        def spoiled_quantize(x: Array, attrs: Attrs, step: int, state: Any, where: str) -> Any:
             q, params = quantize(x, attrs, step, state, where)
             return (np.where(spoil(q) > q, q ^ 1, q), params) if command.name in where else (q, params)
 
@@ -140,7 +161,7 @@ def test_exactness_verify_reports_an_error_planted_in(op, monkeypatch):
     else:
         execute = vector.execute
 
-        def spoiled_execute(executed, operands, attrs, where):
+        def spoiled_execute(executed: str, operands: Sequence[Array], attrs: Attrs, where: str) -> Any:
             results = execute(executed, operands, attrs, where)
             return (spoil(results[0]), *results[1:]) if repr(command.name) in where else results
 
@@ -148,7 +169,7 @@ def test_exactness_verify_reports_an_error_planted_in(op, monkeypatch):
 
     verifier, _, _, _ = run(name)
     difference = verifier.first_difference
-    assert difference is not None, f"an error in {op} went unnoticed"
+    assert isinstance(difference, Difference), f"an error in {op} went unnoticed"
     shape = compiled(name).program.values[command.results[0]].shape
     assert (difference.step, difference.op, difference.name) == (0, op, command.name)
     assert difference.index == tuple(d - 1 for d in shape)

@@ -12,12 +12,12 @@ from ditto_cosim.device.chips import load_chip
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_examples_chip_loads():
+def test_examples_chip_loads() -> None:
     chip = load_chip(EXAMPLES / "my_chip.toml")
     assert (chip.lanes, chip.geometry.weight_banks) == (16, 2)
 
 
-def test_examples_board_conforms():
+def test_examples_board_conforms() -> None:
     result = subprocess.run(
         [sys.executable, "-c", "from ditto_cosim.cli import main; main()", "conform", "board:NumpyBoard"],
         env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
@@ -30,7 +30,7 @@ def test_examples_board_conforms():
     assert "conforms" in result.stdout
 
 
-def test_examples_pipeline_gives_one_picture_and_fewer_cycles():
+def test_examples_pipeline_gives_one_picture_and_fewer_cycles() -> None:
     result = subprocess.run(
         [sys.executable, str(EXAMPLES / "pipeline.py")],
         capture_output=True,

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("site")
     source = tmp_path_factory.mktemp("source") / "tree"
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -30,7 +31,7 @@ def site(tmp_path_factory):
     return target
 
 
-def run(site, code):
+def run(site: Path, code: str) -> Any:
     environment = {**os.environ, "PYTHONPATH": str(site)}
     return subprocess.run(
         [sys.executable, "-P", "-c", code],
@@ -42,7 +43,7 @@ def run(site, code):
     )
 
 
-def test_install_finds_everything_under_one_name(site):
+def test_install_finds_everything_under_one_name(site: Path) -> None:
     code = (
         "import ditto_cosim.device.execution.machine, ditto_cosim.host.zoo, ditto_cosim.sim_harness.tile, ditto_cosim.cli\n"
         "from ditto_cosim.device.chips import load_chip\n"
@@ -67,7 +68,7 @@ def test_install_finds_everything_under_one_name(site):
 
 
 @pytest.mark.parametrize("name", ["device", "host", "protocol", "rtl", "sim_harness"])
-def test_install_claims_no_bare_name(site, name):
+def test_install_claims_no_bare_name(site: Path, name: str) -> None:
     result = run(site, f"import {name}")
     assert result.returncode != 0
     assert "ModuleNotFoundError" in result.stderr

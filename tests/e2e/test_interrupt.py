@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
@@ -15,7 +16,7 @@ def hears_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_interrupt_stops_host_and_device(tmp_path):
+def test_interrupt_stops_host_and_device(tmp_path: Path) -> None:
     command = "from ditto_cosim.cli import main; main()"
     host = subprocess.Popen(
         [
@@ -36,7 +37,7 @@ def test_interrupt_stops_host_and_device(tmp_path):
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("step-0001.npz")):
-        assert host.poll() is None, host.stderr.read()
+        assert host.poll() is None, host.communicate()[1]
         assert time.monotonic() < deadline, "the run did not begin"
         time.sleep(0.1)
     (device,) = psutil.Process(host.pid).children()

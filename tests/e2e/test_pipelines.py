@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
 
 from ditto_cosim import accelerate
 from ditto_cosim.cli import main
 from ditto_cosim.host.compiler.builder import LoweringError
 from ditto_cosim.host.compiler.capture import CaptureError
 from ditto_cosim.host.compiler.quantize import QuantizationError
+from ditto_cosim.host.wire.client import Device
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from support.families import build
 
 
 @pytest.fixture(scope="module")
-def device():
+def device() -> Iterator[Device]:
     with LocalDevice(["--backend", "model"]) as found:
         yield found
 
 
-def vae(channels):
+def vae(channels: int) -> nn.Module:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(latent_channels=channels, block_out_channels=(8,), norm_num_groups=4, sample_size=16)
 
 
-def unconditional(kind, scheduler):
-    def make():
+def unconditional(kind: str, scheduler: Any) -> Callable[[], Any]:
+    def make() -> Any:
         import diffusers
 
         return getattr(diffusers, kind)(build("unet"), getattr(diffusers, scheduler)()), {"batch_size": 2}
@@ -35,8 +40,8 @@ def unconditional(kind, scheduler):
     return make
 
 
-def stable_diffusion(scheduler):
-    def make():
+def stable_diffusion(scheduler: Any) -> Callable[[], Any]:
+    def make() -> Any:
         import diffusers
 
         pipe = diffusers.StableDiffusionPipeline(
@@ -61,14 +66,14 @@ def stable_diffusion(scheduler):
     return make
 
 
-def dit():
+def dit() -> Any:
     import diffusers
 
     pipe = diffusers.DiTPipeline(build("dit"), vae(4), diffusers.DDIMScheduler())
     return pipe, {"class_labels": [1, 2], "guidance_scale": 3.0}
 
 
-def latte():
+def latte() -> Any:
     import diffusers
 
     pipe = diffusers.LattePipeline(
@@ -105,7 +110,7 @@ PIPELINES = {
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_pipelines_run_unmodified_and_verify(name, device):
+def test_pipelines_run_unmodified_and_verify(name: str, device: Device) -> None:
     torch.manual_seed(0)
     pipe, arguments = PIPELINES[name]()
     pipe.set_progress_bar_config(disable=True)
@@ -132,7 +137,7 @@ def test_pipelines_run_unmodified_and_verify(name, device):
     assert len(getattr(result, key)) == len(getattr(fp32, key))
 
 
-def test_pipelines_make_one_generation_a_call(device):
+def test_pipelines_make_one_generation_a_call(device: Device) -> None:
     torch.manual_seed(0)
     pipe, arguments = PIPELINES["ddim"]()
     accelerate(pipe, backend="model", chip="tiny", connect_to=device, calibration={"num_inference_steps": 2})
@@ -144,7 +149,7 @@ def test_pipelines_make_one_generation_a_call(device):
     assert {r.mode for r in second.reports if r.step == 0} == {"original"}
 
 
-def test_pipelines_accelerate_a_plain_module(device):
+def test_pipelines_accelerate_a_plain_module(device: Device) -> None:
     from support.families import calibrated
 
     calibrator, steps, _ = calibrated("odds")
@@ -156,7 +161,7 @@ def test_pipelines_accelerate_a_plain_module(device):
     assert module.finish().verdict.bit_identical
 
 
-def test_pipelines_need_calibration_and_finite_inputs(device):
+def test_pipelines_need_calibration_and_finite_inputs(device: Device) -> None:
     uncalibrated = accelerate(build("odds"), backend="model", chip="tiny", connect_to=device)
     sample = torch.randn(3, 12)
     with pytest.raises(QuantizationError, match="not calibrated"):
@@ -173,15 +178,15 @@ def test_pipelines_need_calibration_and_finite_inputs(device):
         ready(torch.full((3, 12), float("nan")), torch.tensor(1))
 
 
-def test_pipelines_that_need_arguments_say_which(device):
+def test_pipelines_that_need_arguments_say_which(device: Device) -> None:
     pipe, _ = PIPELINES["dit-cfg"]()
     with pytest.raises(QuantizationError, match="class_labels"):
         accelerate(pipe, backend="model", chip="tiny", connect_to=device)
 
 
-def test_pipelines_refuse_wrong_shapes_and_rows_beyond_exactness(device):
+def test_pipelines_refuse_wrong_shapes_and_rows_beyond_exactness(device: Device) -> None:
     """A sentence that names the input or the layer, and the run goes on afterwards."""
-    settings = {"backend": "model", "chip": "tiny", "connect_to": device}
+    settings: dict[str, Any] = {"backend": "model", "chip": "tiny", "connect_to": device}
     sample = torch.randn(3, 12)
     fine = {"sample": sample, "timestep": torch.tensor(1)}
     ready = accelerate(build("odds"), calibration=fine, **settings)
@@ -211,7 +216,9 @@ def test_pipelines_refuse_wrong_shapes_and_rows_beyond_exactness(device):
         (["compile", "ddpm", "-o", "x"], "ddpm is a configuration without weights"),
     ],
 )
-def test_commands_name_a_model_they_do_not_have(command, says, capsys, monkeypatch):
+def test_commands_name_a_model_they_do_not_have(
+    command: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.argv", ["ditto", *command])
     with pytest.raises(SystemExit) as left:
         main()

@@ -41,6 +41,11 @@ def decode(name: str, frames: list[Any], limits: m.Limits = LIMITS) -> m.Message
     return codec.decode_host(frames, limits) if from_host else codec.decode_device(frames, limits)
 
 
+def opened(name: str) -> Any:
+    """The header of a golden message, without its seals."""
+    return msgpack.unpackb(bytes.fromhex(GOLDEN[name])[2 * codec.SEAL_BYTES :])
+
+
 def test_samples_cover_every_message() -> None:
     assert SAMPLES.keys() == {t.__name__ for t in get_args(m.Message)} == GOLDEN.keys()
 
@@ -55,8 +60,9 @@ def test_message_has_its_golden_bytes(name: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_message_ignores_fields_of_a_later_minor_version(name: str) -> None:
-    header = msgpack.unpackb(bytes.fromhex(GOLDEN[name])) | {"from_the_future": [1, {"a": 2}]}
-    assert decode(name, [msgpack.packb(header), *[b""] * SAMPLES[name].frame_count]) == SAMPLES[name]
+    header = opened(name) | {"from_the_future": [1, {"a": 2}]}
+    frames = codec.sealed(msgpack.packb(header), [b""] * SAMPLES[name].frame_count)
+    assert decode(name, frames) == SAMPLES[name]
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -71,12 +77,12 @@ def test_message_with_a_frame_too_many_or_too_few_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_message_without_a_required_field_is_refused(name: str) -> None:
-    whole = msgpack.unpackb(bytes.fromhex(GOLDEN[name]))
+    whole = opened(name)
     required = {f for f in type(SAMPLES[name]).__struct_fields__ if f not in dict(_defaults(name))}
     for field in required:
         header = {k: v for k, v in whole.items() if k != field}
         with pytest.raises(ProtocolError, match=field):
-            decode(name, [msgpack.packb(header), *[b""] * SAMPLES[name].frame_count])
+            decode(name, codec.sealed(msgpack.packb(header), [b""] * SAMPLES[name].frame_count))
 
 
 def _defaults(name: str) -> list[tuple[str, Any]]:
@@ -127,7 +133,7 @@ def test_host_and_device_refuse_each_others_messages() -> None:
 )
 def test_header_that_is_no_message_is_refused_in_words(header: bytes, says: str) -> None:
     with pytest.raises(ProtocolError, match=says):
-        codec.decode_host([header], LIMITS)
+        codec.decode_host(codec.sealed(header), LIMITS)
 
 
 def test_limits_are_kept() -> None:
@@ -135,7 +141,7 @@ def test_limits_are_kept() -> None:
     for _ in range(20):
         deep = [deep]
     with pytest.raises(LimitError, match="nested"):
-        codec.decode_host([msgpack.packb({"type": "Ping", "token": 1, "more": deep})], LIMITS)
+        codec.decode_host(codec.sealed(msgpack.packb({"type": "Ping", "token": 1, "more": deep})), LIMITS)
     with pytest.raises(LimitError, match="header has"):
         codec.decode_host([b"\x00" * (LIMITS.header_bytes + 1)], LIMITS)
     small = m.Limits(frame_bytes=10, frames=3)
@@ -227,14 +233,15 @@ def test_error_of_a_foreign_type_arrives_as_its_nearest_kind() -> None:
 def test_refused_peer_is_told_of_both_sides() -> None:
     here = version.parameters_digest()
     with pytest.raises(
-        VersionError, match=r"the host has protocol 10\.0, package 9.*this side has protocol 1\.0"
+        VersionError, match=r"the host has protocol 10\.0, package 9.*this side has protocol 2\.0"
     ):
         version.check_peer("host", "10.0", "9", here)
     with pytest.raises(ParametersError, match=r"the host has .* parameters ffff; this side has"):
-        version.check_peer("host", "1.0", "0.1.0", "ffff")
+        version.check_peer("host", "2.0", "0.1.0", "ffff")
 
 
 def test_program_that_is_not_one_is_refused() -> None:
-    for data in ({}, {"values": 3}, [], {"values": [[["a"], "f32"]]}):
+    wrong: tuple[Any, ...] = ({}, {"values": 3}, [], {"values": [[["a"], "f32"]]})
+    for data in wrong:
         with pytest.raises(IsaError, match="program"):
             codec.decode_program(msgpack.packb(data), LIMITS)

@@ -33,7 +33,7 @@ def type_text(info: Any) -> str:
         case kinds.StrType(max_length=most):
             return f"text ≤ {most}"
         case kinds.LiteralType(values=values):
-            return "one of " + " ".join(str(v) for v in sorted(values))
+            return "one of " + " ".join(str(v) for v in sorted(map(str, values)))
         case kinds.ListType(item_type=item) | kinds.VarTupleType(item_type=item):
             return f"list of {type_text(item)}"
         case kinds.DictType(value_type=value):

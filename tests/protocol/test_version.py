@@ -41,8 +41,10 @@ class Release:
     new: str
 
 
-MINOR = Release("0.2.0", "version.py", 'PROTOCOL_VERSION = "1.0"', 'PROTOCOL_VERSION = "1.1"')
-MAJOR = Release("1.0.0", "version.py", 'PROTOCOL_VERSION = "1.0"', 'PROTOCOL_VERSION = "2.0"')
+NUMBER = f'PROTOCOL_VERSION = "{version.PROTOCOL_VERSION}"'
+NOW_MAJOR, NOW_MINOR = map(int, version.PROTOCOL_VERSION.split("."))
+MINOR = Release("0.2.0", "version.py", NUMBER, f'PROTOCOL_VERSION = "{NOW_MAJOR}.{NOW_MINOR + 1}"')
+MAJOR = Release("1.0.0", "version.py", NUMBER, f'PROTOCOL_VERSION = "{NOW_MAJOR + 1}.0"')
 OTHER_MEANING = Release("0.2.0", "isa.py", "p = rint(127 × exp32", "p = floor(127 × exp32")
 TINY = '    "tiny": Geometry'
 MORE_TILES = Release("0.1.1", "hardware.py", TINY, f'    "large": Geometry(lanes=8, columns=64),\n{TINY}')
@@ -118,6 +120,8 @@ def test_release_that_means_something_else_is_refused_by_both(
     meet: Callable[[Release], tuple[m.Hello, str]], release: Release, error: type[DittoError]
 ) -> None:
     hello, answer = meet(release)
-    with pytest.raises(error, match=rf"package {release.package}, .*; this side has protocol 1\.0"):
+    with pytest.raises(
+        error, match=rf"package {release.package}, .*; this side has protocol {version.PROTOCOL_VERSION}"
+    ):
         version.check_peer("host", hello.protocol, hello.package, hello.parameters)
     assert answer == error.__name__

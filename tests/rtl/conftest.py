@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 from ditto_cosim.device.timing import lane
 from ditto_cosim.sim_harness.build import BuildOptions
 from ditto_cosim.sim_harness.regression import SETS
 from ditto_cosim.sim_harness.tile import Tile
-
-sys.path.insert(0, str(Path(__file__).parent))
-from reference import LaneReference
+from support.lane_reference import LaneReference
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ BUILD = (
 
 
 @pytest.fixture
-def empty_cache(tmp_path, monkeypatch):
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache that has Verilator's runtime and nothing else."""
     cache = cache_dir()
     build(SMALL, QUICK)
@@ -45,7 +45,7 @@ def empty_cache(tmp_path, monkeypatch):
     return target
 
 
-def test_build_is_found_again(empty_cache):
+def test_build_is_found_again(empty_cache: Path) -> None:
     assert not build(SMALL, QUICK).cached
     began = time.perf_counter()
     again = build(SMALL, QUICK)
@@ -54,7 +54,7 @@ def test_build_is_found_again(empty_cache):
     assert time.perf_counter() - began < 5  # it compiled nothing
 
 
-def test_build_key_follows_everything_that_matters(tmp_path):
+def test_build_key_follows_everything_that_matters(tmp_path: Path) -> None:
     keys = {
         build_key(SMALL, QUICK),
         build_key(SMALL, BuildOptions()),
@@ -71,7 +71,7 @@ def test_build_key_follows_everything_that_matters(tmp_path):
     assert len(keys) == 6
 
 
-def test_build_of_two_processes_happens_once(empty_cache):
+def test_build_of_two_processes_happens_once(empty_cache: Path) -> None:
     processes = [
         subprocess.Popen([sys.executable, "-c", BUILD], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
@@ -79,7 +79,7 @@ def test_build_of_two_processes_happens_once(empty_cache):
     assert said == ["built", "cached"]
 
 
-def test_build_killed_in_the_middle_breaks_nothing(empty_cache):
+def test_build_killed_in_the_middle_breaks_nothing(empty_cache: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", BUILD], stdout=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 60
     while not list(empty_cache.glob(".tile-*")) and time.monotonic() < deadline and process.poll() is None:
@@ -91,13 +91,15 @@ def test_build_killed_in_the_middle_breaks_nothing(empty_cache):
     assert Path(done.stdout.split()[1]).exists()
 
 
-def test_build_without_compiler_says_what_to_install(empty_cache, monkeypatch):
+def test_build_without_compiler_says_what_to_install(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ToolMissingError, match=r"`no-such-compiler` was not found; .*apt-get install g\+\+"):
         build(SMALL, QUICK)
 
 
-def test_build_with_another_verilator_says_which_is_needed(monkeypatch):
+def test_build_with_another_verilator_says_which_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "VERILATOR_VERSION", "1.2.3")
     with pytest.raises(ToolMissingError, match=r"1\.2\.3 is needed"):
         building.verilator_root()
@@ -114,10 +116,10 @@ ILLEGAL = {
 
 
 @pytest.mark.parametrize("name", ILLEGAL)
-def test_illegal_parameters_stop_elaboration_with_a_sentence(tmp_path, name):
+def test_illegal_parameters_stop_elaboration_with_a_sentence(tmp_path: Path, name: str) -> None:
     value, sentence = ILLEGAL[name]
     with pytest.raises(GeometryError, match=name):
-        replace(SMALL, **{name: value})
+        replace(SMALL, **{name: value})  # type: ignore[arg-type]  # one of them
     forced = replace(SMALL)
     object.__setattr__(forced, name, value)
     if name == "columns":
@@ -127,11 +129,11 @@ def test_illegal_parameters_stop_elaboration_with_a_sentence(tmp_path, name):
     assert sentence in str(caught.value)
 
 
-def test_rtl_is_lint_clean():
+def test_rtl_is_lint_clean() -> None:
     assert run_lint() == []
 
 
-def test_every_shipped_geometry_verilates(tmp_path):
+def test_every_shipped_geometry_verilates(tmp_path: Path) -> None:
     for name, geometry in GEOMETRIES.items():
         for banks in (1, 2):
             verilate(replace(geometry, weight_banks=banks), QUICK, tmp_path / f"{name}{banks}")

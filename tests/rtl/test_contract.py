@@ -8,16 +8,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ditto_cosim.protocol.hardware import MODES
-from ditto_cosim.sim_harness.cases import DATA, STALLS, WEIGHTS, Case
+from ditto_cosim.sim_harness.cases import DATA, STALLS, WEIGHTS, Case, directed_cases
 from ditto_cosim.sim_harness.regression import (
     CHECKED,
     SETS,
     Bench,
     Report,
-    directed_cases,
     options_for,
     run_cases,
 )
+from support.lane_reference import LaneReference
 
 _BENCHES: dict[str, Bench] = {}
 
@@ -52,7 +52,7 @@ def cases(draw: st.DrawFn, name: str, rows: int) -> Case:
     ("name", "rows", "examples"),
     [("tiny", 30, 60), ("mag4_banks", 30, 60), ("wide", 30, 60), ("cosim", 12, 15), ("edge", 12, 15)],
 )
-def test_rtl_equals_model_on_every_row(model, name, rows, examples):
+def test_rtl_equals_model_on_every_row(model: LaneReference, name: str, rows: int, examples: int) -> None:
     @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(cases(name, rows))
     def check(case: Case) -> None:
@@ -63,7 +63,7 @@ def test_rtl_equals_model_on_every_row(model, name, rows, examples):
 
 
 @pytest.mark.parametrize("name", ["tiny", "mag4_banks", "wide"])
-def test_rtl_equals_model_on_the_directed_cases(model, name):
+def test_rtl_equals_model_on_the_directed_cases(model: LaneReference, name: str) -> None:
     report = Report(0)
     found = run_cases(
         directed_cases(name, SETS[name], checked=True), model, report, {name: bench(name)}, float("inf")
@@ -72,7 +72,7 @@ def test_rtl_equals_model_on_the_directed_cases(model, name):
     assert report.stalled_rows > 300
 
 
-def test_directed_cases_alone_reach_nearly_every_functional_point(model):
+def test_directed_cases_alone_reach_nearly_every_functional_point(model: LaneReference) -> None:
     report = Report(0)
     for name in ("tiny", "mag4_banks", "wide"):
         run_cases(
@@ -83,7 +83,7 @@ def test_directed_cases_alone_reach_nearly_every_functional_point(model):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", list(SETS))
-def test_rtl_equals_model_in_a_soak(model, name):
+def test_rtl_equals_model_in_a_soak(model: LaneReference, name: str) -> None:
     from ditto_cosim.sim_harness.regression import run_regression
 
     report = run_regression(model, seconds=120, seed=7, geometries=[name])

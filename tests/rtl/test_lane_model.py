@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,14 +34,17 @@ def by_recurrence(slots: list[int], k: int, n: int, g: Geometry) -> tuple[list[i
     return enc_done, done
 
 
-def stepped(slots: list[int], k: int, n: int, g: Geometry, valid: np.ndarray, ready: np.ndarray) -> dict:
+def stepped(
+    slots: list[int], k: int, n: int, g: Geometry, valid: np.ndarray, ready: np.ndarray
+) -> dict[str, Any]:
     """One lane, cycle by cycle, with what it does in each: no recurrence, only state."""
     beats_left, row_in, flush = -(-k // g.encode_width), 0, 0
     banks: list[int] = []  # encoded rows that wait or are being replayed
     words_left, blocks_left = 0, 0
-    at_pe = None  # (is the last word of a block)
+    at_pe: bool | None = None  # (is the last word of a block)
     result, row_out = False, 0
-    enc_done, done = {}, {}
+    enc_done: dict[int, int] = {}
+    done: dict[int, int] = {}
     busy = starved = stalled = 0
     for t in range(len(valid)):
         if flush:
@@ -83,8 +88,11 @@ def stepped(slots: list[int], k: int, n: int, g: Geometry, valid: np.ndarray, re
     raise AssertionError("the ports ended before the lane did")
 
 
+Shape = tuple[list[int], int, int, int, int]
+
+
 @given(SHAPES)
-def test_lane_times_are_the_recurrence(shape):
+def test_lane_times_are_the_recurrence(shape: Shape) -> None:
     slots, k, n, lanes, width = shape
     g = geometry(lanes, width)
     times = tile_times(np.array(slots), k, n, g)
@@ -97,7 +105,7 @@ def test_lane_times_are_the_recurrence(shape):
 
 
 @given(SHAPES)
-def test_lane_without_stalls_is_the_stalled_one_with_none(shape):
+def test_lane_without_stalls_is_the_stalled_one_with_none(shape: Shape) -> None:
     slots, k, n, lanes, width = shape
     g = geometry(lanes, width)
     times = tile_times(np.array(slots), k, n, g)
@@ -109,7 +117,9 @@ def test_lane_without_stalls_is_the_stalled_one_with_none(shape):
 
 
 @given(SHAPES, st.integers(0, 2**32), st.floats(0.05, 1), st.floats(0.05, 1))
-def test_lane_stalled_times_are_those_of_a_stepped_lane(shape, seed, offered, accepted):
+def test_lane_stalled_times_are_those_of_a_stepped_lane(
+    shape: Shape, seed: int, offered: float, accepted: float
+) -> None:
     slots, k, n, _, width = shape
     slots = slots[:6]
     g = geometry(1, width)
@@ -125,7 +135,7 @@ def test_lane_stalled_times_are_those_of_a_stepped_lane(shape, seed, offered, ac
     assert times.cycles == seen["cycles"]
 
 
-def test_lane_counts_and_loads():
+def test_lane_counts_and_loads() -> None:
     current = np.array([[0, 5, 100], [0, 0, 0]], np.int8)
     assert row_counts(current, 0, "temporal", "twos4").tolist() == [[1, 3], [1, 0], [1, 0]]
     assert row_counts(current, 0, "original", "twos4").tolist() == [[0, 0], [0, 0], [3, 3]]

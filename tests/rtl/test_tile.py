@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ditto_cosim.protocol.hardware import GEOMETRIES
+from ditto_cosim.protocol.hardware import GEOMETRIES, Mode
 from ditto_cosim.sim_harness.build import BuildOptions
 from ditto_cosim.sim_harness.errors import HarnessError, TileBusyError, TileInputError, TileStuckError
 from ditto_cosim.sim_harness.regression import SETS
@@ -28,7 +31,7 @@ def product(current: np.ndarray, reference: np.ndarray | int, weights: np.ndarra
 
 @pytest.mark.parametrize("mode", ["original", "temporal", "spatial"])
 @pytest.mark.parametrize("name", ["tiny", "mag4_banks", "wide"])
-def test_tile_accumulates_exactly(tiles, name, mode):
+def test_tile_accumulates_exactly(tiles: dict[str, Tile], name: str, mode: Mode) -> None:
     tile = tiles[name]
     k, n = tile.geometry.k_max, tile.geometry.n_max
     current, reference, weights = int8(9, k), int8(9, k), int8(k, n)
@@ -39,7 +42,7 @@ def test_tile_accumulates_exactly(tiles, name, mode):
     assert (run.full == k).all() == (mode == "original")
 
 
-def test_tile_takes_a_zero_point_as_reference(tiles):
+def test_tile_takes_a_zero_point_as_reference(tiles: dict[str, Tile]) -> None:
     tile, current, weights = tiles["tiny"], int8(1, 21), int8(21, 5)
     tile.load_weights(weights)
     for zero_point in (-128, 0, 127):
@@ -47,7 +50,7 @@ def test_tile_takes_a_zero_point_as_reference(tiles):
         np.testing.assert_array_equal(run.accumulators, product(current, zero_point, weights))
 
 
-def test_tile_takes_rows_of_any_stride_and_writes_into_any(tiles):
+def test_tile_takes_rows_of_any_stride_and_writes_into_any(tiles: dict[str, Tile]) -> None:
     tile, big, other, weights = tiles["tiny"], int8(20, 90), int8(20, 64), int8(33, 16)
     tile.load_weights(np.asfortranarray(weights).copy(order="C")[:, 3:11])
     out = np.zeros((20, 100), np.int32)
@@ -60,7 +63,9 @@ def test_tile_takes_rows_of_any_stride_and_writes_into_any(tiles):
     assert not out[10:].any()
 
 
-def test_tile_keeps_weights_between_passes_and_loads_the_next_ones_behind_rows(tiles):
+def test_tile_keeps_weights_between_passes_and_loads_the_next_ones_behind_rows(
+    tiles: dict[str, Tile],
+) -> None:
     tile, first, second = tiles["mag4_banks"], int8(40, 12), int8(64, 9)
     tile.load_weights(first)
     for _ in range(2):
@@ -76,12 +81,12 @@ def test_tile_keeps_weights_between_passes_and_loads_the_next_ones_behind_rows(t
 
 
 @pytest.mark.parametrize("name", ["tiny", "mag4_banks"])
-def test_tile_clocked_directly_does_what_eval_does(name):
+def test_tile_clocked_directly_does_what_eval_does(name: str) -> None:
     """Whole images run through the short way to clock the model: it must show at every port what the documented one does."""
     rng = np.random.default_rng(7)
 
     def everything(options: BuildOptions) -> list[np.ndarray]:
-        seen = []
+        seen: list[np.ndarray] = []
         with Tile(SETS[name], options=options) as tile:
             banks, lanes = tile.geometry.weight_banks, tile.geometry.lanes
             for m, k, n in ((1, 16, 3), (9, 37, 12), (14, 64, 9)):
@@ -115,9 +120,9 @@ def test_tile_clocked_directly_does_what_eval_does(name):
 
 
 @pytest.mark.parametrize("mode", ["original", "temporal"])
-def test_product_in_one_call_is_its_passes_one_by_one(tiles, mode):
+def test_product_in_one_call_is_its_passes_one_by_one(tiles: dict[str, Tile], mode: Mode) -> None:
     tile, current, weights = tiles["tiny"], int8(20, 150), int8(150, 20)
-    reference = -3 if mode == "original" else int8(20, 150)
+    reference: int | np.ndarray = -3 if mode == "original" else int8(20, 150)
     chunks, edges = (64, 64, 22), np.array([0, 1, 8, 12, 20])
     together = tile.run_product(current, reference, weights, mode, chunks=chunks, edges=edges)
     np.testing.assert_array_equal(together.accumulators, product(current, reference, weights))
@@ -128,24 +133,25 @@ def test_product_in_one_call_is_its_passes_one_by_one(tiles, mode):
         assert together.loaded[chunk] == tile.load_weights(weights[part])
         for i, (first, last) in enumerate(pairwise(edges)):
             rows = slice(first, last)
-            before = reference if mode == "original" else reference[rows, part]
+            before = reference if isinstance(reference, int) else reference[rows, part]
             alone = tile.run(current[rows, part], before, mode)
             assert together.cycles[chunk, i] == alone.cycles
             classes[:, rows] += [alone.zero, alone.low, alone.full]
     np.testing.assert_array_equal(together.classes, classes)
 
 
-def test_product_refuses_what_does_not_fit(tiles):
+def test_product_refuses_what_does_not_fit(tiles: dict[str, Tile]) -> None:
     tile, current, weights = tiles["tiny"], int8(20, 30), int8(30, 20)
     assert (
         tile.run_product(current, 0, weights, "temporal").accumulators == product(current, 0, weights)
     ).all()
-    for message, how in {
+    wrong: dict[str, dict[str, Any]] = {
         "edges must be int64": {"edges": np.array([0, 19])},
         "rise by at least one row": {"edges": np.array([0, 5, 5, 20])},
         "add up to K = 30": {"chunks": (16, 16)},
         "positive numbers": {"chunks": (31, -1)},
-    }.items():
+    }
+    for message, how in wrong.items():
         with pytest.raises(TileInputError, match=message):
             tile.run_product(current, 0, weights, "temporal", **how)
     deep = tile.geometry.k_max + 1
@@ -155,7 +161,7 @@ def test_product_refuses_what_does_not_fit(tiles):
         tile.run_product(current[:, :29].copy(), 0, weights, "temporal")
 
 
-BAD = {
+BAD: dict[str, tuple[Callable[..., tuple[Any, ...]], str]] = {
     "current is a list": (lambda a, w: ([[1]], a, "temporal"), "current is a list"),
     "float operands": (lambda a, w: (a.astype(float), a, "temporal"), "current has dtype float64"),
     "one row": (lambda a, w: (a[0], a, "temporal"), "current has shape"),
@@ -170,7 +176,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_tile_refuses_bad_arguments_by_name(tiles, what):
+def test_tile_refuses_bad_arguments_by_name(tiles: dict[str, Tile], what: str) -> None:
     make, words = BAD[what]
     current, weights = int8(4, 10), int8(10, 8)
     tiles["tiny"].load_weights(weights)
@@ -181,12 +187,14 @@ def test_tile_refuses_bad_arguments_by_name(tiles, what):
 @pytest.mark.parametrize(
     ("shape", "words"), [((257, 8), "K = 257"), ((8, 65), "N = 65"), ((0, 8), "K = 0"), ((8, 0), "N = 0")]
 )
-def test_tile_refuses_weights_no_split_was_made_for(tiles, shape, words):
+def test_tile_refuses_weights_no_split_was_made_for(
+    tiles: dict[str, Tile], shape: tuple[int, ...], words: str
+) -> None:
     with pytest.raises(TileInputError, match=words):
         tiles["tiny"].load_weights(np.zeros(shape, np.int8))
 
 
-def test_tile_refuses_what_it_cannot_do(tiles):
+def test_tile_refuses_what_it_cannot_do(tiles: dict[str, Tile]) -> None:
     tile = Tile(GEOMETRIES["tiny"], options=BuildOptions(assertions=True))
     with pytest.raises(TileInputError, match="no weights are loaded"):
         tile.run(int8(1, 4), 0, "original")
@@ -204,7 +212,7 @@ def test_tile_refuses_what_it_cannot_do(tiles):
         tile.run(int8(1, 4), 0, "original")
 
 
-def test_tile_stuck_says_where_and_stays_usable(tiles):
+def test_tile_stuck_says_where_and_stays_usable(tiles: dict[str, Tile]) -> None:
     tile, current, weights = tiles["tiny"], int8(5, 12), int8(12, 8)
     tile.load_weights(weights)
     never = np.zeros((2, 10), np.uint8)
@@ -218,13 +226,13 @@ def test_tile_stuck_says_where_and_stays_usable(tiles):
     np.testing.assert_array_equal(tile.run(current, 0, "temporal").accumulators, product(current, 0, weights))
 
 
-def test_tile_state_names_every_scalar_port(tiles):
+def test_tile_state_names_every_scalar_port(tiles: dict[str, Tile]) -> None:
     lines = dict(line.rsplit(" ", 1) for line in tiles["tiny"].state().splitlines())
     assert {"busy_o", "cycle_o", "operand_ready_o[1]", "result_row_o[0]", "starved_cycles_o[1]"} <= set(lines)
     assert lines["busy_o"] == "0"
 
 
-def test_tile_belongs_to_one_thread_at_a_time_and_releases_the_gil():
+def test_tile_belongs_to_one_thread_at_a_time_and_releases_the_gil() -> None:
     tile = Tile(GEOMETRIES["cosim"])
     tile.load_weights(int8(1024, 512))
     current = int8(2000, 1024)
@@ -244,7 +252,7 @@ def test_tile_belongs_to_one_thread_at_a_time_and_releases_the_gil():
     assert len(failures) == 2  # so the first one was inside while the others tried: the GIL was free
 
 
-def test_tiles_of_two_threads_do_not_disturb_each_other():
+def test_tiles_of_two_threads_do_not_disturb_each_other() -> None:
     work = [(int8(60, 300), int8(300, 256)) for _ in range(2)]
     results: dict[int, np.ndarray] = {}
 
@@ -264,7 +272,7 @@ def test_tiles_of_two_threads_do_not_disturb_each_other():
 
 
 @pytest.mark.parametrize("suffix", ["vcd", "fst"])
-def test_tile_writes_a_waveform(tmp_path, suffix):
+def test_tile_writes_a_waveform(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"tile.{suffix}"
     weights, current = int8(9, 8), int8(3, 9)
     with Tile(GEOMETRIES["tiny"], trace=path) as tile:
@@ -278,12 +286,12 @@ def test_tile_writes_a_waveform(tmp_path, suffix):
         assert b"partial" in content
 
 
-def test_tile_trace_must_be_a_known_format(tmp_path):
+def test_tile_trace_must_be_a_known_format(tmp_path: Path) -> None:
     with pytest.raises(TileInputError, match="neither in"):
         Tile(GEOMETRIES["tiny"], trace=tmp_path / "tile.wave")
 
 
-def test_view_drives_a_row_by_hand(tmp_path):
+def test_view_drives_a_row_by_hand(tmp_path: Path) -> None:
     pytest.importorskip("pyverilator")
     from ditto_cosim.sim_harness.view import open_view
 

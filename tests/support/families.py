@@ -12,6 +12,7 @@ from torch import nn
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.quantize import Policy
 
 STEPS = 4
 Inputs = dict[str, torch.Tensor]
@@ -29,7 +30,28 @@ class Odds(nn.Module):
         x = self.first(sample)
         x = torch.relu(x) + torch.sigmoid(x) * torch.tanh(x) - torch.exp(-x * x)
         x = x / (1.5 + torch.sigmoid(x))
+        x = torch.where(x.clamp(-2.0, 2.0) > 0, nn.functional.mish(x), x * (x == 0))
+        x = nn.functional.rms_norm(x, (16,)) + x.abs().sqrt() - x.mean(-1, keepdim=True)
         return self.second(nn.functional.gelu(x, approximate="none"))
+
+
+class Convolutions(nn.Module):
+    """Every kind of convolution: grouped, dilated, depthwise, transposed, over one axis and over three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grouped = nn.Conv2d(4, 8, 3, padding=1, groups=2)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8)
+        self.strided = nn.Conv2d(8, 8, (3, 2), stride=(2, 1), dilation=(1, 3))
+        self.larger = nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1, output_padding=1, groups=2)
+        self.line = nn.Conv1d(6, 6, 3, padding="same", groups=3)
+        self.frames = nn.Conv3d(2, 4, (3, 3, 1), stride=(2, 1, 1), padding=(1, 1, 0), bias=False)
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        x = self.grouped(sample)
+        x = self.larger(self.strided(x + self.depthwise(x)))
+        x = x + self.line(x.flatten(2)).unflatten(2, x.shape[2:])
+        return self.frames(x.unflatten(1, (2, 3)))
 
 
 def _unet() -> nn.Module:
@@ -126,8 +148,11 @@ _BUILDERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], list[Inputs]]]]
         ),
     ),
     "odds": (Odds, lambda: _walk("sample", (3, 12), {}, False)),
+    "convolutions": (Convolutions, lambda: _walk("sample", (2, 4, 6, 7), {}, False)),
 }
-FAMILIES = tuple(n for n in _BUILDERS if n != "odds")
+PLAIN = ("odds", "convolutions")
+"""Modules of the tests' own; the others are diffusers'."""
+FAMILIES = tuple(n for n in _BUILDERS if n not in PLAIN)
 
 
 def build(name: str) -> nn.Module:
@@ -140,7 +165,7 @@ def calibrated(name: str) -> tuple[Calibrator, list[Inputs], torch.Tensor]:
     """Calibrator after the whole trajectory, the trajectory, and the fp32 result of its last step."""
     torch.manual_seed(0)
     module, steps = build(name), _BUILDERS[name][1]()
-    extra: dict[str, Any] = {} if name == "odds" else {"return_dict": False}
+    extra: dict[str, Any] = {} if name in PLAIN else {"return_dict": False}
     calibrator = Calibrator(capture(module, steps[0], extra=extra))
     for inputs in steps:
         last = calibrator.observe(inputs)
@@ -148,6 +173,6 @@ def calibrated(name: str) -> tuple[Calibrator, list[Inputs], torch.Tensor]:
 
 
 @lru_cache
-def compiled(name: str, policy: str = "static") -> Compiled:
+def compiled(name: str, policy: Policy = "static") -> Compiled:
     calibrator, steps, _ = calibrated(name)
     return compile_denoiser(calibrator.captured, calibrator.grids(policy=policy), steps=len(steps))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -167,13 +167,9 @@ def _stateless(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
             lead = _shape(s, s.integer(0, 2), 3)
             return {}, (_i8(s, *lead, k), _params(s), _i8(s, s.integer(1, 4), k))
         case "matmul":
-            batch, m, k, n = (
-                _shape(s, s.integer(1, 2), 2),
-                s.integer(1, 3),
-                s.choice((1, 7, 32)),
-                s.integer(1, 3),
-            )
-            a, b = _i8(s, *batch, m, k, symmetric=True), _i8(s, *batch, k, n, symmetric=True)
+            outer, m = _shape(s, s.integer(1, 2), 2), s.integer(1, 3)
+            k, n = s.choice((1, 7, 32)), s.integer(1, 3)
+            a, b = _i8(s, *outer, m, k, symmetric=True), _i8(s, *outer, k, n, symmetric=True)
             return {"static_b": s.choice((True, False))}, (a, _params(s, 0), b, _params(s, 0))
         case "dequantize":
             shape = _shape(s, 3)
@@ -233,14 +229,14 @@ def _stateless(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
             return {}, (_f32(s, *_shape(s, 2), low=-(2.0**20), high=2.0**20),)
         case "cast":
             if s.choice((True, False)):
-                return {}, (s.choice((_i8, _i32))(s, 6),)
+                return {}, (_i8(s, 6) if s.choice((True, False)) else _i32(s, 6),)
             reach = s.choice((1000, 2**25, 2**62))
             return {}, (Value((6,), "i64", [s.integer(-reach, reach) for _ in range(6)]),)
         case "group_norm":
-            groups, size = s.integer(1, 2), s.integer(1, 3)
-            shape = (s.integer(1, 2), groups * size, *_shape(s, s.integer(0, 2), 3))
+            groups, each = s.integer(1, 2), s.integer(1, 3)
+            shape = (s.integer(1, 2), groups * each, *_shape(s, s.integer(0, 2), 3))
             return {"groups": groups, "eps": s.choice((1e-5, 1e-6, 1e-12))}, _normalised(
-                s, shape, groups * size
+                s, shape, groups * each
             )
         case "layer_norm":
             shape = _shape(s, s.integer(1, 3), 5)
@@ -257,7 +253,9 @@ def _normalised(s: Source, shape: tuple[int, ...], channels: int) -> tuple[Value
 
 def _moved(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
     def any_type(*shape: int) -> Value:
-        return s.choice((_i8, _f32, _i32))(s, *shape)
+        makers: tuple[Callable[..., Value], ...] = (_i8, _f32, _i32)
+        make = s.choice(makers)
+        return make(s, *shape)
 
     match op:
         case "reshape":
@@ -267,11 +265,11 @@ def _moved(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
             order = s.choice(((0, 2, 1), (2, 0, 1), (1, 2, 0), (0, 1, 2)))
             return {"order": order}, (any_type(*_shape(s, 3)),)
         case "concat":
-            axis, shape = s.integer(0, 2), list(_shape(s, 3, 3))
+            axis, sizes = s.integer(0, 2), list(_shape(s, 3, 3))
             parts = []
             for _ in range(s.integer(1, 3)):
-                shape[axis] = s.integer(1, 3)
-                parts.append(_f32(s, *shape))
+                sizes[axis] = s.integer(1, 3)
+                parts.append(_f32(s, *sizes))
             return {"axis": axis}, tuple(parts)
         case "slice":
             shape, axis = _shape(s, 3, 6), s.integer(0, 2)

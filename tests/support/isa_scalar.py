@@ -11,7 +11,9 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+DType = Literal["f32", "i8", "i32", "i64"]
 
 Number = float | int
 
@@ -25,7 +27,7 @@ class Value:
     """A tensor as its flat list of numbers, row-major."""
 
     shape: tuple[int, ...]
-    dtype: str
+    dtype: DType
     data: list[Number]
 
     def at(self, index: Sequence[int]) -> Number:
@@ -35,7 +37,7 @@ class Value:
         return self.data[offset]
 
 
-def build(shape: Sequence[int], dtype: str, element: Callable[[tuple[int, ...]], Number]) -> Value:
+def build(shape: Sequence[int], dtype: DType, element: Callable[[tuple[int, ...]], Number]) -> Value:
     indices = itertools.product(*(range(size) for size in shape))
     return Value(tuple(shape), dtype, [element(index) for index in indices])
 
@@ -464,8 +466,8 @@ def move(op: str, t: Sequence[Value], a: Mapping[str, Any]) -> Value:
             if any(not 0 <= i < x.shape[0] for i in t[1].data):
                 raise Refused("an index outside the table")
             lead = len(t[1].shape)
-            shape = (*t[1].shape, *x.shape[1:])
-            return build(shape, x.dtype, lambda i: x.at((int(t[1].at(i[:lead])), *i[lead:])))
+            gathered = (*t[1].shape, *x.shape[1:])
+            return build(gathered, x.dtype, lambda i: x.at((int(t[1].at(i[:lead])), *i[lead:])))
     raise NotImplementedError(op)
 
 

@@ -1,4 +1,5 @@
-"""Messages that are wrong in every way we could think of, from a seed."""
+"""Messages that are wrong in every way we could think of, from a seed. Most are sealed after they were made wrong: a peer
+that means harm can do that too."""
 
 from __future__ import annotations
 
@@ -87,6 +88,7 @@ def messages(seed: int, count: int) -> Iterator[list[bytes]]:
         frames = [
             bytes(f) for f in codec.encode(sample, [rng.randbytes(rng.randrange(64))] * sample.frame_count)
         ]
+        seals, frames[0] = frames[0][: 2 * codec.SEAL_BYTES], frames[0][2 * codec.SEAL_BYTES :]
         match rng.randrange(8):
             case 0:
                 frames = [rng.randbytes(rng.randrange(200)) for _ in range(rng.randrange(1, 5))]
@@ -113,4 +115,7 @@ def messages(seed: int, count: int) -> Iterator[list[bytes]]:
                 frames[0] = bomb if rng.random() < 0.5 else b"\x82\xa4type\xa4Ping\xa5token" + bomb
         if rng.random() < 0.02:
             frames += [struct.pack("<I", rng.randrange(2**32))] * 5000
-        yield frames
+        if rng.random() < 0.9:
+            yield [bytes(f) for f in codec.sealed(frames[0], frames[1:])]
+        else:
+            yield [seals + frames[0], *frames[1:]]

@@ -1,5 +1,4 @@
-"""A device in a thread, a proxy that loses and muddles messages, machines that misbehave, and what a run
-gave."""
+"""A device in a thread, a proxy that loses and muddles messages, machines that misbehave, and what a run gave."""
 
 from __future__ import annotations
 
@@ -8,6 +7,7 @@ import heapq
 import itertools
 import os
 import random
+import socket
 import sys
 import threading
 import time
@@ -103,6 +103,8 @@ class Faults:
     delay: float = 0.0
     delay_most_s: float = 0.0
     """Delayed messages arrive up to so much later, so they are overtaken."""
+    flip: float = 0.0
+    """One bit of one frame is another when it arrives."""
 
 
 class Proxy:
@@ -110,7 +112,7 @@ class Proxy:
 
     def __init__(self, device: str, address: str, faults: Faults, seed: int) -> None:
         self._device, self._faults, self._rng = device, faults, random.Random(seed)
-        self.counts = {"passed": 0, "lost": 0, "doubled": 0, "delayed": 0}
+        self.counts = {"passed": 0, "lost": 0, "doubled": 0, "delayed": 0, "flipped": 0}
         self._context = zmq.Context()
         self._front = self._context.socket(zmq.ROUTER)
         self._front.bind(address)
@@ -128,8 +130,8 @@ class Proxy:
     def _loop(self) -> None:
         while not self._stop.is_set():
             poller = zmq.Poller()
-            for socket in (self._front, *self._back.values()):
-                poller.register(socket, zmq.POLLIN)
+            for each in (self._front, *self._back.values()):
+                poller.register(each, zmq.POLLIN)
             ready = dict(poller.poll(2))
             if self._front in ready:
                 identity, *frames = self._front.recv_multipart()
@@ -145,8 +147,8 @@ class Proxy:
             while self._later and self._later[0][0] <= time.monotonic():
                 _, _, up, identity, frames = heapq.heappop(self._later)
                 self._send(up, identity, frames)
-        for socket in (self._front, *self._back.values()):
-            socket.close(0)
+        for each in (self._front, *self._back.values()):
+            each.close(0)
         self._context.term()
 
     def _pass(self, up: bool, identity: bytes, frames: list[bytes]) -> None:
@@ -154,6 +156,9 @@ class Proxy:
         if rng.random() < faults.lose:
             self.counts["lost"] += 1
             return
+        if rng.random() < faults.flip:
+            self.counts["flipped"] += 1
+            frames = flipped(rng, frames)
         copies = 1
         if rng.random() < faults.double:
             self.counts["doubled"] += 1
@@ -172,6 +177,70 @@ class Proxy:
             self._back[identity].send_multipart(frames)
         else:
             self._front.send_multipart([identity, *frames])
+
+
+def flipped(rng: random.Random, frames: list[bytes]) -> list[bytes]:
+    """The frames with one bit another, any bit with the same chance."""
+    at = rng.randrange(sum(len(f) for f in frames))
+    changed = []
+    for frame in frames:
+        if 0 <= at < len(frame):
+            damaged = bytearray(frame)
+            damaged[at] ^= 1 << rng.randrange(8)
+            frame = bytes(damaged)
+        at -= len(frame)
+        changed.append(frame)
+    return changed
+
+
+class BadCable:
+    """A TCP connection's bytes, passed on in a thread, with bits flipped: framing, headers and tensors alike."""
+
+    def __init__(self, port: int, seed: int, per_mebibyte: float, spare_bytes: int = 0) -> None:
+        self._port, self._rng = port, random.Random(seed)
+        self._rate, self._spare = per_mebibyte / (1 << 20), spare_bytes
+        self.flips = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.1)
+        self.port = self._listener.getsockname()[1]
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        self._stop.set()
+        for thread in list(self._threads):
+            thread.join(5)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self._stop.is_set():
+            try:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+            except OSError:
+                continue
+            for a, b in ((near, far), (far, near)):
+                thread = threading.Thread(target=self._carry, args=(a, b), daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        source.settimeout(0.1)
+        carried = 0
+        with contextlib.suppress(OSError), source, target:
+            while not self._stop.is_set():
+                try:
+                    data = source.recv(1 << 16)
+                except TimeoutError:
+                    continue
+                if not data:
+                    return
+                if carried > self._spare and self._rng.random() < len(data) * self._rate:
+                    self.flips += 1
+                    (data,) = flipped(self._rng, [data])
+                carried += len(data)
+                target.sendall(data)
 
 
 class SlowMachine(Machine):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.protocol.isa import Attrs, TensorSpec, infer
+from ditto_cosim.protocol.isa import Attrs, DType, TensorSpec, infer
 from ditto_cosim.protocol.program import Command, Program
 
 Array = npt.NDArray[Any]
@@ -32,7 +32,7 @@ class Builder:
         return self.inputs[name]
 
     def constant(self, name: str, array: Array) -> int:
-        dtype = "i8" if array.dtype == np.int8 else "f32"
+        dtype: DType = "i8" if array.dtype == np.int8 else "f32"
         self.constants[name] = self.value(TensorSpec(array.shape, dtype))
         self.arrays[name] = array
         return self.constants[name]
@@ -66,8 +66,7 @@ QUANTIZE: Attrs = {
 def chain(
     layers: int = 6, rows: int = 16, width: int = 32, seed: int = 0
 ) -> tuple[Program, dict[str, Array]]:
-    """`layers` linear layers, each with dynamic quantization and silu, so that Defo, scales and state all
-    matter."""
+    """`layers` linear layers, each with dynamic quantization and silu, so that Defo, scales and state all matter."""
     rng = np.random.default_rng(seed)
     b = Builder()
     x = b.input("x", rows, width)
@@ -86,6 +85,9 @@ def inputs_of(program: Program, step: int, seed: int = 0) -> dict[str, Array]:
     made = {}
     for name, value in program.inputs.items():
         shape = program.values[value].shape
+        if program.values[value].dtype == "i64":  # a timestep
+            made[name] = np.full(shape, 900 - 20 * step)
+            continue
         start = np.random.default_rng(seed).standard_normal(shape)
         drift = np.random.default_rng(seed + 1).standard_normal(shape)
         made[name] = (start + 0.02 * step * drift).astype(np.float32)

@@ -140,5 +140,6 @@ def test_shares_add_up_over_rules_and_kinds() -> None:
     analysis = analyzer.result()
     assert analysis.shares("activations", "twos4") == {"zero": 1 / 12, "low": 7 / 12, "full": 4 / 12}
     assert analysis.shares("activations", "mag4") == {"zero": 1 / 12, "low": 11 / 12, "full": 0.0}
-    for kind, rule in itertools.product(("activations", "spatial"), analyze.LOW_RULES):
-        assert sum(analysis.shares(kind, rule).values()) == pytest.approx(1)
+    kinds: tuple[analyze.Kind, ...] = ("activations", "spatial")
+    for kind, rule in itertools.product(kinds, analyze.LOW_RULES):
+        assert sum(analysis.shares(kind, rule).values(), 0.0) == pytest.approx(1)

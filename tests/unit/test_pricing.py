@@ -18,7 +18,7 @@ from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, price_ru
 from ditto_cosim.device.timing import traffic
 from ditto_cosim.device.timing.traffic import Group
 from ditto_cosim.protocol.hardware import Mode
-from ditto_cosim.protocol.isa import PARAMS, TensorSpec
+from ditto_cosim.protocol.isa import PARAMS, Attrs, TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 from ditto_cosim.protocol.record import LayerRecord, RunInfo, RunRecord, RunWriter, StepRecord, SubOp
 from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
@@ -26,7 +26,7 @@ from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
 Works = Mapping[Mode, tuple[SubOp, ...]]
 Lanes = Callable[[Mode], LaneColumns]
 
-QUANTIZE = {
+QUANTIZE: Attrs = {
     "policy": "static",
     "scales": (1.0,),
     "zero_points": (0,),
@@ -99,7 +99,7 @@ def live(chip: Chip, design: str, steps: int, measured: bool = False) -> tuple[l
                 return pricer.lanes(group, stack([works[mode]]), mode)
 
             def alone(mode: Mode, group: Group = group, lanes: Lanes = lanes) -> int:
-                return int(pricer.alone(group, mode, lanes(mode))[0])
+                return int(pricer.alone([group], mode, lanes(mode))[0])
 
             mode = controller.choose(draft.layer, "temporal" in works, alone)
             counted = 1000 + 10 * s if measured else None
@@ -245,7 +245,7 @@ def test_more_slots_never_take_less_time() -> None:
         assert subop.slots is not None
         scaled = replace(subop, slots=np.floor(subop.slots * factor).astype(np.uint16))
         lanes = pricer.lanes(pricer.layers[0], stack([(scaled,)]), "temporal")
-        cycles.append(int(pricer.alone(pricer.layers[0], "temporal", lanes)[0]))
+        cycles.append(int(pricer.alone([pricer.layers[0]], "temporal", lanes)[0]))
     assert cycles == sorted(cycles)
     assert cycles[0] < cycles[-1]
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -20,6 +23,7 @@ from ditto_cosim.host.compiler.quantize import (
     OBSERVERS,
     Grid,
     Histogram,
+    Observer,
     QuantizationError,
     choose,
     grids_of,
@@ -30,15 +34,16 @@ from ditto_cosim.host.compiler.quantize import (
     sqnr_db,
 )
 from ditto_cosim.host.reference.golden import Golden
+from ditto_cosim.protocol.isa import ints
 
 
-def histogram(values) -> Histogram:
+def histogram(values: npt.ArrayLike) -> Histogram:
     return Histogram.of(torch.as_tensor(values, dtype=torch.float32), "here")
 
 
 @pytest.mark.parametrize("observer", OBSERVERS)
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_quantize_grid_holds_what_it_saw(observer, symmetric):
+def test_quantize_grid_holds_what_it_saw(observer: Observer, symmetric: bool) -> None:
     values = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
     grid = choose([histogram(values)], symmetric=symmetric, observer=observer)
     scale, zero = grid.scales[0], grid.zero_points[0]
@@ -49,7 +54,7 @@ def test_quantize_grid_holds_what_it_saw(observer, symmetric):
     assert not symmetric or zero == 0
 
 
-def test_quantize_mse_cuts_an_outlier_that_minmax_keeps():
+def test_quantize_mse_cuts_an_outlier_that_minmax_keeps() -> None:
     values = torch.cat(
         [torch.randn(100_000, generator=torch.Generator().manual_seed(0)), torch.tensor([80.0])]
     )
@@ -59,26 +64,28 @@ def test_quantize_mse_cuts_an_outlier_that_minmax_keeps():
     assert cut < 0.7 * kept
 
 
-def test_quantize_clusters_follow_the_steps():
+def test_quantize_clusters_follow_the_steps() -> None:
     growing = [histogram(torch.linspace(-1, 1, 1000) * (i + 1)) for i in range(8)]
     grid = choose(growing, symmetric=True, observer="minmax", policy="clustered", clusters=4)
     assert list(grid.scales) == sorted(grid.scales)
     assert grid.attrs(100)["bounds"] == (0, 25, 50, 75)
     assert grid.attrs(2)["bounds"] == (0, 1)
-    assert len(grid.attrs(1)["scales"]) == 1
+    scales = grid.attrs(1)["scales"]
+    assert isinstance(scales, tuple)
+    assert len(scales) == 1
 
 
 @given(st.integers(1, 60), st.lists(st.floats(0, 0.99), min_size=1, max_size=6))
-def test_quantize_bounds_always_rise_from_zero(steps, starts):
-    starts = (0.0, *sorted(starts))
-    grid = Grid("clustered", (1.0,) * len(starts), (0,) * len(starts), starts)
-    bounds = grid.attrs(steps)["bounds"]
+def test_quantize_bounds_always_rise_from_zero(steps: int, starts: list[float]) -> None:
+    begins = (0.0, *sorted(starts))
+    grid = Grid("clustered", (1.0,) * len(begins), (0,) * len(begins), begins)
+    bounds = ints(grid.attrs(steps), "bounds")
     assert bounds[0] == 0
     assert list(bounds) == sorted(set(bounds))
     assert max(bounds) < steps
 
 
-def test_quantize_weights_per_channel_and_all_zero_channels():
+def test_quantize_weights_per_channel_and_all_zero_channels() -> None:
     weight = torch.tensor([[0.0, 0.0], [1.0, -0.5], [0.001, 0.0005]])
     q, scale = quantize_weight(weight)
     assert q.tolist() == [[0, 0], [127, -64], [127, 64]]
@@ -87,7 +94,7 @@ def test_quantize_weights_per_channel_and_all_zero_channels():
         quantize_weight(torch.tensor([[float("nan")]]))
 
 
-def test_quantized_checkpoints_keep_their_integers(tmp_path):
+def test_quantized_checkpoints_keep_their_integers(tmp_path: Path) -> None:
     """Channels that do not use all of int8, which a fresh choice of scales would stretch."""
     rng = np.random.default_rng(4)
     integers = {"0.weight": rng.integers(-90, 90, (6, 4)), "2.weight": rng.integers(-50, 50, (3, 6))}
@@ -107,10 +114,11 @@ def test_quantized_checkpoints_keep_their_integers(tmp_path):
         given = scales[f"{name}_scale"].flatten().numpy()
         np.testing.assert_array_equal(compiled.arrays[f"{name}_scale"], given)
 
-    module[0].weight_scale *= 0.5
+    first: Any = module[0]
+    first.weight_scale *= 0.5
     with pytest.raises(QuantizationError, match="0: weights exceed 127 times"):
         compile_denoiser(capture(module, inputs), calibrator.grids())
-    module[0].weight_scale[2] = 0
+    first.weight_scale[2] = 0
     with pytest.raises(QuantizationError, match=r"0: weight_scale has shape .* 6 positive numbers"):
         compile_denoiser(capture(module, inputs), calibrator.grids())
     save_file({**state, **biases, "0.weight_scale": torch.rand(5)}, path)
@@ -120,13 +128,13 @@ def test_quantized_checkpoints_keep_their_integers(tmp_path):
         load_quantized(module, tmp_path / "absent")
 
 
-def test_quantize_calibration_names_the_point_that_met_nan():
+def test_quantize_calibration_names_the_point_that_met_nan() -> None:
     calibrator = Calibrator(capture(nn.Sequential(nn.Linear(4, 4)).eval(), {"input": torch.randn(2, 4)}))
     with pytest.raises(QuantizationError, match="0:x"):
         calibrator.observe({"input": torch.full((2, 4), float("inf"))})
 
 
-def test_quantize_files_of_scales_come_back_and_are_checked(tmp_path):
+def test_quantize_files_of_scales_come_back_and_are_checked(tmp_path: Path) -> None:
     grids = {
         "a:x": Grid("static", (0.25,), (-3,)),
         "b:a": Grid("dynamic", (1.0,), (0,), symmetric=True, hysteresis=1.5),
@@ -164,7 +172,7 @@ def test_quantize_files_of_scales_come_back_and_are_checked(tmp_path):
         load_grids(tmp_path / "absent.json")
 
 
-def test_compiled_programs_survive_the_disk(tmp_path):
+def test_compiled_programs_survive_the_disk(tmp_path: Path) -> None:
     captured = capture(nn.Sequential(nn.Linear(4, 4)).eval(), {"input": torch.randn(2, 4)})
     calibrator = Calibrator(captured)
     calibrator.observe({"input": torch.randn(2, 4)})

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ditto_cosim.protocol.isa import PARAMS, TensorSpec
+from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.protocol.isa import PARAMS, Attrs, TensorSpec
 from ditto_cosim.protocol.program import Command, Program
 from ditto_cosim.protocol.record import (
     LayerRecord,
@@ -38,7 +39,7 @@ def small_program() -> Program:
         TensorSpec((2, 16, 5), "i8"),  # 8 b
         TensorSpec((2, 3, 5), "i32"),  # 9 acc
     )
-    quantize = {
+    quantize: Attrs = {
         "policy": "static",
         "scales": (1.0,),
         "zero_points": (0,),
@@ -75,14 +76,15 @@ def random_step(program: Program, step: int, k_max: int = 32, seed: int = 0) -> 
     rng = np.random.default_rng(seed + step)
     layers = []
     for i in range(len(program.layers)):
-        works = {}
-        for mode in ("original", "spatial", "temporal") if step else ("original", "spatial"):
+        works: dict[Mode, tuple[SubOp, ...]] = {}
+        modes: tuple[Mode, ...] = ("original", "spatial", "temporal") if step else ("original", "spatial")
+        for mode in modes:
             made = tuple(random_subop(w, k_max, rng) for w in layer_work(program, i, mode))
             if mode == "original":
                 made = tuple(SubOp(s.work, s.splits, None, s.zero, s.low, s.full) for s in made)
             works[mode] = made
-        mode = "temporal" if step else "original"
-        layers.append(LayerRecord(i, mode, i == 1, works, 7 if i else None, 100 + i, (1, 2, 3, 4, 5, 6)))
+        ran: Mode = "temporal" if step else "original"
+        layers.append(LayerRecord(i, ran, i == 1, works, 7 if i else None, 100 + i, (1, 2, 3, 4, 5, 6)))
     return StepRecord(step, tuple(layers), 1234)
 
 

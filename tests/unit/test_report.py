@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from ditto_cosim.host.report import ReportError, RunReport, Verdict, load_report, summary, write_report
+from ditto_cosim.host.report import CheckSummary, ReportError, RunReport, load_report, summary, write_report
 from ditto_cosim.host.report.terminal import tables
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.messages import LayerReport
@@ -78,7 +78,7 @@ def report(reports: list[LayerReport]) -> RunReport:
         seed=7,
         command_line="ditto generate fashion-dit --seed 7 <&>",
         wall_s=12.5,
-        verdict=Verdict(True, 24, 240),
+        verdict=CheckSummary(True, 24, 240),
     )
 
 
@@ -210,7 +210,9 @@ def test_written_report_stands_alone(report: RunReport, tmp_path: Path) -> None:
     assert all(s.startswith("data:image/png;base64,") for s in sources)
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)
     assert "ditto generate fashion-dit --seed 7 &lt;&amp;&gt;" in page
-    assert "Bit-identical to the int8 reference: 24 layers, 240 values compared." in page
+    assert (
+        "Bit-identical to the int8 reference: 24 layers, 240 values and 0 delivered outputs compared" in page
+    )
     assert "lane cycles measured in RTL for 25% of layers" in page
     assert all(name in page for name in NAMES)
 
@@ -236,7 +238,9 @@ def test_timeline_is_the_run(report: RunReport, tmp_path: Path) -> None:
 @pytest.mark.parametrize("identical", [True, False, None])
 def test_terminal_tables_carry_the_verdict(report: RunReport, identical: bool | None) -> None:
     verdict = (
-        None if identical is None else Verdict(identical, 3, 30, None if identical else "step 1, conv_in")
+        None
+        if identical is None
+        else CheckSummary(identical, 3, 30, first_difference=None if identical else "step 1, conv_in")
     )
     out = io.StringIO()
     Console(file=out, width=160).print(tables(replace(report, verdict=verdict)))

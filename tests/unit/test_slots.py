@@ -1,5 +1,8 @@
 """Slot counts against counting one element at a time."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -8,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ditto_cosim.device.kernels import native, slots
+from ditto_cosim.device.kernels.base import Kernels
 from ditto_cosim.device.kernels.portable import PortableKernels
 from ditto_cosim.device.kernels.slots import (
     Windows,
@@ -17,13 +21,15 @@ from ditto_cosim.device.kernels.slots import (
     count_windows_spatial,
     pad,
 )
+from ditto_cosim.protocol.hardware import LowRule
 from ditto_cosim.protocol.record import split_k
+from ditto_cosim.protocol.tensors import Array
 
-FORMS = [PortableKernels(), *filter(None, [native.kernels()])]
+FORMS: list[Kernels] = [PortableKernels(), *filter(None, [native.kernels()])]
 
 
 @contextmanager
-def using(form):
+def using(form: Kernels) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slots, "kernels", lambda: form)
         yield
@@ -37,7 +43,7 @@ def count_one(d: int, rule: str) -> tuple[int, int, int]:
 
 
 @given(st.integers(1, 40), st.sampled_from(["twos4", "mag4"]), st.integers(0, 2**32))
-def test_slots_rows_match_counting_by_hand(k, rule, seed):
+def test_slots_rows_match_counting_by_hand(k: int, rule: LowRule, seed: int) -> None:
     rng = np.random.default_rng(seed)
     a = rng.integers(-128, 128, (5, k), np.int8)
     b = rng.choice([a, rng.integers(-128, 128, (5, k), np.int8), np.clip(a + 9, -128, 127).astype(np.int8)])
@@ -59,7 +65,16 @@ def test_slots_rows_match_counting_by_hand(k, rule, seed):
     st.sampled_from(["twos4", "mag4"]),
     st.integers(0, 2**32),
 )
-def test_slots_windows_match_unrolled_rows(batch, channels, kernel, stride, dilation, k_max, rule, seed):
+def test_slots_windows_match_unrolled_rows(
+    batch: int,
+    channels: int,
+    kernel: tuple[int, int],
+    stride: int,
+    dilation: tuple[int, int],
+    k_max: int,
+    rule: LowRule,
+    seed: int,
+) -> None:
     rng = np.random.default_rng(seed)
     h, w = 6, 8
     current = rng.integers(-20, 20, (batch, h, w, channels), np.int8)
@@ -86,7 +101,7 @@ def test_slots_windows_match_unrolled_rows(batch, channels, kernel, stride, dila
                 assert (got.zero, got.low, got.full) == (expected.zero, expected.low, expected.full)
 
 
-def unrolled(picture, windows):
+def unrolled(picture: Array, windows: Windows) -> Array:
     """The rows, one element at a time."""
     (kh, kw), (sh, sw), (dh, dw) = windows.kernel, windows.stride, windows.dilation
     return np.array(
@@ -99,14 +114,14 @@ def unrolled(picture, windows):
     ).reshape(len(picture) * windows.out[0] * windows.out[1], -1)
 
 
-def spatial_reference(rows, images, zero_point):
+def spatial_reference(rows: Array, images: int, zero_point: int) -> Array:
     shaped = rows.reshape(images, -1, rows.shape[1])
     first = np.full_like(shaped[:, :1], zero_point)
     return np.concatenate([first, shaped[:, :-1]], 1).reshape(rows.shape)
 
 
 @pytest.mark.parametrize("k", [8, 2040, 2048, 4608])
-def test_slots_count_long_rows_without_overflow(k):
+def test_slots_count_long_rows_without_overflow(k: int) -> None:
     a, b = np.full((2, k), 127, np.int8), np.full((2, k), -128, np.int8)
     np.testing.assert_array_equal(classify_rows(a, b, "mag4"), [[0, 0], [0, 0], [k, k]])
 
@@ -119,7 +134,9 @@ def test_slots_count_long_rows_without_overflow(k):
     st.sampled_from(["rows", "constant", "apart", "transposed"]),
     st.integers(0, 2**32),
 )
-def test_slots_compiled_counter_matches_numpy(rows, k, rule, layout, seed):
+def test_slots_compiled_counter_matches_numpy(
+    rows: int, k: int, rule: LowRule, layout: str, seed: int
+) -> None:
     """Every difference, long rows (a byte counts to 255), and operands as they lie in memory."""
     *_, counter = (form.count_rows for form in FORMS)
     rng = np.random.default_rng(seed)
@@ -135,17 +152,18 @@ def test_slots_compiled_counter_matches_numpy(rows, k, rule, layout, seed):
     )
 
 
-def test_slots_compiled_counter_knows_every_difference():
+def test_slots_compiled_counter_knows_every_difference() -> None:
     *_, counter = (form.count_rows for form in FORMS)
     every = np.arange(-128, 128, dtype=np.int8)
     a, b = (m.reshape(-1, 1) for m in np.meshgrid(every, every))
-    for rule in ("twos4", "mag4"):
+    rules: tuple[LowRule, ...] = ("twos4", "mag4")
+    for rule in rules:
         np.testing.assert_array_equal(counter(a, b, rule), FORMS[0].count_rows(a, b, rule))
         wide = np.repeat(a, 40, 1), np.repeat(b, 40, 1)
         np.testing.assert_array_equal(counter(*wide, rule), FORMS[0].count_rows(*wide, rule))
 
 
-def test_slots_windows_take_one_reference_for_all():
+def test_slots_windows_take_one_reference_for_all() -> None:
     rng = np.random.default_rng(3)
     picture = rng.integers(-128, 128, (2, 6, 7, 12), np.int8)
     windows = Windows((3, 3), (2, 1), (2, 5))
@@ -156,7 +174,9 @@ def test_slots_windows_take_one_reference_for_all():
 
 
 @given(st.integers(0, 2**32), st.integers(0, 2), st.integers(0, 2), st.integers(-128, 127), st.booleans())
-def test_slots_pictures_are_padded_as_numpy_pads(seed, above, beside, value, turned):
+def test_slots_pictures_are_padded_as_numpy_pads(
+    seed: int, above: int, beside: int, value: int, turned: bool
+) -> None:
     pictures = np.random.default_rng(seed).integers(-128, 128, (2, 3, 4, 5), np.int8)
     if turned:
         pictures = np.asfortranarray(pictures)

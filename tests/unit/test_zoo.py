@@ -21,6 +21,8 @@ from ditto_cosim.host.zoo.workloads import workloads
 
 WITH_WEIGHTS = [name for name, model in zoo.models().items() if model.weights is not None]
 
+PREDICTING_NOISE = [name for name in WITH_WEIGHTS if not zoo.models()[name].prompts]
+
 # conv, linear, attention matmuls, GMAC of one call at batch 1, millions of parameters
 PUBLISHED = {
     "ddpm": (65, 48, 12, 6.2, 35.7),
@@ -91,7 +93,7 @@ def test_shipped_weights_are_the_recorded_ones(name: str) -> None:
     assert recorded == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
-@pytest.mark.parametrize("name", WITH_WEIGHTS)
+@pytest.mark.parametrize("name", PREDICTING_NOISE)
 def test_shipped_model_predicts_noise(name: str) -> None:
     """On pure noise at the last training step, a trained denoiser predicts its own input."""
     pipeline = zoo.load_pipeline(name)
@@ -118,6 +120,8 @@ def test_shipped_pipeline_generates_a_picture(name: str) -> None:
     model = zoo.models()[name]
     pipeline = zoo.load_pipeline(name)
     kwargs: dict[str, Any] = {"class_labels": [3]} if model.class_conditional else {"batch_size": 1}
+    if model.prompts:
+        kwargs = {"prompt": model.prompts[0]}
     images = pipeline(
         **kwargs, num_inference_steps=4, generator=torch.Generator().manual_seed(1), output_type="np"
     ).images
@@ -133,6 +137,39 @@ def test_shipped_folder_matches_its_builder(name: str) -> None:
     assert {key: value.shape for key, value in loaded.items()} == {k: v.shape for k, v in built.items()}
 
 
+def test_text_to_image_draws_the_colour_that_was_asked_for() -> None:
+    pipeline = zoo.load_pipeline("emoji-sd")
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 1)]
+    red, blue = pipeline(
+        ["red heart", "blue heart"],
+        num_inference_steps=6,
+        guidance_scale=3.0,
+        generator=generators,
+        output_type="np",
+    ).images[:, 24:40, 24:40]
+    assert red[..., 0].mean() > red[..., 2].mean() + 0.3
+    assert blue[..., 2].mean() > blue[..., 0].mean() + 0.3
+
+
+def test_unmodified_stable_diffusion_loads_the_folder() -> None:
+    import diffusers
+
+    folder = zoo.models()["emoji-sd"].weights
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+    assert pipeline.safety_checker is None
+    assert type(pipeline.unet) is diffusers.UNet2DConditionModel
+    assert pipeline.unet.config.cross_attention_dim == pipeline.text_encoder.config.hidden_size
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_WEIGHTS if name.endswith("-relu")])
+def test_relu_forms_have_no_silu_before_a_convolution_of_a_block(name: str) -> None:
+    from diffusers.models.resnet import ResnetBlock2D
+
+    blocks = [m for m in zoo.load_pipeline(name).unet.modules() if isinstance(m, ResnetBlock2D)]
+    assert blocks
+    assert {type(block.nonlinearity) for block in blocks} == {torch.nn.ReLU}
+
+
 def test_all_weights_stay_within_the_size_limit() -> None:
     total_bytes = sum(path.stat().st_size for path in zoo.WEIGHTS.rglob("*") if path.is_file())
     assert total_bytes <= 120e6
@@ -145,6 +182,7 @@ def test_load_pipeline_without_weights_says_what_to_do() -> None:
 
 def test_unknown_model_is_refused_by_name() -> None:
     with pytest.raises(
-        zoo.ZooError, match="'nope' is neither a folder nor a model of the zoo, which has fashion-ddpm"
+        zoo.ZooError,
+        match="'nope' is neither a folder nor a model of the zoo, which has emoji-sd, fashion-ddpm",
     ):
         zoo.load_pipeline("nope")

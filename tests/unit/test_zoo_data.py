@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
 import json
 import shutil
 import subprocess
@@ -121,16 +122,71 @@ def test_cifar_sheets_unpack_to_channel_first_pictures(tmp_path: Path) -> None:
     assert labels.tolist() == [3, 8, 8, 0]
 
 
+def _write_emoji_package(root: Path) -> None:
+    """Three emoji, one of them of a category that is left out; one half transparent."""
+    from PIL import Image
+
+    pictures = root / "package" / "img" / "google" / "64"
+    pictures.mkdir(parents=True)
+    records = []
+    for order, (name, category) in enumerate(
+        (("RED BALL", "Objects"), ("A FLAG", "Flags"), ("BLUE BEAR", "Animals & Nature"))
+    ):
+        image = f"{order}.png"
+        Image.new("RGBA", (64, 64), (255, 0, 0, 255 if order == 0 else 0)).save(pictures / image)
+        records.append(
+            {
+                "name": name,
+                "category": category,
+                "image": image,
+                "sort_order": order,
+                "short_names": [name.lower().replace(" ", "_") + "_x"],
+                "has_img_google": True,
+            }
+        )
+    (root / "package" / "emoji.json").write_text(json.dumps(records))
+
+
+def test_emoji_lie_on_white_beside_their_names(tmp_path: Path) -> None:
+    _write_emoji_package(tmp_path)
+    images, labels = data._unpack_emoji(tmp_path, "train")
+    assert images.shape == (2, 3, 64, 64)
+    assert labels.tolist() == [1, 5], "animals come before objects"
+    assert (images[0] == 255).all(), "transparent is white"
+    assert images[1, :, 0, 0].tolist() == [255, 0, 0]
+    assert data._emoji_captions(tmp_path) == [["blue bear", "blue bear x"], ["red ball", "red ball x"]]
+
+
+def test_captions_are_checked_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_emoji_package(tmp_path / "root")
+    images, labels = data._unpack_emoji(tmp_path / "root", "train")
+    captions = json.dumps(data._emoji_captions(tmp_path / "root"))
+    tiny = dataclasses.replace(
+        data.datasets()["emoji"],
+        counts={"train": 2},
+        sha256={
+            "train": data.content_sha256(images, labels),
+            "captions": hashlib.sha256(captions.encode()).hexdigest(),
+        },
+    )
+    monkeypatch.setattr(data, "_DATASETS", (tiny,))
+    monkeypatch.setitem(data._CLIENTS, "npm", lambda _package, _scratch: tmp_path / "root")
+    assert data.load_captions("emoji", tmp_path / "cache")[1] == ["red ball", "red ball x"]
+    (tmp_path / "cache" / "emoji" / "captions.json").write_text(captions.replace("red", "dead"))
+    with pytest.raises(data.DataError, match="captions: sha256"):
+        data.load_captions("emoji", tmp_path / "cache")
+
+
 def test_unknown_data_set_and_split_are_refused(tmp_path: Path) -> None:
     with pytest.raises(data.DataError, match="there are fashion-mnist, cifar-10"):
         data.fetch("imagenet", tmp_path)
-    with pytest.raises(data.DataError, match="splits are train and test"):
+    with pytest.raises(data.DataError, match="no split 'validation'; it has train and test"):
         data.load("cifar-10", "validation", tmp_path)
 
 
 def test_main_lists_without_fetching(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert data.main(["--cache-dir", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count("not fetched") == 2
+    assert capsys.readouterr().out.count("not fetched") == 3
 
 
 def test_importing_the_registry_does_not_import_torch() -> None:

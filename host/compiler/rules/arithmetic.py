@@ -18,8 +18,8 @@ from ditto_cosim.host.compiler.builder import (
     Probabilities,
     Rule,
     Value,
-    example,
 )
+from ditto_cosim.host.compiler.points import example
 from ditto_cosim.protocol import isa
 
 Number = int | float | bool

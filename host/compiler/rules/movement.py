@@ -17,9 +17,8 @@ from ditto_cosim.host.compiler.builder import (
     Probabilities,
     Rule,
     Value,
-    example,
 )
-from ditto_cosim.host.compiler.points import ALIASES
+from ditto_cosim.host.compiler.points import ALIASES, example
 
 
 def axis_of(axis: int, rank: int) -> int:
@@ -266,7 +265,7 @@ def _chunk(low: Builder, node: Node, x: Argument, chunks: int, dim: int = 0) -> 
 
 def _glu(low: Builder, node: Node, x: Argument, dim: int = -1) -> Value:
     first, second = _chunk(low, node, low.f32(x), 2, dim)
-    return low.emit("mul", first, low.emit("sigmoid", second)[0])[0]
+    return low.emit("mul", low.f32(first), low.emit("sigmoid", low.f32(second))[0])[0]
 
 
 def _flip(low: Builder, node: Node, x: Argument, dims: Sequence[int]) -> Value:

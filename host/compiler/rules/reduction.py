@@ -16,8 +16,8 @@ from ditto_cosim.host.compiler.builder import (
     Probabilities,
     Rule,
     Value,
-    example,
 )
+from ditto_cosim.host.compiler.points import example
 from ditto_cosim.host.compiler.rules.arithmetic import add, div, mul, sub
 from ditto_cosim.host.compiler.rules.movement import axis_of, moved_last, permuted, reshaped
 
@@ -201,6 +201,20 @@ def _batch_norm(
     return add(low, mul(low, value, scale.float().reshape(-1, *tail)), shift.float().reshape(-1, *tail))
 
 
+def _native_batch_norm(
+    low: Builder,
+    node: Node,
+    x: Argument,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    momentum: float,
+    eps: float,
+) -> tuple[Argument, ...]:
+    return (_batch_norm(low, node, x, weight, bias, mean, variance, False, momentum, eps), None, None)
+
+
 # --- softmax ------------------------------------------------------------------------------------------------------------
 
 
@@ -230,6 +244,7 @@ RULES: dict[str, Rule] = {
     "aten.layer_norm.default": _layer_norm,
     "aten.rms_norm.default": _rms_norm,
     "aten.batch_norm.default": _batch_norm,
+    "aten._native_batch_norm_legit_no_training.default": _native_batch_norm,
     **dict.fromkeys(("aten.softmax.int", "aten._softmax.default", "aten._safe_softmax.default"), _softmax),
     **dict.fromkeys(("aten.log_softmax.int", "aten._log_softmax.default"), _log_softmax),
 }

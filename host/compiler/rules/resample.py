@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as functional
 from torch.fx import Node
 
-from ditto_cosim.host.compiler.builder import Argument, Builder, LoweringError, Rule, Value, example
+from ditto_cosim.host.compiler.builder import Argument, Builder, LoweringError, Rule, Value
+from ditto_cosim.host.compiler.points import example
 from ditto_cosim.host.compiler.rules.arithmetic import add, mul
 from ditto_cosim.host.compiler.rules.movement import taken
 
@@ -121,8 +122,8 @@ def _weights(
     have: int, want: int, mode: str, align_corners: bool, antialias: bool, scale: float | None
 ) -> torch.Tensor:
     """[want, have]"""
-    lines = torch.eye(have, dtype=torch.float64)[:, None, :, None].expand(have, 1, have, 1)
-    size: dict[str, Any] = {"size": (want, 1)} if scale is None else {"scale_factor": (scale, 1.0)}
+    lines = torch.eye(have, dtype=torch.float64)[:, None, :, None].repeat(1, 1, 1, 4)
+    size: dict[str, Any] = {"size": (want, 4)} if scale is None else {"scale_factor": (scale, 1.0)}
     found = functional.interpolate(
         lines,
         mode=mode,
@@ -136,7 +137,7 @@ def _weights(
 
 def _resized(low: Builder, x: Value, axis: int, weights: torch.Tensor) -> Value:
     taps = int((weights != 0).sum(1).max())
-    heaviest = weights.abs().sort(1, descending=True, stable=True).indices[:, :taps].sort(1).values
+    heaviest = weights.abs().sort(dim=1, descending=True, stable=True).indices[:, :taps].sort(1).values
     tail = (1,) * (len(x.spec.shape) - 1 - axis)
     found: Value | None = None
     for tap in range(taps):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
@@ -34,7 +35,7 @@ def decode(word: int) -> tuple[int, int, int]:
 
 
 @cocotb.test()
-async def encoder_gives_every_row_its_slots(dut) -> None:
+async def encoder_gives_every_row_its_slots(dut: Any) -> None:
     width = len(dut.current_i)
     Clock(dut.clk_i, 2, "step").start()
     dut.rst_ni.value, dut.valid_i.value, dut.open_i.value = 0, 0, 0

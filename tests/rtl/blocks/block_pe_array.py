@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
@@ -15,7 +16,7 @@ def signed(value: int, bits: int) -> int:
 
 
 @cocotb.test()
-async def pe_array_sums_words_under_back_pressure(dut) -> None:
+async def pe_array_sums_words_under_back_pressure(dut: Any) -> None:
     rng = random.Random(5)
     columns, k_count, block_count = len(dut.weight_i), 16, 2
     Clock(dut.clk_i, 2, "step").start()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
@@ -11,7 +12,7 @@ from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge
 
 
 @cocotb.test()
-async def slot_buffer_replays_rows_once_a_block(dut) -> None:
+async def slot_buffer_replays_rows_once_a_block(dut: Any) -> None:
     rng = random.Random(3)
     words_a_group = len(dut.group_i)
     rows, blocks = 25, 3
@@ -62,10 +63,10 @@ async def slot_buffer_replays_rows_once_a_block(dut) -> None:
             dut.row_end_i.value = 0
 
     cocotb.start_soon(fill())
-    seen = []
+    seen: list[tuple[int, int, int, int, bool, bool]] = []
     for cycle in range(20_000):
         valid = int(dut.word_valid_o.value)
-        ready = rng.random() < 0.6 if valid else 1  # as the PE array: it waits only with a word in hand
+        ready = rng.random() < 0.6 if valid else True  # as the PE array: it waits only with a word in hand
         dut.word_ready_i.value, dut.cycle_i.value = int(ready), cycle
         await ReadOnly()
         if valid and ready:

@@ -1,0 +1,201 @@
+"""kill -9 of the host at random points: every completed step survives, files are whole, and the run goes on to the same end.
+
+Here a sampler of a few steps, many times; `ditto` itself, all its writing commands, in the long test.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ditto_cosim.host.wire.supervisor import LocalDevice
+from ditto_cosim.protocol.files import UNFINISHED
+from ditto_cosim.protocol.record import RunRecord
+from support.zygote import Zygote
+
+KILLS = 20
+COMMAND_KILLS = 200
+
+
+@dataclass
+class Place:
+    zygote: Zygote
+    address: str
+    calm: Path
+    """A run that nobody disturbed."""
+    took_s: float
+
+
+def finished(zygote: Zygote, function: str, *arguments: object) -> float:
+    """Runs a job to its end; how long it took."""
+    began = time.monotonic()
+    assert zygote.start(function, *arguments).wait() == 0, zygote.log.read_text()[-3000:]
+    return time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("kills")
+    # The device is somebody else's: the host's death is the matter here.
+    with (
+        LocalDevice(["--backend", "model", "--chip", "tiny", "--idle-s", "5"]) as device,
+        Zygote("support.killed_jobs", folder / "log") as zygote,
+    ):
+        address, calm = device.link.address, folder / "calm"
+        finished(zygote, "generate", address, str(folder / "warm"), False)
+        took_s = finished(zygote, "generate", address, str(calm), False)
+        yield Place(zygote, address, calm, took_s)
+
+
+def contents(directory: Path) -> dict[str, object]:
+    """All that a run leaves and that must not depend on what happened to it."""
+    record = RunRecord(directory)
+    steps = [{k: v.tobytes() for k, v in step.to_frames().items()} for step in record]
+    picture = (directory / "picture.npy").read_bytes()
+    info = json.loads((directory / "run.json").read_text())
+    return {"steps": steps, "picture": picture, "outcome": record.outcome, "info": info}
+
+
+def whole_so_far(directory: Path) -> int:
+    """How many steps are complete; each can be read, none is missing in between."""
+    if not (directory / "run.json").exists():
+        assert not list(directory.glob("step-*")) if directory.exists() else True
+        return 0
+    return len(list(RunRecord(directory)))
+
+
+def test_run_killed_anywhere_and_resumed_is_the_same_run(place: Place, tmp_path: Path) -> None:
+    rng, kills, lives = random.Random(20), 0, 0
+    while kills < KILLS:
+        directory = tmp_path / str(lives)
+        lives += 1
+        resume, done = False, 0
+        while True:
+            child = place.zygote.start("generate", place.address, str(directory), resume)
+            ends = rng.random() < 0.1 or kills == KILLS
+            if not ends:
+                time.sleep(rng.random() * place.took_s)
+                child.kill()
+            status = child.wait()
+            complete = whole_so_far(directory)
+            assert complete >= done, "a completed step was lost"
+            done, resume = complete, (directory / "run.json").exists()
+            if status == 0:
+                break
+            assert status == -9, place.zygote.log.read_text()[-3000:]
+            kills += 1
+        assert contents(directory) == contents(place.calm)
+        assert not list(directory.glob(f"{UNFINISHED}*"))
+
+
+def test_killed_writers_leave_whole_files(place: Place, tmp_path: Path) -> None:
+    rng = random.Random(7)
+    for job, argument, names in (
+        ("calibrate", (), ["scales.json"]),
+        ("sweep", (str(place.calm),), ["sweep.json"]),
+        ("report", (str(place.calm),), ["report.json", "report.html", "timeline.json"]),
+    ):
+        folder = tmp_path / job
+        target = str(folder if job == "report" else folder / names[0])
+        took_s = finished(place.zygote, job, *argument, target)
+        expected = {n: (folder / n).read_bytes() for n in names}
+        for _ in range(2):
+            (folder / names[0]).unlink()
+            child = place.zygote.start(job, *argument, target)
+            time.sleep(took_s * (0.5 + rng.random() / 2))
+            child.kill()
+            child.wait()
+            for name in names:
+                assert not (folder / name).exists() or (folder / name).read_bytes() == expected[name]
+            finished(place.zygote, job, *argument, target)
+            assert {n: (folder / n).read_bytes() for n in names} == expected
+
+
+# --- the commands themselves ------------------------------------------------------------------------------------------
+
+GENERATE = ("--backend", "model", "--chip", "tiny", "--steps", "3", "--seed", "4", "--verify", "--json")
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    with Zygote("support.killed_commands", tmp_path_factory.mktemp("commands") / "log") as zygote:
+        yield zygote
+
+
+def kept(directory: Path) -> tuple[object, ...]:
+    record = RunRecord(directory)
+    report = json.loads((directory / "report.json").read_text())
+    steps = [{k: v.tobytes() for k, v in step.to_frames().items()} for step in record]
+    return steps, (directory / "picture-0.png").read_bytes(), report["total_cycles"], report["verdict"]
+
+
+@pytest.mark.long
+def test_commands_killed_two_hundred_times_lose_nothing(commands: Zygote, tmp_path: Path) -> None:
+    import torch
+
+    rng, kills = random.Random(200), 0
+
+    def killed(took_s: float, function: str, *arguments: object) -> bool:
+        """Whether the job was killed before its end."""
+        child = commands.start(function, *arguments)
+        time.sleep(rng.random() * took_s)
+        child.kill()
+        return child.wait() == -9
+
+    calm = tmp_path / "calm"
+    took_s = finished(commands, "ditto", "generate", *GENERATE, "-o", str(calm))
+    lives = 0
+    while kills < COMMAND_KILLS * 6 // 10:
+        run = tmp_path / f"run{lives}"
+        lives += 1
+        for _ in range(8):
+            if (run / "run.json").exists():
+                done = len(RunRecord(run))
+                kills += killed(took_s, "ditto", "resume", str(run), "--json")
+                assert len(RunRecord(run)) >= done
+            else:
+                kills += killed(took_s, "ditto", "generate", *GENERATE, "-o", str(run))
+        if not (run / "run.json").exists():
+            finished(commands, "ditto", "generate", *GENERATE, "-o", str(run))
+        finished(commands, "ditto", "resume", str(run), "--json")
+        assert kept(run) == kept(calm)
+
+    scales, plot = tmp_path / "scales.json", tmp_path / "sweep.png"
+    calibrate = ("calibrate", "fashion-ddpm", "--steps", "3", "--batch", "1", "-o", str(scales))
+    sweep = ("sweep", str(calm), "--json", "-o", str(plot))
+    for target, arguments in ((scales, calibrate), (plot, sweep)):
+        took_s = finished(commands, "ditto", *arguments)
+        expected = target.read_bytes()
+        before = kills
+        while kills < before + COMMAND_KILLS // 10:
+            kills += killed(took_s, "ditto", *arguments)
+            assert target.read_bytes() == expected
+
+    page = tmp_path / "page"
+    small = tmp_path / "small"
+    with LocalDevice(["--backend", "model", "--chip", "tiny"]) as device:
+        finished(commands, "generate", device.link.address, str(small), False)
+    took_s = finished(commands, "report", str(small), str(page))
+    texts = {p.name: p.read_bytes() for p in page.iterdir()}
+    before = kills
+    while kills < before + COMMAND_KILLS // 10:
+        kills += killed(took_s, "report", str(small), str(page))
+        assert {p.name: p.read_bytes() for p in page.iterdir() if UNFINISHED not in p.name} == texts
+
+    weights = tmp_path / "weights"
+    took_s = finished(commands, "train", str(tmp_path / "calm-weights"), 3)
+    before, steps = kills, 0
+    while kills < before + COMMAND_KILLS // 10:
+        kills += killed(took_s, "train", str(weights), 1000)
+        if (weights / "checkpoint.pt").exists():
+            now = torch.load(weights / "checkpoint.pt", weights_only=True)["step"]
+            assert now >= steps
+            steps = now
+    assert steps > 0
+    assert kills >= COMMAND_KILLS

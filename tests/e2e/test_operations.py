@@ -1,0 +1,219 @@
+"""Operations that diffusers' classes need, one by one: exact on the device in three modes, and still the user's function."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as functional
+from torch import nn
+
+from ditto_cosim.coverage import check
+from ditto_cosim.host.compiler.capture import CaptureError, capture
+from ditto_cosim.host.compiler.lower import UnsupportedError, lower
+
+
+class Between(nn.Module):
+    """A function of [2, 6, 8] between two linear layers."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.function = nn.Linear(8, 8), function
+        self.rows = nn.Parameter(torch.randn(6, 8))
+        self.norm = nn.BatchNorm1d(6)
+        self.norm.running_mean.uniform_(-1, 1)
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, sample):
+        return self.function(self, self.first(sample))
+
+
+def pictures(x):
+    """[2, 6, 8] as pictures [2, 3, 4, 4]."""
+    return x.reshape(2, 3, 4, 4)
+
+
+def rotated(m, x):
+    """A rotary embedding by complex numbers."""
+    turns = torch.polar(torch.ones(6, 4), torch.arange(24.0).reshape(6, 4) / 10)
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (4, 2))) * turns).flatten(-2)
+
+
+def written(m, x):
+    """A rotary embedding written into its place, as functionalization leaves it."""
+    out = torch.empty_like(x)
+    out[..., 0::2] = x[..., 1::2] * -1
+    out[..., 1::2] = x[..., 0::2]
+    return out
+
+
+OPERATIONS = {
+    "rsub": lambda m, x: 1 - x,
+    "add with alpha": lambda m, x: torch.add(x, m.rows, alpha=0.5),
+    "clamp": lambda m, x: x.clamp(-0.5, 0.7),
+    "pow": lambda m, x: x.pow(3) + x.abs().pow(1.5) + (x * x + 1).pow(-0.5) + 10000 ** (x / 8),
+    "rsqrt": lambda m, x: torch.rsqrt(x * x + 0.1),
+    "mish": lambda m, x: functional.mish(5 * x),
+    "softplus": lambda m, x: functional.softplus(30 * x) + functional.logsigmoid(x),
+    "leaky_relu, elu, hardswish": lambda m, x: (
+        functional.leaky_relu(x, 0.2) + functional.elu(x) + functional.hardswish(4 * x)
+    ),
+    "erf": lambda m, x: torch.erf(x) + torch.erf(x * 0),
+    "unbind and stack": lambda m, x: torch.stack([b for a in x.unbind(0) for b in (a, -a)]),
+    "outer": lambda m, x: torch.outer(x[0, 0], torch.arange(1.0, 4.0)),
+    "mean and std": lambda m, x: (x - x.mean((0, 2), keepdim=True)) / x.std(-1, keepdim=True),
+    "sum": lambda m, x: x.sum(1) + x.sum(),
+    "vector norm": lambda m, x: functional.normalize(x, dim=-1) * torch.linalg.vector_norm(x, dim=1, keepdim=True),
+    "amax": lambda m, x: x.amax(-1, keepdim=True) - x.amin((0, 1), keepdim=True),
+    "rms_norm": lambda m, x: functional.rms_norm(x, (6, 8)) + functional.rms_norm(x, (8,), m.rows[0]),
+    "layer norm over two axes": lambda m, x: functional.layer_norm(x, (6, 8)),
+    "batch norm": lambda m, x: m.norm(x),
+    "softmax over rows": lambda m, x: x.softmax(1),
+    "attention": lambda m, x: functional.scaled_dot_product_attention(x, x, m.rows.expand(2, 6, 8)),
+    "causal attention": lambda m, x: functional.scaled_dot_product_attention(x, x, x, is_causal=True),
+    "grouped-query attention": lambda m, x: functional.scaled_dot_product_attention(
+        x.unflatten(1, (2, 3)), x[:, None, :3], x[:, None, 3:], enable_gqa=True
+    ),
+    "masked attention": lambda m, x: functional.scaled_dot_product_attention(
+        x, x, x, attn_mask=torch.arange(36).reshape(6, 6) % 5 > torch.arange(6)[:, None] - 1
+    ),
+    "baddbmm": lambda m, x: torch.baddbmm(m.rows @ m.rows.T, x, x.transpose(1, 2), beta=0.5, alpha=0.3),
+    "addmm": lambda m, x: torch.addmm(m.rows[0], x[0], torch.eye(8) * 0.5 + 0.1),
+    "matmul with a parameter": lambda m, x: x @ m.rows.T + (m.rows @ x.transpose(1, 2)),
+    "matmul of other ranks": lambda m, x: (x @ x[0].T) * (x @ m.rows[0])[..., None] + torch.matmul(x[0, 0], x[1, 1]),
+    "matmul of one term": lambda m, x: x[:, :, :1] @ x[:, :1, :],
+    "einsum": lambda m, x: torch.einsum("bnc,mc->bnm", x, m.rows) + torch.einsum("bnc,bmc->bnm", x, x),
+    "einsum without a sum": lambda m, x: torch.einsum("...n,d->...nd", x, torch.arange(1.0, 4.0)),
+    "einsum of three": lambda m, x: torch.einsum("bnc,cd,bmd->bnm", x, m.rows.T @ m.rows / 8, x),
+    "where and masks": lambda m, x: torch.where((x > 0) & ~(x >= 0.5) | (x != x), x, -1.0).masked_fill(x < -0.3, 2.0),
+    "zeros_like": lambda m, x: torch.cat([torch.zeros_like(x), x, torch.ones_like(x)], 1),
+    "complex rotation": rotated,
+    "writing in place": written,
+    "index": lambda m, x: x[:, [3, 0, 0, 5]] + x.flip(1)[:, :4] + x.roll(2, 1)[:, torch.tensor([1, 2, 4, 0])],
+    "repeat": lambda m, x: x.repeat(1, 2, 2) + x.repeat_interleave(2, 1).repeat_interleave(2, 2),
+    "pads": lambda m, x: (
+        functional.pad(x, (2, 1), "reflect") + functional.pad(x, (1, 2), "replicate") + functional.pad(x, (3, 0), "circular")
+    ),
+    "negative pad": lambda m, x: functional.pad(x, (-1, 1, 2, -2), value=0.5),
+    "pixel_shuffle": lambda m, x: functional.pixel_shuffle(x.reshape(2, 12, 2, 2), 2),
+    "pixel_unshuffle": lambda m, x: functional.pixel_unshuffle(pictures(x), 2),
+    "nearest, not a multiple": lambda m, x: functional.interpolate(pictures(x), (6, 7)),
+    "nearest by a factor": lambda m, x: functional.interpolate(pictures(x), scale_factor=1.3),
+    "bilinear": lambda m, x: functional.interpolate(pictures(x), (7, 3), mode="bilinear", align_corners=True),
+    "bicubic": lambda m, x: functional.interpolate(pictures(x), (3, 9), mode="bicubic"),
+    "antialiased": lambda m, x: functional.interpolate(pictures(x), (2, 3), mode="bilinear", antialias=True),
+    "pooling": lambda m, x: (
+        functional.avg_pool2d(pictures(x), 3, 1) + functional.max_pool2d(pictures(x), 2, 2)
+    ).mean() * functional.adaptive_avg_pool2d(pictures(x), 2),
+    "glu": lambda m, x: functional.glu(x, -1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_is_exact_and_the_users_own(name):
+    torch.manual_seed(1)
+    found = check(name, Between(OPERATIONS[name]), {"sample": torch.randn(2, 6, 8)})
+    assert found.exact, found.missing
+    assert found.snr_db > 25
+
+
+def test_batch_norm_is_folded_into_the_convolution_before_it():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    module[1].running_mean.uniform_(-1, 1)
+    module[1].running_var.uniform_(0.5, 2)
+    with torch.no_grad():
+        module[1].weight.uniform_(-2, 2)
+    found = check("folded", module, {"input": torch.randn(2, 3, 6, 6)})
+    assert found.exact
+    assert found.snr_db > 30
+    assert found.commands == 3  # quantize, conv2d, dequantize
+
+
+def test_a_query_that_may_look_nowhere_draws_nothing():
+    """PyTorch's attention gives it 0, and so does the device; a softmax of its own would give NaN."""
+    mask = torch.ones(6, 6, dtype=torch.bool)
+    mask[2] = False
+    module = Between(lambda m, x: functional.scaled_dot_product_attention(x, x, x, attn_mask=m.mask))
+    module.register_buffer("mask", mask)
+    torch.manual_seed(1)
+    found = check("masked", module, {"sample": torch.randn(2, 6, 8)})
+    assert found.exact, found.missing
+    assert found.snr_db > 25
+
+
+def test_a_mask_given_as_truth_values_is_not_added():
+    """A mask of truth values says where attention may look; added to the scores it would say next to nothing."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.to_q = nn.Linear(8, 8)
+
+        def forward(self, sample, attention_mask):
+            q = self.to_q(sample)
+            return functional.scaled_dot_product_attention(q, q, q, attn_mask=attention_mask[:, None])
+
+    torch.manual_seed(1)
+    mask = torch.tensor([[True, True, False, True, False, False], [True, False, True, True, True, False]])
+    found = check("masked", Masked(), {"sample": torch.randn(2, 6, 8), "attention_mask": mask})
+    assert found.exact, found.missing
+    assert found.snr_db > 25
+
+
+def test_lower_names_everything_that_is_missing_at_once():
+    module = Between(lambda m, x: torch.cumsum(x, 1) + m.first(x.sort(-1).values) + torch.cumsum(x, 2))
+    with pytest.raises(UnsupportedError, match=r"aten.cumsum.*aten.sort"):
+        lower(capture(module.eval(), {"sample": torch.randn(2, 6, 8)}), None)
+
+
+# --- shapes that a mask decides -----------------------------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    """Goes on with as many tokens as its mask leaves open, as Mochi does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+
+    def forward(self, sample, attention_mask):
+        open_tokens = attention_mask[0].nonzero().flatten()
+        return self.first(sample[:, open_tokens]) / attention_mask.sum().item()
+
+
+def test_capture_holds_the_mask_that_decides_shapes():
+    mask = torch.tensor([[True, False, True, True]])
+    given = {"sample": torch.randn(1, 4, 8), "attention_mask": mask}
+    captured = capture(Counting().eval(), given)
+    assert captured.inputs == ("sample",)
+    assert captured.held.keys() == {"attention_mask"}
+    assert captured.holds(given)
+    assert not captured.holds({**given, "attention_mask": ~mask})
+    found = check("counting", Counting(), given)
+    assert found.exact, found.missing
+    assert found.snr_db > 25
+
+
+def test_capture_refuses_shapes_that_a_changing_input_decides():
+    class Choosing(nn.Module):
+        def forward(self, sample):
+            return sample[sample[:, 0] > 0]
+
+    with pytest.raises(CaptureError, match="depends on what sample hold"):
+        capture(Choosing().eval(), {"sample": torch.randn(5, 4)})
+
+
+def test_capture_leaves_what_a_module_keeps_for_itself():
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.kept = nn.Linear(8, 8), None
+
+        def forward(self, sample):
+            if self.kept is None:
+                self.kept = torch.arange(8.0)
+            return self.first(sample) * self.kept
+
+    module = Keeping().eval()
+    capture(module, {"sample": torch.randn(2, 8)})
+    assert module.kept is None
+    assert module(torch.ones(2, 8)).isfinite().all()
