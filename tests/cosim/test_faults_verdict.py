@@ -58,7 +58,7 @@ def generate(address: str, factory: Callable[..., Any], design: str = "ditto") -
     _, inputs, compiled = small()
     with serving(address, factory=factory), connect(address) as device:
         run = Run(
-            device, compiled, Settings(msgspec.structs.replace(SPEC, design=design), verify=True), STEPS
+            device, compiled, Settings(msgspec.structs.replace(SPEC, design=design), verify=True), STEPS, None
         )
         try:
             for given in inputs:
