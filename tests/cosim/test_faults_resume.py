@@ -47,7 +47,7 @@ class Session:
             if (report.step, report.layer) == stop_at:
                 raise Stopped
 
-        outputs = []
+        outputs: list[torch.Tensor] = []
         with connect(self.address) as device:
             record = Recording(self.directory, "small", resume=resume)
             run = Run(device, self.compiled, Settings(spec, self.verify, record, on_layer), STEPS, record)

@@ -130,7 +130,7 @@ def test_faithful_controlnet_residuals_are_inputs() -> None:
     assert opened.runs[0].seen.steps == 3
 
 
-def test_faithful_t2i_adapter_residuals_are_inputs() -> Any:
+def test_faithful_t2i_adapter_residuals_are_inputs() -> None:
     def adapter() -> Any:
         return {"down_intrablock_additional_residuals": [torch.randn(2, 16, 16, 16)]}
 
@@ -141,7 +141,7 @@ def test_faithful_t2i_adapter_residuals_are_inputs() -> Any:
     assert len(opened.runs) == 1
 
 
-def test_faithful_sdxl_conditions_change_the_picture_and_not_the_program() -> Any:
+def test_faithful_sdxl_conditions_change_the_picture_and_not_the_program() -> None:
     def conditions(seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
         return {
@@ -166,7 +166,7 @@ def test_faithful_sdxl_conditions_change_the_picture_and_not_the_program() -> An
     assert {run.seen.steps for run in opened.runs} == {2}
 
 
-def test_faithful_values_of_python_arguments_make_another_program() -> Any:
+def test_faithful_values_of_python_arguments_make_another_program() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -187,7 +187,7 @@ def test_faithful_values_of_python_arguments_make_another_program() -> Any:
     assert opened.programs == 2
 
 
-def test_faithful_refuses_what_may_hide_a_tensor_or_ask_for_gradients() -> Any:
+def test_faithful_refuses_what_may_hide_a_tensor_or_ask_for_gradients() -> None:
     class Hidden:
         def __init__(self) -> None:
             self.bias = torch.ones(8)
@@ -421,7 +421,7 @@ def test_faithful_refuses_freeu_by_its_operations() -> None:
     assert fidelity(module, restore(copy.deepcopy(module)), **inputs()) > FAITHFUL_DB
 
 
-def test_faithful_refuses_modules_that_draw_random_numbers_or_keep_state() -> Any:
+def test_faithful_refuses_modules_that_draw_random_numbers_or_keep_state() -> None:
     class Noisy(nn.Linear):
         def forward(self, input: Any) -> Any:
             return super().forward(input) + torch.randn(3, 8)
@@ -521,7 +521,7 @@ def test_faithful_a_sampler_whose_time_rises_is_one_generation() -> None:
     assert [run.seen.steps for run in opened.runs] == [1, 4, 5]
 
 
-def test_faithful_any_component_by_name() -> Any:
+def test_faithful_any_component_by_name() -> None:
     class Stage(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -549,7 +549,7 @@ def test_faithful_any_component_by_name() -> Any:
         accelerate(pipe, parts=["unet"])
 
 
-def test_faithful_keeps_every_output_and_its_class() -> Any:
+def test_faithful_keeps_every_output_and_its_class() -> None:
     @dataclasses.dataclass
     class Both:
         sample: torch.Tensor
