@@ -81,7 +81,8 @@ def _conditions(denoiser: Any, batch: int, generator: torch.Generator | None) ->
     config, kind = denoiser.config, type(denoiser).__name__
 
     def noise(*shape: int) -> torch.Tensor:
-        return randn_tensor((batch, *shape), generator, dtype=denoiser.dtype)
+        drawn: torch.Tensor = randn_tensor((batch, *shape), generator, dtype=denoiser.dtype)
+        return drawn
 
     if kind == "UNet2DModel":
         labelled = config.get("class_embed_type") or config.get("num_class_embeds")
