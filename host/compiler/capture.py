@@ -18,7 +18,7 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 
 from ditto_cosim.host.compiler.decompose import DECOMPOSITIONS
-from ditto_cosim.host.compiler.specialize import hold, specialize
+from ditto_cosim.host.compiler.specialize import held_constant, specialize
 from ditto_cosim.protocol.errors import DittoError
 
 STATIC_INPUTS = frozenset(
@@ -107,7 +107,11 @@ def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.expo
 
 
 def _specialized(
-    module: nn.Module, inputs: dict[str, torch.Tensor], static_inputs: frozenset[str], refusal: CaptureError
+    module: nn.Module,
+    inputs: dict[str, torch.Tensor],
+    static_inputs: frozenset[str],
+    wanted: frozenset[str],
+    refusal: CaptureError,
 ) -> tuple[torch.export.ExportedProgram, dict[str, torch.Tensor]]:
     """The module with those inputs as constants, taken out of `inputs`, that decide its shapes."""
     names, tensors = tuple(inputs), tuple(inputs.values())
@@ -119,9 +123,9 @@ def _specialized(
         raise CaptureError(
             f"what it computes depends on what {', '.join(sorted(varying))} hold, which changes between steps; {refusal}"
         )
-    held = {name: inputs.pop(name).clone() for name in names if name in asked}
+    held = {name: inputs.pop(name).clone() for name in names if name in asked | wanted}
     try:
-        return _export(hold(graph, tensors, names, frozenset(held)), inputs), held
+        return _export(held_constant(graph, tensors, names, frozenset(held)), inputs), held
     except Exception as error:
         raise refusal from error
 
@@ -132,8 +136,10 @@ def capture(
     *,
     extra: Mapping[str, Any] | None = None,
     static_inputs: frozenset[str] = STATIC_INPUTS,
+    hold: frozenset[str] = frozenset(),
 ) -> Captured:
-    """Capture `denoiser(**example, **extra)`; `extra` holds arguments that are no tensors."""
+    """Capture `denoiser(**example, **extra)`; `extra` holds arguments that are no tensors, `hold` names of those that are to be
+    constants in any case."""
     names = tuple(example)
     module = _Denoiser(denoiser, names, extra or {}).eval()
     for name, tensor in example.items():
@@ -146,13 +152,15 @@ def capture(
     with warnings.catch_warnings(), _untouched(denoiser):
         warnings.simplefilter("ignore")  # export warns about its own internals; nothing a user could act on
         try:
+            if hold:
+                raise CaptureError(f"{', '.join(sorted(hold))} are to be constants")
             exported = _export(module, inputs)
         except Exception as error:  # export raises many types; all mean the same to a user
             refusal = CaptureError(
                 f"torch.export refused {type(denoiser).__name__} with inputs "
                 f"{ {n: tuple(t.shape) for n, t in example.items()} }: {type(error).__name__}: {error}"
             )
-            exported, decided = _specialized(module, inputs, static_inputs, refusal)
+            exported, decided = _specialized(module, inputs, static_inputs, hold, refusal)
             names = tuple(inputs)
 
     signature = exported.graph_signature

@@ -152,7 +152,7 @@ def _ancestors(graph: fx.GraphModule, nodes: set[str]) -> set[str]:
     return wanted
 
 
-def hold(
+def held_constant(
     graph: fx.GraphModule, example: Sequence[Tensor], names: Sequence[str], held: frozenset[str]
 ) -> fx.GraphModule:
     """The same as a function of the other inputs: what follows from the held ones alone is a constant."""
@@ -183,7 +183,9 @@ def hold(
             graph.register_buffer(f"held_{node.name}", value.detach().clone())
             with graph.graph.inserting_before(min(users, key=order.__getitem__)):
                 constant = graph.graph.get_attr(f"held_{node.name}")
-                constant = graph.graph.call_function(torch.ops.aten.clone.default, (constant,))  # some are written to
+                constant = graph.graph.call_function(
+                    torch.ops.aten.clone.default, (constant,)
+                )  # some are written to
             for user in users:
                 user.replace_input_with(node, constant)
     graph.graph.eliminate_dead_code()
