@@ -79,6 +79,8 @@ class BuildOptions:
     """False: compiles in a third of the time, runs several times slower."""
     random_state: bool = False
     """Registers and memories start as chance has them, instead of as zero."""
+    mutants: bool = False
+    """The sources hold many mistakes, one of which is chosen when a tile is opened (`mutants.py`)."""
     documented_eval: bool = False
     """Clock the model with its `eval()` instead of the two functions in it that do the work."""
     rtl_dir: Path | None = None
@@ -145,6 +147,7 @@ def _defines(geometry: Geometry, options: BuildOptions) -> list[str]:
         "DITTO_DIRECT_EVAL": int(options.direct),
         "DITTO_CHECKED": int(options.checked),
         "DITTO_RANDOM_STATE": int(options.random_state),
+        "DITTO_MUTANTS": int(options.mutants),
         "DITTO_TRACE_VCD": int(options.trace == "vcd"),
         "DITTO_TRACE_FST": int(options.trace == "fst"),
         "DITTO_COVERAGE": int(options.coverage),

@@ -155,14 +155,23 @@ class Bench:
     """One tile under test and what its weight banks hold."""
 
     def __init__(
-        self, name: str, options: BuildOptions, trace: Path | None = None, state_seed: int = 0
+        self,
+        name: str,
+        options: BuildOptions,
+        trace: Path | None = None,
+        state_seed: int = 0,
+        mutant: int = 0,
+        watchdog_idle_cycles: int = 20_000,
     ) -> None:
         if name not in SETS:
             raise TileInputError(f"case: geometry = {name!r} is none of {', '.join(SETS)}")
         self.name = name
         self.geometry = SETS[name]
         self.options = options
-        self.tile = Tile(self.geometry, options=options, trace=trace, state_seed=state_seed)
+        self.tile = Tile(
+            self.geometry, options=options, trace=trace, state_seed=state_seed, mutant=mutant,
+            watchdog_idle_cycles=watchdog_idle_cycles,
+        )  # fmt: skip
         self._forget()
 
     def _forget(self) -> None:

@@ -150,6 +150,7 @@ def _library(path: Path) -> ctypes.CDLL:
         "ditto_open": (ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_uint32]),
         "ditto_close": (None, [ctypes.c_void_p]),
         "ditto_reset": (None, [ctypes.c_void_p]),
+        "ditto_mutant": (None, [ctypes.c_int32]),
         "ditto_attack": (None, [ctypes.c_void_p, ctypes.c_uint64]),
         "ditto_load_weights": (ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3),
         "ditto_run": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(_Pass)]),
@@ -201,6 +202,7 @@ class Tile:
         watchdog_idle_cycles: int = 20_000,
         trace: Path | None = None,
         state_seed: int = 0,
+        mutant: int = 0,
     ) -> None:
         options = options or BuildOptions(trace="none" if trace is None else trace_format(trace))
         if trace is not None and options.trace != trace_format(trace):
@@ -213,10 +215,11 @@ class Tile:
         self._watchdog = watchdog_idle_cycles
         self._lock = threading.Lock()
         self._loaded: tuple[int, int] | None = None
-        self._options, self._trace = options, trace
+        self._options, self._trace, self._mutant = options, trace, mutant
         self._handle = self._open(state_seed)
 
     def _open(self, state_seed: int) -> Any:
+        self._library.ditto_mutant(self._mutant)
         path = str(self._trace).encode() if self._trace is not None else None
         return self._library.ditto_open(path, state_seed & 0xFFFF_FFFF)
 

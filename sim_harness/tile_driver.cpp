@@ -129,6 +129,8 @@ class Tile {
     Verilated::threadContextp(Verilated::defaultContextp());  // it pointed to ours
   }
 
+  static inline int32_t mutant = 0;  // which of a mutation build's mistakes the tiles opened from now on make
+
   static VerilatedContext* make_context(uint32_t state_seed) {
     auto* context = new VerilatedContext;
 #if DITTO_RANDOM_STATE
@@ -136,6 +138,11 @@ class Tile {
     context->randSeed(static_cast<int>(state_seed & 0x7fffffff) | 1);
 #else
     (void)state_seed;
+#endif
+#if DITTO_MUTANTS
+    const std::string chosen = "+mutant=" + std::to_string(mutant);
+    const char* arguments[] = {"tile", chosen.c_str()};
+    context->commandArgs(2, arguments);
 #endif
     return context;
   }
@@ -633,6 +640,7 @@ extern "C" {
 
 DITTO_API int32_t ditto_abi() { return DITTO_ABI; }
 DITTO_API void* ditto_open(const char* trace_path, uint32_t state_seed) { return new Tile(trace_path, state_seed); }
+DITTO_API void ditto_mutant(int32_t number) { Tile::mutant = number; }
 DITTO_API void ditto_close(void* tile) { delete as_tile(tile); }
 DITTO_API void ditto_reset(void* tile) { as_tile(tile)->reset(); }
 DITTO_API void ditto_attack(void* tile, uint64_t seed) { as_tile(tile)->attack(seed); }

@@ -77,3 +77,104 @@ def diff(
 
 
 app.command("pnr")(pnr)
+
+
+@app.command()
+def mutate(
+    count: Annotated[int, typer.Option(min=1, help="Mutants to draw.")] = 500,
+    seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Random cases for what survives the directed ones.")] = 10.0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at once.")] = 1,
+    only: Annotated[str, typer.Option(help="Mutants whose name matches this regular expression.")] = "",
+    prove: Annotated[bool, typer.Option(help="Ask yosys whether survivors are mistakes at all.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make mistakes in the RTL at random, and count how many the regression finds.
+
+    Status 1 if any escapes."""
+    from ditto_cosim.sim_harness.mutation import campaign
+
+    say = (lambda text: typer.echo(text, err=True)) if as_json else typer.echo
+    with one_sentence():
+        result = campaign(
+            LaneReference(),
+            count=count,
+            seed=seed,
+            seconds=seconds,
+            jobs=jobs,
+            only=only,
+            prove=prove,
+            progress=say,
+        )
+    escaped, equivalent = result.of("escaped"), result.of("equivalent")
+    low, high = result.interval
+    if as_json:
+        kinds: dict[str, int] = {}
+        for outcome in result.outcomes:
+            kinds[outcome.mutant.kind] = kinds.get(outcome.mutant.kind, 0) + 1
+        values = {
+            "built": result.built,
+            "killed": result.killed,
+            "equivalent": len(equivalent),
+            "escaped": [outcome.mutant.name for outcome in escaped],
+            "kill_rate": round(result.kill_rate, 5),
+            "interval": [round(low, 5), round(high, 5)],
+            "refused": len(result.refused),
+            "kinds": kinds,
+            "equivalents": {outcome.mutant.name: outcome.how for outcome in equivalent},
+            "seed": seed,
+            "seconds": round(result.seconds, 1),
+        }
+        typer.echo(json.dumps(values))
+    else:
+        typer.echo(
+            f"{result.built} mutants of {len({o.mutant.kind for o in result.outcomes})} kinds built, "
+            f"{result.killed} killed, {len(equivalent)} no mistakes, {len(escaped)} escaped, "
+            f"{len(result.refused)} refused by Verilator, in {result.seconds:.0f} s"
+        )
+        typer.echo(f"kill rate {result.kill_rate:.2%} (95 % interval {low:.2%} to {high:.2%}), seed {seed}")
+        for outcome in escaped:
+            typer.echo(f"ESCAPED {outcome.mutant.name}")
+    raise typer.Exit(int(bool(escaped)))
+
+
+@app.command("prove")
+def prove_properties(
+    names: Annotated[list[str] | None, typer.Argument(help="Properties; all by default.")] = None,
+    timeout: Annotated[float, typer.Option(help="Most seconds for a property.")] = 900.0,
+    rtl_dir: RtlDir = None,
+    wave: Annotated[Path, typer.Option(help="Folder for the waveform of a counterexample.")] = Path(
+        "rtl-mismatch"
+    ),
+    as_json: JsonFlag = False,
+) -> None:
+    """Prove what the blocks promise: encoder, PE, slot buffer, handshakes, reset.
+
+    proved: from reset for ever, by induction. bounded: for `depth` cycles. Status 1 if a property fails, 3 if one is unknown."""
+    from ditto_cosim.sim_harness.proofs import PROPERTIES, Proof, prove_all
+
+    says = {chosen.name: chosen.says for chosen in PROPERTIES}
+
+    def tell(proof: Proof) -> None:
+        line = f"{proof.result:8} {proof.name:22} {proof.seconds:7.1f} s  {proof.detail or says[proof.name]}"
+        typer.echo(line + (f"\n  counterexample: {proof.waveform}" if proof.waveform else ""), err=as_json)
+
+    with one_sentence():
+        own_rtl(rtl_dir, ["tiny"])
+        proofs = prove_all(list(names or ()), rtl_dir, timeout, wave, tell)
+    if as_json:
+        rows = [
+            {
+                "name": proof.name,
+                "result": proof.result,
+                "depth": proof.depth,
+                "seconds": proof.seconds,
+                "says": says[proof.name],
+                "detail": proof.detail,
+                "waveform": str(proof.waveform) if proof.waveform else None,
+            }
+            for proof in proofs
+        ]
+        typer.echo(json.dumps({"properties": rows}))
+    results = {proof.result for proof in proofs}
+    raise typer.Exit(1 if "failed" in results else 3 if "timeout" in results else 0)

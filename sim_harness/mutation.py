@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mutation by chance: how many wrong lines does the regression find?
+
+Mutants are drawn from all there are (`mutants.py`), built together, and each is run in a process of its own through the
+directed cases of the checked sets and then random ones, until something differs, an assertion fails, the tile hangs, or the
+time is up. What survives is looked at twice: yosys tries to prove that it is no mistake (`equivalence.py`), and a short list
+says of some why no port can show them (`REASONS`). The rest has escaped.
+What this file does not do: decide what a mistake is (`mutants.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import re
+import select
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ditto_cosim.toolchain import BuildError
+
+from .build import BuildOptions, build
+from .cases import directed_cases
+from .equivalence import same
+from .errors import HarnessError
+from .mutants import FILES, SELECTOR, Mutant, all_in_one, find
+from .regression import CHECKED, SETS, Bench, Reference, Report, random_cases, run_cases
+from .sources import rtl_dir
+
+_WATCHDOG_CYCLES = 3000
+_PATIENCE_S = 60.0
+"""A mutant that keeps a process busy for longer than that, beside its time, hangs in a way the watchdog does not see."""
+
+REASONS: tuple[tuple[str, str, str], ...] = (
+    (
+        r"automatic logic \[7:0\] negative = a < b.*",
+        r"a < b → a <= b",
+        "the sign of no difference: minus zero adds nothing",
+    ),
+    (
+        r"if \(valid_i && ready_o\) classify\(\);",
+        r"valid_i && ready_o → .*|valid_i → ready_o",
+        "what is classified without a beat is overwritten before `beat_valid_q` lets anything see it",
+    ),
+    (
+        r"full_sum = full_sum \+ KWidth'\(slots_q\[e\]\[1\]\);",
+        r"e → e \+ 1",
+        "the sum over all elements, begun with the second: the index wraps",
+    ),
+    (
+        r"magnitude = shifter && slot\.hi.*|operand\(word_i\[\d\], 1'b1\), operand\(word_i\[\d\], 1'b0\).*",
+        r"shifter && slot\.hi → slot\.hi|1'b0 → 1'd1",
+        "no high nibble comes to an odd position, which the encoder's proof says: a shifter there would idle",
+    ),
+    (
+        r"bank_q <= 1'b0;",
+        r"1'b0 → 1'(b|d)1",
+        "the two banks exchange their names: loads, swaps and resets treat them alike",
+    ),
+    (
+        r"end else if \(busy_q\) begin",
+        r"busy_q → 1'b1",
+        "a tile that is not busy has only idle lanes: it becomes what it is, and `cycle_o` stands",
+    ),
+    (
+        r"(weight_ready_o|load_bank|bank_q +<=|return AddrWidth).*|assign load_bank.*",
+        r"WeightBanks > 1\) && !bank_q → !bank_q|swap_i && \(WeightBanks > 1\) → swap_i|bank && \(WeightBanks > 1\) → bank|"
+        r"WeightBanks > 1 → WeightBanks >= 1",
+        "one bank has no address bit for the bank: whichever is named is the one",
+    ),
+    (
+        r"for \(int unsigned .*",
+        r"(e|i|c) < \w+ → .*<= \w+",
+        "an element past an array is written nowhere",
+    ),
+)
+"""(line, change, why no port can show it), by regular expression: for what induction over a single block cannot see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a mutant."""
+
+    mutant: Mutant
+    verdict: str
+    """killed, equivalent, escaped"""
+    how: str
+    """What killed it, or why it is no mistake."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """A number of mutants and what became of them."""
+
+    seed: int
+    drawn: int
+    refused: tuple[Mutant, ...]
+    """Verilator takes them for no RTL."""
+    outcomes: tuple[Outcome, ...]
+    seconds: float
+
+    def of(self, verdict: str) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.verdict == verdict]
+
+    @property
+    def built(self) -> int:
+        return len(self.outcomes)
+
+    @property
+    def killed(self) -> int:
+        return len(self.of("killed"))
+
+    @property
+    def kill_rate(self) -> float:
+        """Of those that are mistakes."""
+        mistakes = self.killed + len(self.of("escaped"))
+        return self.killed / mistakes if mistakes else 1.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.killed, self.killed + len(self.of("escaped")))
+
+
+def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share."""
+    if not of:
+        return 0.0, 1.0
+    share, spread = hits / of, z * z / of
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / of + spread / of / 4) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def campaign(
+    model: Reference,
+    *,
+    count: int = 500,
+    seed: int = 0,
+    seconds: float = 10.0,
+    jobs: int = 1,
+    only: str = "",
+    prove: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Campaign:
+    """Draws `count` mutants (all there are, if fewer) and runs each; survivors get `seconds` of random cases."""
+    began = time.monotonic()
+    every = [mutant for mutant in find(rtl_dir()) if re.search(only, mutant.name)]
+    drawn = every if count >= len(every) else random.Random(seed).sample(every, count)
+    drawn.sort(key=lambda mutant: (mutant.file, mutant.start, mutant.end))
+    with tempfile.TemporaryDirectory(prefix="ditto-mutants-") as folder:
+        numbered, refused, options = _build(drawn, Path(folder), progress)
+        progress(
+            f"{len(numbered)} mutants of {len(every)}, built together in {time.monotonic() - began:.0f} s"
+        )
+        ran = _run_all(numbered, model, options, seconds, seed, jobs, progress)
+    outcomes = []
+    for mutant, verdict, how, took in ran:
+        if verdict == "survived":
+            why = (same(mutant) if prove else "") or _reason(mutant)
+            verdict, how = ("equivalent", why) if why else ("escaped", "")
+            progress(f"{verdict:10} {mutant.name}  {why}")
+        outcomes.append(Outcome(mutant, verdict, how, round(took, 3)))
+    return Campaign(seed, len(drawn), tuple(refused), tuple(outcomes), time.monotonic() - began)
+
+
+def _reason(mutant: Mutant) -> str:
+    change = f"{mutant.old} → {mutant.new}"
+    for line, what, why in REASONS:
+        if re.fullmatch(line, mutant.context) and re.fullmatch(what, " ".join(change.split())):
+            return f"by reason: {why}"
+    return ""
+
+
+def _build(
+    drawn: Sequence[Mutant], folder: Path, progress: Callable[[str], None]
+) -> tuple[dict[int, Mutant], list[Mutant], BuildOptions]:
+    """One build per set with all mutants in it, but for those that Verilator refuses."""
+    numbered, refused = dict(enumerate(drawn, 1)), []
+    target = folder / "rtl"
+    shutil.copytree(rtl_dir(), target)
+    options = BuildOptions(assertions=True, random_state=True, optimize=False, mutants=True, rtl_dir=target)
+    for _ in range(8):
+        _write(numbered, target)
+        try:
+            for name in CHECKED:
+                progress(f"building {name}")
+                build(SETS[name], options)
+            return numbered, refused, options
+        except BuildError as error:
+            lines = {(m[1], int(m[2])) for m in re.finditer(r"%Error\S*: \S*?(\w+\.sv):(\d+)", str(error))}
+            wrong = [n for n, mutant in numbered.items() if (mutant.file, mutant.line) in lines]
+            if not wrong:
+                raise
+            refused += [numbered.pop(n) for n in wrong]
+    raise BuildError("mutate: Verilator refuses one mutant after the other")
+
+
+def _write(numbered: dict[int, Mutant], target: Path) -> None:
+    ours = rtl_dir()
+    for name in FILES:
+        text = (ours / name).read_bytes()
+        mine = {n: mutant for n, mutant in numbered.items() if mutant.file == name}
+        (target / name).write_bytes(all_in_one(text, mine))
+    package = (ours / "ditto_pkg.sv").read_text()
+    (target / "ditto_pkg.sv").write_text(package.replace("endpackage", "  int mutant;\nendpackage"))
+    choose = f'  initial if ($value$plusargs("mutant=%d", {SELECTOR}) == 0) {SELECTOR} = 0;\nendmodule'
+    tile = (target / "tile.sv").read_text()
+    head, _, tail = tile.rpartition("endmodule")
+    (target / "tile.sv").write_text(head + choose + tail)
+
+
+def _run_all(
+    numbered: dict[int, Mutant],
+    model: Reference,
+    options: BuildOptions,
+    seconds: float,
+    seed: int,
+    jobs: int,
+    progress: Callable[[str], None],
+) -> list[tuple[Mutant, str, str, float]]:
+    """(mutant, killed or survived, how, seconds), in order."""
+    if _run_one(0, model, options, 1.0, seed):
+        raise HarnessError(
+            "mutate: the RTL without a mutant fails: " + _run_one(0, model, options, 1.0, seed)
+        )
+    waiting, running = list(numbered), {}
+    results: dict[int, tuple[str, str, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            number = waiting.pop(0)
+            running[_fork(number, model, options, seconds, seed)] = (number, time.monotonic())
+        ready, _, _ = select.select([pipe for _, pipe in running], [], [], 1.0)
+        for job in list(running):
+            (child, pipe), (number, since) = job, running[job]
+            took = time.monotonic() - since
+            if pipe in ready:
+                with os.fdopen(pipe, "rb") as stream:
+                    said = stream.read()
+                os.waitpid(child, 0)
+                how = json.loads(said) if said else "the process died"
+            elif took > seconds + _PATIENCE_S:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                os.close(pipe)
+                how = "it hangs"
+            else:
+                continue
+            del running[job]
+            results[number] = ("killed" if how else "survived", how, took)
+            if len(results) % 50 == 0:
+                progress(f"{len(results)} of {len(numbered)} run")
+    return [(numbered[number], *results[number]) for number in numbered]
+
+
+def _fork(number: int, model: Reference, options: BuildOptions, seconds: float, seed: int) -> tuple[int, int]:
+    """(process, pipe) in which a mutant runs: whatever it does to memory or time stays there."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(write)
+        return child, read
+    try:
+        os.close(read)
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)  # the model prints what its assertions say
+        os.dup2(silent, 2)
+        said = _run_one(number, model, options, seconds, seed)
+        os.write(write, json.dumps(said).encode())
+    finally:
+        os._exit(0)
+
+
+def _run_one(number: int, model: Reference, options: BuildOptions, seconds: float, seed: int) -> str:
+    """What shows the mutant; empty if nothing does."""
+    benches, report = {}, Report(seed)
+    for name in CHECKED:
+        bench = Bench(name, options, None, seed, number, _WATCHDOG_CYCLES)
+        benches[name] = bench
+        found = run_cases(
+            directed_cases(name, SETS[name], checked=True), model, report, {name: bench}, math.inf
+        )
+        if found is not None:
+            return f"{name}, directed case {report.done}: {found.what} {found.detail}".strip()
+    found = run_cases(random_cases(CHECKED, seed), model, report, benches, time.monotonic() + seconds)
+    return "" if found is None else f"{found.case.geometry}, random case: {found.what} {found.detail}".strip()
