@@ -194,11 +194,8 @@ def runtime(root: Path, options: BuildOptions, cache: Path) -> Path:
 
 def _sources(options: BuildOptions) -> list[Path]:
     chosen = sources(options.rtl_dir)
-    watched = (
-        chosen.checks if options.assertions else None,
-        chosen.view if options.trace != "none" else None,
-    )
-    return [chosen.waivers, *chosen.design, *(path for path in watched if path is not None)]
+    checks = chosen.checks if options.assertions else ()
+    return [chosen.waivers, *chosen.design, *checks, *(chosen.view if options.trace != "none" else ())]
 
 
 def rtl_digest(own_dir: Path | None = None) -> str:

@@ -17,7 +17,7 @@ from ditto_cosim.toolchain import BuildError, ToolMissingError
 
 from .build import BuildOptions, verilate
 from .regression import SETS
-from .sources import rtl_dir, sources
+from .sources import PROOFS, rtl_dir, sources
 
 _VERIBLE = "verible-verilog-lint"
 
@@ -41,7 +41,8 @@ def run_lint() -> list[str]:
                 except BuildError as error:
                     problems.append(f"{name}: {error}")
     ours = sources()
-    files = [str(path) for path in (*ours.design, ours.checks, ours.view)]
+    proofs = [rtl_dir() / name for name in PROOFS]
+    files = [str(path) for path in (*ours.design, *ours.checks, *ours.view, *proofs)]
     command = [_verible(), f"--rules_config={rtl_dir() / '.rules.verible_lint'}", *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return problems + (done.stdout + done.stderr).splitlines()

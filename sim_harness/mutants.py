@@ -269,7 +269,7 @@ class _Finder:
         elif kind == "AssignmentExpression":
             self._add(node, "variable", "", statement=True)
         if in_reset and kind.endswith("AssignmentExpression"):
-            target, value = self._children(expression)
+            _, value = self._children(expression)
             text = self._text(value)
             opposite = {"'0": "'1", "'1": "'0", "1'b0": "1'b1", "1'b1": "1'b0"}.get(text)
             if opposite:

@@ -57,10 +57,15 @@ _WORDS = "every word of every row once a block, in order, as written; it holds u
 PROPERTIES: tuple[Property, ...] = (
     Property("pe_product", "an offset product less its offset is weight times slot, for all", "prove_pe", "Lemma=1"),
     Property(
+        "pe_pair", "biased sums of two and of four products are their sums", "prove_pe", "Lemma=2", free_products=True
+    ),
+    Property(
         "pe_sum", "partial sums and results are the signed sum of four products; results hold until taken", "prove_pe",
         "Lemma=0", free_products=True,
     ),
-    Property("reset_silence", "one cycle of reset silences a tile in any state", "prove_reset", depth=6, induction=0, complete=True),
+    Property(
+        "reset_silence", "one cycle of reset silences a tile in any state", "prove_reset", depth=6, induction=0, complete=True
+    ),
     Property(
         "reset_silence_banks", "the same with two weight banks", "prove_reset", "WeightBanks=2", 6, 0, complete=True
     ),

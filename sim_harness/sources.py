@@ -16,7 +16,8 @@ from pathlib import Path
 from ditto_cosim.toolchain import BuildError
 
 DESIGN = ("ditto_pkg.sv", "encoder.sv", "slot_buffer.sv", "pe_array.sv", "lane.sv", "tile.sv")
-CHECKS = "checks/lane_checks.sv"
+CHECKS = ("checks/hold_checks.sv", "checks/element_checks.sv", "checks/lane_checks.sv")
+PROOFS = tuple(f"checks/prove_{name}.sv" for name in ("encoder", "pe", "slot_buffer", "reset", "start"))
 VIEW = "checks/pe_view.sv"
 WAIVERS = "waivers.vlt"
 
@@ -26,9 +27,9 @@ class Sources:
     """Files of one tile."""
 
     design: tuple[Path, ...]
-    checks: Path | None
-    """Assertions; None where they would not fit."""
-    view: Path | None
+    checks: tuple[Path, ...]
+    """Assertions; none where they would not fit."""
+    view: tuple[Path, ...]
     waivers: Path
     own: tuple[str, ...]
     """Names of the files that are the user's."""
@@ -44,7 +45,8 @@ def sources(own_dir: Path | None = None) -> Sources:
     ours = rtl_dir()
     if own_dir is None:
         design = tuple(ours / name for name in DESIGN)
-        return Sources(design, ours / CHECKS, ours / VIEW, ours / WAIVERS, ())
+        checks = tuple(ours / name for name in CHECKS)
+        return Sources(design, checks, (ours / VIEW,), ours / WAIVERS, ())
     if not own_dir.is_dir():
         raise BuildError(f"rtl: {own_dir} is no folder")
     found = sorted(path.name for path in own_dir.glob("*.sv"))
@@ -56,9 +58,10 @@ def sources(own_dir: Path | None = None) -> Sources:
     def chosen(name: str) -> Path:
         return own_dir / name if (own_dir / name).is_file() else ours / name
 
-    def follows(name: str, what: str) -> Path | None:
+    def follow(names: tuple[str, ...], what: str) -> tuple[Path, ...]:
         replaced = what in found and (own_dir / what).read_bytes() != (ours / what).read_bytes()
-        return chosen(name) if not replaced or (own_dir / name).is_file() else None
+        follows = not replaced or (own_dir / names[-1]).is_file()
+        return tuple(chosen(name) for name in names) if follows else ()
 
     extra = tuple(own_dir / name for name in found if name not in DESIGN)
     packages = [path for path in extra if path.stem.endswith("_pkg")]
@@ -66,5 +69,5 @@ def sources(own_dir: Path | None = None) -> Sources:
     first, *rest = (chosen(name) for name in DESIGN)
     design = (first, *packages, *modules, *rest)
     return Sources(
-        design, follows(CHECKS, "lane.sv"), follows(VIEW, "pe_array.sv"), chosen(WAIVERS), tuple(found)
+        design, follow(CHECKS, "lane.sv"), follow((VIEW,), "pe_array.sv"), chosen(WAIVERS), tuple(found)
     )

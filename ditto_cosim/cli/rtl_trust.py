@@ -19,6 +19,7 @@ from .rtl import (
     ContractName,
     JsonFlag,
     LaneReference,
+    RtlDir,
     app,
     one_sentence,
     own_rtl,

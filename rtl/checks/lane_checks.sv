@@ -25,6 +25,7 @@ module lane_checks
 
   input logic       bank_free,
   input logic       group_valid,
+  input slot_word_t group [2 * EncodeWidth / SlotsPerWord],
   input logic       row_end,
   input logic       replaying,
 
@@ -65,34 +66,46 @@ module lane_checks
   // Handshakes                                     //
   ////////////////////////////////////////////////////
 
-  logic                  operand_waits_q;
-  logic [7:0]            current_q   [EncodeWidth];
-  logic [7:0]            reference_q [EncodeWidth];
-  logic                  result_waits_q;
-  logic [31:0]           result_q [Columns];
-  logic [BlockWidth-1:0] result_block_q;
-  logic [RowWidth-1:0]   result_row_q;
-  logic                  result_last_q;
+  logic [16*EncodeWidth-1:0] operands;
+  logic [32*Columns-1:0]     results;
 
-  always_ff @(posedge clk_i) begin : handshakes
-    operand_waits_q <= rst_ni && operand_valid_i && !operand_ready_o;
-    current_q       <= current_i;
-    reference_q     <= reference_i;
-    result_waits_q  <= rst_ni && result_valid_o && !result_ready_i;
-    result_q        <= result_o;
-    result_block_q  <= result_block_o;
-    result_row_q    <= result_row_o;
-    result_last_q   <= result_last_o;
-    if (rst_ni && operand_waits_q) begin
-      assert (operand_valid_i) else $error("an offered beat was withdrawn");
-      assert (current_i == current_q && reference_i == reference_q) else $error("an offered beat changed");
-    end
-    if (rst_ni && result_waits_q) begin
-      assert (result_valid_o) else $error("an offered result was withdrawn");
-      assert (result_o == result_q && result_block_o == result_block_q && result_row_o == result_row_q &&
-              result_last_o == result_last_q) else $error("an offered result changed");
-    end
+  for (genvar e = 0; e < EncodeWidth; e++) begin : gen_operands
+    assign operands[16*e+:16] = {reference_i[e], current_i[e]};
   end
+  for (genvar c = 0; c < Columns; c++) begin : gen_sums
+    assign results[32*c+:32] = result_o[c];
+  end
+
+  hold_checks #(
+    .Width(16 * EncodeWidth)
+  ) u_operand (
+    .clk_i, .rst_ni, .valid_i(operand_valid_i), .ready_i(operand_ready_o), .payload_i(operands)
+  );
+
+  hold_checks #(
+    .Width(32 * Columns + BlockWidth + RowWidth + 1)
+  ) u_result (
+    .clk_i, .rst_ni, .valid_i(result_valid_o), .ready_i(result_ready_i),
+    .payload_i({results, result_block_o, result_row_o, result_last_o})
+  );
+
+  ////////////////////////////////////////////////////
+  // One element of every row                       //
+  ////////////////////////////////////////////////////
+
+  logic [SlotKWidth-1:0] pick_q;
+
+  always_ff @(posedge clk_i) begin : pick
+    if (!rst_ni) pick_q <= '0;
+    else if (row_end) pick_q <= {1'b0, pick_q} + KWidth'(7) < k_i ? pick_q + SlotKWidth'(7) : SlotKWidth'(pick_q[1:0]);
+  end
+
+  element_checks #(
+    .EncodeWidth(EncodeWidth)
+  ) u_element (
+    .clk_i, .rst_ni, .pick_i(pick_q), .k_i, .taken_i(operand_valid_i && operand_ready_o), .current_i, .reference_i,
+    .group_valid_i(group_valid), .group_i(group), .row_end_i(row_end)
+  );
 
   ////////////////////////////////////////////////////
   // Slots: in = out, for every block               //

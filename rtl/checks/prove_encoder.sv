@@ -98,7 +98,8 @@ module prove_encoder
   always_ff @(posedge clk_i) begin : invariants
     if (rst_ni) begin
       // A row is taken, appended to its last beat, flushed, ended: one of these at a time.
-      assert ($onehot({u_encoder.taking_q, u_encoder.beat_valid_q && u_encoder.beat_last_q, u_encoder.flush_q, row_end}));
+      assert ($onehot({u_encoder.taking_q, u_encoder.beat_valid_q && u_encoder.beat_last_q,
+                        u_encoder.flush_q, row_end}));
       assert (!(u_encoder.flush_q || row_end) || !u_encoder.beat_valid_q);
       assert (!row_end || u_encoder.fill_q == '0);
       assert (u_checks.base_q[1:0] == '0);

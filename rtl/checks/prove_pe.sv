@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Proof, of one column: a word changes the partial sum by what its four slots are worth, signed, and a block's last word hands
-// the sum on. The multiplier is taken out and spoken for by a lemma that is proved by itself:
+// the sum on. Multipliers are taken out and spoken for by lemmas, each proved by itself:
 //
-//   Lemma = 1   asserts, for every weight and slot: product of the offset weight, less its offset = weight * value, in range
-//   Lemma = 0   products are free but for the lemma; asserts the sums, and that results hold until they are taken
+//   Lemma = 1   for every weight and slot: the offset product, less its offset, is weight * value, and within its range
+//   Lemma = 2   products are free within that range: the biased sum of a pair is the pair's sum, biased; so is that of two pairs
+//   Lemma = 0   products are free but for lemma 2: sums and results are right, and results hold until they are taken
 //
 // One step from any state, so nothing is bounded. What is assumed: no high nibble on an odd position (the encoder's proof).
 
 module prove_pe
   import ditto_pkg::*;
 #(
-  parameter bit Lemma = 1'b0,
+  parameter int unsigned Lemma = 0,
   localparam int unsigned KMax = 4
 ) (
   input logic                  clk_i,
@@ -69,19 +70,21 @@ module prove_pe
 
   logic [7:0]         stored  [SlotsPerWord];  // the weights of the four slots, offset by 128
   logic [15:0]        x       [SlotsPerWord];  // the slots' operands
+  logic [15:0]        offset  [SlotsPerWord];  // their products with offset weights
   logic signed [15:0] product [SlotsPerWord];
 
   always_comb begin
     for (int unsigned s = 0; s < SlotsPerWord; s++) begin
-      stored[s] = u_pe.weights[word_i[s].k[$clog2(KMax)-1:0]][0];
-      x[s] = u_pe.operand(word_i[s], s % 2 == 0);
-      product[s] = {8'd0, stored[s]} * x[s] - (x[s] << 7);
+      stored[s]  = u_pe.weights[word_i[s].k[$clog2(KMax)-1:0]][0];
+      x[s]       = u_pe.operand(word_i[s], s % 2 == 0);
+      offset[s]  = {8'd0, stored[s]} * x[s];
+      product[s] = offset[s] - (x[s] << 7);
     end
   end
 
-  for (genvar s = 0; s < SlotsPerWord; s++) begin : gen_lemma
+  for (genvar s = 0; s < SlotsPerWord; s++) begin : gen_product
     localparam int Largest = (s % 2 == 0 ? 240 : 15) * 128;
-    if (Lemma) begin : gen_proved
+    if (Lemma == 1) begin : gen_proved
       logic signed [8:0]  value;
       logic signed [7:0]  weight;
       logic signed [16:0] exact;
@@ -99,6 +102,31 @@ module prove_pe
     end
   end
 
+  logic [15:0]        biased [2];  // as the PEs have it
+  logic signed [16:0] pair   [2];
+  logic [31:0]        both;
+  logic [31:0]        exact_both;
+
+  assign both       = {16'd0, biased[0]} + {16'd0, biased[1]} - 32'h1_0000;
+  assign exact_both = 32'(pair[0]) + 32'(pair[1]);
+
+  for (genvar p = 0; p < 2; p++) begin : gen_pair
+    assign biased[p] = offset[2*p] + offset[2*p+1] + (16'h8000 - ((x[2*p] + x[2*p+1]) << 7));
+    assign pair[p]   = 17'(product[2*p]) + 17'(product[2*p+1]);
+    always_ff @(posedge clk_i) begin
+      if (Lemma == 2) assert ({1'b0, biased[p]} == 17'(pair[p]) + 17'h8000);
+      if (Lemma == 0) assume ({1'b0, biased[p]} == 17'(pair[p]) + 17'h8000);
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (Lemma == 2 && {1'b0, biased[0]} == 17'(pair[0]) + 17'h8000 &&
+        {1'b0, biased[1]} == 17'(pair[1]) + 17'h8000) begin
+      assert (both == exact_both);
+    end
+    if (Lemma == 0) assume (both == exact_both);
+  end
+
   ////////////////////////////////////////////////////
   // Sums                                           //
   ////////////////////////////////////////////////////
@@ -112,11 +140,10 @@ module prove_pe
     started_q  <= 1'b1;
     taken_q    <= word_valid_i && word_ready;
     last_q     <= word_last_i;
-    expected_q <= (word_first_i ? 32'd0 : u_pe.partial_q[0]) + 32'(product[0]) + 32'(product[1]) + 32'(product[2]) +
-                  32'(product[3]);
+    expected_q <= (word_first_i ? 32'd0 : u_pe.partial_q[0]) + exact_both;
     if (!started_q) assume (!rst_ni);
     assume (!word_i[1].hi && !word_i[3].hi);
-    if (!Lemma && started_q && taken_q) begin
+    if (Lemma == 0 && started_q && taken_q) begin
       assert (u_pe.partial_q[0] == expected_q);
       if (last_q) assert (result[0] == expected_q);
     end

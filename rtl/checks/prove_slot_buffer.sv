@@ -101,7 +101,8 @@ module prove_slot_buffer
     assume (!rst_ni || start_i != running_q);  // one pass, from the first cycle on
     assume (rows_i < RowWidth'(1 << 20));      // so that rows can be told apart
     if (running_q) begin
-      assume (pick_row_i == pick_row_q && pick_word_i == pick_word_q && last_block_i == last_block_q && rows_i == rows_q);
+      assume (pick_row_i == pick_row_q && pick_word_i == pick_word_q && last_block_i == last_block_q &&
+              rows_i == rows_q);
     end
     assume (!(group_valid_i || row_end_i) || (free && running_q && fill_row_q < rows_i));
     assume (!row_end_i || row_slots_i <= CountWidth'(2 * KMax));
@@ -116,7 +117,8 @@ module prove_slot_buffer
       ended_q    <= 1'b0;
     end else begin
       if (start_i) running_q <= 1'b1;
-      if (group_valid_i && fill_row_q == pick_row_i && group_addr_i == pick_word_i[WordAddrWidth-1-:GroupAddrWidth]) begin
+      if (group_valid_i && fill_row_q == pick_row_i &&
+          group_addr_i == pick_word_i[WordAddrWidth-1-:GroupAddrWidth]) begin
         written_q <= 1'b1;
         data_q    <= group_i[pick_word_i[WordInGroupWidth-1:0]];
       end
@@ -177,12 +179,15 @@ module prove_slot_buffer
       if (running_q) begin
         assert (fill_row_q <= rows_i && u_buffer.row_q <= fill_row_q && ahead <= RowWidth'(2));
         assert (u_buffer.full_q[u_buffer.replay_bank_q] == (ahead != '0));
-        assert ((&u_buffer.full_q) == (ahead == RowWidth'(2)));
+        assert (u_buffer.full_q[!u_buffer.replay_bank_q] == (ahead == RowWidth'(2)));
         assert ((u_buffer.fill_bank_q == u_buffer.replay_bank_q) == !ahead[0]);
         assert (u_buffer.block_q <= last_block_i);
+        if (ahead == '0) assert (u_buffer.replay_addr_q == '0 && u_buffer.block_q == '0);
+        else assert (u_buffer.replay_addr_q <= u_buffer.last_addr_q[u_buffer.replay_bank_q]);
         // The replay's registers are one word ahead of what is due.
         if (!valid) begin
-          assert (u_buffer.row_q == due_row_q && u_buffer.block_q == due_block_q && u_buffer.replay_addr_q == due_word_q);
+          assert (u_buffer.row_q == due_row_q && u_buffer.block_q == due_block_q &&
+                  u_buffer.replay_addr_q == due_word_q);
         end else begin
           assert (u_buffer.replay_addr_q == (last ? WordAddrWidth'(0) : due_word_q + WordAddrWidth'(1)));
           assert (u_buffer.block_q == (!last ? due_block_q : row_done ? BlockWidth'(0) : due_block_q + BlockWidth'(1)));
@@ -192,6 +197,7 @@ module prove_slot_buffer
         // Of the row asked for.
         assert (ended_q == (fill_row_q > pick_row_i));
         if (fill_row_q < pick_row_i) assert (!written_q);
+        if (written_q && !ended_q) assert (ahead <= RowWidth'(1));
         if (ended_q && pick_word_i <= last_word_q) assert (written_q);
         if (ended_q && u_buffer.row_q <= pick_row_i) begin
           assert (u_buffer.last_addr_q[pick_bank] == last_word_q);
