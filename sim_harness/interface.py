@@ -47,8 +47,10 @@ class Module:
     parents: frozenset[str]
 
 
-def modules(files: Iterable[Path], parameters: dict[str, int]) -> tuple[dict[str, Module], str]:
-    """Every module below `tile`, elaborated with these parameters of the tile; what slang finds wrong, if anything."""
+def modules(
+    files: Iterable[Path], parameters: dict[str, int], top: str = "tile"
+) -> tuple[dict[str, Module], str]:
+    """Every module from `top` down, elaborated with these parameters of it; what slang finds wrong, if anything."""
     try:
         import pyslang
         from pyslang import ast, syntax
@@ -57,7 +59,7 @@ def modules(files: Iterable[Path], parameters: dict[str, int]) -> tuple[dict[str
             "rtl: slang is not installed; `pip install pyslang` (the extra [rtl])"
         ) from None
     options = ast.CompilationOptions()
-    options.topModules = {"tile"}
+    options.topModules = {top}
     options.paramOverrides = [f"{name}={value}" for name, value in parameters.items()]
     compilation = ast.Compilation(pyslang.Bag([options]))
     for path in files:
@@ -66,7 +68,7 @@ def modules(files: Iterable[Path], parameters: dict[str, int]) -> tuple[dict[str
     errors = [d for d in compilation.getAllDiagnostics() if d.isError()]
     said = pyslang.DiagnosticEngine.reportAll(compilation.sourceManager, errors) if errors else ""
     if not tops:
-        raise BuildError(f"rtl: these files make no tile:\n{said or 'there is no module tile'}")
+        raise BuildError(f"rtl: these files make no {top}:\n{said or f'there is no module {top}'}")
     found: dict[str, Module] = {}
     for parent, body in _bodies(tops[0].body, ""):
         name = str(body.definition.name)

@@ -147,13 +147,15 @@ def campaign(
     seconds: float = 10.0,
     jobs: int = 1,
     only: str = "",
+    chosen: Sequence[Mutant] | None = None,
     prove: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Campaign:
-    """Draws `count` mutants (all there are, if fewer) and runs each; survivors get `seconds` of random cases."""
+    """Draws `count` mutants (all there are, if fewer), or takes those `chosen`, and runs each; survivors of the directed
+    cases get `seconds` of random ones."""
     began = time.monotonic()
-    every = [mutant for mutant in find(rtl_dir()) if re.search(only, mutant.name)]
-    drawn = every if count >= len(every) else random.Random(seed).sample(every, count)
+    every = list(chosen or (mutant for mutant in find(rtl_dir()) if re.search(only, mutant.name)))
+    drawn = every if chosen or count >= len(every) else random.Random(seed).sample(every, count)
     drawn.sort(key=lambda mutant: (mutant.file, mutant.start, mutant.end))
     with tempfile.TemporaryDirectory(prefix="ditto-mutants-") as folder:
         numbered, refused, options = _build(drawn, Path(folder), progress)

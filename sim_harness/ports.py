@@ -7,7 +7,8 @@ What it does not do: open the library (`view.py`), or name internal signals: wav
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from ditto_cosim.protocol.hardware import Geometry
 
@@ -20,11 +21,13 @@ class Port:
     width: int
     member: str
     offset: int = 0
+    is_input: bool = False
+    """Whether a driver sets it."""
 
-    @property
-    def is_input(self) -> bool:
-        """Whether a driver sets it."""
-        return self.name.rstrip("0123456789").rstrip("_").endswith(("_i", "_ni"))
+
+def _drives(name: str) -> bool:
+    """By our naming: inputs end in `_i` or `_ni`, with or without a lane's number."""
+    return name.rstrip("0123456789").rstrip("_").endswith(("_i", "_ni"))
 
 
 _SCALARS = {
@@ -38,8 +41,9 @@ _PER_LANE = {
 }  # fmt: skip
 
 
-def _storage_bytes(width: int) -> int:
-    return 1 if width <= 8 else 2 if width <= 16 else 4
+def storage_bytes(width: int) -> int:
+    """Bytes Verilator keeps a port of this width in."""
+    return 1 if width <= 8 else 2 if width <= 16 else 4 if width <= 32 else 8
 
 
 def tile_ports(geometry: Geometry) -> list[Port]:
@@ -49,17 +53,16 @@ def tile_ports(geometry: Geometry) -> list[Port]:
     ports.append(Port("weight_i", 8 * c, "weight_i"))
     for lane in range(geometry.lanes):
         ports += [
-            Port(f"{name}_{lane}", width, name, lane * _storage_bytes(width))
+            Port(f"{name}_{lane}", width, name, lane * storage_bytes(width))
             for name, width in _PER_LANE.items()
         ]
         ports += [Port(f"{name}_{lane}", 8 * e, name, lane * e) for name in ("current_i", "reference_i")]
         ports.append(Port(f"result_o_{lane}", 32 * c, "result_o", 4 * lane * c))
-    return ports
+    return [replace(port, is_input=_drives(port.name)) for port in ports]
 
 
-def accessors(geometry: Geometry) -> str:
-    """C++ for the unity file of a library that PyVerilator can open."""
-    ports = tile_ports(geometry)
+def accessors(ports: Sequence[Port], model: str, name: str) -> str:
+    """C++ for the unity file of a library that PyVerilator can open: of the class `model`, for the module `name`."""
     lines = ['extern "C" {']
     for kind, chosen in (
         ("input", [p for p in ports if p.is_input]),
@@ -74,7 +77,7 @@ def accessors(geometry: Geometry) -> str:
             f"DITTO_API extern const uint32_t _pyverilator_{kind}_widths[] = {{{widths}}};",
         ]
     lines += [
-        'DITTO_API const char* _pyverilator_module_name = "tile";',
+        f'DITTO_API const char* _pyverilator_module_name = "{name}";',
         'DITTO_API const char* _pyverilator_json_data = "null";',
     ]
     for port in ports:
@@ -91,7 +94,7 @@ def accessors(geometry: Geometry) -> str:
             )
         else:
             kind = "uint64_t" if port.width > 32 else "uint32_t"
-            stored = size if port.width % 8 == 0 and port.width > 32 else _storage_bytes(port.width)
+            stored = size if port.width % 8 == 0 and port.width > 32 else storage_bytes(port.width)
             lines.append(
                 f"DITTO_API {kind} get_{port.name}(Vtile* top) "
                 f"{{ {kind} v = 0; std::memcpy(&v, {at}, {stored}); return v; }}"
@@ -100,7 +103,7 @@ def accessors(geometry: Geometry) -> str:
                 f"DITTO_API int set_{port.name}(Vtile* top, {kind} v) "
                 f"{{ std::memcpy({at}, &v, {stored}); return 0; }}"
             )
-    return "\n".join([*lines, _SIMULATION, "}"])
+    return "\n".join([*lines, _SIMULATION, "}"]).replace("Vtile", model)
 
 
 _SIMULATION = """

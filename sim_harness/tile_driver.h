@@ -54,6 +54,8 @@ struct DittoProduct {
 int32_t ditto_abi();
 // Registers start as `state_seed` draws them where the build asks for it.
 void* ditto_open(const char* trace_path, uint32_t state_seed);
+// 1 if this many cycles of random inputs leave two tiles equal, of which one is clocked with its documented eval().
+int32_t ditto_self_test(int32_t cycles);
 // Mutation builds: which mistake the tiles opened from now on make; 0 is none.
 void ditto_mutant(int32_t number);
 void ditto_close(void* tile);

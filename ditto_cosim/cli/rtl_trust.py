@@ -21,6 +21,7 @@ from .rtl import (
     LaneReference,
     RtlDir,
     app,
+    fail,
     one_sentence,
     own_rtl,
     set_names,
@@ -179,3 +180,98 @@ def prove_properties(
         typer.echo(json.dumps({"properties": rows}))
     results = {proof.result for proof in proofs}
     raise typer.Exit(1 if "failed" in results else 3 if "timeout" in results else 0)
+
+
+@app.command()
+def poke(
+    block: Annotated[
+        str, typer.Argument(help="Module: encoder, slot_buffer, pe_array, lane, tile, or one of yours.")
+    ],
+    actions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="port=value sets, tick or tick:N clocks, port prints; none: a prompt, or Python from stdin."
+        ),
+    ] = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-G", help="name=value, as often as needed; else small ones."),
+    ] = None,
+    rtl_dir: RtlDir = None,
+    clock: Annotated[str, typer.Option(help="The block's clock.")] = "clk_i",
+    reset: Annotated[str, typer.Option(help="The block's reset.")] = "rst_ni",
+    reset_level: Annotated[int, typer.Option(min=0, max=1, help="Level at which it resets.")] = 0,
+    wave: Annotated[Path | None, typer.Option(help="Waveform (.vcd) of what you do.")] = None,
+) -> None:
+    """Open a block as a PyVerilator object, after a reset, and drive its ports by hand.
+
+    ditto rtl poke encoder original_i=0 k_i=4 open_i=1 valid_i=1 current_i_0=3 tick ready_o tick:3 row_end_o row_slots_o"""
+    from ditto_cosim.sim_harness.block import open_by_hand, tick
+    from ditto_cosim.sim_harness.small import small_parameters
+    from ditto_cosim.sim_harness.sources import sources
+
+    with one_sentence():
+        chosen = _parameters(parameters, small_parameters(block))
+        files = [path for path in sources(rtl_dir).design if block == "tile" or path.name != "tile.sv"]
+        sim = open_by_hand(files, block, chosen, clock=clock, reset=reset, reset_level=reset_level, wave=wave)
+        if actions:
+            for action in actions:
+                _act(sim, action)
+        else:
+            _by_python(sim, block, chosen, tick)
+        if sim.vcd_trace is not None:
+            sim.stop_vcd_trace()
+            typer.echo(f"waveform: {wave}")
+
+
+def _parameters(given: list[str] | None, small: dict[str, int]) -> dict[str, int]:
+    chosen = dict(small)
+    for text in given or []:
+        name, _, value = text.partition("=")
+        try:
+            chosen[name] = int(value, 0)
+        except ValueError:
+            fail(f"--parameter {text!r} is no name=number")
+    return chosen
+
+
+def _act(sim: Any, action: str) -> None:
+    """One word of a poke."""
+    from ditto_cosim.sim_harness.block import tick
+
+    name, equals, value = action.partition("=")
+    if name.partition(":")[0] == "tick" and not equals:
+        count = action.partition(":")[2] or "1"
+        if not count.isdigit():
+            fail(f"{action!r} is not tick:N")
+        tick(sim, int(count))
+        return
+    known = [*sim.inputs, *sim.outputs] if hasattr(sim, "inputs") else []
+    known = [entry[0] if isinstance(entry, tuple) else entry for entry in known]
+    if known and name not in known:
+        near = [port for port in known if port.startswith(name.rstrip("0123456789_")[:6])] or known
+        fail(f"no port {name}; ports near it: {', '.join(near[:12])}")
+    if equals:
+        try:
+            sim.io[name] = int(value, 0)
+        except ValueError as error:
+            fail(f"{action!r}: {error}")
+        sim.eval()
+    else:
+        sim.eval()
+        typer.echo(f"{name} = {int(sim.io[name])}")
+
+
+def _by_python(sim: Any, block: str, parameters: dict[str, int], clock: Any) -> None:
+    """A prompt, or a script from stdin, that sees `sim`, `io` and `tick`."""
+    import code
+    import sys
+
+    names = {"sim": sim, "io": sim.io, "tick": lambda cycles=1: clock(sim, cycles)}
+    shape = ", ".join(f"{name} = {value}" for name, value in parameters.items())
+    if sys.stdin.isatty():
+        code.interact(
+            f"{block} ({shape}), after a reset: io.<port>, tick(cycles), sim. Ctrl-D ends.", local=names
+        )
+    else:
+        exec(compile(sys.stdin.read(), "<stdin>", "exec"), names)
