@@ -7,7 +7,7 @@ export OMP_NUM_THREADS = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-long check coverage lint lint-python lint-rtl bench clean
+.PHONY: prove help install install-dev demo test test-long check coverage lint lint-python lint-rtl bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -66,6 +66,10 @@ lint-python: | $(VENV)/.installed-dev
 
 lint-rtl: | $(VENV)/.installed-dev
 	$(BIN)/ditto rtl lint
+
+prove: install-dev ## proofs of the RTL: minutes
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[synth]'
+	$(BIN)/ditto rtl prove
 
 bench: install-dev ## every benchmark, tables
 	for b in rtl wire dram price model; do $(BIN)/ditto bench $$b; done

