@@ -7,7 +7,7 @@ export OMP_NUM_THREADS = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: prove help install install-dev demo test test-long check coverage lint lint-python lint-rtl bench clean
+.PHONY: help install install-dev demo test test-long prove check coverage lint lint-python lint-rtl bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,6 +48,7 @@ test: install-dev ## lint and all quick tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not long'
 
 test-long: install-dev ## soaks: full fuzz counts, kill storms, long regressions
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[synth]'
 	$(BIN)/python -m pytest -m long
 	@$(MAKE) --no-print-directory coverage
 

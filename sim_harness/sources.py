@@ -3,7 +3,7 @@
 
 A folder of the user's may hold a copy of any of our files, by its name, and files of his own that those need; what it does
 not hold is taken from here. Our assertions look into the lane and our waveform view into the PEs: they follow a replaced
-one only if the folder brings its own copy of them.
+one if they still fit it, or if the folder brings its own copy of them.
 What this file does not do: look at what is in the files (`interface.py`) or build them (`build.py`).
 """
 
@@ -60,16 +60,26 @@ def sources(own_dir: Path | None = None) -> Sources:
     def chosen(name: str) -> Path:
         return own_dir / name if (own_dir / name).is_file() else ours / name
 
-    def follow(names: tuple[str, ...], what: str) -> tuple[Path, ...]:
-        replaced = what in found and (own_dir / what).read_bytes() != (ours / what).read_bytes()
-        follows = not replaced or (own_dir / names[-1]).is_file()
-        return tuple(chosen(name) for name in names) if follows else ()
-
     extra = tuple(own_dir / name for name in found if name not in DESIGN)
     packages = [path for path in extra if path.stem.endswith("_pkg")]
     modules = [path for path in extra if path not in packages]
     first, *rest = (chosen(name) for name in DESIGN)
     design = (first, *packages, *modules, *rest)
+
+    def follow(names: tuple[str, ...], what: str) -> tuple[Path, ...]:
+        files = tuple(chosen(name) for name in names)
+        replaced = what in found and (own_dir / what).read_bytes() != (ours / what).read_bytes()
+        return files if not replaced or (own_dir / names[-1]).is_file() or _fit(design, files) else ()
+
     return Sources(
         design, follow(CHECKS, "lane.sv"), follow((VIEW,), "pe_array.sv"), chosen(WAIVERS), tuple(found)
     )
+
+
+def _fit(design: tuple[Path, ...], watchers: tuple[Path, ...]) -> bool:
+    """Whether what is bound into a module finds there what it looks at."""
+    from .interface import modules
+
+    _, alone = modules(design, {})
+    _, watched = modules((*design, *watchers), {})
+    return watched == alone

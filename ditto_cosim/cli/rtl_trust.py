@@ -37,7 +37,9 @@ def diff(
     ] = None,
     chip: ChipName = "",
     synth: Annotated[bool, typer.Option(help="Synthesise both (a minute or two).")] = True,
-    clock: Annotated[bool, typer.Option(help="Place and route both as well (minutes).")] = False,
+    clock: Annotated[
+        bool, typer.Option(help="Place and route a narrow lane of both (a minute or two).")
+    ] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Your RTL beside ours: values, cycles, area and clock.
@@ -51,7 +53,7 @@ def diff(
         own = own_rtl(rtl_dir, names)
         model = LaneReference(contract)
         rows = [compare_sets(name, rtl_dir, model, held=bool(contract)) for name in names]
-        sizes = compare_sizes(SETS[names[0]], rtl_dir, clock=clock) if synth or clock else None
+        sizes = compare_sizes(SETS[names[0]], rtl_dir, clock=clock) if synth else None
     wrong = any(row.wrong for row in rows)
     if as_json:
         values: dict[str, Any] = {"own": list(own), "sets": [asdict(row) for row in rows]}

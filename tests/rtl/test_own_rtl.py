@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,10 @@ def test_a_folder_replaces_what_it_holds(symmetric):
     assert set(places) == {*DESIGN, "helper.sv"}
     assert [path.name for path in chosen.checks] == [Path(name).name for name in CHECKS]
     own(symmetric, "lane.sv", "module lane", "// mine\nmodule lane")
-    assert sources(symmetric).checks == (), "our assertions look into our lane only"
+    assert len(sources(symmetric).checks) == len(CHECKS), "our assertions still find in it what they look at"
+    text = (rtl_dir() / "lane.sv").read_text()
+    (symmetric / "lane.sv").write_text(re.sub(r"(?<!\.)\bword_last\b", "last_word", text))
+    assert sources(symmetric).checks == (), "now they do not"
 
 
 def test_a_folder_without_any_module_of_ours_is_refused(tmp_path):

