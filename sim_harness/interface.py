@@ -62,8 +62,9 @@ def modules(
     options.topModules = {top}
     options.paramOverrides = [f"{name}={value}" for name, value in parameters.items()]
     compilation = ast.Compilation(pyslang.Bag([options]))
+    manager = pyslang.SourceManager()  # the one slang shares would remember a file that has changed since
     for path in files:
-        compilation.addSyntaxTree(syntax.SyntaxTree.fromFile(str(path)))
+        compilation.addSyntaxTree(syntax.SyntaxTree.fromFile(str(path), manager))
     tops = list(compilation.getRoot().topInstances)
     errors = [d for d in compilation.getAllDiagnostics() if d.isError()]
     said = pyslang.DiagnosticEngine.reportAll(compilation.sourceManager, errors) if errors else ""

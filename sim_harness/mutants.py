@@ -178,7 +178,8 @@ class _Finder:
 
     def mutants(self) -> list[Mutant]:
         self._visit(self.root, in_reset=False)
-        return sorted(set(self.found), key=lambda m: (m.start, m.end, m.kind, m.new))
+        told_apart = {(m.start, m.end, m.new): m for m in reversed(self.found)}
+        return sorted(told_apart.values(), key=lambda m: (m.start, m.end, m.kind, m.new))
 
     def _shapes(self) -> dict[str, list[str]]:
         """Signals of the module by type, arrays left out."""

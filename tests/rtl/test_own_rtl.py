@@ -76,8 +76,8 @@ def test_a_folder_without_any_module_of_ours_is_refused(tmp_path):
             r"port group_o is an output of 64 bits \[4\], expected an",
         ),
         (
-            "input  logic              open_i,",
-            "input  logic              opened_i,",
+            " open_i,",
+            " opened_i,",
             "port open_i is missing",
         ),
         ("  parameter bit          Mag4        = 1'b0,", "  ", "parameter Mag4 is missing"),
