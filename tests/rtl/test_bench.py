@@ -7,7 +7,6 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,25 +18,26 @@ from ditto_cosim.sim_harness.captures import Capture, load_captures, shipped
 from ditto_cosim.sim_harness.cases import Case
 from ditto_cosim.sim_harness.errors import TileInputError
 from ditto_cosim.sim_harness.recorded import replay, replay_all
-from ditto_cosim.sim_harness.regression import SETS, Bench, options_for, run_regression
+from ditto_cosim.sim_harness.regression import SETS, Bench, Mismatch, Report, options_for, run_regression
 from ditto_cosim.sim_harness.tile import Tile
+from support.lane_reference import LaneReference
 from support.mutations import MUTANTS, plant
 
 
 @pytest.fixture(scope="module")
-def wrong_rtl(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def wrong_rtl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an encoder that takes −8 for full."""
     folder = tmp_path_factory.mktemp("wrong")
     return plant(next(m for m in MUTANTS if m.name == "low rule symmetric"), folder)
 
 
-def test_directed_cases_finish_however_short_the_time(model: Any) -> None:
+def test_directed_cases_finish_however_short_the_time(model: LaneReference) -> None:
     report = run_regression(model, seconds=0, geometries=["tiny"])
     assert report.complete
     assert report.done >= report.directed > 150
 
 
-def test_a_regression_that_had_no_time_is_incomplete(model: Any) -> None:
+def test_a_regression_that_had_no_time_is_incomplete(model: LaneReference) -> None:
     report = run_regression(model, seconds=5, limit_s=0, geometries=["tiny"])
     assert not report.complete
     assert not report.mismatches
@@ -49,7 +49,7 @@ def test_a_regression_that_had_no_time_is_incomplete(model: Any) -> None:
     assert "RTL and model agree" not in said
 
 
-def test_a_mismatch_stands_first_and_its_command_finds_it_again(wrong_rtl: Any, tmp_path: Path) -> None:
+def test_a_mismatch_stands_first_and_its_command_finds_it_again(wrong_rtl: Path, tmp_path: Path) -> None:
     folder = str(wrong_rtl)
     arguments = ["test", "--set", "tiny", "--seconds", "0", "--rtl-dir", folder, "--wave", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)
@@ -67,7 +67,9 @@ def test_a_mismatch_stands_first_and_its_command_finds_it_again(wrong_rtl: Any, 
     assert list((tmp_path / "again").glob("*.vcd")), "it writes the waveform, too"
 
 
-def test_a_recorded_mismatch_is_kept_and_found_again(model: Any, wrong_rtl: Any, tmp_path: Path) -> None:
+def test_a_recorded_mismatch_is_kept_and_found_again(
+    model: LaneReference, wrong_rtl: Path, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(2)
     current = rng.integers(-60, 60, (6, 20)).astype(np.int8)
     reference = np.where(np.arange(6)[:, None] == 4, current + 8, current - 3).astype(np.int8)
@@ -78,7 +80,7 @@ def test_a_recorded_mismatch_is_kept_and_found_again(model: Any, wrong_rtl: Any,
     assert found.capture is not None
     bench_calls = []
 
-    def recorded(bench: Any, report: Any) -> Any:
+    def recorded(bench: Bench, report: Report) -> Mismatch | None:
         bench_calls.append(bench.name)
         return replay(capture, bench, model, report)
 
@@ -89,7 +91,7 @@ def test_a_recorded_mismatch_is_kept_and_found_again(model: Any, wrong_rtl: Any,
 
     kept = regression._reported(found, model, options, tmp_path, True, " --rtl-dir x", good, lambda _: None)
     assert kept.command == f"ditto rtl replay {tmp_path}/mismatch-tiny.npz --set tiny --rtl-dir x"
-    (one,) = load_captures(kept.file)  # type: ignore[arg-type]  # it is there
+    (one,) = load_captures(kept.file)
     assert len(one.current) == 1, "one row is enough"
     again, _ = replay_all([one], "tiny", model, None, None, options)
     assert again is not None
@@ -97,7 +99,7 @@ def test_a_recorded_mismatch_is_kept_and_found_again(model: Any, wrong_rtl: Any,
     assert good.waveform.stat().st_size > 1000
 
 
-def test_cases_that_need_a_checked_build_are_refused_elsewhere(model: Any) -> None:
+def test_cases_that_need_a_checked_build_are_refused_elsewhere(model: LaneReference) -> None:
     case = Case("edge", 2, 8, 8, "temporal", attack=True)
     with pytest.raises(TileInputError, match="checked build"):
         Bench("edge", BuildOptions(optimize=True)).run(case, model)
@@ -107,7 +109,7 @@ def test_cases_that_need_a_checked_build_are_refused_elsewhere(model: Any) -> No
         Case.parse("geometry=tiny,m=1")
 
 
-def test_a_reset_in_a_pass_leaves_weights_and_bank_zero(model: Any) -> None:
+def test_a_reset_in_a_pass_leaves_weights_and_bank_zero(model: LaneReference) -> None:
     """Two banks: after a reset bank 0 is active, and what it held is there."""
     bench = Bench("mag4_banks", options_for("mag4_banks"), state_seed=5)
     case = Case("mag4_banks", 4, 24, 8, "temporal", attack=True, reset=9)
@@ -116,7 +118,7 @@ def test_a_reset_in_a_pass_leaves_weights_and_bank_zero(model: Any) -> None:
         assert bench.run(replace(case, seed=seed), model) is None
         held.append(bench.loaded)
     assert held[1] is held[2], "the third pass ran with what the second had loaded"
-    assert not np.array_equal(held[2], replace(case, seed=2).operands(1).weights)  # type: ignore[arg-type]  # it is there
+    assert not np.array_equal(held[2], replace(case, seed=2).operands(1).weights)
 
 
 def test_random_states_differ_and_are_repeatable() -> None:
@@ -144,15 +146,14 @@ def test_inputs_stand_in_a_waveform_before_the_edge_that_sees_them(tmp_path: Pat
         tile.run(current, 0, "temporal")
     text = path.read_text()
     assert "u_view" in text, "the four weight rows of a word are traced"
-    names: dict[Any, Any] = {}
+    names = {}
     for line in text.splitlines():
         if line.strip().startswith("$var"):
             part = line.split()
             names.setdefault(part[4].partition("[")[0], part[3])
     wanted = {names["operand_valid_i"]: "valid", names["operand_ready_o"]: "ready", names["clk_i"]: "clock"}
     wanted |= {identifier: name for name, identifier in names.items() if name in ("start_i",)}
-    values: dict[str, str] = {}
-    met, changed_at_edge = 0, 0
+    values, met, changed_at_edge = {}, 0, 0
     for block in text.partition("$enddefinitions $end")[2].split("\n#")[1:]:
         before = dict(values)
         for line in block.splitlines()[1:]:

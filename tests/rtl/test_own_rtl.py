@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -40,12 +39,12 @@ def own(folder: Path, file: str, old: str, new: str) -> Path:
 
 
 @pytest.fixture
-def symmetric(tmp_path: Path) -> Any:
+def symmetric(tmp_path: Path) -> Path:
     """The encoder of the tutorial: low is −7…7."""
     return own(tmp_path, "encoder.sv", "8'd8 + negative", "8'd8")
 
 
-def test_a_folder_replaces_what_it_holds(symmetric: Any) -> None:
+def test_a_folder_replaces_what_it_holds(symmetric: Path) -> None:
     (symmetric / "helper.sv").write_text("module helper; endmodule\n")
     chosen = sources(symmetric)
     assert chosen.own == ("encoder.sv", "helper.sv")
@@ -89,7 +88,7 @@ def test_a_folder_without_any_module_of_ours_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_another_interface_is_refused_at_the_pins(tmp_path: Path, old: Any, new: Any, said: Any) -> None:
+def test_another_interface_is_refused_at_the_pins(tmp_path: Path, old: str, new: str, said: str) -> None:
     with pytest.raises(BuildError, match=said):
         check_interface(own(tmp_path, "encoder.sv", old, new), SETS["tiny"])
 
@@ -107,7 +106,7 @@ def test_own_ports_between_own_modules_are_the_users_affair(tmp_path: Path) -> N
     assert check_interface(tmp_path, SETS["tiny"]) == ("encoder.sv", "lane.sv")
 
 
-def test_own_encoder_agrees_with_its_own_contract_and_not_with_ours(symmetric: Any) -> None:
+def test_own_encoder_agrees_with_its_own_contract_and_not_with_ours(symmetric: Path) -> None:
     arguments = [
         "test",
         "--set",
@@ -128,7 +127,7 @@ def test_own_encoder_agrees_with_its_own_contract_and_not_with_ours(symmetric: A
     assert json.loads(run.stdout.splitlines()[-1])["complete"] is True
 
 
-def test_diff_stands_both_side_by_side(symmetric: Any) -> None:
+def test_diff_stands_both_side_by_side(symmetric: Path) -> None:
     arguments = ["diff", "--rtl-dir", str(symmetric), "--set", "tiny", "--no-synth", "--json"]
     run = CliRunner().invoke(app, [*arguments, "--contract", SYMMETRIC])
     assert run.exit_code == 0, run.output
@@ -154,7 +153,7 @@ def test_contracts_are_found_by_file_and_refused_with_sentences(tmp_path: Path) 
             load_contract(wrong)
 
 
-def test_backend_runs_own_rtl_and_holds_it(symmetric: Any, tmp_path: Path) -> None:
+def test_backend_runs_own_rtl_and_holds_it(symmetric: Path, tmp_path: Path) -> None:
     chip = replace(load_chip("tiny"), geometry=SMALL)
     rng = np.random.default_rng(3)
     current, reference = (rng.integers(-12, 12, (1, 9, 40)).astype(np.int8) for _ in range(2))
@@ -194,7 +193,7 @@ def test_backend_refuses_another_interface_before_it_builds(tmp_path: Path) -> N
 
 
 @pytest.mark.long
-def test_own_rtl_generates_a_picture(symmetric: Any, tmp_path: Path) -> None:
+def test_own_rtl_generates_a_picture(symmetric: Path, tmp_path: Path) -> None:
     command = [
         str(Path(sys.executable).with_name("ditto")), "generate", "--chip", "tiny", "--steps", "2", "--verify", "--json",
         "--rtl-dir", str(symmetric), "--contract", SYMMETRIC, "-o", str(tmp_path / "run"),

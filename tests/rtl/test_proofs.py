@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -40,7 +39,7 @@ LONG_BUGS = (
 )
 
 
-def planted(folder: Any, file: Any, old: Any, new: Any) -> Any:
+def planted(folder: Path, file: str, old: str, new: str) -> Path:
     text = (rtl_dir() / file).read_text()
     assert old in text
     (folder / file).write_text(text.replace(old, new, 1))
@@ -54,7 +53,7 @@ def test_property_is_proved(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "file", "old", "new"), BUGS)
-def test_planted_bug_has_a_counterexample(tmp_path: Path, name: str, file: Any, old: Any, new: Any) -> None:
+def test_planted_bug_has_a_counterexample(tmp_path: Path, name: str, file: str, old: str, new: str) -> None:
     proof = prove(KNOWN[name], planted(tmp_path, file, old, new), waveforms=tmp_path)
     assert proof.result == "failed"
     assert ".sv:" in proof.detail
@@ -84,7 +83,7 @@ def test_property_is_proved_whatever_it_takes(name: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "file", "old", "new"), LONG_BUGS)
 def test_planted_bug_has_a_counterexample_too(
-    tmp_path: Path, name: str, file: Any, old: Any, new: Any
+    tmp_path: Path, name: str, file: str, old: str, new: str
 ) -> None:
     assert prove(KNOWN[name], planted(tmp_path, file, old, new), waveforms=tmp_path).result == "failed"
 
