@@ -178,15 +178,13 @@ def capture(
 ) -> Captured:
     """Capture `denoiser(**example, **extra)`; `extra` holds arguments that are no tensors, `hold` names of those that are to be
     constants in any case."""
-    names = tuple(example)
-    module = _Denoiser(denoiser, names, extra or {}).eval()
-    for name, tensor in example.items():
-        if not isinstance(tensor, torch.Tensor):
+    for name, value in example.items():
+        if not isinstance(value, torch.Tensor | tuple | list | dict):
             raise CaptureError(
                 f"input {name!r} is a {type(value).__name__}, expected a tensor (pass it in `extra`)"
             )
     call = Call.of(inspect.signature(denoiser.forward), (), {**example, **(extra or {})})
-    return capture_call(denoiser, denoiser.forward, call, static_inputs=static_inputs)
+    return capture_call(denoiser, denoiser.forward, call, static_inputs=static_inputs, hold=hold)
 
 
 def capture_call(
@@ -195,9 +193,11 @@ def capture_call(
     call: Call,
     *,
     static_inputs: frozenset[str] = STATIC_INPUTS,
+    hold: frozenset[str] = frozenset(),
 ) -> Captured:
     """Capture one call of `forward`, a method of `denoiser`."""
     kind = type(denoiser).__name__
+    wanted = frozenset(n for n in call.tensors if n.partition(".")[0] in hold)
     static = frozenset(n for n in call.tensors if n.partition(".")[0] in static_inputs)
     inputs = dict(call.tensors)
     decided: dict[str, torch.Tensor] = {}
@@ -206,8 +206,8 @@ def capture_call(
         warnings.simplefilter("ignore")  # export warns about its own internals; nothing a user could act on
         module = _Flat(denoiser, forward, call, result)
         try:
-            if hold:
-                raise CaptureError(f"{', '.join(sorted(hold))} are to be constants")
+            if wanted:
+                raise CaptureError(f"{', '.join(sorted(wanted))} are to be constants")
             exported = _export(module, inputs)
         except ArgumentError as error:
             raise CaptureError(f"{kind} returns what cannot be followed: {error}") from error
@@ -216,8 +216,8 @@ def capture_call(
                 f"torch.export refused {kind} with inputs "
                 f"{ {n: tuple(t.shape) for n, t in inputs.items()} }: {type(error).__name__}: {_gist(error)}"
             )
-            exported, decided = _specialized(module, inputs, static_inputs, hold, refusal)
-            names = tuple(inputs)
+            exported, decided = _specialized(module, inputs, static, wanted, refusal)
+    names = tuple(inputs)
 
     signature = exported.graph_signature
     tensors: dict[str, torch.Tensor] = {}

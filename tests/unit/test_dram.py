@@ -71,7 +71,9 @@ def test_dram_agrees_with_the_cycle_accurate_simulator(
 @pytest.mark.parametrize("refresh", ["refresh_off", "refresh_on"])
 @pytest.mark.parametrize("mapping", ["coarse", "fine"])
 @pytest.mark.parametrize("channels", ["8ch", "1ch"])
-def test_dram_agrees_on_the_whole_table(channels: str, mapping: AddressMapping, refresh: str, name: str) -> None:
+def test_dram_agrees_on_the_whole_table(
+    channels: str, mapping: AddressMapping, refresh: str, name: str
+) -> None:
     cycles, latency = deviations(channels, mapping, refresh, name)
     assert abs(cycles) <= tolerance(name)
     if (mapping, refresh, name) == ("coarse", "refresh_off", "stride_2048"):
