@@ -57,6 +57,8 @@ def clock_mhz(geometry: Geometry, own_dir: Path | None = None, asked_mhz: int = 
         size = _synthesise(geometry, own_dir, Path(folder))
         arguments = [
             "--85k",
+            "--package",
+            "CABGA381",
             "--json",
             "tile.json",
             "--out-of-context",
