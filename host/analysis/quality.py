@@ -176,16 +176,17 @@ class _Maker:
     def pictures(self, count: int, seed: int, keep: Path | None) -> Pictures:
         """In 0…1, in 256 steps: as they are kept, and as they are shown."""
         if keep is None:
-            return self._make(count, seed).astype(np.float32) / 255
+            return self._make(count, seed).astype(np.float32) / np.float32(255)
         path = keep / f"{self._model}.{self._kind}.seed{seed}.npz"
         if path.is_file():
             found = np.load(path)["pictures"]
             if len(found) >= count:
-                return found[:count].astype(np.float32) / 255
+                kept: Pictures = found[:count].astype(np.float32) / np.float32(255)
+                return kept
         made = self._make(count, seed)
         keep.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, pictures=made)
-        return made.astype(np.float32) / 255
+        return made.astype(np.float32) / np.float32(255)
 
     def _make(self, count: int, seed: int) -> npt.NDArray[np.uint8]:
         from ditto_cosim.host.zoo import find_trained

@@ -133,7 +133,9 @@ def _untouched(module: nn.Module) -> Iterator[None]:
 
 def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        exported: torch.export.ExportedProgram = torch.export.export(module, tuple(inputs.values()), strict=False)
+        exported: torch.export.ExportedProgram = torch.export.export(
+            module, tuple(inputs.values()), strict=False
+        )
         exported = exported.run_decompositions(DECOMPOSITIONS)
     for node in exported.graph.nodes:
         made = node.meta.get("val")

@@ -183,7 +183,9 @@ def hold(
             graph.register_buffer(f"held_{node.name}", value.detach().clone())
             with graph.graph.inserting_before(min(users, key=order.__getitem__)):
                 constant = graph.graph.get_attr(f"held_{node.name}")
-                constant = graph.graph.call_function(torch.ops.aten.clone.default, (constant,))  # some are written to
+                constant = graph.graph.call_function(
+                    torch.ops.aten.clone.default, (constant,)
+                )  # some are written to
             for user in users:
                 user.replace_input_with(node, constant)
     graph.graph.eliminate_dead_code()

@@ -80,7 +80,7 @@ def _conditions(denoiser: Any, batch: int, generator: torch.Generator | None) ->
     """Conditions of the right shapes, drawn once."""
     config, kind = denoiser.config, type(denoiser).__name__
 
-    def noise(*shape: int) -> torch.Tensor:
+    def noise(*shape: int) -> Any:
         return randn_tensor((batch, *shape), generator, dtype=denoiser.dtype)
 
     if kind == "UNet2DModel":

@@ -486,7 +486,7 @@ class Acceleration:
                 "this denoiser's weights were dropped when its program was made (keep_weights=False); load it again to save it"
             )
 
-        self.module.register_state_dict_pre_hook(refuse)
+        self.module.register_state_dict_pre_hook(refuse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         quick = fingerprint.quick(self.module, self.original)
         self._rename(quick)
         self._quick = quick
@@ -585,7 +585,8 @@ def _accelerated(kind: Any) -> type[nn.Module]:
 def attach(module: nn.Module, acceleration: Acceleration) -> None:
     """From now on the device computes the module's call."""
     module.__dict__.pop("forward", None)
-    module.__class__ = _accelerated(type(module))
+    kind: Any = type(module)
+    module.__class__ = _accelerated(kind)
     module.__dict__["_acceleration"] = acceleration
 
 

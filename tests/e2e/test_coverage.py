@@ -49,7 +49,11 @@ def test_coverage_tells_what_is_missing_as_json(monkeypatch):
     assert shown.exit_code == 0, shown.output
     first, second = json.loads(shown.stdout)["classes"]
     assert {k: first[k] for k in ("class", "captured", "lowered", "exact", "missing")} == {
-        "class": "A", "captured": True, "lowered": False, "exact": False, "missing": ["aten.sort.default"]
+        "class": "A",
+        "captured": True,
+        "lowered": False,
+        "exact": False,
+        "missing": ["aten.sort.default"],
     }
     assert second["exact"] is True
     assert "1 lowered, 1 exact" in CliRunner().invoke(app, ["models", "--coverage"]).output
