@@ -320,8 +320,9 @@ def _strip_names(directory: Path) -> list[tuple[int, str]]:
 
 def _drawn(pipe: Any, guess: Any) -> Any:
     """What a step's guess looks like: latents go through the pipeline's decoder, if it has one of the usual kind."""
-    vae = getattr(pipe, "vae", None)
-    if not isinstance(vae, _autoencoder()):
+    vae: Any = getattr(pipe, "vae", None)
+    kind: Any = _autoencoder()
+    if not isinstance(vae, kind):
         return _to_image(guess)
     with torch.no_grad():
         return _to_image(vae.decode(guess[:1].to(vae.dtype) / vae.config.scaling_factor).sample)

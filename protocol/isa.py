@@ -391,6 +391,7 @@ _UNARY = {
     "exp": "exp32(x)",
     "sqrt": "√x; a negative number gives NaN",
     "log": "log32(x)",
+    "trunc": "the whole number next to x towards 0",
     "sin": "sin of trig(x)",
     "cos": "cos of trig(x)",
     "gelu": (

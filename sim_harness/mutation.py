@@ -185,7 +185,8 @@ def _build(
     drawn: Sequence[Mutant], folder: Path, progress: Callable[[str], None]
 ) -> tuple[dict[int, Mutant], list[Mutant], BuildOptions]:
     """One build per set with all mutants in it, but for those that Verilator refuses."""
-    numbered, refused = dict(enumerate(drawn, 1)), []
+    numbered = dict(enumerate(drawn, 1))
+    refused: list[Mutant] = []
     target = folder / "rtl"
     shutil.copytree(rtl_dir(), target)
     options = BuildOptions(assertions=True, random_state=True, optimize=False, mutants=True, rtl_dir=target)
@@ -233,7 +234,8 @@ def _run_all(
         raise HarnessError(
             "mutate: the RTL without a mutant fails: " + _run_one(0, model, options, 1.0, seed)
         )
-    waiting, running = list(numbered), {}
+    waiting = list(numbered)
+    running: dict[tuple[int, int], tuple[int, float]] = {}
     results: dict[int, tuple[str, str, float]] = {}
     while waiting or running:
         while waiting and len(running) < jobs:

@@ -228,6 +228,7 @@ _UNARY: dict[str, Callable[[F32], F32]] = {
     "exp": functions.exp32,
     "sqrt": np.sqrt,
     "log": functions.log32,
+    "trunc": np.trunc,
     "sin": lambda x: functions.trig(x, 0),
     "cos": lambda x: functions.trig(x, 1),
 }

@@ -101,7 +101,7 @@ def _rubbish(host: Host) -> Iterator[Callable[[], None]]:
     deep = b"\x81\xa1a" * 100_000 + b"\x01"
     while True:
         for header in (b"", os.urandom(64), deep, wide, b"\xdd\xff\xff\xff\xff"):
-            yield lambda header=header: host.send([header])  # type: ignore[misc]
+            yield lambda header=header: host.send(codec.sealed(header, []))  # type: ignore[misc]
 
 
 def _headers(host: Host) -> Iterator[Callable[[], None]]:
@@ -111,7 +111,7 @@ def _headers(host: Host) -> Iterator[Callable[[], None]]:
         {"type": "PutTensors", "run": "r", "seq": 0, "pieces": [{"digest": "0" * 32}] * 70_000}
     )
     while True:
-        yield lambda: host.send([wide])
+        yield lambda: host.send(codec.sealed(wide, []))
 
 
 def _programs(host: Host) -> Iterator[Callable[[], None]]:

@@ -27,6 +27,8 @@ from .rtl import (
     set_names,
 )
 
+__all__ = ["app"]
+
 
 @app.command()
 def diff(

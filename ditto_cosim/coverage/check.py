@@ -106,12 +106,19 @@ def check(name: str, module: nn.Module, arguments: Mapping[str, Any], backend: s
     static = frozenset(
         n for n, t in flat.tensors.items() if steps[-1][n] is t and "timestep" not in n and n != "t"
     )
+    layout = frozenset(n for n in static if not flat.tensors[n].is_floating_point())
     try:
         captured = capture(flat, flat.tensors, static_inputs=static)
     except CaptureError as error:
         return Coverage(name, False, False, False, (_sentence(error),))
     try:
-        lower(captured, None)
+        try:
+            lower(captured, None)
+        except UnsupportedError:
+            if not layout - captured.held.keys():
+                raise
+            captured = capture(flat, flat.tensors, static_inputs=static, hold=layout)  # indices, perhaps
+            lower(captured, None)
     except UnsupportedError as error:
         return Coverage(name, True, False, False, tuple(sorted(error.missing)))
     except DittoError as error:

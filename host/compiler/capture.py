@@ -23,7 +23,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from ditto_cosim.host.compiler.arguments import ArgumentError, Call, Structure, put_together, take_apart
 from ditto_cosim.host.compiler.decompose import DECOMPOSITIONS
 from ditto_cosim.host.compiler.quantize import Grid, input_grid
-from ditto_cosim.host.compiler.specialize import hold, specialize
+from ditto_cosim.host.compiler.specialize import held_constant, specialize
 from ditto_cosim.protocol.errors import DittoError
 
 STATIC_INPUTS = frozenset(
@@ -148,7 +148,11 @@ def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.expo
 
 
 def _specialized(
-    module: nn.Module, inputs: dict[str, torch.Tensor], static_inputs: frozenset[str], refusal: CaptureError
+    module: nn.Module,
+    inputs: dict[str, torch.Tensor],
+    static_inputs: frozenset[str],
+    wanted: frozenset[str],
+    refusal: CaptureError,
 ) -> tuple[torch.export.ExportedProgram, dict[str, torch.Tensor]]:
     """The module with those inputs as constants, taken out of `inputs`, that decide its shapes."""
     names, tensors = tuple(inputs), tuple(inputs.values())
@@ -160,9 +164,9 @@ def _specialized(
         raise CaptureError(
             f"what it computes depends on what {', '.join(sorted(varying))} hold, which changes between steps; {refusal}"
         )
-    held = {name: inputs.pop(name).clone() for name in names if name in asked}
+    held = {name: inputs.pop(name).clone() for name in names if name in asked | wanted}
     try:
-        return _export(hold(graph, tensors, names, frozenset(held)), inputs), held
+        return _export(held_constant(graph, tensors, names, frozenset(held)), inputs), held
     except Exception as error:
         raise refusal from error
 
@@ -173,15 +177,17 @@ def capture(
     *,
     extra: Mapping[str, Any] | None = None,
     static_inputs: frozenset[str] = STATIC_INPUTS,
+    hold: frozenset[str] = frozenset(),
 ) -> Captured:
-    """Capture `denoiser(**example, **extra)`; `extra` holds arguments that are no tensors."""
+    """Capture `denoiser(**example, **extra)`; `extra` holds arguments that are no tensors, `hold` names of those that are to be
+    constants in any case."""
     for name, value in example.items():
         if not isinstance(value, torch.Tensor | tuple | list | dict):
             raise CaptureError(
                 f"input {name!r} is a {type(value).__name__}, expected a tensor (pass it in `extra`)"
             )
     call = Call.of(inspect.signature(denoiser.forward), (), {**example, **(extra or {})})
-    return capture_call(denoiser, denoiser.forward, call, static_inputs=static_inputs)
+    return capture_call(denoiser, denoiser.forward, call, static_inputs=static_inputs, hold=hold)
 
 
 def capture_call(
@@ -190,9 +196,11 @@ def capture_call(
     call: Call,
     *,
     static_inputs: frozenset[str] = STATIC_INPUTS,
+    hold: frozenset[str] = frozenset(),
 ) -> Captured:
     """Capture one call of `forward`, a method of `denoiser`."""
     kind = type(denoiser).__name__
+    wanted = frozenset(n for n in call.tensors if n.partition(".")[0] in hold)
     static = frozenset(n for n in call.tensors if n.partition(".")[0] in static_inputs)
     inputs = dict(call.tensors)
     decided: dict[str, torch.Tensor] = {}
@@ -201,6 +209,8 @@ def capture_call(
         warnings.simplefilter("ignore")  # export warns about its own internals; nothing a user could act on
         module = _Flat(denoiser, forward, call, result)
         try:
+            if wanted:
+                raise CaptureError(f"{', '.join(sorted(wanted))} are to be constants")
             exported = _export(module, inputs)
         except ArgumentError as error:
             raise CaptureError(f"{kind} returns what cannot be followed: {error}") from error
@@ -209,7 +219,7 @@ def capture_call(
                 f"torch.export refused {kind} with inputs "
                 f"{ {n: tuple(t.shape) for n, t in inputs.items()} }: {type(error).__name__}: {_gist(error)}"
             )
-            exported, decided = _specialized(module, inputs, static, refusal)
+            exported, decided = _specialized(module, inputs, static, wanted, refusal)
     names = tuple(inputs)
 
     signature = exported.graph_signature

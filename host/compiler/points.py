@@ -38,6 +38,8 @@ def is_layer(node: Node) -> bool:
     target = str(node.target)
     if node.op != "call_function" or target not in LAYER_TARGETS:
         return False
+    if not example(node.args[0]).numel():
+        return False
     return target not in PRODUCTS or example(node.args[0]).shape[-1] != 1
 
 

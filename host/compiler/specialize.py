@@ -152,7 +152,7 @@ def _ancestors(graph: fx.GraphModule, nodes: set[str]) -> set[str]:
     return wanted
 
 
-def hold(
+def held_constant(
     graph: fx.GraphModule, example: Sequence[Tensor], names: Sequence[str], held: frozenset[str]
 ) -> fx.GraphModule:
     """The same as a function of the other inputs: what follows from the held ones alone is a constant."""

@@ -80,8 +80,9 @@ def _conditions(denoiser: Any, batch: int, generator: torch.Generator | None) ->
     """Conditions of the right shapes, drawn once."""
     config, kind = denoiser.config, type(denoiser).__name__
 
-    def noise(*shape: int) -> Any:
-        return randn_tensor((batch, *shape), generator, dtype=denoiser.dtype)
+    def noise(*shape: int) -> torch.Tensor:
+        drawn: torch.Tensor = randn_tensor((batch, *shape), generator, dtype=denoiser.dtype)
+        return drawn
 
     if kind == "UNet2DModel":
         labelled = config.get("class_embed_type") or config.get("num_class_embeds")

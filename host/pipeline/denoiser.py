@@ -585,8 +585,7 @@ def _accelerated(kind: Any) -> type[nn.Module]:
 def attach(module: nn.Module, acceleration: Acceleration) -> None:
     """From now on the device computes the module's call."""
     module.__dict__.pop("forward", None)
-    kind: Any = type(module)
-    module.__class__ = _accelerated(kind)
+    module.__class__ = _accelerated(type(module))  # type: ignore[arg-type]  # a class is hashable
     module.__dict__["_acceleration"] = acceleration
 
 

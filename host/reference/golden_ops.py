@@ -429,6 +429,7 @@ UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": exp32,
     "sqrt": lambda x: x.double().sqrt().float(),  # torch's own in binary32 is not always the nearest
     "log": log32,
+    "trunc": torch.trunc,
     "sin": lambda x: trig(x, 0),
     "cos": lambda x: trig(x, 1),
     "gelu": gelu_erf,

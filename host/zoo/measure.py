@@ -81,7 +81,7 @@ def nearest_training_pictures(
     Nearest in quarter-size averages, so that a shift of an edge by a pixel does not decide.
     """
     images, _ = data.load(dataset, "train")
-    training = images.transpose(0, 2, 3, 1).astype(np.float32) / 255
+    training: Pictures = images.transpose(0, 2, 3, 1).astype(np.float32) / np.float32(255)
     small, wanted = _quarter(training), _quarter(pictures)
     nearest = np.array([np.abs(small - one).mean((1, 2, 3)).argmin() for one in wanted])
     return nearest, np.abs(training[nearest] - pictures).mean((1, 2, 3)).astype(np.float64)
@@ -89,7 +89,8 @@ def nearest_training_pictures(
 
 def _quarter(pictures: Pictures) -> Pictures:
     count, height, width, channels = pictures.shape
-    return pictures.reshape(count, height // 4, 4, width // 4, 4, channels).mean((2, 4))
+    found: Pictures = pictures.reshape(count, height // 4, 4, width // 4, 4, channels).mean((2, 4))
+    return found
 
 
 def grid(pictures: Pictures, columns: int = 10, scale: int = 2) -> Any:

@@ -165,7 +165,7 @@ def test_device_that_cannot_start_says_why() -> None:
 def test_device_stops_cleanly_on_a_signal() -> None:
     with LocalDevice([*PLAIN, "--machine", "support.wire_harness:SlowMachine"], restarts=0) as device:
         run = device.open_run(*chain(), m.RunSpec())
-        process = device._process.process  # type: ignore[union-attr]  # it is running
+        process = device._process.process
         threading.Timer(0.5, process.terminate).start()
         with pytest.raises((CancelledError, DeviceLostError), match=r"stopping|exit status 0"):
             run.step(0, inputs_of(run.program, 0))

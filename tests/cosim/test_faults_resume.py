@@ -47,12 +47,12 @@ class Session:
             if (report.step, report.layer) == stop_at:
                 raise Stopped
 
-        outputs = []
+        outputs: list[torch.Tensor] = []
         with connect(self.address) as device:
             record = Recording(self.directory, "small", resume=resume)
-            run = Run(device, self.compiled, Settings(spec, self.verify, record, on_layer), STEPS)
+            run = Run(device, self.compiled, Settings(spec, self.verify, record, on_layer), STEPS, record)
             for given in self.inputs:
-                outputs.append(run.step(given))
+                outputs += run.step(given).values()
             return run.close({"done": True}), outputs
 
 

@@ -58,7 +58,7 @@ def generate(address: str, factory: Callable[..., Any], design: str = "ditto") -
     _, inputs, compiled = small()
     with serving(address, factory=factory), connect(address) as device:
         run = Run(
-            device, compiled, Settings(msgspec.structs.replace(SPEC, design=design), verify=True), STEPS
+            device, compiled, Settings(msgspec.structs.replace(SPEC, design=design), verify=True), STEPS, None
         )
         try:
             for given in inputs:
@@ -127,7 +127,7 @@ LIES: dict[str, tuple[str, Callable[..., Any], str]] = {
     ),
     "charged cycles": (
         "record",
-        change_layer(lambda r: dataclasses.replace(r, charged_cycles=r.charged_cycles + 1)),  # type: ignore[operator]
+        change_layer(lambda r: dataclasses.replace(r, charged_cycles=r.charged_cycles + 1)),
         r"report of layer 'to_qkv', cycles",
     ),
     "traffic": (

@@ -81,8 +81,8 @@ def test_stuck_rtl_is_reported_with_its_state_while_the_device_serves_others(
     from ditto_cosim.sim_harness.tile import Stalls, Tile
 
     class JammedTile(Tile):
-        def __init__(self, geometry: Any) -> None:
-            super().__init__(geometry, watchdog_idle_cycles=500)
+        def __init__(self, geometry: Any, **how: Any) -> None:
+            super().__init__(geometry, **{**how, "watchdog_idle_cycles": 500})
 
         def run_product(self, current: Any, reference: Any, weights: Any, mode: Any, **how: Any) -> Any:
             lanes = self.geometry.lanes
@@ -107,11 +107,12 @@ def test_backend_is_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> Non
     point = EntryPoint("lab", "support.plain_backend:PlainBackend", backends.ENTRY_POINTS)
     broken = EntryPoint("broken", "no_such_module:Board", backends.ENTRY_POINTS)
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point, broken])
-    assert backends.names() == ["broken", "lab", "model", "rtl", "rtl_wide"]
+    assert backends.names() == ["board", "broken", "lab", "model", "rtl", "rtl_wide"]
     assert backends.make_backend("lab", load_chip("tiny")).name == "plain"
     with pytest.raises(BackendError, match="'broken' cannot be loaded from no_such_module:Board"):
         backends.find_backend("broken")
     with pytest.raises(
-        BackendError, match="'fpga' is unknown; known: broken, lab, model, rtl, rtl_wide, or give module"
+        BackendError,
+        match="'fpga' is unknown; known: board, broken, lab, model, rtl, rtl_wide, or give module",
     ):
         backends.find_backend("fpga")

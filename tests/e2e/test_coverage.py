@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ditto_cosim import coverage
-from ditto_cosim.cli import app
+from ditto_cosim.cli import root
 from ditto_cosim.coverage import SMALL, Coverage, cover, denoisers
 
 QUICK = [name for name, small in SMALL.items() if small.quick]
@@ -19,12 +19,12 @@ NOT_YET = {
 """Class -> why it does not run. To be made shorter only."""
 
 
-def test_coverage_knows_every_denoiser_class_of_diffusers():
+def test_coverage_knows_every_denoiser_class_of_diffusers() -> None:
     assert set(denoisers()) == set(SMALL)
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_coverage_takes_a_class_to_the_device(name):
+def test_coverage_takes_a_class_to_the_device(name: str) -> None:
     found = cover(name)
     assert found.exact, found.missing
     assert found.snr_db > 25
@@ -32,20 +32,20 @@ def test_coverage_takes_a_class_to_the_device(name):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in QUICK])
-def test_coverage_does_not_shrink(name):
+def test_coverage_does_not_shrink(name: str) -> None:
     found = cover(name)
     assert found.exact == (name not in NOT_YET), found.missing
     assert found.snr_db is None or found.snr_db > 25
 
 
-def test_coverage_tells_what_is_missing_as_json(monkeypatch):
+def test_coverage_tells_what_is_missing_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {
         "A": Coverage("A", True, False, False, ("aten.sort.default",)),
         "B": Coverage("B", True, True, True),
     }
     monkeypatch.setattr(coverage, "denoisers", lambda: list(rows))
     monkeypatch.setattr(coverage, "cover", rows.__getitem__)
-    shown = CliRunner().invoke(app, ["models", "--coverage", "--json"])
+    shown = CliRunner().invoke(root, ["models", "--coverage", "--json"])
     assert shown.exit_code == 0, shown.output
     first, second = json.loads(shown.stdout)["classes"]
     assert {k: first[k] for k in ("class", "captured", "lowered", "exact", "missing")} == {
@@ -56,4 +56,4 @@ def test_coverage_tells_what_is_missing_as_json(monkeypatch):
         "missing": ["aten.sort.default"],
     }
     assert second["exact"] is True
-    assert "1 lowered, 1 exact" in CliRunner().invoke(app, ["models", "--coverage"]).output
+    assert "1 lowered, 1 exact" in CliRunner().invoke(root, ["models", "--coverage"]).output

@@ -9,7 +9,9 @@ import copy
 import dataclasses
 import math
 import threading
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import diffusers
 import pytest
@@ -32,11 +34,11 @@ FAITHFUL_DB = 20
 
 
 @pytest.fixture(autouse=True)
-def seeded():
+def seeded() -> None:
     torch.manual_seed(0)
 
 
-def small(**config):
+def small(**config: Any) -> Any:
     """A UNet with one attention block in its middle."""
     return diffusers.UNet2DConditionModel(
         **{
@@ -56,24 +58,24 @@ def small(**config):
 class Opened:
     """Golden runs, counted."""
 
-    def __init__(self):
-        self.runs = []
+    def __init__(self) -> None:
+        self.runs: list[Any] = []
 
-    def __call__(self, compiled, steps, record):
+    def __call__(self, compiled: Any, steps: Any, record: Any) -> Any:
         self.runs.append(GoldenRun(compiled))
         return self.runs[-1]
 
     @property
-    def programs(self):
+    def programs(self) -> Any:
         return len({run.compiled.program.digest for run in self.runs})
 
 
-def snr_db(live, got):
+def snr_db(live: Any, got: Any) -> Any:
     noise = float((live.double() - got.double()).square().sum())
     return 10 * math.log10(float(live.double().square().sum()) / noise) if noise else math.inf
 
 
-def inputs(step=0, batch=2):
+def inputs(step: Any = 0, batch: Any = 2) -> Any:
     generator = torch.Generator().manual_seed(9)
     sample = torch.randn(batch, 4, 16, 16, generator=generator)
     context = torch.randn(batch, 7, 24, generator=generator)
@@ -84,7 +86,7 @@ def inputs(step=0, batch=2):
     }
 
 
-def residuals(seed=3):
+def residuals(seed: int = 3) -> Any:
     generator = torch.Generator().manual_seed(seed)
     shapes = [(2, 16, 16, 16)] * 2
     return {
@@ -93,11 +95,11 @@ def residuals(seed=3):
     }
 
 
-def accelerated(module, calls, **settings):
+def accelerated(module: Any, calls: Any, **settings: Any) -> Any:
     """The module on golden, a copy of it that stays in fp32, and the runs."""
     live, opened = copy.deepcopy(module), Opened()
 
-    def calibration(target):
+    def calibration(target: Any) -> None:
         for call in calls:
             target(**call)
 
@@ -105,14 +107,14 @@ def accelerated(module, calls, **settings):
 
 
 @torch.no_grad()
-def fidelity(module, live, **call):
+def fidelity(module: Any, live: Any, **call: Any) -> Any:
     return snr_db(live(**copy.deepcopy(call))[0], module(**call)[0])  # UNets empty the lists they are given
 
 
 # --- arguments ------------------------------------------------------------------------------------------------------------
 
 
-def test_faithful_controlnet_residuals_are_inputs():
+def test_faithful_controlnet_residuals_are_inputs() -> None:
     """Residuals that differ in a few elements, or in every one, are neither stale nor another program."""
     first = residuals()
     module, live, opened = accelerated(small(), [{**inputs(), **first}])
@@ -128,8 +130,8 @@ def test_faithful_controlnet_residuals_are_inputs():
     assert opened.runs[0].seen.steps == 3
 
 
-def test_faithful_t2i_adapter_residuals_are_inputs():
-    def adapter():
+def test_faithful_t2i_adapter_residuals_are_inputs() -> None:
+    def adapter() -> Any:
         return {"down_intrablock_additional_residuals": [torch.randn(2, 16, 16, 16)]}
 
     module, live, opened = accelerated(small(), [{**inputs(), **adapter()} for _ in range(3)])
@@ -139,8 +141,8 @@ def test_faithful_t2i_adapter_residuals_are_inputs():
     assert len(opened.runs) == 1
 
 
-def test_faithful_sdxl_conditions_change_the_picture_and_not_the_program():
-    def conditions(seed):
+def test_faithful_sdxl_conditions_change_the_picture_and_not_the_program() -> None:
+    def conditions(seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
         return {
             "added_cond_kwargs": {
@@ -164,13 +166,13 @@ def test_faithful_sdxl_conditions_change_the_picture_and_not_the_program():
     assert {run.seen.steps for run in opened.runs} == {2}
 
 
-def test_faithful_values_of_python_arguments_make_another_program():
+def test_faithful_values_of_python_arguments_make_another_program() -> None:
     class Scaled(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.inner = nn.Linear(8, 8)
 
-        def forward(self, sample, options):
+        def forward(self, sample: torch.Tensor, options: Any) -> Any:
             return self.inner(sample) * options["scale"][0] if options["on"] else sample
 
     module, live, opened = accelerated(
@@ -185,17 +187,17 @@ def test_faithful_values_of_python_arguments_make_another_program():
     assert opened.programs == 2
 
 
-def test_faithful_refuses_what_may_hide_a_tensor_or_ask_for_gradients():
+def test_faithful_refuses_what_may_hide_a_tensor_or_ask_for_gradients() -> None:
     class Hidden:
-        def __init__(self):
+        def __init__(self) -> None:
             self.bias = torch.ones(8)
 
     class Biased(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.inner = nn.Linear(8, 8)
 
-        def forward(self, sample, extra=None):
+        def forward(self, sample: torch.Tensor, extra: Any = None) -> Any:
             return self.inner(sample)
 
     module, _, _ = accelerated(Biased().eval(), [{"sample": torch.randn(3, 8)}])
@@ -205,7 +207,7 @@ def test_faithful_refuses_what_may_hide_a_tensor_or_ask_for_gradients():
         module(torch.randn(3, 8, requires_grad=True))
 
 
-def test_faithful_static_inputs_that_change_have_runs_of_their_own():
+def test_faithful_static_inputs_that_change_have_runs_of_their_own() -> None:
     """A conditional and an unconditional call take turns; each meets its own previous step."""
     one, other = inputs(), inputs()
     other["encoder_hidden_states"] = torch.randn(2, 7, 24)
@@ -227,69 +229,69 @@ def test_faithful_static_inputs_that_change_have_runs_of_their_own():
 # --- changes of the module ------------------------------------------------------------------------------------------------
 
 
-def edit_in_place(unet):
+def edit_in_place(unet: Any) -> None:
     with torch.no_grad():
         unet.conv_in.weight.mul_(-1.5)
 
 
-def edit_through_data(unet):
+def edit_through_data(unet: Any) -> None:
     for parameter in unet.mid_block.parameters():
         parameter.data.mul_(-2)
 
 
-def ema(unet):
+def ema(unet: Any) -> None:
     average = diffusers.training_utils.EMAModel(unet.parameters())
     for shadow in average.shadow_params:
         shadow.mul_(1.4)
     average.copy_to(unet.parameters())
 
 
-def load_other_weights(unet):
+def load_other_weights(unet: Any) -> None:
     unet.load_state_dict({n: torch.roll(t, 1, 0) for n, t in unet.state_dict().items()})
 
 
-def another_processor(unet):
+def another_processor(unet: Any) -> Any:
     class Sharper(diffusers.models.attention_processor.AttnProcessor):
-        def __call__(self, attn, hidden_states, *args, **kwargs):
+        def __call__(self, attn: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
             return 3 * super().__call__(attn, hidden_states, *args, **kwargs)
 
     unet.set_attn_processor(Sharper())
 
 
-def fuse(unet):
+def fuse(unet: Any) -> None:
     unet.fuse_qkv_projections()
 
 
-def scale_by_attribute(unet):
+def scale_by_attribute(unet: Any) -> None:
     for resnet in (unet.mid_block.resnets[0], unet.up_blocks[0].resnets[0]):
         resnet.output_scale_factor = 3.0
 
 
-def replace_a_layer(unet):
+def replace_a_layer(unet: Any) -> None:
     unet.conv_out = nn.Sequential(unet.conv_out, nn.Conv2d(4, 4, 1))
 
 
 class LoRALinear(nn.Module):
     """What an adapter does to a layer."""
 
-    def __init__(self, base_layer, rank=4):
+    def __init__(self, base_layer: Any, rank: Any = 4) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.lora_A = nn.Linear(base_layer.in_features, rank, bias=False)
         self.lora_B = nn.Linear(rank, base_layer.out_features, bias=False)
         self.scaling = {"default": 2.0}
 
-    def forward(self, x, *args, **kwargs):
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         return self.base_layer(x) + self.lora_B(self.lora_A(x)) * self.scaling["default"]
 
 
-def add_lora(unet):
+def add_lora(unet: Any) -> None:
     for attention in (m for m in unet.modules() if type(m).__name__ == "Attention"):
         attention.to_q = LoRALinear(attention.to_q)
         attention.to_out[0] = LoRALinear(attention.to_out[0])
 
 
-def scale_lora(unet):
+def scale_lora(unet: Any) -> None:
     add_lora(unet)
     for layer in (m for m in unet.modules() if isinstance(m, LoRALinear)):
         layer.scaling["default"] = 6.0
@@ -317,7 +319,7 @@ GIVEN = {add_lora, edit_through_data}
     [(change, False) for change in CHANGES]
     + [pytest.param(c, True, marks=() if c in GIVEN else pytest.mark.long) for c in CHANGES],
 )
-def test_faithful_to_a_module_that_changes_after_accelerate(change, given, tmp_path):
+def test_faithful_to_a_module_that_changes_after_accelerate(change: Any, given: Any, tmp_path: Path) -> None:
     module, _, opened = accelerated(small(), [inputs(s) for s in range(3)])
     if given:
         save_grids(module.grids, tmp_path / "scales.json")
@@ -337,7 +339,7 @@ def test_faithful_to_a_module_that_changes_after_accelerate(change, given, tmp_p
     assert opened.programs == 2
 
 
-def test_faithful_to_a_change_between_two_steps():
+def test_faithful_to_a_change_between_two_steps() -> None:
     module, _, opened = accelerated(small(), [inputs(s) for s in range(3)])
     module(**inputs(0))
     with torch.no_grad():
@@ -347,7 +349,7 @@ def test_faithful_to_a_change_between_two_steps():
     assert len(opened.runs) == 2
 
 
-def test_faithful_constants_are_copies():
+def test_faithful_constants_are_copies() -> None:
     module, _, opened = accelerated(small(), [inputs()])
     module(**inputs())
     kept = {n: t.clone() for n, t in opened.runs[0].compiled.constants.items()}
@@ -357,10 +359,10 @@ def test_faithful_constants_are_copies():
         assert torch.equal(tensor, kept[name]), name
 
 
-def test_faithful_refuses_by_name_what_no_program_can_follow():
+def test_faithful_refuses_by_name_what_no_program_can_follow() -> None:
     module, _, _ = accelerated(small(), [inputs()])
 
-    def refused(words, error=UnfaithfulError):
+    def refused(words: Any, error: Any = UnfaithfulError) -> None:
         module.begin()
         with pytest.raises(error, match=words):
             module(**inputs())
@@ -381,7 +383,7 @@ def test_faithful_refuses_by_name_what_no_program_can_follow():
 @pytest.mark.parametrize(
     "kind", ["PyramidAttentionBroadcastConfig", "FirstBlockCacheConfig", "TaylorSeerCacheConfig"]
 )
-def test_faithful_refuses_caches(kind):
+def test_faithful_refuses_caches(kind: Any) -> None:
     transformer = diffusers.FluxTransformer2DModel(
         in_channels=4,
         num_layers=1,
@@ -407,7 +409,7 @@ def test_faithful_refuses_caches(kind):
         transformer(**call)
 
 
-def test_faithful_refuses_freeu_by_its_operations():
+def test_faithful_refuses_freeu_by_its_operations() -> None:
     module, _, _ = accelerated(small(), [inputs()])
     module(**inputs())
     module.enable_freeu(s1=0.2, s2=0.2, b1=1.5, b2=1.6)
@@ -419,17 +421,19 @@ def test_faithful_refuses_freeu_by_its_operations():
     assert fidelity(module, restore(copy.deepcopy(module)), **inputs()) > FAITHFUL_DB
 
 
-def test_faithful_refuses_modules_that_draw_random_numbers_or_keep_state():
+def test_faithful_refuses_modules_that_draw_random_numbers_or_keep_state() -> None:
     class Noisy(nn.Linear):
-        def forward(self, input):
+        def forward(self, input: Any) -> Any:
             return super().forward(input) + torch.randn(3, 8)
 
     class Counting(nn.Linear):
-        def __init__(self):
+        calls: torch.Tensor
+
+        def __init__(self) -> None:
             super().__init__(8, 8)
             self.register_buffer("calls", torch.zeros(1))
 
-        def forward(self, input):
+        def forward(self, input: Any) -> Any:
             self.calls += 1
             return super().forward(input) + self.calls
 
@@ -444,19 +448,19 @@ def test_faithful_refuses_modules_that_draw_random_numbers_or_keep_state():
 # --- the user's module ----------------------------------------------------------------------------------------------------
 
 
-def pipeline(scheduler="DDIMScheduler"):
+def pipeline(scheduler: Any = "DDIMScheduler") -> Any:
     unet = build("unet")
     return diffusers.DDIMPipeline(unet, diffusers.DDIMScheduler()), unet
 
 
-def on_golden_pipe(pipe, **settings):
+def on_golden_pipe(pipe: Any, **settings: Any) -> Any:
     opened = Opened()
     accelerate(pipe, open_run=opened, calibration={"num_inference_steps": 2}, **settings)
     pipe.set_progress_bar_config(disable=True)
     return opened
 
 
-def test_faithful_pipelines_save_what_they_were(tmp_path):
+def test_faithful_pipelines_save_what_they_were(tmp_path: Path) -> None:
     pipe, unet = pipeline()
     before = {n: t.clone() for n, t in unet.state_dict().items()}
     config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
@@ -482,7 +486,7 @@ def test_faithful_pipelines_save_what_they_were(tmp_path):
     assert type(torch.load(tmp_path / "unet.pt", weights_only=False)) is diffusers.UNet2DModel
 
 
-def test_faithful_copies_compute_with_their_own_weights():
+def test_faithful_copies_compute_with_their_own_weights() -> None:
     pipe, _ = pipeline()
     opened = on_golden_pipe(pipe)
     other = copy.deepcopy(pipe)
@@ -497,7 +501,7 @@ def test_faithful_copies_compute_with_their_own_weights():
     assert other.unet.finish().steps == 2
 
 
-def test_faithful_a_new_scheduler_is_a_new_generation():
+def test_faithful_a_new_scheduler_is_a_new_generation() -> None:
     pipe, _ = pipeline()
     opened = on_golden_pipe(pipe)
     pipe(num_inference_steps=3)
@@ -512,7 +516,7 @@ def test_faithful_a_new_scheduler_is_a_new_generation():
     assert len(opened.runs) == 4
 
 
-def test_faithful_a_sampler_whose_time_rises_is_one_generation():
+def test_faithful_a_sampler_whose_time_rises_is_one_generation() -> None:
     module, _, opened = accelerated(small(), [inputs()])
     for _ in range(2):
         for step in range(5):
@@ -520,21 +524,21 @@ def test_faithful_a_sampler_whose_time_rises_is_one_generation():
     assert [run.seen.steps for run in opened.runs] == [1, 4, 5]
 
 
-def test_faithful_any_component_by_name():
+def test_faithful_any_component_by_name() -> None:
     class Stage(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.inner = nn.Linear(8, 8)
 
-        def forward(self, x, timestep_ratio):
+        def forward(self, x: torch.Tensor, timestep_ratio: Any) -> Any:
             return self.inner(x) * timestep_ratio
 
     class Odd(diffusers.DiffusionPipeline):
-        def __init__(self, prior, decoder):
+        def __init__(self, prior: Any, decoder: Any) -> None:
             super().__init__()
             self.register_modules(prior=prior, decoder=decoder)
 
-        def __call__(self, x):
+        def __call__(self, x: torch.Tensor) -> Any:
             return self.decoder(self.prior(x, torch.tensor(0.5)))
 
     x = torch.randn(4, 8)
@@ -548,7 +552,7 @@ def test_faithful_any_component_by_name():
         accelerate(pipe, parts=["unet"])
 
 
-def test_faithful_keeps_every_output_and_its_class():
+def test_faithful_keeps_every_output_and_its_class() -> None:
     @dataclasses.dataclass
     class Both:
         sample: torch.Tensor
@@ -556,11 +560,11 @@ def test_faithful_keeps_every_output_and_its_class():
         note: str = "kept"
 
     class Two(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.inner, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
 
-        def forward(self, sample, return_dict=True):
+        def forward(self, sample: torch.Tensor, return_dict: Any = True) -> Any:
             features = torch.relu(self.inner(sample))
             found = self.head(features)
             return Both(found, (features, sample)) if return_dict else (found, features)
@@ -578,11 +582,11 @@ def test_faithful_keeps_every_output_and_its_class():
     assert len(module(sample, return_dict=False)) == 2
 
 
-def test_faithful_two_threads_on_one_denoiser():
+def test_faithful_two_threads_on_one_denoiser() -> None:
     module, live, opened = accelerated(small(), [inputs(s) for s in range(4)])
     found: dict[int, list[float]] = {0: [], 1: []}
 
-    def work(thread):
+    def work(thread: Any) -> None:
         for step in range(4):
             call = {**inputs(step), "sample": inputs(step)["sample"] * (1 - 2 * thread)}
             with torch.no_grad():
@@ -603,7 +607,7 @@ def test_faithful_two_threads_on_one_denoiser():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_faithful_other_float_types_come_back(dtype):
+def test_faithful_other_float_types_come_back(dtype: Any) -> None:
     module = small().to(dtype)
     calls = [{n: t.to(dtype) if t.is_floating_point() else t for n, t in inputs(s).items()} for s in range(2)]
     module, live, _ = accelerated(module, calls)
@@ -614,7 +618,7 @@ def test_faithful_other_float_types_come_back(dtype):
     assert {p.dtype for p in module.parameters()} == {dtype}
 
 
-def test_faithful_a_module_that_changes_its_type():
+def test_faithful_a_module_that_changes_its_type() -> None:
     module, _, _ = accelerated(small(), [inputs()])
     module(**inputs())
     module.to(torch.bfloat16)
@@ -628,7 +632,7 @@ def test_faithful_a_module_that_changes_its_type():
 # --- the verdict ----------------------------------------------------------------------------------------------------------
 
 
-def test_faithful_verdict_states_decibels_and_fails_below_its_floor():
+def test_faithful_verdict_states_decibels_and_fails_below_its_floor() -> None:
     calls = [inputs(s) for s in range(2)]
     with LocalDevice(["--backend", "model"]) as device:
         module = accelerate(
@@ -654,14 +658,14 @@ def test_faithful_verdict_states_decibels_and_fails_below_its_floor():
             module(**calls[0])
 
 
-def test_faithful_plain_objects_with_a_denoiser_are_pipelines_too():
+def test_faithful_plain_objects_with_a_denoiser_are_pipelines_too() -> None:
     target = SimpleNamespace(unet=build("unet"), scheduler=None)
     call = {"sample": torch.randn(1, 1, 16, 16), "timestep": torch.tensor(5)}
     accelerate(target, open_run=Opened(), calibration=lambda t: t.unet(**call))
     assert fidelity(target.unet, restore(copy.deepcopy(target.unet)), **call) > FAITHFUL_DB
 
 
-def test_faithful_dropped_weights_leave_the_program_and_refuse_the_rest(tmp_path):
+def test_faithful_dropped_weights_leave_the_program_and_refuse_the_rest(tmp_path: Path) -> None:
     module, live, opened = accelerated(small(), [inputs(s) for s in range(2)], keep_weights=False)
     for step in range(2):
         assert fidelity(module, live, **inputs(step)) > FAITHFUL_DB

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as functional
@@ -15,7 +17,7 @@ from ditto_cosim.host.compiler.lower import UnsupportedError, lower
 class Between(nn.Module):
     """A function of [2, 6, 8] between two linear layers."""
 
-    def __init__(self, function):
+    def __init__(self, function: Any) -> None:
         super().__init__()
         self.first, self.function = nn.Linear(8, 8), function
         self.rows = nn.Parameter(torch.randn(6, 8))
@@ -23,22 +25,22 @@ class Between(nn.Module):
         self.norm.running_mean.uniform_(-1, 1)
         self.norm.running_var.uniform_(0.5, 2)
 
-    def forward(self, sample):
+    def forward(self, sample: torch.Tensor) -> Any:
         return self.function(self, self.first(sample))
 
 
-def pictures(x):
+def pictures(x: torch.Tensor) -> Any:
     """[2, 6, 8] as pictures [2, 3, 4, 4]."""
     return x.reshape(2, 3, 4, 4)
 
 
-def rotated(m, x):
+def rotated(m: int, x: torch.Tensor) -> Any:
     """A rotary embedding by complex numbers."""
     turns = torch.polar(torch.ones(6, 4), torch.arange(24.0).reshape(6, 4) / 10)
     return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (4, 2))) * turns).flatten(-2)
 
 
-def written(m, x):
+def written(m: int, x: torch.Tensor) -> Any:
     """A rotary embedding written into its place, as functionalization leaves it."""
     out = torch.empty_like(x)
     out[..., 0::2] = x[..., 1::2] * -1
@@ -109,14 +111,14 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_operation_is_exact_and_the_users_own(name):
+def test_operation_is_exact_and_the_users_own(name: str) -> None:
     torch.manual_seed(1)
     found = check(name, Between(OPERATIONS[name]), {"sample": torch.randn(2, 6, 8)})
     assert found.exact, found.missing
     assert found.snr_db > 25
 
 
-def test_batch_norm_is_folded_into_the_convolution_before_it():
+def test_batch_norm_is_folded_into_the_convolution_before_it() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     module[1].running_mean.uniform_(-1, 1)
     module[1].running_var.uniform_(0.5, 2)
@@ -128,7 +130,7 @@ def test_batch_norm_is_folded_into_the_convolution_before_it():
     assert found.commands == 3  # quantize, conv2d, dequantize
 
 
-def test_a_query_that_may_look_nowhere_draws_nothing():
+def test_a_query_that_may_look_nowhere_draws_nothing() -> None:
     """PyTorch's attention gives it 0, and so does the device; a softmax of its own would give NaN."""
     mask = torch.ones(6, 6, dtype=torch.bool)
     mask[2] = False
@@ -140,15 +142,15 @@ def test_a_query_that_may_look_nowhere_draws_nothing():
     assert found.snr_db > 25
 
 
-def test_a_mask_given_as_truth_values_is_not_added():
+def test_a_mask_given_as_truth_values_is_not_added() -> None:
     """A mask of truth values says where attention may look; added to the scores it would say next to nothing."""
 
     class Masked(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.to_q = nn.Linear(8, 8)
 
-        def forward(self, sample, attention_mask):
+        def forward(self, sample: torch.Tensor, attention_mask: Any) -> Any:
             q = self.to_q(sample)
             return functional.scaled_dot_product_attention(q, q, q, attn_mask=attention_mask[:, None])
 
@@ -159,7 +161,7 @@ def test_a_mask_given_as_truth_values_is_not_added():
     assert found.snr_db > 25
 
 
-def test_lower_names_everything_that_is_missing_at_once():
+def test_lower_names_everything_that_is_missing_at_once() -> None:
     module = Between(lambda m, x: torch.cumsum(x, 1) + m.first(x.sort(-1).values) + torch.cumsum(x, 2))
     with pytest.raises(UnsupportedError, match=r"aten.cumsum.*aten.sort"):
         lower(capture(module.eval(), {"sample": torch.randn(2, 6, 8)}), None)
@@ -171,16 +173,16 @@ def test_lower_names_everything_that_is_missing_at_once():
 class Counting(nn.Module):
     """Goes on with as many tokens as its mask leaves open, as Mochi does."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(8, 8)
 
-    def forward(self, sample, attention_mask):
+    def forward(self, sample: torch.Tensor, attention_mask: Any) -> Any:
         open_tokens = attention_mask[0].nonzero().flatten()
         return self.first(sample[:, open_tokens]) / attention_mask.sum().item()
 
 
-def test_capture_holds_the_mask_that_decides_shapes():
+def test_capture_holds_the_mask_that_decides_shapes() -> None:
     mask = torch.tensor([[True, False, True, True]])
     given = {"sample": torch.randn(1, 4, 8), "attention_mask": mask}
     captured = capture(Counting().eval(), given)
@@ -193,22 +195,23 @@ def test_capture_holds_the_mask_that_decides_shapes():
     assert found.snr_db > 25
 
 
-def test_capture_refuses_shapes_that_a_changing_input_decides():
+def test_capture_refuses_shapes_that_a_changing_input_decides() -> None:
     class Choosing(nn.Module):
-        def forward(self, sample):
+        def forward(self, sample: torch.Tensor) -> Any:
             return sample[sample[:, 0] > 0]
 
     with pytest.raises(CaptureError, match="depends on what sample hold"):
         capture(Choosing().eval(), {"sample": torch.randn(5, 4)})
 
 
-def test_capture_leaves_what_a_module_keeps_for_itself():
+def test_capture_leaves_what_a_module_keeps_for_itself() -> None:
     class Keeping(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
-            self.first, self.kept = nn.Linear(8, 8), None
+            self.first = nn.Linear(8, 8)
+            self.kept: torch.Tensor | None = None
 
-        def forward(self, sample):
+        def forward(self, sample: torch.Tensor) -> Any:
             if self.kept is None:
                 self.kept = torch.arange(8.0)
             return self.first(sample) * self.kept

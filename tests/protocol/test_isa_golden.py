@@ -147,7 +147,8 @@ def test_golden_refuses_an_index_outside_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "op", ["silu", "sigmoid", "tanh", "relu", "exp", "sqrt", "log", "sin", "cos", "gelu", "gelu_tanh"]
+    "op",
+    ["silu", "sigmoid", "tanh", "relu", "exp", "trunc", "sqrt", "log", "sin", "cos", "gelu", "gelu_tanh"],
 )
 def test_golden_equals_the_scalar_text_on_long_vectors(op: str) -> None:
     """Long enough for the vector instructions of the host, which short operands never reach."""

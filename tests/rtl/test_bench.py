@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from mutations import MUTANTS, plant
 from typer.testing import CliRunner
 
 from ditto_cosim.cli.rtl import INCOMPLETE, app
@@ -18,24 +18,26 @@ from ditto_cosim.sim_harness.captures import Capture, load_captures, shipped
 from ditto_cosim.sim_harness.cases import Case
 from ditto_cosim.sim_harness.errors import TileInputError
 from ditto_cosim.sim_harness.recorded import replay, replay_all
-from ditto_cosim.sim_harness.regression import SETS, Bench, options_for, run_regression
+from ditto_cosim.sim_harness.regression import SETS, Bench, Mismatch, Report, options_for, run_regression
 from ditto_cosim.sim_harness.tile import Tile
+from support.lane_reference import LaneReference
+from support.mutations import MUTANTS, plant
 
 
 @pytest.fixture(scope="module")
-def wrong_rtl(tmp_path_factory):
+def wrong_rtl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an encoder that takes −8 for full."""
     folder = tmp_path_factory.mktemp("wrong")
     return plant(next(m for m in MUTANTS if m.name == "low rule symmetric"), folder)
 
 
-def test_directed_cases_finish_however_short_the_time(model):
+def test_directed_cases_finish_however_short_the_time(model: LaneReference) -> None:
     report = run_regression(model, seconds=0, geometries=["tiny"])
     assert report.complete
     assert report.done >= report.directed > 150
 
 
-def test_a_regression_that_had_no_time_is_incomplete(model):
+def test_a_regression_that_had_no_time_is_incomplete(model: LaneReference) -> None:
     report = run_regression(model, seconds=5, limit_s=0, geometries=["tiny"])
     assert not report.complete
     assert not report.mismatches
@@ -47,7 +49,7 @@ def test_a_regression_that_had_no_time_is_incomplete(model):
     assert "RTL and model agree" not in said
 
 
-def test_a_mismatch_stands_first_and_its_command_finds_it_again(wrong_rtl, tmp_path):
+def test_a_mismatch_stands_first_and_its_command_finds_it_again(wrong_rtl: Path, tmp_path: Path) -> None:
     folder = str(wrong_rtl)
     arguments = ["test", "--set", "tiny", "--seconds", "0", "--rtl-dir", folder, "--wave", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)
@@ -65,7 +67,9 @@ def test_a_mismatch_stands_first_and_its_command_finds_it_again(wrong_rtl, tmp_p
     assert list((tmp_path / "again").glob("*.vcd")), "it writes the waveform, too"
 
 
-def test_a_recorded_mismatch_is_kept_and_found_again(model, wrong_rtl, tmp_path):
+def test_a_recorded_mismatch_is_kept_and_found_again(
+    model: LaneReference, wrong_rtl: Path, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(2)
     current = rng.integers(-60, 60, (6, 20)).astype(np.int8)
     reference = np.where(np.arange(6)[:, None] == 4, current + 8, current - 3).astype(np.int8)
@@ -76,7 +80,7 @@ def test_a_recorded_mismatch_is_kept_and_found_again(model, wrong_rtl, tmp_path)
     assert found.capture is not None
     bench_calls = []
 
-    def recorded(bench, report):
+    def recorded(bench: Bench, report: Report) -> Mismatch | None:
         bench_calls.append(bench.name)
         return replay(capture, bench, model, report)
 
@@ -95,7 +99,7 @@ def test_a_recorded_mismatch_is_kept_and_found_again(model, wrong_rtl, tmp_path)
     assert good.waveform.stat().st_size > 1000
 
 
-def test_cases_that_need_a_checked_build_are_refused_elsewhere(model):
+def test_cases_that_need_a_checked_build_are_refused_elsewhere(model: LaneReference) -> None:
     case = Case("edge", 2, 8, 8, "temporal", attack=True)
     with pytest.raises(TileInputError, match="checked build"):
         Bench("edge", BuildOptions(optimize=True)).run(case, model)
@@ -105,7 +109,7 @@ def test_cases_that_need_a_checked_build_are_refused_elsewhere(model):
         Case.parse("geometry=tiny,m=1")
 
 
-def test_a_reset_in_a_pass_leaves_weights_and_bank_zero(model):
+def test_a_reset_in_a_pass_leaves_weights_and_bank_zero(model: LaneReference) -> None:
     """Two banks: after a reset bank 0 is active, and what it held is there."""
     bench = Bench("mag4_banks", options_for("mag4_banks"), state_seed=5)
     case = Case("mag4_banks", 4, 24, 8, "temporal", attack=True, reset=9)
@@ -117,7 +121,7 @@ def test_a_reset_in_a_pass_leaves_weights_and_bank_zero(model):
     assert not np.array_equal(held[2], replace(case, seed=2).operands(1).weights)
 
 
-def test_random_states_differ_and_are_repeatable():
+def test_random_states_differ_and_are_repeatable() -> None:
     geometry = SETS["tiny"]
     options = options_for("tiny")
     with (
@@ -130,11 +134,11 @@ def test_random_states_differ_and_are_repeatable():
         assert b.state() == first
 
 
-def test_shipped_activations_are_part_of_the_regression():
+def test_shipped_activations_are_part_of_the_regression() -> None:
     assert sum(len(capture.current) for capture in load_captures(shipped())) > 100
 
 
-def test_inputs_stand_in_a_waveform_before_the_edge_that_sees_them(tmp_path):
+def test_inputs_stand_in_a_waveform_before_the_edge_that_sees_them(tmp_path: Path) -> None:
     path = tmp_path / "tile.vcd"
     weights, current = np.ones((9, 8), np.int8), np.full((3, 9), 7, np.int8)
     with Tile(SETS["tiny"], trace=path) as tile:

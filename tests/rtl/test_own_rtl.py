@@ -39,12 +39,12 @@ def own(folder: Path, file: str, old: str, new: str) -> Path:
 
 
 @pytest.fixture
-def symmetric(tmp_path):
+def symmetric(tmp_path: Path) -> Path:
     """The encoder of the tutorial: low is −7…7."""
     return own(tmp_path, "encoder.sv", "8'd8 + negative", "8'd8")
 
 
-def test_a_folder_replaces_what_it_holds(symmetric):
+def test_a_folder_replaces_what_it_holds(symmetric: Path) -> None:
     (symmetric / "helper.sv").write_text("module helper; endmodule\n")
     chosen = sources(symmetric)
     assert chosen.own == ("encoder.sv", "helper.sv")
@@ -60,7 +60,7 @@ def test_a_folder_replaces_what_it_holds(symmetric):
     assert sources(symmetric).checks == (), "now they do not"
 
 
-def test_a_folder_without_any_module_of_ours_is_refused(tmp_path):
+def test_a_folder_without_any_module_of_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"holds none of ditto_pkg\.sv"):
         sources(tmp_path)
     with pytest.raises(BuildError, match="is no folder"):
@@ -88,25 +88,25 @@ def test_a_folder_without_any_module_of_ours_is_refused(tmp_path):
         ),
     ],
 )
-def test_another_interface_is_refused_at_the_pins(tmp_path, old, new, said):
+def test_another_interface_is_refused_at_the_pins(tmp_path: Path, old: str, new: str, said: str) -> None:
     with pytest.raises(BuildError, match=said):
         check_interface(own(tmp_path, "encoder.sv", old, new), SETS["tiny"])
 
 
-def test_a_file_that_is_no_systemverilog_is_refused_in_slangs_words(tmp_path):
+def test_a_file_that_is_no_systemverilog_is_refused_in_slangs_words(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"encoder\.sv:\d+:\d+: error"):
         check_interface(
             own(tmp_path, "encoder.sv", "assign ready_o = taking_q", "assign ready_o = taken_q"), SETS["tiny"]
         )
 
 
-def test_own_ports_between_own_modules_are_the_users_affair(tmp_path):
+def test_own_ports_between_own_modules_are_the_users_affair(tmp_path: Path) -> None:
     own(tmp_path, "encoder.sv", "open_i", "opened_i")
     own(tmp_path, "lane.sv", ".open_i(", ".opened_i(")
     assert check_interface(tmp_path, SETS["tiny"]) == ("encoder.sv", "lane.sv")
 
 
-def test_own_encoder_agrees_with_its_own_contract_and_not_with_ours(symmetric):
+def test_own_encoder_agrees_with_its_own_contract_and_not_with_ours(symmetric: Path) -> None:
     arguments = [
         "test",
         "--set",
@@ -127,7 +127,7 @@ def test_own_encoder_agrees_with_its_own_contract_and_not_with_ours(symmetric):
     assert json.loads(run.stdout.splitlines()[-1])["complete"] is True
 
 
-def test_diff_stands_both_side_by_side(symmetric):
+def test_diff_stands_both_side_by_side(symmetric: Path) -> None:
     arguments = ["diff", "--rtl-dir", str(symmetric), "--set", "tiny", "--no-synth", "--json"]
     run = CliRunner().invoke(app, [*arguments, "--contract", SYMMETRIC])
     assert run.exit_code == 0, run.output
@@ -139,7 +139,7 @@ def test_diff_stands_both_side_by_side(symmetric):
     assert row["first_slower"].startswith("--case")
 
 
-def test_contracts_are_found_by_file_and_refused_with_sentences(tmp_path):
+def test_contracts_are_found_by_file_and_refused_with_sentences(tmp_path: Path) -> None:
     contract = load_contract(SYMMETRIC)
     counts = contract.row_counts(np.array([[8, -8, 7, 0]], np.int8), 0, "temporal", "twos4")
     assert counts.ravel().tolist() == [1, 1, 2]
@@ -153,7 +153,7 @@ def test_contracts_are_found_by_file_and_refused_with_sentences(tmp_path):
             load_contract(wrong)
 
 
-def test_backend_runs_own_rtl_and_holds_it(symmetric, tmp_path):
+def test_backend_runs_own_rtl_and_holds_it(symmetric: Path, tmp_path: Path) -> None:
     chip = replace(load_chip("tiny"), geometry=SMALL)
     rng = np.random.default_rng(3)
     current, reference = (rng.integers(-12, 12, (1, 9, 40)).astype(np.int8) for _ in range(2))
@@ -180,7 +180,7 @@ def test_backend_runs_own_rtl_and_holds_it(symmetric, tmp_path):
     lies.close()
 
 
-def test_backend_refuses_another_interface_before_it_builds(tmp_path):
+def test_backend_refuses_another_interface_before_it_builds(tmp_path: Path) -> None:
     shutil.copy(rtl_dir() / "lane.sv", tmp_path)
     own(
         tmp_path,
@@ -193,7 +193,7 @@ def test_backend_refuses_another_interface_before_it_builds(tmp_path):
 
 
 @pytest.mark.long
-def test_own_rtl_generates_a_picture(symmetric, tmp_path):
+def test_own_rtl_generates_a_picture(symmetric: Path, tmp_path: Path) -> None:
     command = [
         str(Path(sys.executable).with_name("ditto")), "generate", "--chip", "tiny", "--steps", "2", "--verify", "--json",
         "--rtl-dir", str(symmetric), "--contract", SYMMETRIC, "-o", str(tmp_path / "run"),

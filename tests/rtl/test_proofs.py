@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -38,7 +39,7 @@ LONG_BUGS = (
 )
 
 
-def planted(folder, file, old, new):
+def planted(folder: Path, file: str, old: str, new: str) -> Path:
     text = (rtl_dir() / file).read_text()
     assert old in text
     (folder / file).write_text(text.replace(old, new, 1))
@@ -46,13 +47,13 @@ def planted(folder, file, old, new):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_property_is_proved(name):
+def test_property_is_proved(name: str) -> None:
     proof = prove(KNOWN[name])
     assert proof.result == "proved", proof
 
 
 @pytest.mark.parametrize(("name", "file", "old", "new"), BUGS)
-def test_planted_bug_has_a_counterexample(tmp_path, name, file, old, new):
+def test_planted_bug_has_a_counterexample(tmp_path: Path, name: str, file: str, old: str, new: str) -> None:
     proof = prove(KNOWN[name], planted(tmp_path, file, old, new), waveforms=tmp_path)
     assert proof.result == "failed"
     assert ".sv:" in proof.detail
@@ -60,7 +61,9 @@ def test_planted_bug_has_a_counterexample(tmp_path, name, file, old, new):
     assert proof.waveform.stat().st_size > 500
 
 
-def test_planted_bug_in_the_framer_has_a_counterexample(tmp_path, monkeypatch):
+def test_planted_bug_in_the_framer_has_a_counterexample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(rtl_dir(), tmp_path / "rtl")
     framer = tmp_path / "rtl" / "board" / "framer.sv"
     text = framer.read_text()
@@ -72,18 +75,20 @@ def test_planted_bug_in_the_framer_has_a_counterexample(tmp_path, monkeypatch):
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in KNOWN if name not in QUICK])
-def test_property_is_proved_whatever_it_takes(name):
+def test_property_is_proved_whatever_it_takes(name: str) -> None:
     proof = prove(KNOWN[name], timeout_s=1200)
     assert proof.result == "proved", proof
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "file", "old", "new"), LONG_BUGS)
-def test_planted_bug_has_a_counterexample_too(tmp_path, name, file, old, new):
+def test_planted_bug_has_a_counterexample_too(
+    tmp_path: Path, name: str, file: str, old: str, new: str
+) -> None:
     assert prove(KNOWN[name], planted(tmp_path, file, old, new), waveforms=tmp_path).result == "failed"
 
 
-def test_cli_prove_prints_json_and_refuses_unknown_names():
+def test_cli_prove_prints_json_and_refuses_unknown_names() -> None:
     result = CliRunner().invoke(app, ["prove", "tile_start", "--json"])
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout.splitlines()[-1])["properties"]
@@ -92,5 +97,5 @@ def test_cli_prove_prints_json_and_refuses_unknown_names():
     assert CliRunner().invoke(app, ["prove", "everything"]).exit_code == 1
 
 
-def test_a_property_that_gets_no_time_is_a_timeout():
+def test_a_property_that_gets_no_time_is_a_timeout() -> None:
     assert prove(KNOWN["encoder_element"], timeout_s=0.0).result == "timeout"

@@ -31,7 +31,7 @@ class Odds(nn.Module):
         x = torch.relu(x) + torch.sigmoid(x) * torch.tanh(x) - torch.exp(-x * x)
         x = x / (1.5 + torch.sigmoid(x))
         x = torch.where(x.clamp(-2.0, 2.0) > 0, nn.functional.mish(x), x * (x == 0))
-        x = nn.functional.rms_norm(x, (16,)) + x.abs().sqrt() - x.mean(-1, keepdim=True)
+        x = nn.functional.rms_norm(x + (2 * x).trunc(), (16,)) + x.abs().sqrt() - x.mean(-1, keepdim=True)
         return self.second(nn.functional.gelu(x, approximate="none"))
 
 

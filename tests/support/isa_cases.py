@@ -30,6 +30,7 @@ OPS = (
         "exp",
         "sqrt",
         "log",
+        "trunc",
         "sin",
         "cos",
     ),
@@ -213,7 +214,7 @@ def _stateless(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
             )
             operands[0].data[0] = s.choice((-math.inf, 1.0))
             return {}, (marks, *operands)
-        case "silu" | "sigmoid" | "tanh" | "relu" | "exp":
+        case "silu" | "sigmoid" | "tanh" | "relu" | "exp" | "trunc":
             return {}, (_f32(s, *_shape(s, 2)),)
         case "sqrt" | "log":
             return {}, (_f32(s, *_shape(s, 2), low=0.0, high=s.choice((4.0, BIG))),)

@@ -231,6 +231,7 @@ UNARY: dict[str, Callable[[float], float]] = {
     "exp": exp32,
     "sqrt": lambda x: f32(math.sqrt(x)) if x >= 0 else math.nan,
     "log": log32,
+    "trunc": lambda x: float(math.trunc(x)) if math.isfinite(x) else x,
     "sin": lambda x: trig(x)[0],
     "cos": lambda x: trig(x)[1],
 }

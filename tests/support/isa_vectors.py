@@ -27,7 +27,7 @@ def _line(low: float, high: float, count: int) -> Value:
 
 def _chosen() -> Iterator[Case]:
     """Cases that drawing would seldom meet: rounding ties, clamps, cancellation, what must be refused."""
-    for op in ("silu", "sigmoid", "tanh", "relu", "exp", "sin", "cos"):
+    for op in ("silu", "sigmoid", "tanh", "relu", "exp", "trunc", "sin", "cos"):
         yield Case(op, {}, ((0, (_line(-91.0, 91.0, 41),)),))
         yield Case(op, {}, ((0, (_line(-6.5, 6.5, 41),)),))
     yield Case("log", {}, ((0, (_line(0.0, 9.0, 41),)),))

@@ -38,10 +38,11 @@ def generate(address: str, directory: str, resume: bool) -> None:
     )
     noise = torch.Generator().manual_seed(5)
     with connect(address) as device:
-        run = Run(device, COMPILED, settings, STEPS)
+        run = Run(device, COMPILED, settings, STEPS, settings.record)
         x = INPUTS[0]["sample"]
         for _ in range(STEPS):
-            x = 0.97 * x - 0.05 * torch.nn.functional.interpolate(run.step({"sample": x}), x.shape[2:])
+            (made,) = run.step({"sample": x}).values()
+            x = 0.97 * x - 0.05 * torch.nn.functional.interpolate(made, x.shape[2:])
             x = x + 0.01 * torch.randn(x.shape, generator=noise)
         verdict = run.seen.verdict
         assert verdict is not None
@@ -97,6 +98,6 @@ def train(out: str, steps: int) -> None:
 
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (64, 1, 28, 28), np.uint8), rng.integers(0, 10, 64).astype(np.uint8)
-    data.load = lambda *_: noise  # type: ignore[assignment]  # in this process alone
+    data.load = lambda *_: noise
     training.CHECKPOINT_EVERY_S, training.LOG_EVERY_STEPS = 0.0, 1
     training.train("fashion-ddpm", Path(out), None, steps, 0, "cpu")

@@ -22,6 +22,7 @@ import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,7 +40,7 @@ from ditto_cosim.host.wire.link import Link
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol import codec, security
 from ditto_cosim.protocol import messages as m
-from ditto_cosim.protocol.errors import DeviceLostError, LinkError
+from ditto_cosim.protocol.errors import DamagedError, DeviceLostError, LinkError
 from ditto_cosim.protocol.isa import TensorSpec
 from ditto_cosim.protocol.loop import World
 from ditto_cosim.protocol.program import Command, Program
@@ -339,6 +340,8 @@ class Faults:
     double: float = 0.0
     late: float = 0.0
     late_most_s: float = 0.0
+    damage: float = 0.0
+    """One bit of one frame turned."""
 
 
 @dataclass(frozen=True)
@@ -432,12 +435,12 @@ class Network:
         if source.identity is not None:
             if source.addresses:
                 address = source.addresses[-1]
-                self._carry(lambda: self._up(source, address, frames))
+                self._carry(frames, lambda came: self._up(source, address, came))
             return True
         target = self._connected(source, frames[0].bytes)
         if target is None:
             return False
-        self._carry(lambda: self._down(target, frames[1:]))
+        self._carry(frames[1:], lambda came: self._down(target, came))
         return True
 
     def _connected(self, router: SimSocket, identity: bytes) -> SimSocket | None:
@@ -446,13 +449,21 @@ class Network:
                 return dealer
         return None
 
-    def _carry(self, deliver: Callable[[], None]) -> None:
+    def _carry(self, frames: list[SimFrame], deliver: Callable[[list[SimFrame]], None]) -> None:
         rng, faults = self._sim.rng, self.faults
         if rng.random() < faults.lose:
             return
         for _ in range(2 if rng.random() < faults.double else 1):
             late_s = rng.random() * faults.late_most_s if rng.random() < faults.late else 0.0
-            self._sim.at(0.0001 + rng.random() * 0.0004 + late_s, deliver)
+            came = self._damaged(frames) if rng.random() < faults.damage else frames
+            self._sim.at(0.0001 + rng.random() * 0.0004 + late_s, partial(deliver, came))
+
+    def _damaged(self, frames: list[SimFrame]) -> list[SimFrame]:
+        """A cable's error, or a memory's."""
+        at = self._sim.rng.choice([i for i, frame in enumerate(frames) if len(frame)])
+        data = bytearray(frames[at].bytes)
+        data[self._sim.rng.randrange(len(data))] ^= 1 << self._sim.rng.randrange(8)
+        return [*frames[:at], SimFrame(bytes(data)), *frames[at + 1 :]]
 
     def _up(self, source: SimSocket, address: str, frames: list[SimFrame], tries: int = 0) -> None:
         router = self.bound.get(address)
@@ -747,6 +758,7 @@ class _Scenario:
                 Faults(lose=0.05),
                 Faults(double=0.3),
                 Faults(late=0.2, late_most_s=0.7),
+                Faults(damage=0.05),
                 Faults(lose=0.03, double=0.1, late=0.1, late_most_s=1.5),
             )
         )
@@ -917,7 +929,15 @@ EDGES = (
         "request: answered",
         "request: answered again",
     ),
-    *("stream: reports", "stream: value", "stream: again", "stream: acked", "beat: ping", "beat: pong"),
+    *(
+        "stream: reports",
+        "stream: value",
+        "stream: again",
+        "stream: acked",
+        "beat: ping",
+        "beat: pong",
+        "message: damaged",
+    ),
 )
 """Of the diagrams under *States* in SPEC.md, as they show on the wire."""
 
@@ -931,7 +951,11 @@ class _Tracker:
 
     def saw(self, up: bool, frames: Iterable[SimFrame]) -> None:
         body = [f.bytes for f in frames]
-        message: Any = codec.decode_host(body, LIMITS) if up else codec.decode_device(body, LIMITS)
+        try:
+            message: Any = codec.decode_host(body, LIMITS) if up else codec.decode_device(body, LIMITS)
+        except DamagedError:
+            self.edges["message: damaged"] += 1
+            return
         for edge in self._edges(message):
             self.edges[edge] += 1
 

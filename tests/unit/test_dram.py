@@ -18,16 +18,24 @@ REFERENCE: dict[str, Any] = json.loads(
 TABLE = REFERENCE["max_rate"]["dramsim3"]
 
 
-def tolerance(name: str) -> float | None:
-    if name.endswith("samebank"):
-        return None
+def tolerance(name: str) -> float:
     return 0.05 if name.startswith(("seq", "stride")) else 0.10
 
 
-def deviation(channels: str, mapping: AddressMapping, refresh: str, name: str) -> float:
+def latency_tolerance(name: str) -> float:
+    """Saturated random reads wait in queues that fill less evenly here than there: off by up to 22 %. Reads beside writes to
+    the same bank: by up to 16 %."""
+    if name in ("random_1GiB", "random_blk1024", "random_blk4096"):
+        return 0.23
+    return 0.17 if name == "rw_64B_samebank" else 0.15
+
+
+def deviations(channels: str, mapping: AddressMapping, refresh: str, name: str) -> tuple[float, float | None]:
+    """Of cycles, and of the mean read latency where the table has one."""
     config = DramConfig(channels=int(channels[0]), mapping=mapping, refresh=refresh == "refresh_on")
-    cycles = simulate(config, *TRACES[name]()).cycles
-    return cycles / TABLE[channels][mapping][refresh][name]["cycles"] - 1
+    found, case = simulate(config, *TRACES[name]()), TABLE[channels][mapping][refresh][name]
+    latency = case.get("avg_read_lat")
+    return found.cycles / case["cycles"] - 1, found.read_latency_cycles / latency - 1 if latency else None
 
 
 QUICK = [
@@ -45,6 +53,7 @@ QUICK = [
     ("8ch", "coarse", "refresh_on", "rw_64B_skew"),
     ("8ch", "fine", "refresh_off", "copy_16KiB"),
     ("1ch", "coarse", "refresh_on", "rw_2to1_64B_skew"),
+    ("1ch", "coarse", "refresh_on", "two_rd_64B_samebank"),
 ]
 
 
@@ -52,20 +61,26 @@ QUICK = [
 def test_dram_agrees_with_the_cycle_accurate_simulator(
     channels: str, mapping: AddressMapping, refresh: str, name: str
 ) -> None:
-    assert abs(deviation(channels, mapping, refresh, name)) <= (tolerance(name) or 0)
+    cycles, latency = deviations(channels, mapping, refresh, name)
+    assert abs(cycles) <= tolerance(name)
+    assert latency is None or abs(latency) <= latency_tolerance(name)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [n for n in TRACES if tolerance(n)])
+@pytest.mark.parametrize("name", TRACES)
 @pytest.mark.parametrize("refresh", ["refresh_off", "refresh_on"])
 @pytest.mark.parametrize("mapping", ["coarse", "fine"])
 @pytest.mark.parametrize("channels", ["8ch", "1ch"])
 def test_dram_agrees_on_the_whole_table(
     channels: str, mapping: AddressMapping, refresh: str, name: str
 ) -> None:
-    if (channels, mapping, name) == ("1ch", "coarse", "three_rd_64B_skew"):
-        pytest.skip("on one channel the third stream's skew brings it back to the first one's bank")
-    assert abs(deviation(channels, mapping, refresh, name)) <= (tolerance(name) or 0)
+    cycles, latency = deviations(channels, mapping, refresh, name)
+    assert abs(cycles) <= tolerance(name)
+    if (mapping, refresh, name) == ("coarse", "refresh_off", "stride_2048"):
+        pytest.skip(
+            "two states are steady there: theirs keeps every bank's queue full, ours (theirs with refresh) does not"
+        )
+    assert latency is None or abs(latency) <= latency_tolerance(name)
 
 
 def test_dram_single_requests_take_hit_closed_and_conflict_cycles() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -293,15 +295,15 @@ def test_verifier_refuses_a_value_of_another_type(
         verifier.check(values[0][0], values[0][1].astype(np.int32))
 
 
-def test_golden_samples_take_turns_and_see_a_wrong_value():
+def test_golden_samples_take_turns_and_see_a_wrong_value() -> None:
     """Golden's own values in the device's place: every layer has its turn, and a planted error is found in its own."""
     program = compiled("unet")
     golden, count = Golden(program.program, program.constants), 8
     steps = calibrated("unet")[1]
     turns = -(-len(program.program.layers) // count)
 
-    def follow(verifier, step, spoil=None):
-        seen = {}
+    def follow(verifier: Any, step: Any, spoil: Any = None) -> None:
+        seen: dict[Any, Any] = {}
         outputs = golden.step(step, steps[0], lambda v, t: seen.__setitem__(v, t.clone()))
         verifier.expect(step, steps[0])
         if spoil is not None:

@@ -195,7 +195,7 @@ def test_compiled_programs_survive_the_disk(tmp_path: Path) -> None:
         Compiled.load(tmp_path / "absent")
 
 
-def test_quantize_overrides_of_unknown_layers_are_refused_with_near_names():
+def test_quantize_overrides_of_unknown_layers_are_refused_with_near_names() -> None:
     calibrator = Calibrator(capture(nn.Sequential(nn.Linear(4, 4)).eval(), {"input": torch.randn(2, 4)}))
     calibrator.observe({"input": torch.randn(2, 4)})
     with pytest.raises(
@@ -204,7 +204,7 @@ def test_quantize_overrides_of_unknown_layers_are_refused_with_near_names():
         calibrator.grids(overrides={"1:x": Grid("static", (1.0,), (0,))})
 
 
-def test_quantize_auto_gives_steps_that_need_it_a_grid_of_their_own():
+def test_quantize_auto_gives_steps_that_need_it_a_grid_of_their_own() -> None:
     alike = [histogram(torch.linspace(-1, 1, 1000) * (1 + 0.1 * i)) for i in range(8)]
     assert choose(alike, symmetric=True).policy == "static"
     exploding = [
@@ -219,16 +219,16 @@ def test_quantize_auto_gives_steps_that_need_it_a_grid_of_their_own():
 class Outliers(nn.Module):
     """A linear layer and a convolution whose inputs have a few channels far above the rest."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.linear, self.conv = nn.Linear(64, 48), nn.Conv2d(32, 16, 3, padding=1)
 
-    def forward(self, rows, picture):
+    def forward(self, rows: int, picture: Any) -> Any:
         return self.linear(rows), self.conv(torch.nn.functional.silu(picture))
 
 
 @pytest.mark.parametrize("policy", ["auto", "static"])
-def test_quantize_outlier_channels_keep_their_decibels(policy):
+def test_quantize_outlier_channels_keep_their_decibels(policy: Any) -> None:
     torch.manual_seed(0)
     module = Outliers().eval()
     boost = torch.ones(64)

@@ -45,7 +45,7 @@ def _run(name: str, out: Path, steps: int, origin: Path | None = None) -> dict[s
 
 def _task(name: str, start: dict[str, Any] | None = None) -> Any:
     torch.manual_seed(0)
-    return tasks.task_of(train.recipes()[name], torch.device("cpu"), start or {}, seed=0)
+    return tasks.task_of(tasks.recipes()[name], torch.device("cpu"), start or {}, seed=0)
 
 
 def test_training_by_steps_repeats_bit_for_bit(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_tokenizer_pads_cuts_and_ignores_case() -> None:
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
-    recipe = train.recipes()["fashion-ddpm"]
+    recipe = tasks.recipes()["fashion-ddpm"]
     assert train.schedule_lr(recipe, 0, 0.0) == pytest.approx(recipe.learning_rate / recipe.warmup_steps)
     assert train.schedule_lr(recipe, 10_000, 0.0) == pytest.approx(recipe.learning_rate)
     assert train.schedule_lr(recipe, 10_000, 1.0) == pytest.approx(0.01 * recipe.learning_rate)
@@ -201,14 +201,14 @@ def test_export_of_text_to_image_runs_in_an_unmodified_pipeline(tmp_path: Path) 
     images = pipe(["cat", "red heart"], num_inference_steps=2, guidance_scale=3.0, output_type="np").images
     assert images.shape == (2, 64, 64, 3)
     assert np.isfinite(images).all()
-    again = train.start_of(train.recipes()["emoji-sd"], tmp_path / "out")
+    again = train.start_of(tasks.recipes()["emoji-sd"], tmp_path / "out")
     for key, value in trained["ema"].items():
         assert torch.equal(again["weights"][key], value.half().float()), key
 
 
 def test_relu_form_begins_with_the_weights_of_the_other(tmp_path: Path) -> None:
     silu = _run("fashion-ddpm", tmp_path / "silu", 1)
-    start = train.start_of(train.recipes()["fashion-ddpm-relu"], tmp_path / "silu")
+    start = train.start_of(tasks.recipes()["fashion-ddpm-relu"], tmp_path / "silu")
     assert all(torch.equal(start["weights"][key], value) for key, value in silu["ema"].items())
     relu = _run("fashion-ddpm-relu", tmp_path / "relu", 1, tmp_path / "silu")
     assert relu["ema"].keys() == silu["ema"].keys()

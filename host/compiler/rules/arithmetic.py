@@ -56,7 +56,7 @@ def to_dtype(low: Builder, node: Node, x: Argument, dtype: torch.dtype | None = 
     source = example(node.args[0]).dtype
     if DTYPES.get(dtype) == value.spec.dtype or not source.is_floating_point:
         return value
-    raise LoweringError(f"{low.scope}: conversion of {source} to {dtype} is not supported")
+    return low.emit("trunc", value)[0]
 
 
 def _truth(low: Builder, node: Node, x: Argument) -> Value:
@@ -105,7 +105,8 @@ def _division(
     low: Builder, node: Node, a: Argument, b: Argument, *, rounding_mode: str | None = None
 ) -> Argument:
     if rounding_mode is not None:
-        raise LoweringError(f"{low.scope}: division rounded by {rounding_mode!r} is not supported")
+        quotient = div(low, a, b)
+        return _floor(low, quotient) if rounding_mode == "floor" else low.emit("trunc", quotient)[0]
     if _is_complex(a):
         parts = low.complex(a)
         return Complex(div(low, parts.real, b), div(low, parts.imag, b))
@@ -231,6 +232,11 @@ def _gelu(low: Builder, node: Node, x: Argument, *, approximate: str = "none") -
 
 def _rsqrt(low: Builder, x: Value) -> Value:
     return div(low, 1.0, low.emit("sqrt", x)[0])
+
+
+def _floor(low: Builder, x: Value) -> Value:
+    whole = low.emit("trunc", x)[0]
+    return sub(low, whole, low.emit("less", x, whole)[0])
 
 
 def _abs(low: Builder, x: Value) -> Value:
@@ -364,13 +370,15 @@ RULES: dict[str, Rule] = {
     "aten.neg.default": _neg,
     **{
         f"aten.{op}.default": _unary(op)
-        for op in ("silu", "sigmoid", "tanh", "relu", "exp", "sqrt", "log", "sin", "cos")
+        for op in ("silu", "sigmoid", "tanh", "relu", "exp", "sqrt", "log", "trunc", "sin", "cos")
     },
     "aten.gelu.default": _gelu,
     **{
         f"aten.{op}.default": _composed(function)
         for op, function in {
             "rsqrt": _rsqrt,
+            "floor": _floor,
+            "ceil": lambda low, x: mul(low, _floor(low, mul(low, x, -1.0)), -1.0),
             "reciprocal": lambda low, x: div(low, 1.0, x),
             "abs": _abs,
             "softplus": _softplus,

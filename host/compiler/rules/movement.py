@@ -102,6 +102,23 @@ def _expand(low: Builder, node: Node, x: Argument, *_: Any, **__: Any) -> Value:
     return value if shape == value.spec.shape else low.emit("broadcast", value, shape=shape)[0]
 
 
+def _meshgrid(
+    low: Builder, node: Node, parts: Sequence[Argument], *, indexing: str = "ij"
+) -> tuple[Value, ...]:
+    """Every part along an axis of its own, stretched over all of them."""
+    values = [low.any(p) for p in parts]
+    axes = list(range(len(values)))
+    if indexing == "xy" and len(axes) > 1:
+        axes[:2] = 1, 0
+    sizes = {axis: v.spec.elements for axis, v in zip(axes, values, strict=True)}
+    shape = tuple(sizes[axis] for axis in range(len(axes)))
+    lines = [
+        reshaped(low, v, tuple(n if i == axis else 1 for i, n in enumerate(shape)))
+        for axis, v in zip(axes, values, strict=True)
+    ]
+    return tuple(v if v.spec.shape == shape else low.emit("broadcast", v, shape=shape)[0] for v in lines)
+
+
 def _repeat(low: Builder, node: Node, x: Argument, counts: Sequence[int]) -> Value:
     """Every axis beside itself, by way of a new axis before it that is stretched."""
     value = low.any(x)
@@ -516,6 +533,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("aten.expand.default", "aten.expand_as.default", "aten.broadcast_to.default"), _expand),
     **dict.fromkeys(("aten.repeat.default", "aten.tile.default"), _repeat),
     **{f"aten.repeat_interleave.{form}": _repeat_interleave for form in ("self_int", "self_Tensor")},
+    **dict.fromkeys(("aten.meshgrid.default", "aten.meshgrid.indexing"), _meshgrid),
     "aten.flip.default": _flip,
     "aten.roll.default": _roll,
     "aten.embedding.default": _embedding,
