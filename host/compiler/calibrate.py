@@ -114,7 +114,8 @@ class Calibrator:
         }
         if policy == "auto":
             chosen |= self._with_factors(chosen)
-        return {**chosen, **(overrides or {})}
+        own = {p: g for name, g in self.captured.input_grids.items() if (p := f"{name}:x") in self.points}
+        return {**chosen, **own, **(overrides or {})}
 
     def clipped(self, grids: Mapping[str, Grid]) -> dict[str, float]:
         """Point -> the share of its values that lie beyond its grid."""

@@ -22,6 +22,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from ditto_cosim.host.compiler.arguments import ArgumentError, Call, Structure, put_together, take_apart
 from ditto_cosim.host.compiler.decompose import DECOMPOSITIONS
+from ditto_cosim.host.compiler.quantize import Grid, input_grid
 from ditto_cosim.host.compiler.specialize import held_constant, specialize
 from ditto_cosim.protocol.errors import DittoError
 
@@ -75,6 +76,8 @@ class Captured:
     """Names of the results, in the order in which the graph returns them; a single one is `sample`."""
     result: Structure
     """What the denoiser returns around them."""
+    input_grids: Mapping[str, Grid] = field(default_factory=dict)
+    """Module -> the grid of its input, where a quantized checkpoint gives one."""
     held: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Arguments whose values decide the shapes inside, and what they held: constants of this graph, which is wrong for any
     other value."""
@@ -257,6 +260,9 @@ def capture_call(
             name: held.detach()
             for name, part in denoiser.named_modules()
             if isinstance(held := getattr(part, "weight_scale", None), torch.Tensor)
+        },
+        input_grids={
+            name: grid for name, part in denoiser.named_modules() if (grid := input_grid(part)) is not None
         },
         outputs=result.outputs,
         result=result.structure,

@@ -1,1 +1,1 @@
-"""Between a diffusers pipeline and a device: the stand-in denoiser and one generation."""
+"""Between a diffusers pipeline and a device: the accelerated denoiser and one generation."""
