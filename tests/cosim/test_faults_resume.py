@@ -50,7 +50,8 @@ class Session:
         outputs: list[torch.Tensor] = []
         with connect(self.address) as device:
             record = Recording(self.directory, "small", resume=resume)
-            run = Run(device, self.compiled, Settings(spec, self.verify, record, on_layer), STEPS, record)
+            settings = Settings(spec, self.verify, record, on_layer)
+            run = Run(device, self.compiled, settings, STEPS, record)
             for given in self.inputs:
                 outputs += run.step(given).values()
             return run.close({"done": True}), outputs
@@ -205,6 +206,22 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
     files.sweep(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_part_of_a_run_that_had_not_begun_begins(address: str, tmp_path: Path) -> None:
+    """A stream or denoiser beside the first one, whose first step the interruption forestalled."""
+    seen, _ = Session(address, tmp_path / "stream-2", "static").run(resume=True)
+    assert seen.steps == STEPS == len(RunRecord(tmp_path / "stream-2"))
+
+
+def test_new_run_leaves_nothing_of_older_streams(half: Session) -> None:
+    beside = Session(half.address, half.directory / "stream-2", "static")
+    with pytest.raises(Stopped):
+        beside.run(stop_at=(1, 0))
+    with pytest.raises(Stopped):
+        half.run(stop_at=(1, 0))
+    with pytest.raises(RecordError, match=r"no run\.json"):
+        RunRecord(half.directory / "stream-2")
 
 
 def test_new_run_in_an_old_directory_is_a_new_run(half: Session) -> None:
