@@ -309,7 +309,13 @@ def _load(run: Path, chip: str) -> tuple[RecordColumns, Chip]:
     from ditto_cosim.device.pricing.recorded import RecordColumns, chip_of
     from ditto_cosim.protocol.record import RunRecord
 
-    columns = RecordColumns.load(RunRecord(run))
+    record = RunRecord(run)
+    if record.interrupted:
+        print(
+            f"{run} was interrupted after {record.interrupted}; its figures are of these steps",
+            file=sys.stderr,
+        )
+    columns = RecordColumns.load(record)
     return columns, load_chip(chip) if chip else chip_of(columns.info)
 
 

@@ -57,9 +57,8 @@ class Honest(Machine):
 def generate(address: str, factory: Callable[..., Any], design: str = "ditto") -> Generation:
     _, inputs, compiled = small()
     with serving(address, factory=factory), connect(address) as device:
-        run = Run(
-            device, compiled, Settings(msgspec.structs.replace(SPEC, design=design), verify=True), STEPS, None
-        )
+        settings = Settings(msgspec.structs.replace(SPEC, design=design), verify=True)
+        run = Run(device, compiled, settings, STEPS, None)
         try:
             for given in inputs:
                 run.step(given)
@@ -127,7 +126,7 @@ LIES: dict[str, tuple[str, Callable[..., Any], str]] = {
     ),
     "charged cycles": (
         "record",
-        change_layer(lambda r: dataclasses.replace(r, charged_cycles=r.charged_cycles + 1)),
+        change_layer(lambda r: dataclasses.replace(r, charged_cycles=r.charged_cycles + 1)),  # type: ignore[operator]
         r"report of layer 'to_qkv', cycles",
     ),
     "traffic": (
