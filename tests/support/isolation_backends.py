@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ditto_cosim.device.backends.model import ModelBackend
+from support.plain_backend import PlainBackend
 
 
-class _Board(ModelBackend):
-    """The model, but for layers called `bad`."""
+class _Board(PlainBackend):
+    """Right, but for layers called `bad`."""
 
     def gemm(self, job: Any) -> Any:
         if "bad" in job.name:
@@ -57,7 +57,7 @@ class BusyBoard(_Board):
             pass
 
 
-class FragileBoard(ModelBackend):
+class FragileBoard(PlainBackend):
     """Right, but that it crashes at long sums and hangs at scattered operands."""
 
     def gemm(self, job: Any) -> Any:
@@ -68,15 +68,14 @@ class FragileBoard(ModelBackend):
         return super().gemm(job)
 
 
-class SeldomWrongBoard(ModelBackend):
-    """One product in fifty, large ones only, has one wrong value."""
+class SeldomWrongBoard(PlainBackend):
+    """One product in a hundred and fifty has one wrong value, and not the first ones."""
 
     products = 0
 
     def gemm(self, job: Any) -> Any:
         result = super().gemm(job)
-        if job.current.shape[1] > 64:
-            self.products += 1
-            if self.products % 50 == 0:
-                result.accumulators[0, 0, 0] += 1
+        self.products += 1
+        if self.products > 300 and self.products % 150 == 0:
+            result.accumulators[0, 0, 0] += 1
         return result
