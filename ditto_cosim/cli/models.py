@@ -40,6 +40,7 @@ def models(
             "image": f"{m.image_size}×{m.image_size}×{m.channels}",
             "data": m.dataset,
             "description": m.description,
+            "for": m.purpose,
         }
         for m in all_models().values()
     ]
@@ -49,7 +50,7 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "family", "weights", "sampler", "steps", "image", "what", box=None)
+    table = Table("model", "family", "weights", "sampler", "steps", "image", "what, and what for", box=None)
     for row in rows:
         table.add_row(
             row["name"],
@@ -58,10 +59,12 @@ def models(
             row["sampler"],
             str(row["steps"]),
             row["image"],
-            row["description"],
+            row["description"] + (f"\n[dim]{row['for']}[/dim]" if row["for"] else ""),
         )
     Console().print(table)
-    print("\nditto generate --model NAME runs one that ships; ditto paper prices the paper's.")
+    print(
+        "\nditto generate --model NAME runs one that ships (docs/models.md shows them); ditto paper prices the paper's."
+    )
 
 
 def compile_model(

@@ -35,9 +35,10 @@ _RELU = (
 
 _NOTES = {
     "emoji-sd": Notes(
-        "Objects of the training set come out clean, often as the training picture itself: 1,026 pictures are few, and it "
-        "has seen each some three thousand times. It recombines a little (see below) and knows no word that is in no "
-        "emoji's name. Small lettering is lost. Prompts are cut at 16 tokens."
+        "Objects of the training set come out clean, mostly as the training picture itself: 1,026 pictures are few, and it has "
+        "seen each some three thousand times. It does not recombine: a combination it never saw comes out as a picture that one "
+        "of its words names (see below), and it knows no word that is in no emoji's name. Small lettering is lost. Prompts are "
+        "cut at 16 tokens."
     ),
     "fashion-ddpm": Notes(
         "Garments of all kinds at 28x28; now and then one with a hole, or two garments in one."
