@@ -83,7 +83,7 @@ def _shipped() -> tuple[ZooModel, ...]:
         ZooModel(
             name="emoji-sd",
             family="unet-conditional",
-            description="text to image: latent diffusion with cross-attention on colour emoji, 10.9 M parameters",
+            description="text to image: latent diffusion with cross-attention on colour emoji, 7.24 M parameters",
             weights=WEIGHTS / "emoji-sd",
             steps=25,
             sampler="DDIM",

@@ -201,6 +201,9 @@ def train(
         step, elapsed_before_s, history = saved["step"], saved["elapsed_s"], saved["history"]
     torch.manual_seed(seed * 1_000_003 + step)
 
+    budget = f"--minutes {minutes:g}" if minutes is not None else f"--steps {steps}"
+    budget += (" --device cuda" if device != "cpu" else "") + (" --compile" if compiled else "")
+    budget += f" --from {recipe.start.upper()}" if recipe.start else ""
     started = last_saved = time.monotonic()
     if compiled:
         task.compile()
@@ -233,7 +236,7 @@ def train(
                 "seed": seed,
                 "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",
                 "precision": precision_of(device),
-                "budget": f"--minutes {minutes:g}" if minutes is not None else f"--steps {steps}",
+                "budget": budget,
                 **task.keepsakes(),
             },
         )
