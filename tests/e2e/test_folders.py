@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line on folders: of pipelines with text, of denoisers alone, in half precision, with pictures and adapters."""
 
 from __future__ import annotations
