@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chips and designs as data: strict TOML, shipped beside the code or the user's own by path.
 
 Interface

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Goes on with a run that was interrupted, from its directory alone: `ditto resume RUN`.
 
     outcome = resume_run(Path("runs/try"))          as `generate_run` would have given

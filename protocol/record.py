@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run records: enough to price it again under any design, and nothing more.
 
 Interface

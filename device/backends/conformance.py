@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a backend does what the device needs of it: what somebody with a new board runs first, and last.
 
     report = check("my_board:Board", load_chip("tiny"))                         here

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Identity of the contract of cycles: which text of it a run was timed by.
 
 What this file does not do: hold the contract. `timing/` and `pricing/` do, in the headers of their files.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Contracts: what the groups of a step take, given what each asks of the units.
 
 Interface

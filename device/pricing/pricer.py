@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The price of a program on a chip under a design, layer by layer: what the live run and a price of its record both ask.
 
 Interface

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto bench price`: how fast records are priced, and how far the engine's approximation of DRAM is from its model.
 
     ten_designs_s     load and price a 100-step record of the 35.7 M DDPM under ten designs

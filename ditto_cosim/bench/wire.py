@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto bench wire`: how much the wire costs.
 
 Five questions, each between two processes over ipc:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto analyze` and `ditto quality`: what a run's values look like, and what int8 costs in pictures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto device`, `ditto keys`, `ditto conform`: the device as a process, its keys, and the check of a backend."""
 
 from __future__ import annotations

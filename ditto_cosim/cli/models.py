@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto models`, `compile`, `calibrate`, `data`, `report`: what there is to run, and what a run left behind."""
 
 from __future__ import annotations

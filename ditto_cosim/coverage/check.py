@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One denoiser class, small and with random weights, taken all the way: captured, lowered, run, compared.
 
 Three steps of inputs that change a little are calibrated on, then run by the device's machine in this process with every value

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What int8 costs in pictures: the same seeds in fp32 and in the accelerator's arithmetic, side by side.
 
 The int8 pictures come from golden, bit-identical to what every exact design computes, in batches that would

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nn.Module -> one flat graph of tensor operations, by torch.export.
 
 Captures a denoiser at fixed shapes, in fp32 on the host whatever the module's own type and device, with attention,

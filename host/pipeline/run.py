@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One generation on a device: steps in, outputs out, with everything seen on the way kept, checked and recorded.
 
 A run whose record ends early goes on (`resume`): recorded steps are answered from the record, after their inputs have

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The zoo: models that ship with weights, and the paper's seven workloads as configurations.
 
 Does: list the models, build any denoiser (on `meta` too), and load those with weights into unmodified

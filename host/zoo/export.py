@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns a training checkpoint into a shipping model: `python -m ditto_cosim.host.zoo.export NAME --run RUN`.
 
 Does: write the averaged weights as fp16 safetensors in diffusers' own folder layout, training.json with what

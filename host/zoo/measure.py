@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generates pictures with any pipeline of the zoo and measures those of the zoo's data sets.
 
 Does: `generate` (one seed per picture, so batch size and order change nothing that is drawn), `grid`, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The architectures of the models that ship with weights, as diffusers modules with fresh parameters.
 
 Does: build each denoiser and its noise schedule from literal numbers, for training and tests alike.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the models that ship: `python -m ditto_cosim.host.zoo.train fashion-ddpm --minutes 50 --out RUN`.
 
 Does: optimise any task of `tasks.py` with AdamW, warm-up and cosine decay, an exponential moving average of the

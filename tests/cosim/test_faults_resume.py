@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run that ends early goes on behind its last whole step to the same outputs, records, reports and cycles."""
 
 from __future__ import annotations

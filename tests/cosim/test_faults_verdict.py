@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device that computes right and delivers something else: no lie about outputs, record, reports or totals is verified."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ctrl-C on `ditto generate` stops both processes, without a traceback."""
 
 from __future__ import annotations

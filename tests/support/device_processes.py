@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole device as its users start it, processes and all."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Boards that misbehave in ways a process cannot be talked out of. `device_processes` runs hosts against them."""
 
 from __future__ import annotations

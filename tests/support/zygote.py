@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A process that has imported everything and forks children, so that killing hundreds of runs costs no hundred imports.
 
     with Zygote("support.killed_jobs") as zygote:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grids from histograms, weights, files of scales, compiled programs on disk."""
 
 from __future__ import annotations

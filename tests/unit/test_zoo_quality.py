@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores of generated pictures, held against closed forms and scipy; the shipped classifiers' ability."""
 
 from __future__ import annotations
