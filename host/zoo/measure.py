@@ -154,7 +154,7 @@ def beside_nearest(pictures: Pictures, dataset: str, columns: int = 8) -> Any:
     images, _ = data.load(dataset, "train")
     nearest, _ = nearest_training_pictures(pictures, dataset)
     known = images.transpose(0, 2, 3, 1)[nearest].astype(np.float32) / 255
-    rows = []
+    rows: list[Pictures] = []
     for start in range(0, len(pictures), columns):
         rows += [pictures[start : start + columns], known[start : start + columns]]
     return grid(np.concatenate(rows), columns, scale=1)
