@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes model cards: `python -m ditto_cosim.host.zoo.cards NAME`, from training.json, quality.json and what is known.
 
 Does: one README.md per model folder, with the figures that lie beside the weights; nothing in a card is typed by hand

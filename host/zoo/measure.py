@@ -153,7 +153,7 @@ def beside_nearest(pictures: Pictures, dataset: str, columns: int = 8) -> Any:
     """A PIL image: rows of pictures, each row above the nearest training pictures of the same columns."""
     images, _ = data.load(dataset, "train")
     nearest, _ = nearest_training_pictures(pictures, dataset)
-    known = images.transpose(0, 2, 3, 1)[nearest].astype(np.float32) / 255
+    known: Pictures = images.transpose(0, 2, 3, 1)[nearest].astype(np.float32) / np.float32(255)
     rows: list[Pictures] = []
     for start in range(0, len(pictures), columns):
         rows += [pictures[start : start + columns], known[start : start + columns]]

@@ -127,7 +127,7 @@ LIES: dict[str, tuple[str, Callable[..., Any], str]] = {
     ),
     "charged cycles": (
         "record",
-        change_layer(lambda r: dataclasses.replace(r, charged_cycles=r.charged_cycles + 1)),  # type: ignore[operator]
+        change_layer(lambda r: dataclasses.replace(r, charged_cycles=r.charged_cycles + 1)),
         r"report of layer 'to_qkv', cycles",
     ),
     "traffic": (

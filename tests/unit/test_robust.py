@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What hangs on a constant is said; what a run asked for can be read by other simulators; designs and chips are data."""
 
 from __future__ import annotations
