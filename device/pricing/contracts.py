@@ -144,6 +144,7 @@ class Pipelined(Contract):
 
     def __init__(self, config: EngineConfig, memory: MakeMemory | None = None) -> None:
         self.config, self.memory = config, memory
+        self.most_chunks = MOST_CHUNKS
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -172,7 +173,7 @@ class Pipelined(Contract):
         """What the engine is asked for."""
         config, group = self.config, cost.group
         room = min(config.early_room_bytes, config.late_room_bytes, config.out_room_bytes) // 2
-        chunk = max(config.dma.chunk_bytes, min(-(-cost.largest_part_bytes // MOST_CHUNKS), room))
+        chunk = max(config.dma.chunk_bytes, min(-(-cost.largest_part_bytes // self.most_chunks), room))
         chunks = max(1, -(-cost.largest_part_bytes // chunk))
         return GroupWork(
             chunks=chunks,
