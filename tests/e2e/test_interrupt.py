@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from ditto_cosim.protocol.record import RunRecord
 
