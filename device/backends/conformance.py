@@ -560,7 +560,9 @@ def _endurance(backend: Backend, chip: Chip, seconds: float) -> str:
             _verify_cycles(job, result, chip, f"product {count}, {shape} ({mode}, {data})")
         count += 1
         took_s = time.monotonic() - began
-        macs = min(2 * macs, 1 << 24) if took_s < 0.005 else max(macs // 2, 1 << 12) if took_s > 0.05 else macs
+        macs = (
+            min(2 * macs, 1 << 24) if took_s < 0.005 else max(macs // 2, 1 << 12) if took_s > 0.05 else macs
+        )
     return f"{count} products, {_compared.values - before} values in {seconds:g} s"
 
 
