@@ -70,13 +70,13 @@ class FragileBoard(PlainBackend):
 
 
 class SeldomWrongBoard(PlainBackend):
-    """One product in a hundred and fifty has one wrong value, and not the first ones."""
+    """One product in five has one wrong value, behind the first three hundred."""
 
     products = 0
 
     def gemm(self, job: Any) -> Any:
         result = super().gemm(job)
         self.products += 1
-        if self.products > 300 and self.products % 150 == 0:
+        if self.products > 300 and self.products % 5 == 0:
             result.accumulators[0, 0, 0] += 1
         return result
