@@ -185,8 +185,9 @@ def _quality(folder: Path) -> list[str]:
 
 
 def _cell(figure: dict[str, Any]) -> str:
-    error = "" if figure["error"] is None else f" ± {figure['error']:.2f}"
-    return f"{figure['mean']:.2f}{error}"
+    digits = 2 if figure["mean"] >= 0.1 else 4
+    error = "" if figure["error"] is None else f" ± {figure['error']:.{digits}f}"
+    return f"{figure['mean']:.{digits}f}{error}"
 
 
 def main(argv: list[str] | None = None) -> int:
