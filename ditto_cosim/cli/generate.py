@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto generate`: pictures through the emulated accelerator, with progress, verdict, tables, record and report."""
 
 from __future__ import annotations
@@ -68,6 +69,9 @@ def generate(
         list[str] | None, typer.Option(help="LoRA file or folder, perhaps :scale; may be repeated")
     ] = None,
     dtype: Annotated[str, typer.Option(help="Load the model as fp32, fp16, bf16 or fp64")] = "",
+    quantized: Annotated[
+        str, typer.Option(help="Quantized weights of its denoiser: a safetensors file or folder, W8A8")
+    ] = "",
     guidance: Annotated[
         float, typer.Option(help="Classifier-free guidance; 0 leaves the pipeline's own")
     ] = 0.0,
@@ -122,7 +126,7 @@ def generate(
         from ditto_cosim.host.generation import generate_run
         from ditto_cosim.host.pipeline.models import Wish, load_model, prompts_of
 
-        loaded = load_model(model, dtype=dtype, lora=lora or (), controlnet=controlnet)
+        loaded = load_model(model, dtype=dtype, lora=lora or (), controlnet=controlnet, quantized=quantized)
         wish = Wish(
             steps,
             seed,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a captured denoiser in fp32 along real denoising trajectories and keeps a histogram of every quantization point.
 
 What this file does not do: choose grids from the histograms (`quantize.py`).
@@ -114,7 +115,8 @@ class Calibrator:
         }
         if policy == "auto":
             chosen |= self._with_factors(chosen)
-        return {**chosen, **(overrides or {})}
+        own = {p: g for name, g in self.captured.input_grids.items() if (p := f"{name}:x") in self.points}
+        return {**chosen, **own, **(overrides or {})}
 
     def clipped(self, grids: Mapping[str, Grid]) -> dict[str, float]:
         """Point -> the share of its values that lie beyond its grid."""

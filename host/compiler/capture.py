@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nn.Module -> one flat graph of tensor operations, by torch.export.
 
 Captures a denoiser at fixed shapes, in fp32 on the host whatever the module's own type and device, with attention,
@@ -22,6 +23,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from ditto_cosim.host.compiler.arguments import ArgumentError, Call, Structure, put_together, take_apart
 from ditto_cosim.host.compiler.decompose import DECOMPOSITIONS
+from ditto_cosim.host.compiler.quantize import Grid, input_grid
 from ditto_cosim.host.compiler.specialize import held_constant, specialize
 from ditto_cosim.protocol.errors import DittoError
 
@@ -75,6 +77,8 @@ class Captured:
     """Names of the results, in the order in which the graph returns them; a single one is `sample`."""
     result: Structure
     """What the denoiser returns around them."""
+    input_grids: Mapping[str, Grid] = field(default_factory=dict)
+    """Module -> the grid of its input, where a quantized checkpoint gives one."""
     held: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Arguments whose values decide the shapes inside, and what they held: constants of this graph, which is wrong for any
     other value."""
@@ -129,6 +133,11 @@ def _untouched(module: nn.Module) -> Iterator[None]:
         for part, attributes in before.items():
             part.__dict__.clear()
             part.__dict__.update(attributes)
+        for kind in {type(part) for part in before}:
+            for kept in [
+                clear for name in dir(kind) if (clear := getattr(getattr(kind, name), "cache_clear", None))
+            ]:
+                kept()
 
 
 def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:
@@ -257,6 +266,9 @@ def capture_call(
             name: held.detach()
             for name, part in denoiser.named_modules()
             if isinstance(held := getattr(part, "weight_scale", None), torch.Tensor)
+        },
+        input_grids={
+            name: grid for name, part in denoiser.named_modules() if (grid := input_grid(part)) is not None
         },
         outputs=result.outputs,
         result=result.structure,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scales: what calibration saw, and the 8-bit grid chosen from it.
 
 Weights are int8, symmetric, one scale per output channel. Activations take one grid per tensor: static, one per cluster
@@ -297,26 +298,81 @@ def quantize_weight(
 def load_quantized(module: torch.nn.Module, path: Path) -> torch.nn.Module:
     """Puts a quantized checkpoint into `module`, so that it computes with those very integers.
 
-    A safetensors file of the module's state; quantized weights are int8, each with a `weight_scale` beside its `weight`, one
-    per output channel.
+    A safetensors file of the module's state, or a folder of such files. Quantized weights are int8, each with a `weight_scale`
+    beside its `weight`: one number, or one per output channel (symmetric: a `weight_zero_point` must be 0). Beside them may
+    stand what the input was quantized with, as nvidia-modelopt and compressed-tensors export it: `input_scale`, one number,
+    `input_zero_point`, and `pre_quant_scale`, by which the input's channels are multiplied before.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    state: dict[str, torch.Tensor] = {}
     try:
-        state = load_file(path)
+        for file in files:
+            state |= load_file(file)
     except FileNotFoundError:
         raise QuantizationError(f"{path}: no such file") from None
+    except (OSError, SafetensorError) as error:
+        raise QuantizationError(f"{path}: not a safetensors file ({error})") from None
+    if not any(name.endswith(".weight_scale") for name in state):
+        raise QuantizationError(f"{path}: holds no weight_scale, so no quantized weights")
     for name in [n for n in state if n.endswith(".weight_scale")]:
-        owner = name.removesuffix(".weight_scale")
-        scale, weight = state.pop(name).to(torch.float32).flatten(), state.get(f"{owner}.weight")
-        if weight is None or weight.dtype != torch.int8 or len(weight) != len(scale):
-            raise QuantizationError(
-                f"{path}: {name} needs int8 {owner}.weight with {len(scale)} output channels"
-            )
-        state[f"{owner}.weight"] = weight.to(torch.float32) * scale.reshape(-1, *[1] * (weight.ndim - 1))
-        module.get_submodule(owner).register_buffer("weight_scale", scale, persistent=False)
+        _put_quantized(module, path, name.removesuffix(".weight_scale"), state)
     module.load_state_dict(state)
     return module
+
+
+def _put_quantized(module: torch.nn.Module, path: Path, owner: str, state: dict[str, torch.Tensor]) -> None:
+    """One layer's integers and scales, out of a checkpoint's state into the module; its real weights into the state."""
+    scale, weight = (
+        state.pop(f"{owner}.weight_scale").to(torch.float32).flatten(),
+        state.get(f"{owner}.weight"),
+    )
+    zeros = state.pop(f"{owner}.weight_zero_point", torch.zeros(1))
+    if weight is None or weight.dtype != torch.int8 or len(scale) not in (1, len(weight)):
+        raise QuantizationError(
+            f"{path}: {owner}.weight_scale needs int8 {owner}.weight with {len(scale)} output channels"
+        )
+    if bool(zeros.any()):
+        raise QuantizationError(f"{path}: {owner}.weight_zero_point is not 0; weights must be symmetric")
+    scale = scale.expand(len(weight)).clone()
+    real = weight.to(torch.float32) * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    layer = module.get_submodule(owner)
+    channels = state.pop(f"{owner}.pre_quant_scale", None)
+    if channels is not None:
+        channels = channels.to(torch.float32).flatten()
+        if len(channels) != weight.shape[1] or not bool((torch.isfinite(channels) & (channels > 0)).all()):
+            raise QuantizationError(
+                f"{path}: {owner}.pre_quant_scale needs {weight.shape[1]} positive numbers"
+            )
+        real = real * channels.reshape(1, -1, *[1] * (weight.ndim - 2))
+        layer.register_buffer("pre_quant_scale", channels, persistent=False)
+    state[f"{owner}.weight"] = real
+    layer.register_buffer("weight_scale", scale, persistent=False)
+    for name in ("input_scale", "input_zero_point"):
+        given = state.pop(f"{owner}.{name}", None)
+        if given is not None and given.numel() != 1:
+            raise QuantizationError(
+                f"{path}: {owner}.{name} has {given.numel()} numbers; activations take one scale a tensor"
+            )
+        if given is not None:
+            layer.register_buffer(name, given.to(torch.float32).reshape(()), persistent=False)
+
+
+def input_grid(layer: torch.nn.Module) -> Grid | None:
+    """The grid that a quantized checkpoint gives a layer's input."""
+    scale, factors = getattr(layer, "input_scale", None), getattr(layer, "pre_quant_scale", None)
+    if not isinstance(scale, torch.Tensor):
+        return None
+    zero = getattr(layer, "input_zero_point", None)
+    point = float(zero) if isinstance(zero, torch.Tensor) else 0.0
+    if point != round(point) or not -128 <= point <= 127 or not 0 < float(scale) < math.inf:
+        raise QuantizationError(
+            f"input_scale {float(scale)} with zero point {point}: expected a positive scale and −128…127"
+        )
+    channels = tuple((1 / factors).tolist()) if isinstance(factors, torch.Tensor) else ()
+    return Grid("static", (float(scale),), (int(point),), channels=channels)
 
 
 def save_grids(grids: Mapping[str, Grid], path: Path) -> None:

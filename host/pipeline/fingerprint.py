@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a module computes, as a number: its weights, and whatever of its state its code may read.
 
 A program is made from a module once; this is how one knows that it is still that module. Two readings: a quick one (where
@@ -11,13 +12,13 @@ from __future__ import annotations
 
 import functools
 import types
-import zlib
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch import nn
 
 from ditto_cosim.protocol.errors import DittoError
@@ -126,7 +127,7 @@ def _content(tensor: torch.Tensor) -> Any:
     if tensor.device.type == "meta" or not tensor.numel():
         return kind
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return kind, zlib.crc32(flat.view(torch.uint8).numpy().data)
+    return kind, xxhash.xxh3_64_intdigest(flat.view(torch.uint8).numpy().data)
 
 
 class _Walk:
@@ -169,7 +170,7 @@ class _Walk:
             self._module(thing, depth)
         elif isinstance(thing, np.ndarray):
             found.append(
-                zlib.crc32(np.ascontiguousarray(thing).view(np.uint8).data)
+                xxhash.xxh3_64_intdigest(np.ascontiguousarray(thing).view(np.uint8).data)
                 if thing.dtype != object
                 else id(thing)
             )

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model as a user names it, loaded: its pipeline, its denoiser, its scales, and the arguments of one call.
 
     model = load_model("fashion-ddpm")            a model that ships, or a folder that save_pretrained wrote
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ditto_cosim.host.compiler.quantize import load_quantized
 from ditto_cosim.host.pipeline.accelerate import SCALES_FILE, find_parts
 from ditto_cosim.protocol.errors import DittoError
 
@@ -200,18 +202,20 @@ def usual(choice: Mapping[str, Any]) -> bool:
     return choice.get("policy", "auto") in ("auto", "static") and choice.get("observer", "mse") == "mse"
 
 
-def load_model(name: str, *, dtype: str = "", lora: Sequence[str] = (), controlnet: str = "") -> LoadedModel:
+def load_model(
+    name: str, *, dtype: str = "", lora: Sequence[str] = (), controlnet: str = "", quantized: str = ""
+) -> LoadedModel:
     """A model that ships, a folder of a pipeline, or a folder of a denoiser alone, as `save_pretrained` writes them.
 
     `dtype` is fp32, fp16, bf16 or fp64; `lora` names files or folders of adapters, each perhaps followed by `:scale`;
-    `controlnet` a folder of one.
+    `controlnet` a folder of one; `quantized` a checkpoint of the denoiser with integers (`load_quantized`).
     """
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     from ditto_cosim.host.zoo import find, load_pipeline
 
-    options = {"dtype": dtype, "lora": list(lora), "controlnet": controlnet}
+    options = {"dtype": dtype, "lora": list(lora), "controlnet": controlnet, "quantized": quantized}
     folder = Path(name)
     if dtype and dtype not in FLOATS:
         raise ModelError(f"dtype {dtype!r} is not known; it is one of {', '.join(FLOATS)}")
@@ -234,6 +238,9 @@ def load_model(name: str, *, dtype: str = "", lora: Sequence[str] = (), controln
         _add_loras(pipe, lora)
     if dtype:
         pipe.to(FLOATS[dtype])
+    if quantized:  # its integers fit no other scales than its own
+        load_quantized(replace(loaded, pipe=pipe).denoiser, Path(quantized))
+        loaded = replace(loaded, folder=None)
     return replace(loaded, pipe=pipe, options={k: v for k, v in options.items() if v})
 
 

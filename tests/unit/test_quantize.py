@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grids from histograms, weights, files of scales, compiled programs on disk."""
 
 from __future__ import annotations
@@ -256,3 +257,41 @@ def test_quantize_outlier_channels_keep_their_decibels(policy: Any) -> None:
         assert min(found) > 38
         assert all(grids[point].channels for point in ("linear:x", "conv:x"))
         assert grids_of(json.loads(json.dumps({n: asdict(g) for n, g in grids.items()}))) == grids
+
+
+def test_quantized_checkpoints_bring_the_grids_of_their_inputs(tmp_path: Path) -> None:
+    """As modelopt exports SmoothQuant: one scale for all weights, a scale and zero point for the input, factors of channels."""
+    rng = np.random.default_rng(4)
+    integers = rng.integers(-90, 90, (6, 4)).astype(np.int8)
+    pre = torch.tensor([0.5, 1.0, 2.0, 0.25])
+    state = {
+        "0.weight": torch.from_numpy(integers),
+        "0.bias": torch.zeros(6),
+        "0.weight_scale": torch.tensor(0.02),
+        "0.weight_zero_point": torch.zeros(6, dtype=torch.int8),
+        "0.input_scale": torch.tensor([0.03]),
+        "0.input_zero_point": torch.tensor([-7], dtype=torch.int8),
+        "0.pre_quant_scale": pre,
+    }
+    save_file(state, tmp_path / "model.safetensors")
+    module = load_quantized(nn.Sequential(nn.Linear(4, 6)).eval(), tmp_path)
+    inputs = {"input": torch.randn(5, 4)}
+    calibrator = Calibrator(capture(module, inputs))
+    calibrator.observe(inputs)
+    compiled = compile_denoiser(calibrator.captured, calibrator.grids())
+    np.testing.assert_array_equal(compiled.arrays["0.weight"], integers)
+    got = Golden(compiled.program, compiled.constants).step(0, inputs)["sample"]
+    q = torch.clamp(torch.round(inputs["input"] * pre / 0.03) - 7, -128, 127) + 7
+    torch.testing.assert_close(got, q @ torch.from_numpy(integers).float().T * 0.03 * 0.02)
+
+    for name, value, words in [
+        ("0.weight_zero_point", torch.ones(6), "must be symmetric"),
+        ("0.input_scale", torch.ones(4), "one scale a tensor"),
+        ("0.pre_quant_scale", torch.ones(3), "needs 4 positive numbers"),
+    ]:
+        save_file({**state, name: value}, tmp_path / "model.safetensors")
+        with pytest.raises(QuantizationError, match=words):
+            load_quantized(nn.Sequential(nn.Linear(4, 6)), tmp_path)
+    save_file({"0.weight": torch.zeros(6, 4), "0.bias": torch.zeros(6)}, tmp_path / "model.safetensors")
+    with pytest.raises(QuantizationError, match="holds no weight_scale"):
+        load_quantized(nn.Sequential(nn.Linear(4, 6)), tmp_path)
