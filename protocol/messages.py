@@ -145,7 +145,7 @@ class LayerReport(_Part, frozen=True, kw_only=True):
     """Elements by class."""
     slots: Count = 0
     cycles: Count = 0
-    """From the layer's first transaction to its last."""
+    """From the end of the layer before to its own: layers overlap."""
     lane_cycles: Count = 0
     """Of these, those of the lanes' stage: as measured, or by the written contract."""
     unit_cycles: dict[Name, Count] = {}
