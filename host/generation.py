@@ -233,6 +233,10 @@ def _verdict_of(runs: list[Generation]) -> Verdict | None:
     found = [run.verdict for run in runs if run.verdict is not None]
     if not found:
         return None
+    lowest: dict[int, float] = {}
+    for verdict in found:
+        for step, snr_db in verdict.snr_by_step.items():
+            lowest[step] = min(snr_db, lowest.get(step, snr_db))
     return replace(
         found[0],
         bit_identical=all(v.bit_identical for v in found),
@@ -240,11 +244,7 @@ def _verdict_of(runs: list[Generation]) -> Verdict | None:
         values_checked=sum(v.values_checked for v in found),
         delivered_checked=sum(v.delivered_checked for v in found),
         first_difference=next((v.first_difference for v in found if v.first_difference is not None), None),
-        snr_by_step={
-            step: min(v.snr_by_step[step] for v in found if step in v.snr_by_step)
-            for v in found
-            for step in v.snr_by_step
-        },
+        snr_by_step=lowest,
     )
 
 
