@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device as processes: `python -m ditto_cosim.device`, which is what `ditto device` runs too.
 
 This one is the front, which listens before anything heavy is imported. A second one, forked before the first has threads, is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where serving and execution meet: what a run asks of a machine, and what a machine answers.
 
 Neither room imports the other; both import this. What this file does not do: anything.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chips and designs as data: strict TOML, shipped beside the code or the user's own by path.
 
 Interface
@@ -53,7 +54,7 @@ def read(kind: str, folder: str, name: str | Path, error: type[DittoError], dept
         path = Path(name)
         if not path.is_file():
             raise error(
-                f"{kind} {text!r}: neither a preset ({', '.join(known)}) nor a TOML file that exists{_hint(text, known)}"
+                f"{kind} {text!r}: neither a preset ({', '.join(known)}) nor a TOML file that exists{_hint(path.stem, known)}"
             )
         source, found, where, beside = path.read_text(encoding="utf-8"), path.stem, text, path.parent
     try:

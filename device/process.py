@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device as an operating-system process: its log, its signals, its memory.
 
 What this file does not do: serve (`serving/`) or compute (`execution/`).

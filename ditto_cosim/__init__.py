@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The public face of ditto-cosim.
 
 from ditto_cosim import accelerate

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operands of one layer in one step of a recorded run, made again: the run is computed up to that step.
 
 The machine runs on the model backend from the recorded inputs, with the run's own chip and design, so that every layer

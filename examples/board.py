@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A backend in thirty lines: the seam that an FPGA board's driver fills in.
 
     PYTHONPATH=examples ditto conform board:NumpyBoard

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An unmodified diffusers pipeline with its denoiser on the emulated accelerator.
 
     python examples/pipeline.py

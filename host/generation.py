@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One whole run: a loaded model accelerated, called once, and everything it showed written into a directory.
 
     outcome = generate_run(load_model("fashion-ddpm"), Wish(steps=10), Path("runs/try"), backend="model", verify=True)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Goes on with a run that was interrupted, from its directory alone: `ditto resume RUN`.
 
     outcome = resume_run(Path("runs/try"))          as `generate_run` would have given
@@ -36,7 +37,7 @@ def resume_run(
         settings: dict[str, Any] = dict(recipe["settings"])
         chosen = {k: recipe[k] for k in ("backend", "chip", "design", "command", "policy", "observer")}
         name, folder, scales = recipe["model"], recipe["folder"], recipe["scales"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ResumeError(
             f"{directory}: its recipe cannot be read ({type(error).__name__}: {error}); run it again"
         ) from None

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """The contract between host and device: instruction set, messages, tensors. Imports nothing of ours."""

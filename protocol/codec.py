@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages to frames and back, without sockets.
 
 Frame 0 is two seals and the header in MessagePack, the frames after it are raw. Decoding trusts nothing: seals, lengths,

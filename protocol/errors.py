@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every error of ditto-cosim: the tree's root, the branches that host and device share, and how an error crosses the wire.
 
     DittoError

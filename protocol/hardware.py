@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one source of every hardware parameter of the lane and tile.
 
 SystemVerilog takes these as top-level parameters, C++ as compile-time definitions, Python as `Geometry`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The instruction set, specified to the bit: every command the device executes.
 
 Each command has a form: operand and result types, attributes, a shape rule, and the exact arithmetic in words. Host and

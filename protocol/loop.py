@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One thread's loop over its sockets, and the world it lives in: sockets, threads, locks and time.
 
 Host link, device server and device front each run one `Loop`. Whatever waits or tells the time asks a `World` for it, so that

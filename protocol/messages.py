@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every message that crosses the wire, as a type. `SPEC.md` says what each means and when it is sent.
 
 A message is the MessagePack header of frame 0; tensors, programs and snapshots follow as raw frames.

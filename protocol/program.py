@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A denoiser as a program: values in single-assignment form and the commands that make them.
 
 Pure data and its validation; how it is made is the host's business, how it is executed the device's.

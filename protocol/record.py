@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run records: enough to price it again under any design, and nothing more.
 
 Interface
@@ -45,6 +46,7 @@ I64 = npt.NDArray[np.int64]
 RECORD_VERSION = 1
 STEP = "step-{:04d}.npz"
 OUTCOME = "outcome.json"
+RUN = "run.json"
 
 TRAFFIC = ("weights", "input", "previous_input", "previous_output", "residual", "output")
 """Classes of DRAM traffic. `previous_output` counts its read and its write back; `residual` is every other value read."""
@@ -319,7 +321,9 @@ class RunWriter:
         (directory / OUTCOME).unlink(missing_ok=True)
         for old in sorted(directory.glob("step-*.npz"), reverse=True):  # a kill in between leaves no gap
             old.unlink()
-        self._write("run.json", {"version": RECORD_VERSION, "info": asdict(info)})
+        for beside in directory.glob(f"*/{RUN}"):  # streams and parts of an older run
+            beside.unlink()
+        self._write(RUN, {"version": RECORD_VERSION, "info": asdict(info)})
 
     @classmethod
     def behind(cls, record: RunRecord) -> RunWriter:
@@ -348,7 +352,7 @@ class RunRecord:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        path = directory / "run.json"
+        path = directory / RUN
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who may talk: addresses that need no keys, key files, and the gate that checks a host's key.
 
 ipc and loopback stay on this machine and need none. Any other address takes CURVE on both sides: the device

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arrays to frames and back without copying.
 
 A frame is the array's own memory on the way out, and the array is a read-only view of the frame on the way

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which versions work together, and the hash of everything both sides must agree on before they do.
 
 Three things are compared, each for what it can tell:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Wakes a thread that waits for its sockets, from any other thread."""
 
 from __future__ import annotations

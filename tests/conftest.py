@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What holds for all tests.
 
 Machines that run them are shared: hypothesis looks for counterexamples, not for slow moments. Processes that tests start

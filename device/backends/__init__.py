@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who computes a layer: one file per backend, found by its name.
 
 A name is a file here (`rtl`, `rtl_wide`, `model`, `board`), an entry point of the group `ditto_cosim.backends`, or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The seam between the device and whoever computes a layer.
 
 A backend multiplies one operand matrix by one weight matrix, from differences, and says what it met on the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a backend does what the device needs of it: what somebody with a new board runs first, and last.
 
     report = check("my_board:Board", load_chip("tiny"))                         here
@@ -544,12 +545,13 @@ def _layouts(backend: Backend, chip: Chip) -> str:
 def _endurance(backend: Backend, chip: Chip, seconds: float) -> str:
     """Random products of every kind until the time is over."""
     geometry = chip.geometry
-    end, count, rows_most, before = time.monotonic() + seconds, 0, 4 * geometry.lanes, _compared.values
+    end, count, macs, before = time.monotonic() + seconds, 0, 1 << 18, _compared.values
     while (began := time.monotonic()) < end:
         rng = np.random.default_rng((9, count))
-        n = int(rng.integers(1, 2 * geometry.n_max + 2))
         k = int(rng.integers(1, min(2 * geometry.k_max, 4096) + 2))
-        shape = int(rng.integers(1, 3)), int(rng.integers(1, rows_most + 1)), k, n
+        n = min(int(rng.integers(1, 2 * geometry.n_max + 2)), max(1, macs // k))
+        groups = int(rng.integers(1, 3))
+        shape = groups, int(rng.integers(1, max(1, macs // (k * n * groups)) + 1)), k, n
         mode, data = MODES[count % len(MODES)], list(_DATA)[count // len(MODES) % len(_DATA)]
         job = _job(rng, mode, shape, data)
         result = backend.gemm(job)
@@ -557,8 +559,10 @@ def _endurance(backend: Backend, chip: Chip, seconds: float) -> str:
         if backend.measures:
             _verify_cycles(job, result, chip, f"product {count}, {shape} ({mode}, {data})")
         count += 1
-        if time.monotonic() - began < 0.05 and rows_most < 4096:
-            rows_most *= 2
+        took_s = time.monotonic() - began
+        macs = (
+            min(2 * macs, 1 << 24) if took_s < 0.005 else max(macs // 2, 1 << 12) if took_s > 0.05 else macs
+        )
     return f"{count} products, {_compared.values - before} values in {seconds:g} s"
 
 

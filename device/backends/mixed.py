@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backends made of backends: some layers on one and the rest on another, or all on two that must agree.
 
     --backend model --rtl-layers 'conv_in,mid.*'     a large denoiser with a few layers in RTL

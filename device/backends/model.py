@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backend `model`: the same accumulators and slot counts as the RTL, computed by integer matrix products.
 
 Needs neither a compiler nor Verilator. It does not measure cycles: those come from the written contract. Where the processor

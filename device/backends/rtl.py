@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backend `rtl`: every product runs through the Verilated tile, and its cycles are counted there.
 
 The chip's tiles are alike and independent, so a few Verilated ones, one a thread, the caller's among them, take all

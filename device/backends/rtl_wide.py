@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backend `rtl_wide`: the same RTL, elaborated as wide as it simulates fastest, for runs that want values through RTL soon.
 
 Slots do not depend on a lane's columns, so accumulators and slots are those of any chip. Its cycles are not: they come from

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A backend that says what it is doing, so that somebody else can tell that it has stopped answering.
 
 What this file does not do: decide how long a product may take (`serving/run.py`, `conformance.py`).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chips: how many tiles, how much memory, which policies move data. One TOML file each, your own by path.
 
 Interface

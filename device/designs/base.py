@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a design is: its multipliers, what they can skip, which mode a layer runs in, what traffic that costs.
 
 Interface

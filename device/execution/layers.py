@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layers: how each one's operands become rows and weights, in every mode, and the temporal state it keeps.
 
 Contract, for every mode the same accumulators:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The machine: executes a run's program, step by step, in function and in time.
 
 Values live here from the command that makes them to the last that reads them; layers keep their temporal state between

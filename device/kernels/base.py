@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the compiled kernels and their NumPy forms both offer, and the choice between them.
 
 Arrays in, arrays out; all of them contiguous but the rows that are counted. `native.py` is the compiled form, `portable.py`

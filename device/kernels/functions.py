@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shared functions of the specification, element by element and by reduction, in NumPy.
 
 Implements `exp32`, `trig`, `moments` and what is made of them to the bit of `protocol/isa.py`. What this file does not do:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The compiled kernels: what `slots.py` counts, `timing/schedule.py` times and `vector.py` computes, where there is a compiler.
 
 Elsewhere NumPy does it (`portable.py`). One small library, built once and cached (`ditto_cosim/toolchain.py`). What this file

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernels in NumPy, for machines without a compiler: the same arrays as `native.py`, to the same bits.
 
 Work goes in blocks that stay in the cache. What this file does not do: memory order and refusals (`vector.py`), the cutting of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the encoder sees: elements by class and slots by row, for every mode, without running a row.
 
 Contract: d = current − reference; d = 0 makes no slot, a low d one, any other two. Low is −8 ≤ d ≤ 7 (`twos4`) or |d| ≤ 15

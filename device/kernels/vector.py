@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The vector unit's commands: every vector and move command of the instruction set.
 
 Implements the text of `protocol/isa.py` to the bit. Tensors may lie in memory in any axis order (convolutions leave

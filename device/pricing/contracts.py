@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Contracts: what the groups of a step take, given what each asks of the units.
 
 Interface
@@ -143,6 +144,7 @@ class Pipelined(Contract):
 
     def __init__(self, config: EngineConfig, memory: MakeMemory | None = None) -> None:
         self.config, self.memory = config, memory
+        self.most_chunks = MOST_CHUNKS
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -170,10 +172,9 @@ class Pipelined(Contract):
     def work(self, cost: GroupCost, lanes: LaneColumns | None = None) -> GroupWork:
         """What the engine is asked for."""
         config, group = self.config, cost.group
-        parts = cost.early_bytes, cost.late_bytes * cost.passes, cost.out_bytes
         room = min(config.early_room_bytes, config.late_room_bytes, config.out_room_bytes) // 2
-        chunk = max(config.dma.chunk_bytes, min(-(-max(parts) // MOST_CHUNKS), room))
-        chunks = max(1, *(-(-part // chunk) for part in parts))
+        chunk = max(config.dma.chunk_bytes, min(-(-cost.largest_part_bytes // self.most_chunks), room))
+        chunks = max(1, -(-cost.largest_part_bytes // chunk))
         return GroupWork(
             chunks=chunks,
             early_bytes=cost.early_bytes,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chooses the mode of every layer in every step, as the design's policy says.
 
 Interface

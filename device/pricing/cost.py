@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a price is made of, and what it is.
 
 Interface
@@ -93,6 +94,9 @@ class GroupCost:
     early_bytes: int
     late_bytes: int
     out_bytes: int
+    largest_part_bytes: int
+    """Of early, late (in each pass) and results, wherever they lie: what the number of chunks follows, so that what stays on
+    the chip streams as finely as what does not."""
     traffic: tuple[int, ...]
     """DRAM bytes in the order of `TRAFFIC`."""
     dram_cycles: int

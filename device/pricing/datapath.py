@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Datapaths: how elements become multiplier operations, and operations cycles of the lanes.
 
 Interface

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Energy and area: one table of energies per event with their sources, and what a group's events come to.
 
 Contract

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The price of a program on a chip under a design, layer by layer: what the live run and a price of its record both ask.
 
 Interface
@@ -139,6 +140,7 @@ class Pricer:
             early_bytes=early,
             late_bytes=late,
             out_bytes=out,
+            largest_part_bytes=self._largest_part(group, mode, max(1, passes)),
             traffic=tuple(reads.get(c, 0) + writes.get(c, 0) for c in TRAFFIC),
             dram_cycles=sum(chip.dram.sustained_cycles(nbytes, chip.clock_mhz) for nbytes in moved),
             streamed_cycles=streamed,
@@ -150,6 +152,11 @@ class Pricer:
             macs=sum(w.macs for w in self.works(group, "original")),
             kernels=(group.layer is not None) + sum(command_passes(c) > 0 for c in group.tail),
         )
+
+    def _largest_part(self, group: Group, mode: Mode, passes: int) -> int:
+        reads, writes = mode_bytes(group, mode, self.design.policy != "base")
+        early = sum(reads.get(c, 0) for c in EARLY)
+        return max(early, passes * (sum(reads.values()) - early), sum(writes.values()))
 
     def _tail(self, group: Group) -> tuple[int, int, int]:
         """Cycles of the vector commands behind a layer, streamed and after the whole, and their elements."""

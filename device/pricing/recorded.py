@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prices a whole recorded run under any design and chip, all steps of a layer at once.
 
 Interface

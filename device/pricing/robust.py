@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Robustness: which conclusions of a comparison survive when what nobody knows is varied.
 
 Interface

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sweeps: one recorded run on many chips and designs, in parallel.
 
 Interface

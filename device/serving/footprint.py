@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a program will hold of a device's memory, before any of it is allocated.
 
     constants + values alive at once + temporal state of every layer + the largest command's own operands and temporaries

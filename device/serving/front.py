@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device's front door: it greets hosts, gives each a process of its own, and says how that process ended.
 
 One ROUTER socket. On ipc a host that said Hello is told to go on with its worker directly (`Moved`), so that nothing it sends

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where workers are born: a process of one thread that forks them, and tells when they died.
 
 A fork of the front itself would copy its threads' locks. The nursery is forked before there are any, has everything imported

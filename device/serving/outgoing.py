@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run sends, and may have to send again: replies until the host has them, streams until it has used them.
 
 Called by the server's loop (`accept`, `acknowledge`, `query`, `flush_due`) and by the run's worker (the rest). The

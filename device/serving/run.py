@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs on the device: one worker thread each, which executes every request once.
 
 A `ServedRun` owns its program, its machine, its constants (shared through `Store`) and its replies. The server's

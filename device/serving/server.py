@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The server behind the front: one ROUTER socket, its hosts, and their runs. Each host has a process with one of these.
 
 The loop never computes: it decodes, hands requests to runs' workers, and sends what they put into the outbox.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Constants on the device, by content, shared by the runs of whoever sent them so that weights cross the wire once.
 
 Every tensor is hashed when it has arrived, before anybody may use it: what is held under a digest has that digest, whoever

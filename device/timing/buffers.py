@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Buffers: which of a program's traffic stays on the chip, and how much room is left for what streams.
 
 Contract (TLM-2.0: memory with byte credits; `Rooms` are the bounded buffers of the initiators)

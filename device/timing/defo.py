@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Defo unit: a table of 512 entries × 33 bits that decides, layer by layer, whether differences pay off.
 
 Contract

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DMA: three engines that move a step's chunks between DRAM and buffer, each in program order.
 
 Contract (TLM-2.0: initiators; their sockets are bound to link and memory)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DRAM: HBM2-like channels × banks × rows behind a first-ready controller; what a trace of requests costs.
 
 Contract

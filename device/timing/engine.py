@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The engine: the units of a chip bound together, and what a step of groups takes. Live runs and prices call it alike.
 
 Interface

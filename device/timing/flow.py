@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A step in flight: what each group asks of the units, and at which cycles its chunks passed them.
 
 Contract

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel of time: payloads, sockets, bounded buffers, and one calendar. Time is an integer count of the chip's cycles.
 
 Contract (SystemC TLM-2.0, loosely timed)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lane and tile: how many cycles rows take, row by row. This recurrence is the sole authority on time; the
 RTL proves it.
 

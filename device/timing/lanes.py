@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lanes in the loop: they take chunks in program order, and say what they waited for.
 
 Contract (TLM-2.0: an initiator on the buffer's port)

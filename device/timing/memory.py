@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DRAM in the loop: channels that keep their banks, rows, refreshes and turnarounds from transfer to transfer.
 
 Contract (TLM-2.0: the target of the DMA engines' sockets)

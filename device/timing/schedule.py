@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The schedule: rows and column blocks on tiles and lanes, and what that takes.
 
 Contract

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Traffic: which bytes each layer's group moves between DRAM and chip, whatever the data are.
 
 Contract

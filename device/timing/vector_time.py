@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The vector unit: lanes that take one element each per cycle, after a fixed depth; and the unit in the loop.
 
 Contract (TLM-2.0: an initiator between lanes and writer)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a hostile host does to a device, and how long another host waits for its Pongs meanwhile.
 
     python -m ditto_cosim.bench.attacks ATTACK ADDRESS SECONDS

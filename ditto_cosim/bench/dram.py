@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto bench dram`: the DRAM model against DRAMsim3's published table, Ramulator 2.1's deviation beside it.
 
 Streams and strides should be within 5 %, random, several streams (in the same bank too) and mixed traffic within 10 %, mean

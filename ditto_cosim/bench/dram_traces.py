@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The traffic patterns that DRAM models are held against: streams, strides, random, several streams, reads
 and writes.
 

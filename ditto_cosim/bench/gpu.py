@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long one denoiser evaluation takes on a real GPU, beside the roofline that `designs/gpu.py` states.
 
 Interface: `measure_step(model, device, repeats) -> GpuStep`; `present() -> device or None`.

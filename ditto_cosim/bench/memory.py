@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one run costs a device process in memory, against what the run is: its int8 weights and its temporal state.
 
 The peak of the process's resident set over a few steps, less what the process held before, after it had run something small:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One denoising step five ways, side by side: PyTorch fp32, golden, and the backends `model`, `rtl_wide` and `rtl`.
 
 The memory of a run is measured apart, in device processes of their own (`memory.py`).

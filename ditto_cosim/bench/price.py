@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto bench price`: how fast records are priced, and how far the engine's approximation of DRAM is from its model.
 
     ten_designs_s     load and price a 100-step record of the 35.7 M DDPM under ten designs
@@ -7,6 +8,7 @@
     transactions_per_s  of the engine, one step of the same record
     memory_error      the step's transfers through `timing/memory.py` (reserves in order) against `timing/dram.py` (first
                       ready first), both as fast as they take them
+    coarse_error      long groups in few chunks (`pricing/contracts.py`) against all of them
 The record is synthetic (published shares over the real shapes); what it costs to price does not depend on where it came
 from. What this file does not do: judge claims (`ditto paper`).
 """
@@ -27,14 +29,15 @@ import numpy as np
 
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.designs.base import load_design
-from ditto_cosim.device.pricing.contracts import Pipelined
+from ditto_cosim.device.pricing.contracts import MOST_CHUNKS, Pipelined
 from ditto_cosim.device.pricing.cost import LaneColumns, stack
 from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
 from ditto_cosim.device.timing.dram import simulate
 from ditto_cosim.device.timing.engine import PythonStep, run_step, run_steps
 from ditto_cosim.device.timing.memory import Memory, requests_of
-from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter
+from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter, StepRecord
 from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
 from ditto_cosim.study.workloads import workload_program
 
@@ -114,12 +117,7 @@ def _engine(quick: bool) -> dict[str, Any]:
     program, chip = workload_program("ddpm"), load_chip(CHIP)
     pricer = Pricer(program, chip, load_design("ditto"))
     assert isinstance(pricer.contract, Pipelined)
-    record = synthetic_step(program, 1, PUBLISHED, chip.geometry.k_max)
-    rows = [pricer.contract.work(pricer.cost(pricer.prologue, "original", False)).row]
-    for layer, group in zip(record.layers, pricer.layers, strict=True):
-        lanes = pricer.lanes(group, stack([layer.works["temporal"]]), "temporal")
-        of_step = LaneColumns(*(column[0] for column in lanes.columns))
-        rows.append(pricer.contract.work(pricer.cost(group, "temporal", True), of_step).row)
+    rows = _rows(pricer, synthetic_step(program, 1, PUBLISHED, chip.geometry.k_max), "temporal")
     repeats = 5 if quick else 50
     steps = np.repeat(np.array([rows], np.int64), repeats, axis=0)
     begun = time.perf_counter()
@@ -140,7 +138,31 @@ def _engine(quick: bool) -> dict[str, Any]:
         "memory_ns": ours,
         "memory_first_ready_ns": theirs,
         "memory_error": ours / theirs - 1,
+        "coarse_error": _coarse(),
     }
+
+
+def _rows(pricer: Pricer, record: StepRecord, mode: Mode) -> list[tuple[int, ...]]:
+    """What the engine is asked for when a whole step runs in one mode."""
+    assert isinstance(pricer.contract, Pipelined)
+    rows = [pricer.contract.work(pricer.cost(pricer.prologue, "original", False)).row]
+    for layer, group in zip(record.layers, pricer.layers, strict=True):
+        lanes = pricer.lanes(group, stack([layer.works[mode]]), mode)
+        of_step = LaneColumns(*(column[0] for column in lanes.columns))
+        rows.append(pricer.contract.work(pricer.cost(group, mode, mode == "temporal"), of_step).row)
+    return rows
+
+
+def _coarse() -> float:
+    """A step of the largest image model with its long groups in few chunks, over the same with all of them."""
+    program, chip = workload_program("sdm"), load_chip(CHIP)
+    pricer = Pricer(program, chip, load_design("itc"))
+    assert isinstance(pricer.contract, Pipelined)
+    record, cycles = synthetic_step(program, 0, PUBLISHED, chip.geometry.k_max), []
+    for pricer.contract.most_chunks in (MOST_CHUNKS, 1 << 40):
+        rows = np.array([_rows(pricer, record, "original")], np.int64)
+        cycles.append(int(run_steps(pricer.contract.config, rows)[0].sum()))
+    return cycles[0] / cycles[1] - 1
 
 
 def _scalesim(quick: bool) -> dict[str, Any]:
@@ -259,6 +281,7 @@ def table(figures: Mapping[str, Any]) -> str:
         + ("agrees to the cycle" if figures["python_agrees"] else "DIFFERS"),
         f"memory: the step's bytes take {figures['memory_ns']:,} ns reserving in order, {figures['memory_first_ready_ns']:,}"
         f" with the first-ready controller, {figures['memory_error']:+.1%}",
+        f"long groups in at most {MOST_CHUNKS} chunks: {figures['coarse_error']:+.2%} on a step of Stable Diffusion",
     ]
     if figures["scalesim_ratio"] is None:
         return "\n".join([*lines, f"SCALE-Sim: {figures['scalesim']}"])

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto bench rtl`: how fast the Verilated tile runs, each ratio measured side by side in this run.
 
     gmac_per_s_per_core           dense M·K·N per second of one core, M = 1024, K = 576, N = 256, C = 256,

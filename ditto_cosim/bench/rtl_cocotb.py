@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lane driven from cocotb, for `ditto bench rtl`: the tile of one lane, its pass driven port by port in
 Python.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real sizes: seconds and peak memory of every phase, from a small UNet to Stable Diffusion's, against fp32 in the same run.
 
 Each rung runs in a host process of its own, with random weights and the rtl and model backends' devices beside it; fp32

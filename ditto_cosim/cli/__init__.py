@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command `ditto`: a table of subcommands, each imported when it is called.
 
 `ditto --help` imports none of them, so it answers at once. Every error that a user can cause ends in one sentence and exit

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto analyze` and `ditto quality`: what a run's values look like, and what int8 costs in pictures."""
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def quality(
     seeds: Annotated[int, typer.Option(min=1, help="Series of pictures; two or more give error bars")] = 3,
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="Activation scales: static, clustered or dynamic; may be repeated"),
+        typer.Option(
+            help="Activation scales: static, clustered or dynamic; may be repeated; none: fp32 alone"
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(min=0, help="Denoising steps; 0 takes the model's own")] = 0,
     seed: Annotated[int, typer.Option(help="The first one")] = 0,
@@ -98,7 +101,7 @@ def quality(
         model,
         count,
         seeds=range(seed, seed + seeds),
-        policies=tuple(dict.fromkeys(policy or ["static"])),
+        policies=tuple(p for p in dict.fromkeys(policy or ["static"]) if p != "none"),
         steps=steps or None,
         batch=batch,
         scales=scales,

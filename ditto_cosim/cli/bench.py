@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto bench`: measures speed, prints a table or JSON."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto models --coverage`: how far every denoiser class of the installed diffusers comes."""
 
 from __future__ import annotations

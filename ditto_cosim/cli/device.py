@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto device`, `ditto keys`, `ditto conform`: the device as a process, its keys, and the check of a backend."""
 
 from __future__ import annotations
@@ -115,5 +116,5 @@ def conform(
     else:
         typer.echo(f"{backend} on {chip}: {report.verdict}, {report.values:,} values compared")
         if rate is not None:
-            typer.echo(f"more than {rate:.1g} wrong values in all are excluded with 95 % certainty")
+            typer.echo(f"a share of wrong values above {rate:.1g} is excluded with 95 % certainty")
     raise typer.Exit(0 if report.passed else 1)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto generate`: pictures through the emulated accelerator, with progress, verdict, tables, record and report."""
 
 from __future__ import annotations

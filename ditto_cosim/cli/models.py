@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto models`, `compile`, `calibrate`, `data`, `report`: what there is to run, and what a run left behind."""
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def models(
             "image": f"{m.image_size}×{m.image_size}×{m.channels}",
             "data": m.dataset,
             "description": m.description,
+            "for": m.purpose,
         }
         for m in all_models().values()
     ]
@@ -49,19 +51,24 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "family", "weights", "sampler", "steps", "image", "what", box=None)
-    for row in rows:
-        table.add_row(
-            row["name"],
-            row["family"],
-            "ship" if row["weights"] else "—",
-            row["sampler"],
-            str(row["steps"]),
-            row["image"],
-            row["description"],
-        )
-    Console().print(table)
-    print("\nditto generate --model NAME runs one that ships; ditto paper prices the paper's.")
+    console = Console()
+    for title, with_weights in (
+        ("Models that ship", True),
+        ("The paper's workloads, without weights", False),
+    ):
+        table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for column in ("model", "picture", "sampler"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("what it is, and what for")
+        for row in (row for row in rows if row["weights"] == with_weights):
+            purpose = f"\n[dim]{row['for']}[/dim]" if row["for"] else ""
+            sampler = f"{row['sampler']} {row['steps']}"
+            table.add_row(row["name"], row["image"], sampler, row["description"] + purpose)
+        console.print(table)
+        console.print()
+    print(
+        "ditto generate --model NAME runs one that ships (docs/models.md shows them); ditto paper prices the paper's."
+    )
 
 
 def compile_model(

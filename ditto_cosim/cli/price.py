@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto price`, `compare`, `sweep`, `export`, `paper`: what a recorded run costs, under any design and chip.
 
 Heavy imports wait until a command runs. What this file does not do: price (`device/`) or judge
@@ -309,7 +310,13 @@ def _load(run: Path, chip: str) -> tuple[RecordColumns, Chip]:
     from ditto_cosim.device.pricing.recorded import RecordColumns, chip_of
     from ditto_cosim.protocol.record import RunRecord
 
-    columns = RecordColumns.load(RunRecord(run))
+    record = RunRecord(run)
+    if record.interrupted:
+        print(
+            f"{run} was interrupted after {record.interrupted}; its figures are of these steps",
+            file=sys.stderr,
+        )
+    columns = RecordColumns.load(record)
     return columns, load_chip(chip) if chip else chip_of(columns.info)
 
 

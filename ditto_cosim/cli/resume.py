@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto resume`: goes on with a run that was interrupted."""
 
 from __future__ import annotations

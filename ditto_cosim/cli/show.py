@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto show`: what flows. A program command by command, a record step by step, a run layer by layer.
 
 Nothing runs: programs are lowered or read, records and reports are read as they lie on disk.

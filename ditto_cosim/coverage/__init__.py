@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far every denoiser class of diffusers comes on the accelerator: `ditto models --coverage`."""
 
 from ditto_cosim.coverage.check import Coverage, check

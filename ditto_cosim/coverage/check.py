@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One denoiser class, small and with random weights, taken all the way: captured, lowered, run, compared.
 
 Three steps of inputs that change a little are calibrated on, then run by the device's machine in this process with every value
@@ -7,6 +8,7 @@ classes (`models.py`), or say anything about the quality of a trained model.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +16,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+
+from ditto_cosim.device.execution.machine import Machine
+from ditto_cosim.host.compiler.arguments import Call, take_apart
+from ditto_cosim.host.compiler.calibrate import Calibrator
+from ditto_cosim.host.compiler.capture import Captured, CaptureError, capture_call
+from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser, wire_array
+from ditto_cosim.host.compiler.lower import UnsupportedError, lower
+from ditto_cosim.host.reference.golden import Verifier
+from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.protocol.messages import RunSpec
 
 STEPS = 3
 
@@ -39,45 +50,13 @@ class Coverage:
         return {"class": found.pop("name"), **found, "missing": list(self.missing)}
 
 
-class Flat(nn.Module):
-    """A module whose nested arguments are named tensors, and whose result is the first tensor of its own."""
-
-    def __init__(self, inner: nn.Module, arguments: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.inner = inner
-        leaves, self.structure = pytree.tree_flatten(dict(arguments))
-        paths = [
-            pytree.keystr(path).strip("[]'").replace("']['", ".")
-            for path, _ in pytree.tree_leaves_with_path(dict(arguments))
-        ]
-        self.places = [
-            name if isinstance(leaf, Tensor) else None for name, leaf in zip(paths, leaves, strict=True)
-        ]
-        self.fixed = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self.tensors = {
-            name: leaf for name, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, Tensor)
-        }
-
-    def forward(self, **tensors: Tensor) -> Tensor:
-        leaves = [
-            fixed if name is None else tensors[name]
-            for name, fixed in zip(self.places, self.fixed, strict=True)
-        ]
-        return first_tensor(self.inner(**pytree.tree_unflatten(leaves, self.structure)))
-
-
-def first_tensor(result: Any) -> Tensor:
-    if hasattr(result, "to_tuple"):
-        result = result.to_tuple()
-    return next(leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
-
-
 VARYING = ("hidden_states", "audio_hidden_states", "sample", "x", "timestep", "timesteps", "t")
 """Arguments that change from step to step, or begin the names of those that do; a prompt and masks stay."""
 
 
 def varies(name: str) -> bool:
-    return name.partition("'")[0].partition("[")[0].partition(".")[0] in VARYING
+    """Whether this tensor, named by its argument and its place in it, changes from step to step."""
+    return name.partition(".")[0] in VARYING
 
 
 def trajectory(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -95,45 +74,28 @@ def trajectory(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 def check(name: str, module: nn.Module, arguments: Mapping[str, Any], backend: str = "model") -> Coverage:
     """Everything this file promises, for one module and the arguments of one call."""
-    from ditto_cosim.host.compiler.calibrate import Calibrator
-    from ditto_cosim.host.compiler.capture import CaptureError, capture
-    from ditto_cosim.host.compiler.compiled import compile_denoiser
-    from ditto_cosim.host.compiler.lower import UnsupportedError, lower
-    from ditto_cosim.protocol.errors import DittoError
-
-    flat = Flat(module.eval(), arguments)
-    steps = trajectory(flat.tensors)
-    static = frozenset(
-        n for n, t in flat.tensors.items() if steps[-1][n] is t and "timestep" not in n and n != "t"
-    )
-    layout = frozenset(n for n in static if not flat.tensors[n].is_floating_point())
+    call = Call.of(inspect.signature(module.eval().forward), (), arguments)
     try:
-        captured = capture(flat, flat.tensors, static_inputs=static)
-    except CaptureError as error:
-        return Coverage(name, False, False, False, (_sentence(error),))
-    try:
-        try:
-            lower(captured, None)
-        except UnsupportedError:
-            if not layout - captured.held.keys():
-                raise
-            captured = capture(flat, flat.tensors, static_inputs=static, hold=layout)  # indices, perhaps
-            lower(captured, None)
+        captured = _captured(module, call)
     except UnsupportedError as error:
         return Coverage(name, True, False, False, tuple(sorted(error.missing)))
+    except CaptureError as error:
+        return Coverage(name, False, False, False, (_sentence(error),))
     except DittoError as error:
         return Coverage(name, True, False, False, (_sentence(error),))
-    steps = [{n: t for n, t in inputs.items() if n not in captured.held} for inputs in steps]
+    steps = trajectory(call.tensors)
     try:
+        given = [{n: t for n, t in inputs.items() if n not in captured.held} for inputs in steps]
         calibrator = Calibrator(captured)
-        for inputs in steps:
+        for inputs in given:
             calibrator.observe(inputs)
         compiled = compile_denoiser(captured, calibrator.grids(), steps=STEPS)
-        output, difference = _run(compiled, steps, backend)
+        output, difference = _run(compiled, given, backend)
     except DittoError as error:
         return Coverage(name, True, True, False, (_sentence(error),))
     with torch.no_grad():
-        exact = flat(**steps[-1], **captured.held).double()
+        results, _ = take_apart(call.invoke(module.forward, list(steps[-1].values())))
+    exact = next(iter(results.values())).double()
     noise = float((output.double() - exact).square().sum())
     snr_db = 10 * math.log10(float(exact.square().sum()) / noise) if noise else math.inf
     program = compiled.program
@@ -143,13 +105,27 @@ def check(name: str, module: nn.Module, arguments: Mapping[str, Any], backend: s
     )
 
 
-def _run(compiled: Any, steps: list[dict[str, Tensor]], backend: str) -> tuple[Tensor, str]:
-    """The last step's output, and where a value first differed from golden's."""
-    from ditto_cosim.device.execution.machine import Machine
-    from ditto_cosim.host.compiler.compiled import wire_array
-    from ditto_cosim.host.reference.golden import Verifier
-    from ditto_cosim.protocol.messages import RunSpec
+def _captured(module: nn.Module, call: Call) -> Captured:
+    """The call as a graph that lowers; whole numbers that stay are constants of it where it asks for known indices."""
+    static = frozenset(n.partition(".")[0] for n in call.tensors if not varies(n))
+    captured = capture_call(module, module.forward, call, static_inputs=static)
+    try:
+        lower(captured, None)
+    except UnsupportedError:
+        layout = frozenset(
+            n.partition(".")[0]
+            for n, t in call.tensors.items()
+            if not varies(n) and not t.is_floating_point()
+        )
+        if not layout:
+            raise
+        captured = capture_call(module, module.forward, call, static_inputs=static, hold=layout)
+        lower(captured, None)
+    return captured
 
+
+def _run(compiled: Compiled, steps: list[dict[str, Tensor]], backend: str) -> tuple[Tensor, str]:
+    """The last step's output, and where a value first differed from golden's."""
     machine = Machine(
         compiled.program, compiled.arrays, RunSpec(backend=backend, chip="tiny", design="ditto")
     )
@@ -169,7 +145,7 @@ def _run(compiled: Any, steps: list[dict[str, Tensor]], backend: str) -> tuple[T
                 break
     finally:
         machine.close()
-    return torch.from_numpy(result.outputs["sample"].copy()), str(verifier.first_difference or "")
+    return torch.from_numpy(next(iter(result.outputs.values())).copy()), str(verifier.first_difference or "")
 
 
 def _sentence(error: Exception) -> str:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every denoiser class of diffusers in a size that runs in seconds: how it is built, and one call of it.
 
 Tensors are written as texts, `kind size size …`:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's 43 claims: published value, ours under both presets, deviation, verdict and why.
 
 Interface: `judge(paper, tlm, measured=None) -> list[JudgedClaim]` from two `Evaluation`s; `claims()` is the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's evaluation: seven workloads under every design of its figures, for one timing preset.
 
 Interface: `evaluate(preset, only=None) -> Evaluation`; `naive_traffic()`; `bops(shares)`.

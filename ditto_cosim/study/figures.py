@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's Figures 6, 8 and 13–19 redrawn from an evaluation, published means marked.
 
 Interface: `draw(evaluation, directory) -> list of files`. What this file does not do: price or judge

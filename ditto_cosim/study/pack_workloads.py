@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captures and lowers the paper's workloads at published sizes, for `ditto_cosim/study/workloads.py` to read.
 
 Run as `python -m ditto_cosim.study.pack_workloads [NAME…]`. Needs torch and diffusers, no weights: everything is on

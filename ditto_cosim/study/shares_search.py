@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Can seven models have the bit-width shares that the paper's averages and its BOPs both ask for?
 
 C09–C14 give mean shares of zero, low and full elements for activations, spatial and temporal differences;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cambricon-D's sign-mask: what differences become when they pass SiLU and group norm, and how wrong that is.
 
 Contract (our reading of the technique, as Ditto's paper describes it: no previous input is fetched, one bit is kept)

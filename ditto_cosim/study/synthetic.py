@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records without a run: published or given shares of zero, low and full elements over a program's real
 shapes.
 

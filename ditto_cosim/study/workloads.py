@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's seven workloads as programs at published sizes: Table I with the layers behind each row.
 
 Interface: `WORKLOADS[name]` (the zoo's), `TITLES[name]`, `workload_program(name) -> Program`.

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What recorded runs and models say: similarity, sensitivity, quality, replays."""

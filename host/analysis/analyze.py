@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the values of a run look like to an accelerator of differences: similarity, ranges, shares, BOPs.
 
     analyzer = Analyzer(program, constants)

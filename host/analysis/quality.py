@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What int8 costs in pictures: the same seeds in fp32 and in the accelerator's arithmetic, side by side.
 
 The int8 pictures come from golden, bit-identical to what every exact design computes, in batches that would
@@ -221,14 +222,15 @@ class _Maker:
         return on_golden(loaded.pipe, **settings)
 
 
-def side_by_side(quality: Quality, count: int = 50) -> Any:
+def side_by_side(quality: Quality, count: int = 64) -> Any:
     """A PIL image: rows of fp32 pictures, each above the int8 pictures of the same seeds, of the first seed."""
     from ditto_cosim.host.zoo.measure import grid
 
-    columns = 10
+    columns = min(16, count, quality.count)
     rows = []
     for start in range(0, min(count, quality.count), columns):
         for found in quality.series.values():
             row = found.pictures[0][start : start + columns]
             rows.append(np.pad(row, [(0, columns - len(row)), (0, 0), (0, 0), (0, 0)]))
-    return grid(np.concatenate(rows), columns)
+    pictures = np.concatenate(rows)
+    return grid(pictures, columns, scale=2 if pictures.shape[2] < 48 else 1)

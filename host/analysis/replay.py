@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Computes a recorded run again with golden, from the inputs it recorded, to look at every value of it.
 
 A replay is the run: what the run recorded of its elements is compared on the way. What this file does not do:

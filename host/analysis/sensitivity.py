@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much each layer's quantization alone costs: one layer in 8 bits, everything else in fp32.
 
 Uses the recorded inputs of a run and the scales of its program. The figure is the denoiser output's

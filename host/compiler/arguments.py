@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A call taken apart: its tensors by name, and the structure around them, from which it can be put together again.
 
 Tensors are found wherever tuples, lists, dicts, dataclasses and registered pytrees hide them. Two calls of one structure

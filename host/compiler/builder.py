@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A program under construction: values, constants, commands, and the three kinds of layer.
 
 Equal commands on equal values are one command; equal constants one constant. A layer is a quantizer on each 8-bit operand,

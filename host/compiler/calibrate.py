@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a captured denoiser in fp32 along real denoising trajectories and keeps a histogram of every quantization point.
 
 What this file does not do: choose grids from the histograms (`quantize.py`).

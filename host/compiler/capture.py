@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nn.Module -> one flat graph of tensor operations, by torch.export.
 
 Captures a denoiser at fixed shapes, in fp32 on the host whatever the module's own type and device, with attention,
@@ -132,6 +133,11 @@ def _untouched(module: nn.Module) -> Iterator[None]:
         for part, attributes in before.items():
             part.__dict__.clear()
             part.__dict__.update(attributes)
+        for kind in {type(part) for part in before}:
+            for kept in [
+                clear for name in dir(kind) if (clear := getattr(getattr(kind, name), "cache_clear", None))
+            ]:
+                kept()
 
 
 def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A compiled denoiser: program, constants and grids, in memory and as one safetensors file."""
 
 from __future__ import annotations

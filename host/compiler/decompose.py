@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operations that are taken apart at capture, before anything is calibrated or lowered.
 
 Attention becomes two matrix products and a softmax; every convolution a `conv2d`: of height 1, over frames laid side by side

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graph -> program: what each captured operation means to the accelerator.
 
 Every conv2d, linear and attention product becomes a layer on 8-bit operands with a quantizer before and a dequantizer

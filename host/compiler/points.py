@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which operations of a captured graph become layers, what they are called, and which tensors calibration must see.
 
 What this file does not do: build commands (`builder.py`, `lower.py`).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scales: what calibration saw, and the 8-bit grid chosen from it.
 
 Weights are int8, symmetric, one scale per output channel. Activations take one grid per tensor: static, one per cluster

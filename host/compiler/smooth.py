@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outlier channels: factors by which a layer's input channels are divided before quantization, and its weights multiplied.
 
 A few channels far above the rest leave an 8-bit grid no levels for the rest. Divided by a factor of its own, every channel

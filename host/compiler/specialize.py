@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A denoiser whose shapes depend on what an input holds, traced with those inputs as constants.
 
 Some denoisers ask a mask how many tokens are open and go on with so many. No graph of fixed shapes has that; but such inputs stay

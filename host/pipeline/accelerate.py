@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`accelerate`: any diffusers pipeline, or any module, with its denoiser computed by an emulated accelerator.
 
     pipe = accelerate(DDIMPipeline.from_pretrained(path), backend="rtl", design="ditto")

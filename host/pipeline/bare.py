@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pipeline around a denoiser that has none: seeded noise, seeded conditions, DDIM.
 
 So that a bare denoiser, saved with its own `save_pretrained`, can be calibrated, run and priced. Its pictures are its latents.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An accelerated denoiser: the user's own module, whose call a device computes.
 
 The module stays what it was, in the pipeline's place for it, with its parameters, config and files: only its class gains a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a module computes, as a number: its weights, and whatever of its state its code may read.
 
 A program is made from a module once; this is how one knows that it is still that module. Two readings: a quick one (where

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a step leaves beside its record, so that another process can go on behind it: `ditto resume`.
 
     inputs-NNNN.npz     what the pipeline asked

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model as a user names it, loaded: its pipeline, its denoiser, its scales, and the arguments of one call.
 
     model = load_model("fashion-ddpm")            a model that ships, or a folder that save_pretrained wrote

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One generation on a device: steps in, outputs out, with everything seen on the way kept, checked and recorded.
 
 A run whose record ends early goes on (`resume`): recorded steps are answered from the record, after their inputs have
@@ -25,7 +26,7 @@ from ditto_cosim.host.reference.sample import SampledVerifier
 from ditto_cosim.host.wire.client import Completed, Device, OnLayer, RemoteRun, StepReply, weights_digest
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec
-from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter
+from ditto_cosim.protocol.record import RUN, RunInfo, RunRecord, RunWriter
 from ditto_cosim.protocol.tensors import Array
 
 __all__ = [
@@ -165,7 +166,7 @@ class Run:
         self._past: RunRecord | None = None
         self._last: Finished | None = None
         self._digests: Mapping[str, str] = {}
-        if record is not None and record.resume:
+        if record is not None and record.resume and (record.directory / RUN).exists():
             self._past = self._same_run(RunRecord(record.directory))
             self._digests = self._past.info.digests
             self.seen.low_rule, self.seen.clock_hz = self._past.info.low_rule, self._past.info.clock_hz
@@ -293,6 +294,8 @@ class Run:
             self._verifier = SampledVerifier(
                 compiled.program, compiled.constants, self._settings.verify_sample
             )
+            if behind is not None:
+                self._count_on(behind)
         elif self._settings.verify:
             self._audit = Audit(compiled.program, facts)
             self._verifier = Verifier(compiled.program, compiled.constants, self._audit)
@@ -328,18 +331,25 @@ class Run:
         """Golden computes the last recorded step again: what was recorded must be what it gives."""
         assert isinstance(self._verifier, Verifier)
         assert self._audit is not None
+        self._audit.resume(behind.state.totals["cycles"], behind.state.totals["steps"])
+        inputs = {name: torch.from_numpy(array) for name, array in behind.inputs.items()}
+        scales = self._count_on(behind).scales
+        self._verifier.resume(behind.step, inputs, behind.outputs, scales)
+        self._count_on(behind)  # what has just been compared again had been counted
+        self._judge()
+
+    def _count_on(self, behind: Finished) -> Checked:
+        """What had been checked so far counts."""
         checked = behind.state.checked
         if checked is None:
             raise ResumeError(
                 "the run was begun without --verify; what was computed then cannot be verified now"
             )
-        self._audit.resume(behind.state.totals["cycles"], behind.state.totals["steps"])
-        inputs = {name: torch.from_numpy(array) for name, array in behind.inputs.items()}
-        self._verifier.resume(behind.step, inputs, behind.outputs, checked.scales)
+        assert self._verifier is not None
         self._verifier.layers_checked = checked.layers
         self._verifier.values_checked = checked.values
         self._verifier.delivered_checked = checked.delivered
-        self._judge()
+        return checked
 
     def _same_run(self, past: RunRecord) -> RunRecord:
         """The record, if it is of this program under these names."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Holds what a device reports of a step against golden's operands: its record, its layer reports, its totals.
 
 Recomputed: which modes were possible and which were forced, the slots of every row and the classes of every work in

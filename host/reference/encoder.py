@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an encoder meets in a layer's operands, in every mode: golden's own count of slots and classes, in torch.
 
 Written from the text of `protocol/isa.py` (rows of a layer), `protocol/record.py` (works, chunks) and

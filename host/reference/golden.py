@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The int8 reference: executes a program by direct integer arithmetic, checks a device's values against it.
 
 `Golden` runs the program; `Verifier` follows a device value by value, then holds what was delivered of the step against

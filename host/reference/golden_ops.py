@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every command computes, in torch, written from the text of `protocol/isa.py` and from nothing else.
 
 Direct integer arithmetic: no differences, no previous step, no modes. Nothing here is shared with the device,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many cycles the lanes of a chip take for a work: golden's own reading of the written contract.
 
 Written from the contract's text (the header of `device/timing/schedule.py`) and the named constants in

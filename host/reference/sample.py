@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Golden on a sample: a few layers of every step, each computed from the device's own operands, in turn over the steps.
 
 For programs so large that golden beside every value would cost more than the device. Over enough steps every layer has its

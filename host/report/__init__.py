@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run shows its user: tables, a page, a timeline, and all of its figures as JSON.
 
     report = RunReport.of(layer_reports, model=…, design=…, …)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An analysis as tables and plots: similarity, ranges, bit widths and bit operations of a run."""
 
 from __future__ import annotations

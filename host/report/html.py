@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run as one HTML file that needs nothing else: pictures and plots are inside it."""
 
 from __future__ import annotations

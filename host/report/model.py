@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every view of a run is drawn from: per step and layer, what the device reported, and what the run was.
 
 Arrays are [steps, layers], in the order of steps and of the program's layers. `report.json` holds everything:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run's plots as PNG bytes. Matplotlib draws them; nothing here decides what they mean."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A quality measurement as plain data and as a table: figures with error bars, fp32 beside each policy of int8."""
 
 from __future__ import annotations

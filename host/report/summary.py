@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a reader asks of a `RunReport`: where cycles went, what Defo chose, which layers are slow and why."""
 
 from __future__ import annotations

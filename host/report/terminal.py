@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run as tables in the terminal."""
 
 from __future__ import annotations

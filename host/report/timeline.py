@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run as a timeline that Perfetto (ui.perfetto.dev) and chrome://tracing open.
 
 The trace's time is the chip's, cycles over its clock. Layers run one after another; within a layer each unit's

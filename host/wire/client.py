@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device as its user sees it: open a run, step it, close it. Its death is not their problem.
 
     with connect("tcp://127.0.0.1:5590") as device:

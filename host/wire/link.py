@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One connection to one device process: its socket, its thread, its windows.
 
 The thread owns the DEALER socket. It greets the device, beats (so that a busy user is not a dead host),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts a device of one's own, keeps it alive, and takes it down again. Nobody opens a second terminal.
 
 The device listens on an ipc socket in a private directory and writes its log to a file. It ends with the

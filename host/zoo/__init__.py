@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The zoo: models that ship with weights, and the paper's seven workloads as configurations.
 
 Does: list the models, build any denoiser (on `meta` too), and load those with weights into unmodified
@@ -83,7 +84,7 @@ def _shipped() -> tuple[ZooModel, ...]:
         ZooModel(
             name="emoji-sd",
             family="unet-conditional",
-            description="text to image: latent diffusion with cross-attention on colour emoji, 10.9 M parameters",
+            description="text to image: latent diffusion with cross-attention on colour emoji, 7.24 M parameters",
             weights=WEIGHTS / "emoji-sd",
             steps=25,
             sampler="DDIM",
@@ -142,7 +143,7 @@ def _shipped() -> tuple[ZooModel, ...]:
         ZooModel(
             name="cifar-ddpm-small",
             family="unet",
-            description="unconditional UNet on CIFAR-10 pixels, 3.64 M parameters: a tenth of ddpm's",
+            description="unconditional UNet on CIFAR-10 pixels, 3.89 M parameters: a tenth of ddpm's",
             weights=WEIGHTS / "cifar-ddpm-small",
             steps=50,
             sampler="DDIM",

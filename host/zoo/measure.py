@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generates pictures with any pipeline of the zoo and measures those of the zoo's data sets.
 
 Does: `generate` (one seed per picture, so batch size and order change nothing that is drawn), `grid`, and
@@ -148,6 +149,17 @@ def figures_of(pictures: Pictures, dataset: str, asked: npt.NDArray[np.int64] | 
     return {"frechet_distance": frechet_distance(features, reference_statistics(dataset)), **scores}
 
 
+def beside_nearest(pictures: Pictures, dataset: str, columns: int = 8) -> Any:
+    """A PIL image: rows of pictures, each row above the nearest training pictures of the same columns."""
+    images, _ = data.load(dataset, "train")
+    nearest, _ = nearest_training_pictures(pictures, dataset)
+    known: Pictures = images.transpose(0, 2, 3, 1)[nearest].astype(np.float32) / np.float32(255)
+    rows: list[Pictures] = []
+    for start in range(0, len(pictures), columns):
+        rows += [pictures[start : start + columns], known[start : start + columns]]
+    return grid(np.concatenate(rows), columns, scale=1)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ditto_cosim.host.zoo.measure")
     parser.add_argument(
@@ -158,23 +170,37 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="default: the model's own")
     parser.add_argument("--guidance", type=float, help="for conditional models; default: the model's own")
     parser.add_argument("--grid", type=Path, help="write the first hundred pictures to this file")
+    parser.add_argument("--prompt", action="append", help="these instead of a series; may be repeated")
+    parser.add_argument(
+        "--nearest", type=Path, help="write the pictures above their nearest training pictures to this file"
+    )
     chosen = parser.parse_args(argv)
     model = find(chosen.model)
-    pictures, asked = generate(
-        load_pipeline(chosen.model), model, chosen.count, chosen.seed, chosen.steps, guidance=chosen.guidance
-    )
+    pipeline = load_pipeline(chosen.model)
+    if chosen.prompt:
+        pictures, asked = _of_prompts(pipeline, model, chosen.prompt, chosen), None
+    else:
+        pictures, asked = generate(
+            pipeline, model, chosen.count, chosen.seed, chosen.steps, guidance=chosen.guidance
+        )
     if chosen.grid:
         grid(pictures[:100]).save(chosen.grid)
-    print(
-        json.dumps(
-            {
-                "model": model.name,
-                "steps": chosen.steps or model.steps,
-                **figures_of(pictures, model.dataset, asked),
-            }
-        )
-    )
+    if chosen.nearest:
+        beside_nearest(pictures, model.dataset).save(chosen.nearest)
+    figures = figures_of(pictures, model.dataset, asked)
+    print(json.dumps({"model": model.name, "steps": chosen.steps or model.steps, **figures}))
     return 0
+
+
+def _of_prompts(pipeline: Any, model: ZooModel, asked: list[str], chosen: argparse.Namespace) -> Pictures:
+    found = pipeline(
+        asked,
+        num_inference_steps=chosen.steps or model.steps,
+        guidance_scale=chosen.guidance or model.guidance,
+        generator=[torch.Generator().manual_seed(chosen.seed + i) for i in range(len(asked))],
+        output_type="np",
+    )
+    return np.asarray(found.images, np.float32)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the paper's workloads and the inputs of one step, on the CPU or on torch's `meta` device.
 
 Does: turn the configurations of `workloads.py` into diffusers modules with fresh parameters.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An autoencoder that is the identity, so that diffusers' DiTPipeline runs a DiT trained on pixels.
 
 Does: answer `decode` with its input, as the type and with the configuration key that DiTPipeline expects.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns the words of captioned pictures into tokens: a byte-pair vocabulary of their own, in CLIP's form.
 
 Does: learn the vocabulary from the captions, give it as the `CLIPTokenizer` that diffusers' pipelines call, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each trained model of the zoo learns: its modules, and the loss of one batch drawn from its data.
 
 Does: noise prediction on pixels (UNet, DiT), autoencoding, and text to image on an autoencoder's latents. Data

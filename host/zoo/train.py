@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains the models that ship: `python -m ditto_cosim.host.zoo.train fashion-ddpm --minutes 50 --out RUN`.
 
 Does: optimise any task of `tasks.py` with AdamW, warm-up and cosine decay, an exponential moving average of the
@@ -201,6 +202,9 @@ def train(
         step, elapsed_before_s, history = saved["step"], saved["elapsed_s"], saved["history"]
     torch.manual_seed(seed * 1_000_003 + step)
 
+    budget = f"--minutes {minutes:g}" if minutes is not None else f"--steps {steps}"
+    budget += (" --device cuda" if device != "cpu" else "") + (" --compile" if compiled else "")
+    budget += f" --from {recipe.start.upper()}" if recipe.start else ""
     started = last_saved = time.monotonic()
     if compiled:
         task.compile()
@@ -233,7 +237,7 @@ def train(
                 "seed": seed,
                 "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",
                 "precision": precision_of(device),
-                "budget": f"--minutes {minutes:g}" if minutes is not None else f"--steps {steps}",
+                "budget": budget,
                 **task.keepsakes(),
             },
         )

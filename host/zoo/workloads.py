@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's seven workloads (its Table I) as data: sampler, steps, denoiser.
 
 Does: hold the literal numbers of the published checkpoints; importing it costs nothing.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A recorded run, computed again by golden: the device's records and golden's values tell the same story."""
 
 from __future__ import annotations

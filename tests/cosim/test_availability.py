@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host's Pongs come back within a second whatever another host does, and the device stays as it was."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The conformance kit: backends that are right pass it, and every way of being wrong fails the check made for it."""
 
 from __future__ import annotations

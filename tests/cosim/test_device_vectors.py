@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device passes the vectors of the instruction set, command by command, and verification sees it fail."""
 
 from __future__ import annotations

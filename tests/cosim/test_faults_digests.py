@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What crosses is what was sent: damaged messages are repaired or refused, constants are what their digest says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device that is sent rubbish goes on serving its other hosts, answers in words, and does not grow."""
 
 from __future__ import annotations

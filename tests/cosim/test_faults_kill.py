@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Killed devices and killed hosts: the run goes on with the same numbers, and nothing is left behind."""
 
 from __future__ import annotations

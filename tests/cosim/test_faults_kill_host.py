@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kill -9 of the host at random points: every completed step survives, files are whole, and the run goes on to the same end.
 
 Here a sampler of a few steps, many times; `ditto` itself, all its writing commands, in the long test.

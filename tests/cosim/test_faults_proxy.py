@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network that loses, doubles, delays and reorders messages changes nothing in what a run gives."""
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run that ends early goes on behind its last whole step to the same outputs, records, reports and cycles."""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 
 from ditto_cosim.host.pipeline import journal
 from ditto_cosim.host.pipeline.run import Generation, Recording, ResumeError, Run, Settings
+from ditto_cosim.host.resume import resume_run
 from ditto_cosim.host.wire.client import connect
 from ditto_cosim.protocol import files
 from ditto_cosim.protocol.errors import StorageError
@@ -50,7 +53,8 @@ class Session:
         outputs: list[torch.Tensor] = []
         with connect(self.address) as device:
             record = Recording(self.directory, "small", resume=resume)
-            run = Run(device, self.compiled, Settings(spec, self.verify, record, on_layer), STEPS, record)
+            settings = Settings(spec, self.verify, record, on_layer)
+            run = Run(device, self.compiled, settings, STEPS, record)
             for given in self.inputs:
                 outputs += run.step(given).values()
             return run.close({"done": True}), outputs
@@ -205,6 +209,36 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
     files.sweep(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_part_of_a_run_that_had_not_begun_begins(address: str, tmp_path: Path) -> None:
+    """A stream or denoiser beside the first one, whose first step the interruption forestalled."""
+    seen, _ = Session(address, tmp_path / "stream-2", "static").run(resume=True)
+    assert seen.steps == STEPS == len(RunRecord(tmp_path / "stream-2"))
+
+
+def test_new_run_leaves_nothing_of_older_streams(half: Session) -> None:
+    beside = Session(half.address, half.directory / "stream-2", "static")
+    with pytest.raises(Stopped):
+        beside.run(stop_at=(1, 0))
+    with pytest.raises(Stopped):
+        half.run(stop_at=(1, 0))
+    with pytest.raises(RecordError, match=r"no run\.json"):
+        RunRecord(half.directory / "stream-2")
+
+
+def test_resume_without_a_recipe_is_a_sentence(half: Session, tmp_path: Path) -> None:
+    with pytest.raises(ResumeError, match="only runs of `ditto generate` can be resumed"):
+        resume_run(half.directory)
+    path = half.directory / "run.json"
+    run = json.loads(path.read_text())
+    for recipe in ({"wish": {"steps": 3}}, {"wish": {"colour": 3}}, {"wish": None}):
+        run["info"]["extra"]["recipe"] = recipe
+        path.write_text(json.dumps(run))
+        with pytest.raises(ResumeError, match="its recipe cannot be read"):
+            resume_run(half.directory)
+    with pytest.raises(RecordError, match=r"no run\.json"):
+        resume_run(tmp_path / "nowhere")
 
 
 def test_new_run_in_an_old_directory_is_a_new_run(half: Session) -> None:

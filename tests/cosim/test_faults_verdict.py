@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device that computes right and delivers something else: no lie about outputs, record, reports or totals is verified."""
 
 from __future__ import annotations
@@ -57,9 +58,8 @@ class Honest(Machine):
 def generate(address: str, factory: Callable[..., Any], design: str = "ditto") -> Generation:
     _, inputs, compiled = small()
     with serving(address, factory=factory), connect(address) as device:
-        run = Run(
-            device, compiled, Settings(msgspec.structs.replace(SPEC, design=design), verify=True), STEPS, None
-        )
+        settings = Settings(msgspec.structs.replace(SPEC, design=design), verify=True)
+        run = Run(device, compiled, settings, STEPS, None)
         try:
             for given in inputs:
                 run.step(given)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One host cannot hurt another: whatever its board, its program or its messages do ends with its own process."""
 
 from __future__ import annotations

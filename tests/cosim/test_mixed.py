@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Backends mixed per layer and checked against each other, over the wire."""
 
 from __future__ import annotations

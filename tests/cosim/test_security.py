@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who may talk: local addresses without keys, others only with keys that the device admits."""
 
 from __future__ import annotations

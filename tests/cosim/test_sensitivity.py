@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sensitivity finds the layer whose scale is bad, and no other."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Link, client, server, front and supervisor in worlds that a seed decides: whatever happens, a run gives what it must.
 
 A seed that fails is named; `simulate(SEED)` replays it, interleaving for interleaving.

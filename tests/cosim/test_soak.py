@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Soak: hundreds of runs of a whole model and a million hostile messages on one device. Nothing grows, no bit changes.
 
 `DITTO_SOAK=0.05` takes that share of both.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Host and device over the wire: the machine's own numbers, and every misuse a typed error at the caller."""
 
 from __future__ import annotations

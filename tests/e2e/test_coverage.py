@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every denoiser class of diffusers runs on the device; what runs today runs tomorrow."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All modes, designs, backends and scale policies give golden's bits, for every family; a planted error is found."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Never another model: what a device is given to compute is the user's module as it is now, or is refused by name.
 
 The judge is the live fp32 module on the same inputs, in decibels. Golden stands in for the device, whose values equal it.

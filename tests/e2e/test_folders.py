@@ -1,9 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line on folders: of pipelines with text, of denoisers alone, in half precision, with pictures and adapters."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ from support.tiny_sd import tiny_stable_diffusion
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
     place = tmp_path_factory.mktemp("folders")
     pipe = tiny_stable_diffusion(place / "tokenizer")
     pipe.save_pretrained(place / "sd")
@@ -29,8 +32,8 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def ditto(monkeypatch, capsys):
-    def run(*words, status=0):
+def ditto(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*words: Any, status: Any = 0) -> Any:
         monkeypatch.setattr("sys.argv", ["ditto", *map(str, words)])
         with contextlib.suppress(SystemExit):
             main()
@@ -42,7 +45,7 @@ def ditto(monkeypatch, capsys):
     return run
 
 
-def generated(ditto, model, tmp_path, *words):
+def generated(ditto: Any, model: Any, tmp_path: Path, *words: Any) -> Any:
     asked = (
         "generate",
         "--model",
@@ -62,7 +65,7 @@ def generated(ditto, model, tmp_path, *words):
     return found
 
 
-def test_folders_with_text_take_prompts_from_a_file(ditto, folders, tmp_path):
+def test_folders_with_text_take_prompts_from_a_file(ditto: Any, folders: Any, tmp_path: Path) -> None:
     found = generated(
         ditto, folders / "sd", tmp_path, "--prompt-file", folders / "prompts.txt", "--guidance", 3
     )
@@ -73,14 +76,18 @@ def test_folders_with_text_take_prompts_from_a_file(ditto, folders, tmp_path):
     assert found["run"] == str(tmp_path / "run")
 
 
-def test_folders_in_half_precision_and_shards_begin_with_a_picture(ditto, folders, tmp_path):
+def test_folders_in_half_precision_and_shards_begin_with_a_picture(
+    ditto: Any, folders: Any, tmp_path: Path
+) -> None:
     model = load_model(str(folders / "sd-fp16"), dtype="fp16")
     assert model.pipe.unet.dtype is torch.float16
     words = ("--prompt", "a cat", "--init-image", folders / "first.png", "--strength", 0.9, "--dtype", "bf16")
     assert generated(ditto, folders / "sd-fp16", tmp_path, *words)["steps"] in (1, 2)
 
 
-def test_folders_of_a_denoiser_alone_are_calibrated_compiled_and_run(ditto, folders, tmp_path):
+def test_folders_of_a_denoiser_alone_are_calibrated_compiled_and_run(
+    ditto: Any, folders: Any, tmp_path: Path
+) -> None:
     scales = tmp_path / "scales.json"
     ditto("calibrate", folders / "bare", "-o", scales, "--steps", 2, "--batch", 1)
     ditto("compile", folders / "bare", "-o", tmp_path / "c", "--scales", scales, "--steps", 2, "--json")
@@ -89,7 +96,7 @@ def test_folders_of_a_denoiser_alone_are_calibrated_compiled_and_run(ditto, fold
     assert len(found["pictures"]) == 1
 
 
-def test_folders_say_what_is_missing(ditto, folders, tmp_path):
+def test_folders_say_what_is_missing(ditto: Any, folders: Any, tmp_path: Path) -> None:
     for words, says in [
         (("--model", folders / "sd"), "needs a prompt"),
         (("--model", folders / "bare", "--prompt", "a cat"), "takes no prompt"),
@@ -111,7 +118,7 @@ def test_folders_say_what_is_missing(ditto, folders, tmp_path):
         ), says
 
 
-def test_folders_refuse_arguments_by_name(folders):
+def test_folders_refuse_arguments_by_name(folders: Any) -> None:
     with pytest.raises(ModelError, match="DDIMPipeline takes no colour; it takes"):
         load_model("fashion-ddpm").arguments(Wish(more={"colour": 3}))
     with pytest.raises(ModelError, match="takes no guidance_scale"):

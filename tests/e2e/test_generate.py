@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto generate` as a user runs it: two processes, the shipped model, pictures, report and record."""
 
 from __future__ import annotations

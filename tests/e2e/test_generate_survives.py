@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kill -9 of the device in the middle of `ditto generate`: the same picture, record and cycles."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The installed package: everything under one name, nothing under others' names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operations that diffusers' classes need, one by one: exact on the device in three modes, and still the user's function."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Unmodified diffusers pipelines, every family and several schedulers, through a device process, verified."""
 
 from __future__ import annotations

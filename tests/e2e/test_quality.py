@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Golden in the device's place: the same picture as a device's, whatever the batch, close to fp32's."""
 
 from __future__ import annotations

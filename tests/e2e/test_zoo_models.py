@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every model that ships, one step through the device's model backend: the same bits as the int8 reference."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The committed vectors of the instruction set are what their script writes, and golden passes them."""
 
 from __future__ import annotations

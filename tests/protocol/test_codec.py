@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages to frames and back: golden bytes, exact inverses, and a typed error for everything else."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Wrong bytes never do more than raise a ProtocolError, on either side of the codec."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Golden equals the scalar instruction set bit for bit, command by command, on drawn operands."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SPEC.md and messages.py say the same: every message, field, type, default and the version that added it."""
 
 from __future__ import annotations

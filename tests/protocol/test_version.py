@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which peers work together, tried with peers that can exist: this package's protocol as another release would ship it."""
 
 from __future__ import annotations

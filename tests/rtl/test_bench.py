@@ -91,7 +91,7 @@ def test_a_recorded_mismatch_is_kept_and_found_again(
 
     kept = regression._reported(found, model, options, tmp_path, True, " --rtl-dir x", good, lambda _: None)
     assert kept.command == f"ditto rtl replay {tmp_path}/mismatch-tiny.npz --set tiny --rtl-dir x"
-    (one,) = load_captures(kept.file)
+    (one,) = load_captures(kept.file)  # type: ignore[arg-type]  # it is there
     assert len(one.current) == 1, "one row is enough"
     again, _ = replay_all([one], "tiny", model, None, None, options)
     assert again is not None
@@ -118,7 +118,7 @@ def test_a_reset_in_a_pass_leaves_weights_and_bank_zero(model: LaneReference) ->
         assert bench.run(replace(case, seed=seed), model) is None
         held.append(bench.loaded)
     assert held[1] is held[2], "the third pass ran with what the second had loaded"
-    assert not np.array_equal(held[2], replace(case, seed=2).operands(1).weights)
+    assert not np.array_equal(held[2], replace(case, seed=2).operands(1).weights)  # type: ignore[arg-type]  # it is there
 
 
 def test_random_states_differ_and_are_repeatable() -> None:
@@ -146,14 +146,15 @@ def test_inputs_stand_in_a_waveform_before_the_edge_that_sees_them(tmp_path: Pat
         tile.run(current, 0, "temporal")
     text = path.read_text()
     assert "u_view" in text, "the four weight rows of a word are traced"
-    names = {}
+    names: dict[str, str] = {}
     for line in text.splitlines():
         if line.strip().startswith("$var"):
             part = line.split()
             names.setdefault(part[4].partition("[")[0], part[3])
     wanted = {names["operand_valid_i"]: "valid", names["operand_ready_o"]: "ready", names["clk_i"]: "clock"}
     wanted |= {identifier: name for name, identifier in names.items() if name in ("start_i",)}
-    values, met, changed_at_edge = {}, 0, 0
+    values: dict[str, str] = {}
+    met, changed_at_edge = 0, 0
     for block in text.partition("$enddefinitions $end")[2].split("\n#")[1:]:
         before = dict(values)
         for line in block.splitlines()[1:]:

@@ -36,6 +36,7 @@ def dot() -> Iterator[Block]:
 
 def test_example_of_another_block_agrees_with_numpy(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("dot_example", DOT.with_suffix(".py"))
+    assert spec is not None
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     wave = tmp_path / "dot.vcd"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host that sends a device wrong messages from a seed, and counts what comes back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole device as its users start it, processes and all."""
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Running:
 @contextlib.contextmanager
 def running(bind: str, log: Path, *options: str) -> Iterator[Running]:
     """Ends with SIGTERM, which must do, and leaves no process behind."""
-    command = [sys.executable, "-m", "ditto_cosim.device", "--bind", bind, "--chip", "tiny", *options]
+    command = [sys.executable, "-m", "ditto_cosim.device", "--bind", bind, "--chip", "tiny"]
+    command += ["--backend", "support.plain_backend:PlainBackend", *options]
     with log.open("w") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:

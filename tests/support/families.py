@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small denoisers of every family, with random weights, and their compiled programs: what the end-to-end tests run."""
 
 from __future__ import annotations

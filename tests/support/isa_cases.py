@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands with operands that reach the corners of the instruction set, drawn from any source of choices.
 
 `Source` is a seeded generator here and hypothesis in the property tests; a case looks the same from both.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The instruction set once more, in plain Python: one number at a time, slow, to be compared with its text.
 
 Binary32 is a Python float rounded after every operation, reductions are over Python integers. It uses neither

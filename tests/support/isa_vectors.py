@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes `golden/isa_vectors.json`: operands and results of every command, from the scalar instruction set.
 
     PYTHONPATH=tests python -m support.isa_vectors

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Boards that misbehave in ways a process cannot be talked out of. `device_processes` runs hosts against them."""
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ditto_cosim.device.backends.model import ModelBackend
+from support.plain_backend import PlainBackend
 
 
-class _Board(ModelBackend):
-    """The model, but for layers called `bad`."""
+class _Board(PlainBackend):
+    """Right, but for layers called `bad`."""
 
     def gemm(self, job: Any) -> Any:
         if "bad" in job.name:
@@ -57,7 +58,7 @@ class BusyBoard(_Board):
             pass
 
 
-class FragileBoard(ModelBackend):
+class FragileBoard(PlainBackend):
     """Right, but that it crashes at long sums and hangs at scattered operands."""
 
     def gemm(self, job: Any) -> Any:
@@ -68,15 +69,14 @@ class FragileBoard(ModelBackend):
         return super().gemm(job)
 
 
-class SeldomWrongBoard(ModelBackend):
-    """One product in fifty, large ones only, has one wrong value."""
+class SeldomWrongBoard(PlainBackend):
+    """One product in five has one wrong value, behind the first three hundred."""
 
     products = 0
 
     def gemm(self, job: Any) -> Any:
         result = super().gemm(job)
-        if job.current.shape[1] > 64:
-            self.products += 1
-            if self.products % 50 == 0:
-                result.accumulators[0, 0, 0] += 1
+        self.products += 1
+        if self.products > 300 and self.products % 5 == 0:
+            result.accumulators[0, 0, 0] += 1
         return result

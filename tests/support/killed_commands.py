@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The jobs to kill, with all that the commands import loaded once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What gets killed: a run of the small denoiser, a calibration, a sweep, a report, and any `ditto` command."""
 
 from __future__ import annotations

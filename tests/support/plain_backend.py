@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A backend as somebody else would write one: NumPy alone, differences formed literally, nothing clever.
 
 It starts in a moment (no torch), so tests that kill devices use it; and it shows that a backend from

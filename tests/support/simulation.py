@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network, processes and a clock that a seed decides: link, client, server, front and supervisor as they are, in one thread.
 
     outcome = simulate(seed)          # replays the same interleaving of everything, every time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A denoiser of a few thousand weights with every kind of layer, its inputs, and its program."""
 
 from __future__ import annotations

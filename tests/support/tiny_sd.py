@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Stable Diffusion pipeline of a few thousand parameters, text encoder and tokenizer included."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages that are wrong in every way we could think of, from a seed. Most are sealed after they were made wrong: a peer
 that means harm can do that too."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device in a thread, a proxy that loses and muddles messages, machines that misbehave, and what a run gave."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small programs and inputs for tests of the wire: real commands, real machine, a few milliseconds a step."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One of every message, filled in; `PYTHONPATH=tests python -m support.wire_samples` prints their headers as they cross the wire.
 
 The printed bytes are kept in golden_messages.json. They change only with the protocol version.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A process that has imported everything and forks children, so that killing hundreds of runs costs no hundred imports.
 
     with Zygote("support.killed_jobs") as zygote:
@@ -32,7 +33,7 @@ class Child:
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, timeout_s: float = 120.0) -> int:
+    def wait(self, timeout_s: float = 600.0) -> int:
         """Exit status, −number if a signal ended it."""
         status = int(self.zygote.ask({"wait": self.pid, "timeout_s": timeout_s}))
         assert status != 999, f"child {self.pid} did not end within {timeout_s:g} s"

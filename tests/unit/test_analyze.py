@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counting, one number at a time beside the fast way."""
 
 from __future__ import annotations

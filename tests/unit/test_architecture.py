@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ARCHITECTURE.md's tables of folders are the tree's: every folder has its row, and imports what its row says."""
 
 from __future__ import annotations
@@ -82,3 +83,14 @@ def allowed(room: str) -> set[str]:
 @pytest.mark.parametrize("room", SEES)
 def test_room_imports_what_its_row_says(room: str) -> None:
     assert imported(room) <= allowed(room)
+
+
+def test_every_python_file_names_its_licence() -> None:
+    folders = (*ROOMS, "protocol", "sim_harness", "rtl", "ditto_cosim", "tests", "examples")
+    files = [p for folder in folders for p in (ROOT / folder).rglob("*.py") if not p.is_symlink()]
+    without = [
+        str(p.relative_to(ROOT))
+        for p in files
+        if "SPDX-License-Identifier: Apache-2.0" not in p.read_text()[:200]
+    ]
+    assert not without, f"their first line is to be `# SPDX-License-Identifier: Apache-2.0`: {without}"

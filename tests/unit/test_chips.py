@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Chips load from TOML and refuse what they cannot be, naming file, field and value."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Defo table: order of measurements, saturation, ties, freezing, fallback, snapshots, limits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dependencies: every one used, every import declared, and each part of the product alone with its own.
 
 No download: an environment of an extra links the distributions that its list asks for, directly or not, out of this one.

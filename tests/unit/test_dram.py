@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The DRAM model against two public cycle-accurate simulators' tables, and its closed form against itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The engine of time: both forms agree to the cycle, every cycle has a cause, and more of anything never costs much."""
 
 from __future__ import annotations

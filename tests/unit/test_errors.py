@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One tree of errors, and one place where the command line ends with them."""
 
 from __future__ import annotations

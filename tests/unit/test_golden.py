@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Golden: direct integers, whatever the memory order, the threads and the machine's int8 product."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that somebody made to hurt: what reads them answers in a sentence, and takes no more memory than it says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far the instruction set's own functions are from the exact ones; bounds are just above the measured."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Capture and lowering: names, merging, static analysis, refusals; published sizes on `meta`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model backend's two ways to multiply, against 64-bit integers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The compiled vector unit against NumPy's, bit for bit; both against the instruction set elsewhere (tests/protocol)."""
 
 from __future__ import annotations

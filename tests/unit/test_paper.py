@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's claims: all of them judged, published numbers as published, verdicts by the stated rule."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A layer's price: closed-form pieces, conservation, monotony, and the same answer by every road."""
 
 from __future__ import annotations

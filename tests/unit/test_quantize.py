@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Grids from histograms, weights, files of scales, compiled programs on disk."""
 
 from __future__ import annotations
@@ -258,7 +259,7 @@ def test_quantize_outlier_channels_keep_their_decibels(policy: Any) -> None:
         assert grids_of(json.loads(json.dumps({n: asdict(g) for n, g in grids.items()}))) == grids
 
 
-def test_quantized_checkpoints_bring_the_grids_of_their_inputs(tmp_path):
+def test_quantized_checkpoints_bring_the_grids_of_their_inputs(tmp_path: Path) -> None:
     """As modelopt exports SmoothQuant: one scale for all weights, a scale and zero point for the input, factors of channels."""
     rng = np.random.default_rng(4)
     integers = rng.integers(-90, 90, (6, 4)).astype(np.int8)

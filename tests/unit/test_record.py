@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records survive their frames and their files, and refuse what is malformed."""
 
 from __future__ import annotations

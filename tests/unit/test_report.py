@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Views of a run: they add up, say what happened, and need nothing but themselves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Schedules cover the work once; cycles equal those of the lane model, assignment by assignment."""
 
 from __future__ import annotations

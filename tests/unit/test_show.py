@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`ditto show`: what it prints is what the program and the record hold."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Slot counts against counting one element at a time."""
 
 from __future__ import annotations

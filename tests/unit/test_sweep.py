@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sweeps and the commands on top: `ditto price`, `compare`, `sweep` on a recorded run."""
 
 from __future__ import annotations

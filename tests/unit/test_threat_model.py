@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every promise of `docs/threat-model.md` names a test that there is."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vector unit's time, energy's table, sign-mask: the small contracts on their own."""
 
 from __future__ import annotations

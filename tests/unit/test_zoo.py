@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The zoo: what it lists, that every configuration is the published one, and that shipped weights are sound.
 
 Layer counts come from intercepting the ops of one call on `meta`, MACs from torch's own counter: neither uses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fetching data: checksums guard package and cache, every failure says what to do. No network."""
 
 from __future__ import annotations

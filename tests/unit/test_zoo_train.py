@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training: repeatable by seed, resumable, and exported to folders that diffusers itself loads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each aten operation means to the accelerator: one rule each, found by the operation's name.
 
 A rule takes the builder, the graph's node and the operation's own arguments, and returns values. A combination of arguments

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Products, and what works element by element; truth values are the numbers 0 and 1."""
 
 from __future__ import annotations

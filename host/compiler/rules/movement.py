@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What only moves numbers: shapes, slices, joins, and picking by indices that are known."""
 
 from __future__ import annotations

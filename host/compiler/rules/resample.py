@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pooling, and pictures made larger or smaller."""
 
 from __future__ import annotations
