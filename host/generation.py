@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import torch
 from ditto_cosim.host import report as reports
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts
-from ditto_cosim.host.pipeline.models import LoadedModel, Wish, usual
+from ditto_cosim.host.pipeline.models import LoadedModel, ModelError, Wish, usual
 from ditto_cosim.host.pipeline.run import Generation, Recording, Verdict, VerificationError
 from ditto_cosim.protocol.errors import StorageError
 from ditto_cosim.protocol.files import replacing
@@ -112,11 +112,13 @@ def generate_run(
         on_open=lambda compiled, steps: _opened(watcher, compiled, steps),
         **settings,
     )
-    denoiser: Any = next(iter(find_parts(pipe).values()))
+    parts: dict[str, Any] = dict(find_parts(pipe))
+    denoiser = next(iter(parts.values()))
     guesses: list[Any] = []
     pictures: list[Any] = []
     failure: VerificationError | None = None
     interrupted = ""
+    ended: dict[str, Generation | None] = {}
     began = time.perf_counter()
     try:
         with _watched(pipe.scheduler, guesses):
@@ -140,12 +142,19 @@ def generate_run(
             outcome["verify"] = verdict_figures(denoiser.run.seen.verdict)
         # What interrupted the run is what its user is told, not that this cannot be written either.
         with contextlib.suppress(*((StorageError,) if interrupted else ())):
-            seen = denoiser.finish(outcome)
+            ended = {name: part.finish(outcome) for name, part in parts.items()}
         denoiser.shut_down()
+    seen = next(iter(ended.values()), None)
+    if seen is None:  # its record could not be written; or the pipeline never called its denoiser
+        raise failure or ModelError(f"{model.name} made its pictures without calling its denoiser")
+    beside = [
+        (name, run) for name, first in ended.items() if first is not None for run in (first, *first.others)
+    ]
 
     tiles = {step: _drawn(pipe, guess) for step, guess in _chosen(guesses).items()}
     names = _save(directory, pictures, tiles)
-    verdict = None if seen.verdict is None else reports.CheckSummary(**verdict_figures(seen.verdict))
+    found = _verdict_of([run for _, run in beside])
+    verdict = None if found is None else reports.CheckSummary(**verdict_figures(found))
     run = {"design": design, "chip": chip, "backend": backend, "seed": wish.seed}
     complete = [r for r in seen.reports if r.step < seen.steps]
     report = None
@@ -174,6 +183,7 @@ def generate_run(
         "recoveries": seen.recoveries,
         "verify": None if verdict is None else asdict(verdict),
         **({"board": seen.board} if seen.board else {}),
+        **({"runs": [_figures(name, run) for name, run in beside]} if len(beside) > 1 else {}),
         **{name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals},
         "directory": str(directory),
         "pictures": [str(directory / n) for n in names],
@@ -212,6 +222,31 @@ def recipe_of(
         "observer": observer,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()},
     }
+
+
+def _figures(part: str, run: Generation) -> dict[str, Any]:
+    """One of several runs of a generation."""
+    return {"part": part, "steps": run.steps, "cycles": run.totals.get("cycles", 0)}
+
+
+def _verdict_of(runs: list[Generation]) -> Verdict | None:
+    """The verdict on all runs of a generation: other parts, other prompts."""
+    found = [run.verdict for run in runs if run.verdict is not None]
+    if not found:
+        return None
+    lowest: dict[int, float] = {}
+    for verdict in found:
+        for step, snr_db in verdict.snr_by_step.items():
+            lowest[step] = min(snr_db, lowest.get(step, snr_db))
+    return replace(
+        found[0],
+        bit_identical=all(v.bit_identical for v in found),
+        layers_checked=sum(v.layers_checked for v in found),
+        values_checked=sum(v.values_checked for v in found),
+        delivered_checked=sum(v.delivered_checked for v in found),
+        first_difference=next((v.first_difference for v in found if v.first_difference is not None), None),
+        snr_by_step=lowest,
+    )
 
 
 def verdict_figures(verdict: Verdict) -> dict[str, Any]:

@@ -331,7 +331,9 @@ class Acceleration:
             asked = {"structure": describe(call.structure), "inputs": list(call.tensors), "truths": truths}
             record = replace(record, extra={**(record.extra or {}), "call": asked})
             if stage.streams:
-                record = replace(record, directory=record.directory / f"stream-{len(stage.streams) + 1}")
+                beside = record.directory / f"stream-{len(stage.streams) + 1}"
+                begun = record.resume and (beside / "run.json").is_file()
+                record = replace(record, directory=beside, resume=begun)
         run = self._open_run(program.compiled, self._steps, record)
         stage.streams.append(_Stream(key, static, program, run))
         return stage.streams[-1]

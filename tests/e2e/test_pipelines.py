@@ -154,6 +154,7 @@ def test_pipelines_accelerate_a_plain_module(device: Device) -> None:
     from support.families import calibrated
 
     calibrator, steps, _ = calibrated("odds")
+    torch.manual_seed(0)  # the weights that were calibrated
     module = accelerate(
         build("odds"), backend="model", chip="tiny", connect_to=device, verify=True, scales=calibrator.grids()
     )
@@ -197,7 +198,7 @@ def test_pipelines_refuse_wrong_shapes_and_rows_beyond_exactness(device: Device)
     ready.finish()
     wide = torch.randn(1, 65_794)
     with pytest.raises(
-        LoweringError, match="0: K = 65794 could overflow 32 bits; the longest exact K is 65793"
+        LoweringError, match=r"K = 65794 could overflow 32 bits; the longest exact K is 65793.*in .0."
     ):
         accelerate(
             torch.nn.Sequential(torch.nn.Linear(65_794, 2)).eval(), calibration={"input": wide}, **settings
@@ -209,7 +210,7 @@ def test_pipelines_refuse_wrong_shapes_and_rows_beyond_exactness(device: Device)
     [
         (
             ["quality", "nowhere"],
-            "'nowhere' is neither a folder nor a model of the zoo, which has fashion-ddpm",
+            "'nowhere' is neither a folder nor a model of the zoo, which has ",
         ),
         (["calibrate", "/no/folder"], "'/no/folder' is neither a folder nor a model"),
         (["generate", "--model", "nowhere"], "'nowhere' is neither a folder nor a model"),
