@@ -50,14 +50,36 @@ def test_golden_pictures_do_not_depend_on_the_batch(golden: np.ndarray) -> None:
 
 def test_quality_compares_the_same_seeds(golden: np.ndarray) -> None:
     fp32 = pictures(load_pipeline(MODEL), 2)
-    series = {"fp32": Series((fp32,), ({},), 0.0), "static": Series((golden,), ({},), 0.0)}
-    result = Quality(MODEL, 2, STEPS, (0,), series)
-    difference = result.mean_absolute_difference("static")
-    assert 0 < difference < 0.05
+    scored = {"frechet_distance": 3.0}, {"frechet_distance": 5.0}
+    series = {
+        "fp32": Series((fp32,), (scored[0],), 0.0),
+        "static": Series((golden,), (scored[1],), 0.0),
+    }
+    result = Quality(MODEL, 2, STEPS, (5,), series)
+    assert 0 < result.mean_absolute_difference("static") < 0.05
     assert result.psnr_db("static") > 20
-    assert np.abs(fp32 - golden[::-1]).mean() > 3 * difference
+    assert result.cost("static", "frechet_distance") == (2.0, None)
+    assert np.abs(fp32 - golden[::-1]).mean() > 3 * result.mean_absolute_difference("static")
     sheet = np.asarray(side_by_side(result))
-    assert sheet.shape[0] == 2 * sheet.shape[1] // 10
+    assert sheet.shape == (2 * 2 * 30, 2 * 2 * 30)
+
+
+def test_error_bars_are_those_of_the_seeds() -> None:
+    blank = np.zeros((1, 28, 28, 1), np.float32)
+    figures = tuple({"frechet_distance": value} for value in (1.0, 2.0, 6.0))
+    series = Series((blank,) * 3, figures, 0.0)
+    assert series.mean("frechet_distance") == 3.0
+    assert series.error("frechet_distance") == pytest.approx(np.std([1, 2, 6], ddof=1) / 3**0.5)
+
+
+def test_pictures_that_are_kept_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
+    for kind in ("fp32", "static"):
+        np.savez_compressed(tmp_path / f"{MODEL}.{kind}.seed4.npz", pictures=kept)
+    monkeypatch.setattr(qualities, "load_model", lambda _name: pytest.fail("a model was loaded"))
+    result = measure_quality(MODEL, 2, seeds=(4,), keep=tmp_path)
+    assert np.array_equal(result.series["static"].pictures[0], kept[:2].astype(np.float32) / 255)
+    assert result.psnr_db("static") == float("inf")
 
 
 def test_quality_needs_its_classifier_before_it_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,7 @@ def test_relu_forms_have_no_silu_before_a_convolution_of_a_block(name: str) -> N
 
 def test_all_weights_stay_within_the_size_limit() -> None:
     total_bytes = sum(path.stat().st_size for path in zoo.WEIGHTS.rglob("*") if path.is_file())
-    assert total_bytes <= 120e6
+    assert total_bytes <= 64e6
 
 
 def test_load_pipeline_without_weights_says_what_to_do() -> None:
