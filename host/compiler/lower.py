@@ -29,9 +29,9 @@ from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.points import module_path
 from ditto_cosim.host.compiler.quantize import Grid
 from ditto_cosim.host.compiler.rules import COMPONENTWISE, RULES
-from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import IsaError
 from ditto_cosim.protocol.isa import DType, TensorSpec
+from ditto_cosim.protocol.paths import bypass
 from ditto_cosim.protocol.program import Command, Program
 
 __all__ = ["Lowered", "LoweringError", "lower"]
@@ -45,8 +45,6 @@ INPUT_DTYPES: dict[torch.dtype, DType] = {
 """Truth values cross the wire as bytes of 0 and 1."""
 
 _CHECKS = ("aten._assert", "aten.sym_constrain", "aten._assert_scalar")
-_LINEAR_OPS = frozenset({"dequantize", "dequantize_matmul", "dequantize_attention", "quantize", "add", "sub"})
-"""Commands through which a difference passes as a difference."""
 
 
 class UnsupportedError(LoweringError):
@@ -107,7 +105,7 @@ class Lowering(Builder):
             commands=tuple(self.commands),
         )
         program = _prune(program)
-        difference, summation = _static_analysis(program)
+        difference, summation = bypass(program)
         program = replace(program, skip_difference=difference, skip_summation=summation)
         program.validate()
         return Lowered(
@@ -257,68 +255,6 @@ def _prune(program: Program) -> Program:
             )
             for c in kept
         ),
-    )
-
-
-def _static_analysis(program: Program) -> tuple[frozenset[str], frozenset[str]]:
-    """Layers that skip difference calculation, and layers that skip summation.
-
-    Defo at lowering: between two layers with nothing non-linear in between, differences need no detour.
-
-    A layer skips difference calculation if every path back from its operands reaches layers through linear commands
-    only, and skips summation if every path forward from its result does.
-    """
-    producer = {r: c for c in program.commands for r in c.results}
-    constants = set(program.constants.values())
-
-    def data_operands(command: Command) -> list[int]:
-        """Operands that carry activations: no scales, weights or other constants."""
-        form = isa.ISA[command.op]
-        return [
-            v
-            for at, v in enumerate(command.operands)
-            if not form.operand(at).is_params and v not in constants
-        ]
-
-    consumers: dict[int, list[Command]] = {}
-    for command in program.commands:
-        for value in data_operands(command):
-            consumers.setdefault(value, []).append(command)
-    outputs = set(program.outputs.values())
-
-    def is_linear(command: Command) -> bool:
-        if command.op in _LINEAR_OPS or isa.ISA[command.op].kind == "move":
-            return True
-        return (command.op == "mul" and len(data_operands(command)) == 1) or (
-            command.op == "div" and command.operands[1] in constants
-        )
-
-    backward: dict[int, bool] = {}
-
-    def reaches_layers_back(value: int) -> bool:
-        if value not in backward:
-            command = producer.get(value)
-            if command is None:
-                backward[value] = value in constants
-            elif command.is_layer:
-                backward[value] = True
-            else:
-                backward[value] = is_linear(command) and all(map(reaches_layers_back, data_operands(command)))
-        return backward[value]
-
-    forward: dict[int, bool] = {}
-
-    def reaches_layers_forward(value: int) -> bool:
-        if value not in forward:
-            forward[value] = value not in outputs and all(
-                c.is_layer or (is_linear(c) and reaches_layers_forward(c.results[0]))
-                for c in consumers.get(value, [])
-            )
-        return forward[value]
-
-    return (
-        frozenset(c.name for c in program.layers if all(map(reaches_layers_back, data_operands(c)))),
-        frozenset(c.name for c in program.layers if reaches_layers_forward(c.results[0])),
     )
 
 
