@@ -174,7 +174,7 @@ def generate_run(
             **run,
         )
         reports.write_report(report, directory)
-    summary = {
+    summary: dict[str, Any] = {
         "model": model.name,
         **run,
         "steps": seen.steps,
