@@ -155,6 +155,7 @@ def generate_run(
     names = _save(directory, pictures, tiles)
     found = _verdict_of([run for _, run in beside])
     verdict = None if found is None else reports.CheckSummary(**verdict_figures(found))
+    lanes = {name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals}
     run = {"design": design, "chip": chip, "backend": backend, "seed": wish.seed}
     complete = [r for r in seen.reports if r.step < seen.steps]
     report = None
@@ -174,7 +175,7 @@ def generate_run(
             **run,
         )
         reports.write_report(report, directory)
-    summary = {
+    summary: dict[str, Any] = {
         "model": model.name,
         **run,
         "steps": seen.steps,
@@ -184,7 +185,7 @@ def generate_run(
         "verify": None if verdict is None else asdict(verdict),
         **({"board": seen.board} if seen.board else {}),
         **({"runs": [_figures(name, run) for name, run in beside]} if len(beside) > 1 else {}),
-        **{name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals},
+        **lanes,
         "directory": str(directory),
         "pictures": [str(directory / n) for n in names],
         "report": str(directory / "report.html"),
