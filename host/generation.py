@@ -155,7 +155,9 @@ def generate_run(
     names = _save(directory, pictures, tiles)
     found = _verdict_of([run for _, run in beside])
     verdict = None if found is None else reports.CheckSummary(**verdict_figures(found))
-    lanes = {name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals}
+    lanes: dict[str, int] = {
+        name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals
+    }
     run = {"design": design, "chip": chip, "backend": backend, "seed": wish.seed}
     complete = [r for r in seen.reports if r.step < seen.steps]
     report = None
