@@ -155,6 +155,9 @@ def generate_run(
     names = _save(directory, pictures, tiles)
     found = _verdict_of([run for _, run in beside])
     verdict = None if found is None else reports.CheckSummary(**verdict_figures(found))
+    lanes: dict[str, int] = {
+        name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals
+    }
     run = {"design": design, "chip": chip, "backend": backend, "seed": wish.seed}
     complete = [r for r in seen.reports if r.step < seen.steps]
     report = None
@@ -184,7 +187,7 @@ def generate_run(
         "verify": None if verdict is None else asdict(verdict),
         **({"board": seen.board} if seen.board else {}),
         **({"runs": [_figures(name, run) for name, run in beside]} if len(beside) > 1 else {}),
-        **{name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals},
+        **lanes,
         "directory": str(directory),
         "pictures": [str(directory / n) for n in names],
         "report": str(directory / "report.html"),
