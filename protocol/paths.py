@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Defo's static analysis: between which layers of a program a difference passes as a difference.
 
 A layer skips difference calculation if every path back from its operands reaches layers through commands that let differences
