@@ -77,7 +77,7 @@ def test_pictures_that_are_kept_are_not_made_again(tmp_path: Path, monkeypatch: 
     for kind in ("fp32", "static"):
         np.savez_compressed(tmp_path / f"{MODEL}.{kind}.seed4.npz", pictures=kept)
     monkeypatch.setattr(qualities, "load_model", lambda _name: pytest.fail("a model was loaded"))
-    result = measure_quality(MODEL, 2, seeds=(4,), keep=tmp_path)
+    result = qualities.measure_quality(MODEL, 2, seeds=(4,), keep=tmp_path)
     assert np.array_equal(result.series["static"].pictures[0], kept[:2].astype(np.float32) / 255)
     assert result.psnr_db("static") == float("inf")
 
