@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ditto_cosim.host.analysis import quality as qualities
-from ditto_cosim.host.analysis.quality import Quality, Series, measure_quality, on_golden, side_by_side
+from ditto_cosim.host.analysis.quality import Quality, Series, on_golden, side_by_side
 from ditto_cosim.host.pipeline.accelerate import SCALES_FILE, accelerate
 from ditto_cosim.host.zoo import load_pipeline, models
 from ditto_cosim.host.zoo.measure import generate
