@@ -372,7 +372,6 @@ SMALL: dict[str, Small] = {
             "num_embeds_ada_norm": 10,
         },
         {"hidden_states": "f 1 4 8 8", "timestep": "T 1", "class_labels": "z 1"},
-        quick=True,
     ),
     "DreamLiteTransformer2DModel": Small(
         {**_HEADS, "in_channels": 32, "norm_num_groups": 8, "cross_attention_dim": 24},
@@ -432,7 +431,6 @@ SMALL: dict[str, Small] = {
     "FluxTransformer2DModel": Small(
         {**_MIXED, "patch_size": 1, "pooled_projection_dim": 16},
         {**_MIXED_CALL, "pooled_projections": "f 1 16"},
-        quick=True,
     ),
     "GlmImageTransformer2DModel": Small(
         {
@@ -1022,7 +1020,6 @@ SMALL: dict[str, Small] = {
             "pooled_projections": "f 1 16",
             "timestep": "T 1",
         },
-        quick=True,
     ),
     "SanaTransformer2DModel": Small(
         {
@@ -1142,7 +1139,6 @@ SMALL: dict[str, Small] = {
             "encoder_hidden_states": "f 1 5 24",
             "encoder_attention_mask": "b 1 5",
         },
-        quick=True,
     ),
     "UNet2DModel": Small(
         {

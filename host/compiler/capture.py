@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -125,14 +126,20 @@ class _Flat(nn.Module):
 
 @contextmanager
 def _untouched(module: nn.Module) -> Iterator[None]:
-    """The module as it was: what it keeps for its next call during a capture are no tensors that it could compute with."""
+    """The module and its helpers as they were: what they keep for the next call during a capture is nothing to compute with."""
     before = {part: dict(part.__dict__) for part in module.modules()}
+    helpers = {
+        id(value): (value, dict(vars(value)))
+        for attributes in before.values()
+        for value in attributes.values()
+        if hasattr(value, "__dict__") and not isinstance(value, nn.Module | torch.Tensor | type | ModuleType)
+    }
     try:
         yield
     finally:
-        for part, attributes in before.items():
-            part.__dict__.clear()
-            part.__dict__.update(attributes)
+        for owner, attributes in (*before.items(), *helpers.values()):
+            owner.__dict__.clear()
+            owner.__dict__.update(attributes)
         for kind in {type(part) for part in before}:
             for kept in [
                 clear for name in dir(kind) if (clear := getattr(getattr(kind, name), "cache_clear", None))

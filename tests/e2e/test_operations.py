@@ -206,18 +206,21 @@ def test_capture_refuses_shapes_that_a_changing_input_decides() -> None:
 
 
 def test_capture_leaves_what_a_module_keeps_for_itself() -> None:
-    class Keeping(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first = nn.Linear(8, 8)
-            self.kept: torch.Tensor | None = None
+    class Helper:
+        kept = None
 
-        def forward(self, sample: torch.Tensor) -> Any:
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.kept, self.helper = nn.Linear(8, 8), None, Helper()
+
+        def forward(self, sample):
             if self.kept is None:
-                self.kept = torch.arange(8.0)
+                self.kept = self.helper.kept = torch.arange(8.0)
             return self.first(sample) * self.kept
 
     module = Keeping().eval()
     capture(module, {"sample": torch.randn(2, 8)})
     assert module.kept is None
+    assert module.helper.kept is None
     assert module(torch.ones(2, 8)).isfinite().all()
