@@ -207,14 +207,15 @@ def test_capture_refuses_shapes_that_a_changing_input_decides() -> None:
 
 def test_capture_leaves_what_a_module_keeps_for_itself() -> None:
     class Helper:
-        kept = None
+        kept: torch.Tensor | None = None
 
     class Keeping(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
-            self.first, self.kept, self.helper = nn.Linear(8, 8), None, Helper()
+            self.first, self.helper = nn.Linear(8, 8), Helper()
+            self.kept: torch.Tensor | None = None
 
-        def forward(self, sample):
+        def forward(self, sample: torch.Tensor) -> torch.Tensor:
             if self.kept is None:
                 self.kept = self.helper.kept = torch.arange(8.0)
             return self.first(sample) * self.kept
