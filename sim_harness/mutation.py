@@ -85,7 +85,7 @@ REASONS: tuple[tuple[str, str, str], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class MutantOutcome:
     """What became of a mutant."""
 
     mutant: Mutant
@@ -104,10 +104,10 @@ class Campaign:
     drawn: int
     refused: tuple[Mutant, ...]
     """Verilator takes them for no RTL."""
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[MutantOutcome, ...]
     seconds: float
 
-    def of(self, verdict: str) -> list[Outcome]:
+    def of(self, verdict: str) -> list[MutantOutcome]:
         return [outcome for outcome in self.outcomes if outcome.verdict == verdict]
 
     @property
@@ -169,7 +169,7 @@ def campaign(
             why = (same(mutant) if prove else "") or _reason(mutant)
             verdict, how = ("equivalent", why) if why else ("escaped", "")
             progress(f"{verdict:10} {mutant.name}  {why}")
-        outcomes.append(Outcome(mutant, verdict, how, round(took, 3)))
+        outcomes.append(MutantOutcome(mutant, verdict, how, round(took, 3)))
     return Campaign(seed, len(drawn), tuple(refused), tuple(outcomes), time.monotonic() - began)
 
 

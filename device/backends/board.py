@@ -50,7 +50,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Port:
+class SerialPort:
     """A serial port with something on it."""
 
     path: str
@@ -58,10 +58,12 @@ class Port:
     description: str
 
 
-def ports() -> list[Port]:
+def ports() -> list[SerialPort]:
     """USB serial ports of this machine."""
     found = serial.tools.list_ports.comports()
-    return [Port(p.device, p.serial_number or "", p.description or "") for p in found if p.vid is not None]
+    return [
+        SerialPort(p.device, p.serial_number or "", p.description or "") for p in found if p.vid is not None
+    ]
 
 
 def choose_port(wanted: str) -> str:

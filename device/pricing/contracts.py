@@ -28,7 +28,14 @@ from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import Design, Roofline
 from ditto_cosim.device.pricing.cost import I64, GroupCost, LaneColumns
 from ditto_cosim.device.timing.buffers import Rooms
-from ditto_cosim.device.timing.engine import EngineConfig, PythonStep, Step, begin_step, run_step, run_steps
+from ditto_cosim.device.timing.engine import (
+    EngineConfig,
+    PythonStep,
+    StepTiming,
+    begin_step,
+    run_step,
+    run_steps,
+)
 from ditto_cosim.device.timing.flow import GroupWork
 from ditto_cosim.device.timing.kernel import Target
 
@@ -195,7 +202,7 @@ class Pipelined(Contract):
 class _Running:
     """The engine, told group by group."""
 
-    def __init__(self, contract: Pipelined, step: Step) -> None:
+    def __init__(self, contract: Pipelined, step: StepTiming) -> None:
         self._contract, self._step = contract, step
 
     def tell(self, cost: GroupCost, lanes: LaneColumns) -> None:

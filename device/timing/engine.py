@@ -3,7 +3,7 @@
 
 Interface
     EngineConfig(...)                       rooms, policies, memory; a chip has one per program and design (`pricing/`)
-    begin_step(config, memory=None) -> Step  .push(work) in program order; .settled() -> groups that ended since; .close()
+    begin_step(config, memory=None) -> StepTiming  .push(work) in program order; .settled() -> groups that ended since; .close()
     PythonStep, CompiledStep                the reference, and what stands for it where there is a compiler
     run_steps(config, rows) -> causes, …    whole steps at once
 
@@ -28,7 +28,7 @@ from ditto_cosim.device.kernels.native import kernels
 from ditto_cosim.device.timing.dma import Bus, DmaPolicy, Reader, Writer
 from ditto_cosim.device.timing.dram import DramConfig
 from ditto_cosim.device.timing.flow import Flow, GroupWork
-from ditto_cosim.device.timing.kernel import Calendar, Checked, Credits, Pipe, Target, TimeError
+from ditto_cosim.device.timing.kernel import Calendar, Credits, Pipe, Target, TimeError, WatchedTarget
 from ditto_cosim.device.timing.lanes import CAUSES, Lanes
 from ditto_cosim.device.timing.memory import memory_of
 from ditto_cosim.device.timing.vector_time import VectorUnit
@@ -50,7 +50,7 @@ class EngineConfig:
     clock_mhz: int
 
 
-class Step(Protocol):
+class StepTiming(Protocol):
     """One step's time as it is told of its groups."""
 
     def push(self, work: GroupWork) -> None: ...
@@ -75,7 +75,7 @@ class PythonStep:
         early, late, out = (
             Credits(room) for room in (config.early_room_bytes, config.late_room_bytes, config.out_room_bytes)
         )
-        target = memory_of(config.dram, config.clock_mhz) if memory is None else Checked(memory)
+        target = memory_of(config.dram, config.clock_mhz) if memory is None else WatchedTarget(memory)
         self.bus = Bus(Pipe(policy.bytes_per_cycle), target)
         self.bus.log = [] if log else None
         self.flow = flow
@@ -137,7 +137,7 @@ class CompiledStep:
         return self._engine.transactions
 
 
-def begin_step(config: EngineConfig, memory: Target | None = None) -> Step:
+def begin_step(config: EngineConfig, memory: Target | None = None) -> StepTiming:
     """A step of either form."""
     if memory is not None or kernels() is None:
         return PythonStep(config, memory)
@@ -153,7 +153,7 @@ def run_steps(config: EngineConfig, rows: I64) -> tuple[I64, I64]:
     return np.array([causes for causes, _ in found], np.int64), np.array([n for _, n in found], np.int64)
 
 
-def run_step(step: Step, rows: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], int]:
+def run_step(step: StepTiming, rows: Sequence[Sequence[int]]) -> tuple[list[tuple[int, ...]], int]:
     """Causes of each group of a whole step, and how many transactions it took."""
     for row in rows:
         step.push(GroupWork(*row))

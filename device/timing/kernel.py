@@ -60,7 +60,7 @@ class Pipe:
         return self.free
 
 
-class Checked:
+class WatchedTarget:
     """A target of somebody else's, held to the contract."""
 
     def __init__(self, target: Target) -> None:

@@ -15,12 +15,12 @@ def show_coverage(as_json: bool) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from ditto_cosim.coverage import Coverage, cover, denoisers
+    from ditto_cosim.coverage import CoverageReport, cover, denoisers
 
     logging.getLogger("torch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")  # diffusers and export warn about themselves
     console = Console(stderr=True)
-    found: list[Coverage] = [
+    found: list[CoverageReport] = [
         cover(name)
         for name in track(denoisers(), "taking every class to the device", console=console, transient=True)
     ]

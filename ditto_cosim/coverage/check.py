@@ -31,7 +31,7 @@ STEPS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Coverage:
+class CoverageReport:
     """How far a class came."""
 
     name: str
@@ -72,17 +72,19 @@ def trajectory(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return steps
 
 
-def check(name: str, module: nn.Module, arguments: Mapping[str, Any], backend: str = "model") -> Coverage:
+def check(
+    name: str, module: nn.Module, arguments: Mapping[str, Any], backend: str = "model"
+) -> CoverageReport:
     """Everything this file promises, for one module and the arguments of one call."""
     call = Call.of(inspect.signature(module.eval().forward), (), arguments)
     try:
         captured = _captured(module, call)
     except UnsupportedError as error:
-        return Coverage(name, True, False, False, tuple(sorted(error.missing)))
+        return CoverageReport(name, True, False, False, tuple(sorted(error.missing)))
     except CaptureError as error:
-        return Coverage(name, False, False, False, (_sentence(error),))
+        return CoverageReport(name, False, False, False, (_sentence(error),))
     except DittoError as error:
-        return Coverage(name, True, False, False, (_sentence(error),))
+        return CoverageReport(name, True, False, False, (_sentence(error),))
     steps = trajectory(call.tensors)
     try:
         given = [{n: t for n, t in inputs.items() if n not in captured.held} for inputs in steps]
@@ -92,7 +94,7 @@ def check(name: str, module: nn.Module, arguments: Mapping[str, Any], backend: s
         compiled = compile_denoiser(captured, calibrator.grids(), steps=STEPS)
         output, difference = _run(compiled, given, backend)
     except DittoError as error:
-        return Coverage(name, True, True, False, (_sentence(error),))
+        return CoverageReport(name, True, True, False, (_sentence(error),))
     with torch.no_grad():
         results, _ = take_apart(call.invoke(module.forward, list(steps[-1].values())))
     exact = next(iter(results.values())).double()
@@ -100,7 +102,7 @@ def check(name: str, module: nn.Module, arguments: Mapping[str, Any], backend: s
     snr_db = 10 * math.log10(float(exact.square().sum()) / noise) if noise else math.inf
     program = compiled.program
     missing = (difference,) if difference else ()
-    return Coverage(
+    return CoverageReport(
         name, True, True, not missing, missing, round(snr_db, 1), len(program.layers), len(program.commands)
     )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ditto_cosim.host.reference.encoder import Encoder, Met, Operands, arrange, comparable
+from ditto_cosim.host.reference.encoder import Encoder, LayerOperands, RowCounts, arrange, comparable
 from ditto_cosim.host.reference.lanes import lane_cycles
 from ditto_cosim.protocol.errors import GeometryError
 from ditto_cosim.protocol.hardware import Geometry, Mode
@@ -54,9 +54,9 @@ class Audit:
         self._encoder = Encoder(str(facts["low_rule"]), int(facts["k_max"]))  # type: ignore[arg-type]  # refused there
         self._geometry = _geometry(facts)
         self._tiles = int(facts.get("tiles", 0))
-        self._before: dict[int, Operands] = {}
-        self._now: dict[int, Operands] = {}
-        self._met: dict[int, dict[Mode, tuple[Met, ...]]] = {}
+        self._before: dict[int, LayerOperands] = {}
+        self._now: dict[int, LayerOperands] = {}
+        self._met: dict[int, dict[Mode, tuple[RowCounts, ...]]] = {}
         self._forced: dict[int, bool] = {}
         self._lanes: dict[int, int] = {}
         self._cycles = 0
@@ -137,7 +137,9 @@ class Audit:
             return Discrepancy(step, f"{where} ({record.mode}), measured lane cycles", said, str(predicted))
         return None
 
-    def _check_work(self, step: int, where: str, mode: Mode, subop: SubOp, met: Met) -> Discrepancy | None:
+    def _check_work(
+        self, step: int, where: str, mode: Mode, subop: SubOp, met: RowCounts
+    ) -> Discrepancy | None:
         said, right = (subop.zero, subop.low, subop.full), (met.zero, met.low, met.full)
         if said != right:
             return Discrepancy(step, f"{where}, elements (zero, low, full)", str(said), str(right))

@@ -27,7 +27,7 @@ from ditto_cosim.protocol.record import split_k
 
 
 @dataclass(frozen=True, slots=True)
-class Met:
+class RowCounts:
     """One work of a layer in a mode."""
 
     slots: Tensor
@@ -38,7 +38,7 @@ class Met:
 
 
 @dataclass(frozen=True, slots=True)
-class Operands:
+class LayerOperands:
     """A layer's operands in one step, as the encoder will see them."""
 
     arrays: tuple[Tensor, ...]
@@ -51,16 +51,16 @@ class Operands:
         return int(self.params[0][1])
 
 
-def arrange(command: Command, operands: list[Tensor]) -> Operands:
+def arrange(command: Command, operands: list[Tensor]) -> LayerOperands:
     """The operands of a layer command."""
     if command.op == "matmul":
         a, b = operands[0], operands[2].transpose(-1, -2)
         rows = tuple(t.reshape(-1, *t.shape[-2:]) for t in (a, b))
-        return Operands(rows, (operands[1], operands[3]))
+        return LayerOperands(rows, (operands[1], operands[3]))
     x, params = operands[0], operands[1]
     if command.op == "linear":
         images = x.shape[0] if x.dim() > 1 else 1
-        return Operands((x.reshape(images, -1, x.shape[-1]),), (params,))
+        return LayerOperands((x.reshape(images, -1, x.shape[-1]),), (params,))
     above, beside = ints(command.attrs, "padding")
     picture = torch.nn.functional.pad(
         x.permute(0, 2, 3, 1), (0, 0, beside, beside, above, above), "constant", 0
@@ -69,10 +69,10 @@ def arrange(command: Command, operands: list[Tensor]) -> Operands:
         inside = torch.zeros(picture.shape[1:3], dtype=torch.bool)
         inside[above : picture.shape[1] - above, beside : picture.shape[2] - beside] = True
         picture = torch.where(inside[None, :, :, None], picture, torch.full_like(picture, zero_point))
-    return Operands((picture.contiguous(),), (params,))
+    return LayerOperands((picture.contiguous(),), (params,))
 
 
-def comparable(command: Command, now: Operands, before: Operands) -> bool:
+def comparable(command: Command, now: LayerOperands, before: LayerOperands) -> bool:
     """Whether differences to the previous step exist: same scales and zero points, and a static operand stayed."""
     same = all(torch.equal(a, b) for a, b in zip(now.params, before.params, strict=True))
     if command.op == "matmul" and command.attrs["static_b"]:
@@ -87,8 +87,8 @@ class Encoder:
         self.rule, self.k_max = rule, k_max
 
     def meets(
-        self, command: Command, mode: Mode, now: Operands, before: Operands | None, weight: Tensor
-    ) -> tuple[Met, ...]:
+        self, command: Command, mode: Mode, now: LayerOperands, before: LayerOperands | None, weight: Tensor
+    ) -> tuple[RowCounts, ...]:
         """The works of a layer in a mode, in the order of `record.layer_work`. `before` is needed in temporal mode."""
         if command.op == "conv2d":
             return (self._conv2d(command, mode, now, before, weight),)
@@ -113,18 +113,18 @@ class Encoder:
             return d != 0, (d < -8) | (d > 7)
         return d != 0, d.abs() > 15
 
-    def _rows(self, d: Tensor) -> Met:
+    def _rows(self, d: Tensor) -> RowCounts:
         """Explicit rows, K last."""
         nonzero, full = self._marks(d.reshape(-1, d.shape[-1]))
         slots = nonzero.byte() + full.byte()
         lengths = list(split_k(d.shape[-1], self.k_max))
         chunks = torch.stack([c.sum(1) for c in torch.split(slots, lengths, dim=1)])
         some, many = int(nonzero.sum()), int(full.sum())
-        return Met(chunks, d.numel() - some, some - many, many)
+        return RowCounts(chunks, d.numel() - some, some - many, many)
 
     def _conv2d(
-        self, command: Command, mode: Mode, now: Operands, before: Operands | None, weight: Tensor
-    ) -> Met:
+        self, command: Command, mode: Mode, now: LayerOperands, before: LayerOperands | None, weight: Tensor
+    ) -> RowCounts:
         picture, kernel = now.arrays[0].short(), (weight.shape[2], weight.shape[3])
         stride = ints(command.attrs, "stride")
         windows = _Windows(kernel, (stride[0], stride[1]), (picture.shape[1], picture.shape[2]))
@@ -150,7 +150,7 @@ class Encoder:
             some[0, ..., 0] = self._marks(first - above)[0].sum(-1)
         elements, met = some.numel() * k, int(some.sum())
         many = int(slots.sum()) - met
-        return Met(slots.reshape(len(slots), -1), elements - met, met - many, many)
+        return RowCounts(slots.reshape(len(slots), -1), elements - met, met - many, many)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ TYPICAL_ROW = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class BlockGrid:
     """How many tiles share a work's groups, rows and column blocks."""
 
     groups: int
@@ -60,7 +60,7 @@ def _ways(count: int, most: int) -> list[int]:
 
 
 @lru_cache(maxsize=65_536)
-def grid_of(geometry: Geometry, tiles: int, groups: int, rows: int, n: int) -> Grid:
+def grid_of(geometry: Geometry, tiles: int, groups: int, rows: int, n: int) -> BlockGrid:
     """The grid that is expected to be fastest; of equals the one with the fewest tiles, then of the fewest along groups,
     column blocks and rows."""
     blocks, candidates = _up(n, geometry.columns), []
@@ -76,7 +76,7 @@ def grid_of(geometry: Geometry, tiles: int, groups: int, rows: int, n: int) -> G
             time = (max(run, load) if geometry.weight_banks == 2 else run + load) * _up(groups, by_group)
             candidates.append((time, by_group * by_row * by_block, by_group, by_block, by_row))
     _, _, by_group, by_block, by_row = min(candidates)
-    return Grid(by_group, by_row, by_block)
+    return BlockGrid(by_group, by_row, by_block)
 
 
 def lane_cycles(geometry: Geometry, tiles: int, work: Work, slots: I64 | None) -> int:

@@ -105,7 +105,7 @@ def start_of(recipe: Recipe, origin: Path | None) -> dict[str, Any]:
     return {"weights": weights, "vae": part("vae"), "vocabulary": model["vocab"], "merges": model["merges"]}
 
 
-class Step:
+class TrainingStep:
     """One optimisation step, called once per batch: as a captured CUDA graph, or call by call.
 
     The learning rate is a tensor, so that the graph reads what the schedule says; losses add up in another.
@@ -208,7 +208,7 @@ def train(
     started = last_saved = time.monotonic()
     if compiled:
         task.compile()
-    take_step = Step(task, optimizer, place, captured=place.type == "cuda" and not eager)
+    take_step = TrainingStep(task, optimizer, place, captured=place.type == "cuda" and not eager)
     logged = step
 
     def log() -> None:

@@ -20,7 +20,7 @@ import pytest
 from ditto_cosim.device.backends import board as board_module
 from ditto_cosim.device.backends import board_link, find_backend
 from ditto_cosim.device.backends.base import Gemm
-from ditto_cosim.device.backends.board import REGISTER, BoardBackend, Port, choose_port
+from ditto_cosim.device.backends.board import REGISTER, BoardBackend, SerialPort, choose_port
 from ditto_cosim.device.backends.model import ModelBackend
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.protocol.errors import BackendError, ParametersError, WatchdogError
@@ -244,15 +244,15 @@ def test_board_port_held_by_another_is_refused(backend: BoardBackend) -> None:
     [
         ([], "", "no board is connected"),
         (
-            [Port("/dev/a", "A1", ""), Port("/dev/b", "B2", "")],
+            [SerialPort("/dev/a", "A1", ""), SerialPort("/dev/b", "B2", "")],
             "",
             r"several could be it: /dev/a .serial number A1",
         ),
-        ([Port("/dev/a", "A1", "")], "C3", "no board with serial number 'C3'"),
+        ([SerialPort("/dev/a", "A1", "")], "C3", "no board with serial number 'C3'"),
     ],
 )
 def test_board_choice_says_what_there_is(
-    there: list[Port], wanted: str, says: str, monkeypatch: pytest.MonkeyPatch
+    there: list[SerialPort], wanted: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(board_module, "ports", lambda: there)
     with pytest.raises(BackendError, match=says):
@@ -260,7 +260,9 @@ def test_board_choice_says_what_there_is(
 
 
 def test_board_is_chosen_by_serial_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board_module, "ports", lambda: [Port("/dev/a", "A1", ""), Port("/dev/b", "B2", "")])
+    monkeypatch.setattr(
+        board_module, "ports", lambda: [SerialPort("/dev/a", "A1", ""), SerialPort("/dev/b", "B2", "")]
+    )
     assert choose_port("B2") == "/dev/b"
     assert choose_port("/dev/ttyS9") == "/dev/ttyS9"
 

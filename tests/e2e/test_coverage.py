@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ditto_cosim import coverage
 from ditto_cosim.cli import root
-from ditto_cosim.coverage import SMALL, Coverage, cover, denoisers
+from ditto_cosim.coverage import SMALL, CoverageReport, cover, denoisers
 
 QUICK = [name for name, small in SMALL.items() if small.quick]
 NOT_YET = {
@@ -42,8 +42,8 @@ def test_coverage_does_not_shrink(name: str) -> None:
 
 def test_coverage_tells_what_is_missing_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {
-        "A": Coverage("A", True, False, False, ("aten.sort.default",)),
-        "B": Coverage("B", True, True, True),
+        "A": CoverageReport("A", True, False, False, ("aten.sort.default",)),
+        "B": CoverageReport("B", True, True, True),
     }
     monkeypatch.setattr(coverage, "denoisers", lambda: list(rows))
     monkeypatch.setattr(coverage, "cover", rows.__getitem__)

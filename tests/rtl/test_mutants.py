@@ -13,7 +13,7 @@ from ditto_cosim.cli.rtl_trust import app
 from ditto_cosim.sim_harness import mutation
 from ditto_cosim.sim_harness.equivalence import same
 from ditto_cosim.sim_harness.mutants import KINDS, SELECTOR, Mutant, all_in_one, find, one
-from ditto_cosim.sim_harness.mutation import Campaign, Outcome, campaign, wilson
+from ditto_cosim.sim_harness.mutation import Campaign, MutantOutcome, campaign, wilson
 from ditto_cosim.sim_harness.sources import rtl_dir
 from support.lane_reference import LaneReference
 
@@ -88,7 +88,9 @@ def test_equivalence_is_proved_where_it_is_and_not_where_it_is_not(every: list[M
 
 def test_cli_mutate_prints_what_became_of_them(monkeypatch: pytest.MonkeyPatch, every: list[Mutant]) -> None:
     verdicts = ["killed"] * 8 + ["equivalent", "escaped"]
-    outcomes = tuple(Outcome(m, verdict, "why", 0.1) for m, verdict in zip(every, verdicts, strict=False))
+    outcomes = tuple(
+        MutantOutcome(m, verdict, "why", 0.1) for m, verdict in zip(every, verdicts, strict=False)
+    )
     monkeypatch.setattr(mutation, "campaign", lambda *_, **__: Campaign(7, 10, (), outcomes, 1.0))
     result = CliRunner().invoke(app, ["mutate", "--json"])
     values = json.loads(result.stdout.splitlines()[-1])

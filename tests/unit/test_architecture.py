@@ -94,3 +94,14 @@ def test_every_python_file_names_its_licence() -> None:
         if "SPDX-License-Identifier: Apache-2.0" not in p.read_text()[:200]
     ]
     assert not without, f"their first line is to be `# SPDX-License-Identifier: Apache-2.0`: {without}"
+
+
+def test_a_class_name_means_one_class() -> None:
+    homes: dict[str, list[str]] = {}
+    for folder in (*ROOMS, "protocol", "sim_harness", "ditto_cosim"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    homes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    twice = {name: found for name, found in homes.items() if len({*found}) > 1}
+    assert not twice, f"one word for one thing: {twice}"
