@@ -4,7 +4,7 @@
 A name is a file here (`rtl`, `rtl_wide`, `model`, `board`), an entry point of the group `ditto_cosim.backends`, or
 `module:Class`;
 `rtl:FOLDER` and `rtl:FOLDER,file.py:Class` run the user's own RTL, held to ours or to the contract named;
-`board:SERIAL` computes on one board of several.
+`board@SERIAL` computes on one board of several.
 The class is made with the chip it computes for and closes with the run.
 """
 
@@ -24,6 +24,7 @@ from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.messages import RunSpec
 
 OWN_RTL = "rtl:"
+ONE_BOARD = "board@"
 ENTRY_POINTS = "ditto_cosim.backends"
 _BUILT_IN = {
     "board": "ditto_cosim.device.backends.board:BoardBackend",
@@ -43,9 +44,8 @@ def names() -> list[str]:
 
 def find_backend(name: str) -> BackendFactory:
     """The class behind a name, not made yet."""
-    kind, _, which = name.partition(":")
-    if kind == "board" and which:
-        return partial(find_backend("board"), board=which)
+    if name.startswith(ONE_BOARD):
+        return partial(find_backend("board"), board=name.removeprefix(ONE_BOARD))
     if name.startswith(OWN_RTL):
         folder, _, contract = name.removeprefix(OWN_RTL).partition(",")
         from ditto_cosim.device.backends.own_rtl import OwnRtlBackend
@@ -57,7 +57,7 @@ def find_backend(name: str) -> BackendFactory:
     module, _, attribute = target.partition(":")
     if not module or not attribute:
         raise BackendError(
-            f"backend {name!r} is unknown; known: {', '.join(names())}, or give module:Class or board:SERIAL"
+            f"backend {name!r} is unknown; known: {', '.join(names())}, or give module:Class or board@SERIAL"
         )
     try:
         return cast(BackendFactory, getattr(importlib.import_module(module), attribute))

@@ -3,8 +3,8 @@
 
 Operands cross as one byte an element where they can: the encoder subtracts, so a difference that fits a byte is sent as
 itself with reference 0, and results are those of the two operands. Weights stay while rows pass.
-`board` takes the only board there is; `board:SERIAL` the one with this USB serial number, `board:/dev/ttyUSB0` (or any
-pySerial URL) that port, `board:sim` starts the Verilated board top behind a pseudo-terminal and opens that.
+`board` takes the only board there is; `board@SERIAL` the one with this USB serial number, `board@/dev/ttyUSB0` (or any
+pySerial URL) that port, `board@sim` starts the Verilated board top behind a pseudo-terminal and opens that.
 Cycles are not measured for layers: rows wait for the line, so a pass is as short as the board's memories. Its counters say
 what the passes took on the tile. What this file does not do: frames (`board_link.py`).
 """

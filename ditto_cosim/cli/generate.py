@@ -114,7 +114,7 @@ def generate(
         raise typer.BadParameter(
             f"a board computes with --backend board, not {backend}", param_hint="--board"
         )
-    backend = f"board:{board}" if board else backend
+    backend = f"board@{board}" if board else backend
     sample = _sample(how, verify)
     if rtl_dir is not None or contract:
         backend = _own_rtl(backend, rtl_dir, contract, connect)
@@ -191,12 +191,9 @@ def _own_rtl(backend: str, rtl_dir: Path | None, contract: str, connect: str) ->
 
 def _short(backend: str) -> str:
     """A backend's name in a folder's."""
-    kind, chosen, _ = backend.partition(":")
-    return (
-        {"rtl": "own-rtl", "board": "board"}[kind]
-        if chosen and kind in ("rtl", "board")
-        else backend.rpartition(":")[2]
-    )
+    if backend.startswith("rtl:"):
+        return "own-rtl"
+    return "board" if backend.startswith("board@") else backend.rpartition(":")[2]
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------------

@@ -292,7 +292,7 @@ def test_board_hardware_refuses_what_its_tile_cannot_take(
 
 
 def test_board_name_makes_the_backend_for_one_board(simulated: SimulatedBoard) -> None:
-    made: Any = find_backend(f"board:{simulated.port}")(TINY)
+    made: Any = find_backend(f"board@{simulated.port}")(TINY)
     assert made.name == "board"
     assert not made.measures
     made.close()
@@ -309,5 +309,5 @@ def test_frames_survive_bytes_that_mean_something_on_the_line() -> None:
 def test_board_conforms() -> None:
     from ditto_cosim.device.backends.conformance import check
 
-    report = check("board:sim", TINY)
+    report = check("board@sim", TINY)
     assert report.passed, [finding for finding in report.findings if not finding.passed]
