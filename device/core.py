@@ -35,7 +35,8 @@ class Activity:
 
 
 class Executor(Protocol):
-    """Executes one run's program: what serving needs of execution. Arrays handed to it are read-only."""
+    """Executes one run's program: what serving needs of execution. Arrays handed to it are read-only; inputs are those
+    that the program names, of its shapes and types: serving has checked them."""
 
     geometry_digest: str
     measures: bool

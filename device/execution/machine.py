@@ -33,12 +33,11 @@ from ditto_cosim.device.pricing.contract import contract_digest
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import LayerTime, stack
 from ditto_cosim.device.pricing.pricer import Pricer
-from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError, TensorError
+from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec
 from ditto_cosim.protocol.program import Command, Program
 from ditto_cosim.protocol.record import LayerRecord, StepRecord
-from ditto_cosim.protocol.tensors import NUMPY_TYPES
 
 Array = npt.NDArray[Any]
 Booked = list[tuple[LayerRecord, LayerTime]]
@@ -132,7 +131,7 @@ class Machine:
         on_value: Callable[[int, Array], object],
     ) -> StepResult:
         """Runs every command once. `timed = False` rebuilds temporal state and leaves clock and Defo alone."""
-        values = {**self.constants, **self._inputs(inputs)}
+        values = {**self.constants, **{value: inputs[name] for name, value in self.program.inputs.items()}}
         watched = None if observe == "all" else frozenset(() if observe == "none" else observe)
         pending: deque[Future[Booked]] = deque()
         records: list[LayerRecord] = []
@@ -178,19 +177,6 @@ class Machine:
 
     def _totals(self) -> dict[str, int]:
         return {**self.totals, **totals_of(self.backend)}
-
-    def _inputs(self, inputs: Mapping[str, Array]) -> dict[int, Array]:
-        if inputs.keys() != self.program.inputs.keys():
-            raise TensorError(f"inputs are {sorted(inputs)}, the program takes {sorted(self.program.inputs)}")
-        found = {}
-        for name, value in self.program.inputs.items():
-            spec, array = self.program.values[value], inputs[name]
-            if array.shape != spec.shape or array.dtype != NUMPY_TYPES[spec.dtype]:
-                raise TensorError(
-                    f"input {name!r} is {array.dtype}{list(array.shape)}, the program takes {spec}"
-                )
-            found[value] = array
-        return found
 
     def _vector(self, step: int, command: Command, values: Mapping[int, Array]) -> tuple[Array, ...]:
         operands = [values[v] for v in command.operands]
