@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts
@@ -20,7 +22,7 @@ def test_one_step_is_bit_identical_on_the_scales_that_ship(name: str) -> None:
     loaded = load_model(name)
     assert loaded.scales is not None, "ditto calibrate makes them"
     pipe = accelerate(loaded.pipe, backend="model", scales=loaded.scales, verify=True)
-    denoiser = next(iter(find_parts(pipe).values()))
+    denoiser: Any = next(iter(find_parts(pipe).values()))
     wish = Wish(steps=2, prompt=loaded.prompts[0] if loaded.prompts else "")
     try:
         pipe(**loaded.arguments(wish), output_type="latent" if loaded.prompts else "np")
