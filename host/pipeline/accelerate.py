@@ -98,7 +98,7 @@ def accelerate(
     spec = RunSpec(
         backend=backend, chip=chip, design=design, rtl_layers=list(rtl_layers), cross_check=cross_check
     )
-    device = _Devices(connect_to, keys, [n for n in (backend, cross_check) if ":" in n], record)
+    device = _Devices(connect_to, keys, [n for n in (backend, cross_check) if ":" in n or "@" in n], record)
     pipeline = None if isinstance(target, nn.Module) else target
     calibrated: list[Any] = []
     for at, (name, module) in enumerate(found.items()):

@@ -311,3 +311,25 @@ def test_board_conforms() -> None:
 
     report = check("board@sim", TINY)
     assert report.passed, [finding for finding in report.findings if not finding.passed]
+
+
+def test_board_computes_a_whole_run_that_its_user_asked_for() -> None:
+    import torch
+
+    from ditto_cosim.host.pipeline.accelerate import accelerate
+    from support.families import build, calibrated
+
+    calibrator, steps, _ = calibrated("odds")
+    torch.manual_seed(0)  # the weights that were calibrated
+    module = accelerate(
+        build("odds"), backend="board@sim", chip="tiny", verify=True, scales=calibrator.grids()
+    )
+    try:
+        for inputs in steps:
+            module(**inputs)
+        seen = module.finish()
+    finally:
+        module.shut_down()
+    assert seen.verdict.bit_identical
+    assert seen.board["link"] == "simulated"
+    assert seen.board["bytes"] > 1000
