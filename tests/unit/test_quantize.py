@@ -37,7 +37,8 @@ from ditto_cosim.host.compiler.quantize import (
 )
 from ditto_cosim.host.reference.golden import Golden
 from ditto_cosim.protocol.isa import ints
-from support.make_quantized import CONFIG, HERE as QUANTIZED
+from support.make_quantized import CONFIG
+from support.make_quantized import HERE as QUANTIZED
 
 
 def histogram(values: npt.ArrayLike) -> Histogram:
