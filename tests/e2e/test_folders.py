@@ -90,7 +90,8 @@ def test_folders_of_a_denoiser_alone_are_calibrated_compiled_and_run(
     ditto: Any, folders: Any, tmp_path: Path
 ) -> None:
     scales = tmp_path / "scales.json"
-    ditto("calibrate", folders / "bare", "-o", scales, "--steps", 2, "--batch", 1)
+    said = ditto("calibrate", folders / "bare", "-o", scales, "--steps", 2, "--batch", 1, "--json").out
+    assert 0 <= min(json.loads(said)["clipped"].values()) <= max(json.loads(said)["clipped"].values()) < 0.01
     ditto("compile", folders / "bare", "-o", tmp_path / "c", "--scales", scales, "--steps", 2, "--json")
     assert len(Compiled.load(tmp_path / "c").program.layers) > 20
     found = generated(ditto, folders / "bare", tmp_path, "--scales", scales)
@@ -179,6 +180,16 @@ def test_folders_paint_into_a_mask_and_in_few_steps(ditto: Any, folders: Any, tm
     ).save_pretrained(tmp_path / "lcm")
     found = generated(ditto, tmp_path / "lcm", tmp_path, "--prompt", "a cat", "--guidance", 8)
     assert found["steps"] == 2
+
+
+def test_folders_are_measured_against_their_own_fp32(ditto: Any, folders: Any, tmp_path: Path) -> None:
+    asked = ("--count", 3, "--seeds", 1, "--steps", 2, "--batch", 2, "--json", "-o", tmp_path / "all.png")
+    for words in ((folders / "bare",), (folders / "sd", "--prompt-file", folders / "prompts.txt")):
+        found = json.loads(ditto("quality", *words, *asked).out)
+        assert found["series"]["static"]["psnr_db"] > 20
+        assert "frechet_distance" not in found["series"]["static"]
+    with Image.open(tmp_path / "all.png") as picture:
+        assert picture.height > 2 * 16
 
 
 def test_folders_say_what_is_missing(ditto: Any, folders: Any, tmp_path: Path) -> None:
