@@ -11,6 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+CLIPPED_SHOWN = 5
+"""Points named after a calibration for the share of their values that the grid cuts off."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 
 
@@ -144,6 +147,7 @@ def calibrate(
     lora: Annotated[
         list[str] | None, typer.Option(help="LoRA file or folder, perhaps :scale; may be repeated")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Choose a model's 8-bit scales from real fp32 denoising trajectories, and keep them as a file.
 
@@ -166,7 +170,15 @@ def calibrate(
     denoiser: Any = loaded.denoiser
     target = output or (loaded.folder / SCALES_FILE if loaded.folder is not None else Path(SCALES_FILE))
     save_grids(denoiser.grids, target)
+    if as_json:
+        print(json.dumps({"scales": str(target), "points": len(denoiser.grids), "clipped": denoiser.clipped}))
+        return
     print(f"{len(denoiser.grids)} scales written to {target}")
+    worst = sorted(denoiser.clipped.items(), key=lambda item: -item[1])[:CLIPPED_SHOWN]
+    if worst and worst[0][1]:
+        print("most clipped: " + ", ".join(f"{point} {share:.2%}" for point, share in worst if share))
+    else:
+        print("no value of the calibration is clipped")
 
 
 def data(

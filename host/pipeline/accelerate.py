@@ -264,7 +264,14 @@ def _calibration_call(target: Any, calibration: Any, *, decodes: bool) -> None:
             f"{type(target).__name__} needs {', '.join(missing)} for its calibration run; "
             f"pass accelerate(…, calibration={{{missing[0]!r}: …}})"
         )
-    target(**arguments)
+    try:
+        target(**arguments)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, DittoError):
+            raise
+        raise TargetError(
+            f"{type(target).__name__} failed in its own fp32 calibration call, before anything was accelerated: {error}"
+        ) from error
 
 
 def _given_scales(scales: Path | Mapping[str, Grid] | None, original: nn.Module) -> dict[str, Grid] | None:

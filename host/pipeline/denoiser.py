@@ -137,6 +137,8 @@ class Acceleration:
         self._lock = threading.RLock()
         self._steps = 50
         self._quick = self._thorough = 0
+        self.clipped: dict[str, float] = {}
+        """After a calibration: point -> the share of what it saw that lies beyond its grid."""
         self._calibrators: list[Calibrator] | None = None
         self._choice: dict[str, Any] | None = None
         """How grids were chosen here; None: they were given."""
@@ -217,6 +219,7 @@ class Acceleration:
                 "calibration saw no denoiser call; run the pipeline between start and stop"
             )
         self.grids, self._choice = _grids(calibrators, choice), choice
+        self.clipped = calibrators[0].clipped(self.grids)
         self._outgrown = False
         self._programs.clear()
         return dict(self.grids)
@@ -517,6 +520,7 @@ SHOWN = frozenset(
     {
         "abandon_calibration",
         "begin",
+        "clipped",
         "finish",
         "generations",
         "grids",
