@@ -111,6 +111,7 @@ class Machine:
         return {
             "lane_contract": int(written and plain),
             "tiles": self.chip.tiles,
+            "adders": self.chip.adders,
             "lanes": tile.lanes,
             "columns": tile.columns,
             "encode_width": tile.encode_width,

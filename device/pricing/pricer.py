@@ -38,6 +38,7 @@ from ditto_cosim.device.pricing.cost import (
 )
 from ditto_cosim.device.pricing.datapath import datapath_of
 from ditto_cosim.device.timing import buffers
+from ditto_cosim.device.timing.schedule import schedule
 from ditto_cosim.device.timing.traffic import Group, Scope, mode_bytes
 from ditto_cosim.device.timing.traffic import groups as groups_of
 from ditto_cosim.device.timing.vector_time import command_cycles, command_passes, pass_cycles, reduces_whole
@@ -125,11 +126,15 @@ class Pricer:
         early = sum(reads.get(c, 0) for c in EARLY)
         late, out = sum(reads.values()) - early, sum(writes.values())
         moved = (early + late + out,) if chip.timing == "paper" else (early + late, out)
-        passes = sum(len(split_k(w.k, chip.geometry.k_max)) for w in works)
+        chunks = sum(len(split_k(w.k, chip.geometry.k_max)) for w in works)
+        parts = [schedule(chip.geometry, chip.tiles, w, chip.adders).chunk_shares for w in works]
+        passes = sum(max(shares) for shares in parts)
         streamed, after, elements = self._tails[group.index]
         extra = self._extra_passes(group, mode)
-        if chip.partial_sums == "vector" and passes > 1:
-            extra += passes - 1
+        if chip.partial_sums == "vector" and chunks > 1:
+            extra += chunks - 1
+        elif chip.partial_sums == "lanes":
+            extra += sum(len(shares) - 1 for shares in parts)
         if extra:
             streamed += pass_cycles(group.accumulators, chip.vector_lanes, chip.vector_depth_cycles, extra)
         operands = 1 if mode == "original" else 2
@@ -147,7 +152,7 @@ class Pricer:
             after_cycles=after,
             vector_elements=elements + extra * group.accumulators,
             through_bytes=through,
-            sram_bytes=early + late + out + through + 4 * group.accumulators * max(1, 2 * passes - 1),
+            sram_bytes=early + late + out + through + 4 * group.accumulators * max(1, 2 * chunks - 1),
             passes=max(1, passes),
             macs=sum(w.macs for w in self.works(group, "original")),
             kernels=(group.layer is not None) + sum(command_passes(c) > 0 for c in group.tail),

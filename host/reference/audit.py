@@ -53,7 +53,7 @@ class Audit:
         self.program = program
         self._encoder = Encoder(str(facts["low_rule"]), int(facts["k_max"]))  # type: ignore[arg-type]  # refused there
         self._geometry = _geometry(facts)
-        self._tiles = int(facts.get("tiles", 0))
+        self._tiles, self._adders = int(facts.get("tiles", 0)), int(facts.get("adders", 0))
         self._before: dict[int, LayerOperands] = {}
         self._now: dict[int, LayerOperands] = {}
         self._met: dict[int, dict[Mode, tuple[RowCounts, ...]]] = {}
@@ -164,7 +164,9 @@ class Audit:
         works = layer_work(self.program, record.layer, record.mode)
         original = record.mode == "original"
         return sum(
-            lane_cycles(self._geometry, self._tiles, work, None if original else met.slots.numpy())
+            lane_cycles(
+                self._geometry, self._tiles, work, None if original else met.slots.numpy(), self._adders
+            )
             for work, met in zip(works, self._met[record.layer][record.mode], strict=True)
         )
 
