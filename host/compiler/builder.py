@@ -289,7 +289,7 @@ class Builder:
             )
         y0 = self._dequantize(layer, acc0, params0, scale, bias, -1, when="increment")
         (q,) = (self.by_id[v] for v in self.makers[acc.id].operands[:1])
-        b = self.constant(factors.b, f"{layer}.B")
+        b = self.constant(factors.b, f"{layer}.B.weight")
         if plan.cache.projected:
             (projected,) = self.emit("linear", q, params, b, name=f"{layer}.B")
             products = projected, self._anchored(projected)
@@ -298,14 +298,14 @@ class Builder:
             operands = q, params, b, self._anchored(q), params0
             (p,) = self.emit_in("increment", "linear_increment", operands, {}, f"{layer}.B")
         b_scale, a_scale = (
-            self.constant(scale, f"{layer}.{name}_scale")
+            self.constant(scale, f"{layer}.{name}.weight_scale")
             for name, scale in (("B", factors.b_scale), ("A", factors.a_scale))
         )
         h = self._dequantize(f"{layer}.B", p, params, b_scale, None, -1, when="increment")
         grid = Grid("static", (factors.h_scale(plan.cache.period),), (0,), symmetric=True)
         name = f"{layer}.A:x/quantize"
         qh, ph = self.emit_in("increment", "quantize", (h,), grid.attrs(self.steps), name)
-        a = self.constant(factors.a, f"{layer}.A")
+        a = self.constant(factors.a, f"{layer}.A.weight")
         (acc,) = self.emit_in("increment", "linear", (qh, ph, a), {"reference": "zero"}, f"{layer}.A")
         correction = self._dequantize(f"{layer}.A", acc, ph, a_scale, None, -1, when="increment")
         return self.emit_in("increment", "add", (y0, correction), {}, f"{layer}/add", y)[0]
