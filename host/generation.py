@@ -90,8 +90,9 @@ def generate_run(
     """Accelerates the model, calls it once, and writes pictures, record and report into `directory`.
 
     Without scales, the ones beside the weights are taken unless another policy or observer is asked for; a model without
-    any is calibrated first; a cache without factors beside the weights has them made first. `command` is what to type to get this run again; `settings` go to `accelerate`. `resume` goes on
-    behind the steps that the directory's record holds; `resume.py` finds the arguments.
+    any is calibrated first; a cache without factors beside the weights has them made first. `command` is what to type to get
+    this run again; `settings` go to `accelerate`. `resume` goes on behind the steps that the directory's record holds;
+    `resume.py` finds the arguments.
     """
     model = model.for_wish(wish)
     recipe = recipe_of(model, wish, backend, chip, design, command, scales, policy, observer, cache, settings)

@@ -249,7 +249,8 @@ def _infer_linear(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
 
 def _infer_linear_reference(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     _require(
-        a.get("reference", "zero") == "zero", f"linear: reference {a.get('reference')!r} is unknown; it is zero"
+        a.get("reference", "zero") == "zero",
+        f"linear: reference {a.get('reference')!r} is unknown; it is zero",
     )
     return _infer_linear(t, a)
 
@@ -700,7 +701,11 @@ _FORMS: list[Form] = [
         "move",
         (),
         ("y:any",),
-        {"slot": "str: the name that it was kept under", "shape": "ints", "dtype": "str: f32, i8, i32 or i64"},
+        {
+            "slot": "str: the name that it was kept under",
+            "shape": "ints",
+            "dtype": "str: f32, i8, i32 or i64",
+        },
         "y = the value held under the name, bit for bit; it stays held",
         _infer_recall,
     ),

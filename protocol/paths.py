@@ -69,7 +69,10 @@ def _bypass(program: Program, passes: Passes) -> tuple[frozenset[str], frozenset
     back: dict[int, bool] = {}
     for command, found, passed in zip(program.commands, carried, through, strict=True):
         clear = _takes_differences(command) or (
-            passed and not command.is_layer and command.op != "recall" and all(back.get(v, False) for v in found)
+            passed
+            and not command.is_layer
+            and command.op != "recall"
+            and all(back.get(v, False) for v in found)
         )
         back.update(dict.fromkeys(command.results, clear))
     ahead: dict[int, bool] = {}
@@ -77,7 +80,8 @@ def _bypass(program: Program, passes: Passes) -> tuple[frozenset[str], frozenset
         for value in command.results:
             readers = [(program.commands[at], through[at]) for at in consumers.get(value, [])]
             ahead[value] = value not in outputs and all(
-                _takes_differences(c) or (passed and not c.is_layer and c.op != "keep" and ahead[c.results[0]])
+                _takes_differences(c)
+                or (passed and not c.is_layer and c.op != "keep" and ahead[c.results[0]])
                 for c, passed in readers
             )
     return (

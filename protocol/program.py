@@ -129,7 +129,9 @@ class Program:
                 raise IsaError(f"{where}: its name is not unique")
             names.add(command.name)
             if command.when not in ("", *(STEP_CLASSES if self.period > 1 else ())):
-                raise IsaError(f"{where}: runs in {command.when!r} steps, which a period of {self.period} does not have")
+                raise IsaError(
+                    f"{where}: runs in {command.when!r} steps, which a period of {self.period} does not have"
+                )
         kept: dict[str, TensorSpec] = {}
         for step_class in self.step_classes:
             self._validate_class(step_class, kept)

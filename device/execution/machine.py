@@ -2,10 +2,11 @@
 """The machine: executes a run's program, step by step, in function and in time.
 
 Values live here from the command that makes them to the last that reads them; layers keep their temporal state between
-steps, and what a full step keeps under a name lasts until the next full step. A layer's mode is chosen, then it is computed; beside that a second thread counts what each mode would meet, checks
-what the backend reports and tells its price, so that the values never wait for the books. Layers overlap in time, so a layer
-is reported when a later one shows that it has ended. An oracle design waits for the counts before it chooses. What this file
-does not do: runs and replies (`serving/`), the arithmetic (`layers.py`, `kernels/vector.py`), the cycles (`pricing/`).
+steps, and what a full step keeps under a name lasts until the next full step. A layer's mode is chosen, then it is computed;
+beside that a second thread counts what each mode would meet, checks what the backend reports and tells its price, so that the
+values never wait for the books. Layers overlap in time, so a layer is reported when a later one shows that it has ended. An
+oracle design waits for the counts before it chooses. What this file does not do: runs and replies (`serving/`), the
+arithmetic (`layers.py`, `kernels/vector.py`), the cycles (`pricing/`).
 """
 
 from __future__ import annotations

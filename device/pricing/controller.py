@@ -36,7 +36,9 @@ class Controller:
         self.knows_beforehand = design.policy == "ideal"
         self._differences = frozenset(i for i, c in enumerate(program.layers) if c.op == "linear_increment")
         """Whose operand is a difference already: no design has a choice."""
-        self._stateless = self._differences | {i for i, c in enumerate(program.layers) if "reference" in c.attrs}
+        self._stateless = self._differences | {
+            i for i, c in enumerate(program.layers) if "reference" in c.attrs
+        }
         in_a_step = max(len(set(program.layers_of(c)) - self._differences) for c in program.step_classes)
         uses_table = design.policy in ("defo", "dynamic")
         self.table = DefoTable(len(program.layers), chip.defo_unit_log2, in_a_step) if uses_table else None

@@ -108,7 +108,9 @@ class Pricer:
     @property
     def nothing(self) -> GroupCost:
         """Of a group that has no part in a step."""
-        return GroupCost(self.prologue, self.design.base_mode, *(0,) * 4, (0,) * len(TRAFFIC), *(0,) * 6, 1, 0, 0)
+        return GroupCost(
+            self.prologue, self.design.base_mode, *(0,) * 4, (0,) * len(TRAFFIC), *(0,) * 6, 1, 0, 0
+        )
 
     def traffic(self, group: Group, mode: Mode, keeps_state: bool) -> tuple[dict[str, int], dict[str, int]]:
         """DRAM bytes read and written by class, less what stays on the chip."""

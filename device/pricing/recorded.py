@@ -315,7 +315,9 @@ def rows_of_step(
     priced.play()
     at, groups = columns.steps.index(step), priced.groups[columns.program.step_class(step)]
     lanes = LaneColumns(*priced.lanes[:, at, groups])
-    return pricer.contract.config, pricer.contract.rows(priced.costs, priced.chosen[at, groups], lanes).tolist()
+    return pricer.contract.config, pricer.contract.rows(
+        priced.costs, priced.chosen[at, groups], lanes
+    ).tolist()
 
 
 class _Run:

@@ -135,7 +135,9 @@ def _groups(key: _ByDigest, scope: Scope, dependency_check: bool, sign_mask: boo
         ]
         elements = program.values[layer.results[0]].elements if layer else 0
         if scope == "operands":
-            reads = [t for t in reads if layer is not None and (_is_operand(t, layer, root) or t.traffic in STATE)]
+            reads = [
+                t for t in reads if layer is not None and (_is_operand(t, layer, root) or t.traffic in STATE)
+            ]
             writes = [Transfer(layer.results[0], "output", elements)] if layer else []
         producer = max((home[t.value] for t in reads if t.value in home), default=None)
         found.append(
@@ -173,7 +175,7 @@ def mode_bytes(group: Group, mode: Mode, keeps_state: bool) -> tuple[dict[str, i
     if not group.summation_deferred:
         if mode == "temporal" and group.has_state:
             reads["previous_output"] = group.accumulators * ACCUMULATOR_BYTES
-        if keeps_state or group.keeps_accumulators:
+        if (keeps_state and group.has_state) or group.keeps_accumulators:
             writes["previous_output"] = group.accumulators * ACCUMULATOR_BYTES
     return reads, writes
 

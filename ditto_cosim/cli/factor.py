@@ -30,14 +30,14 @@ def factor(
     steps: Annotated[int, typer.Option(min=2)] = 50,
     seed: Annotated[int, typer.Option()] = 1234,
     prompt: Annotated[str, typer.Option(help="Text prompt of a text-conditional model")] = "",
-    guidance: Annotated[
-        float, typer.Option(help="Classifier-free guidance; 0 leaves the model's own")
-    ] = 0.0,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 0 leaves the model's own")] = 0.0,
     scales: Annotated[Path | None, typer.Option(help="File of scales; default: beside the weights")] = None,
     longest_period: Annotated[
         int, typer.Option(min=2, help="Largest period that a run with these factors may have")
     ] = 8,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a sentence")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of a sentence")
+    ] = False,
 ) -> None:
     """Factorise q, k, v, the attention's output and both layers of the MLP of every block, from the model's own trajectories.
 
@@ -76,6 +76,13 @@ def factor(
     size = sum(f.a.numel() + f.b.numel() for f in found.layers.values())
     if as_json:
         figures = {"layers": len(found.layers), "rank": found.rank, "parameters": size}
-        print(json.dumps({"model": found.model, "method": method, **figures, "about": found.about, "file": str(target)}))
+        print(
+            json.dumps(
+                {"model": found.model, "method": method, **figures, "about": found.about, "file": str(target)}
+            )
+        )
     else:
-        print(f"{len(found.layers)} layers at rank {found.rank}, {size:,} parameters, written to {target}", file=sys.stdout)
+        print(
+            f"{len(found.layers)} layers at rank {found.rank}, {size:,} parameters, written to {target}",
+            file=sys.stdout,
+        )

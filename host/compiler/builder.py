@@ -243,7 +243,13 @@ class Builder:
                 "grid; calibrate it with policy auto, static or clustered"
             )
         period = self.plan.cache.period
-        starts = dict(zip((round(b / period) * period for b in isa.ints(attrs, "bounds")), range(self.steps), strict=False))
+        starts = dict(
+            zip(
+                (round(b / period) * period for b in isa.ints(attrs, "bounds")),
+                range(self.steps),
+                strict=False,
+            )
+        )
         kept = list(starts.values())  # of clusters that begin together, the last
         scales, points = attrs["scales"], attrs["zero_points"]
         assert isinstance(scales, tuple)
@@ -287,7 +293,6 @@ class Builder:
             raise QuantizationError(
                 f"{layer}: its factors were made for other scales of the operand's channels; make them again with `ditto factor`"
             )
-        y0 = self._dequantize(layer, acc0, params0, scale, bias, -1, when="increment")
         (q,) = (self.by_id[v] for v in self.makers[acc.id].operands[:1])
         b = self.constant(factors.b, f"{layer}.B.weight")
         if plan.cache.projected:
@@ -308,12 +313,15 @@ class Builder:
         a = self.constant(factors.a, f"{layer}.A.weight")
         (acc,) = self.emit_in("increment", "linear", (qh, ph, a), {"reference": "zero"}, f"{layer}.A")
         correction = self._dequantize(f"{layer}.A", acc, ph, a_scale, None, -1, when="increment")
+        y0 = self._dequantize(layer, acc0, params0, scale, bias, -1, when="increment")  # in the group of A
         return self.emit_in("increment", "add", (y0, correction), {}, f"{layer}/add", y)[0]
 
     def _anchored(self, value: Value) -> Value:
         """What a value was in the last full step."""
         made = self.makers[value.id]
-        slot = made.name if made.results.index(value.id) == 0 else f"{made.name}/{made.results.index(value.id)}"
+        slot = (
+            made.name if made.results.index(value.id) == 0 else f"{made.name}/{made.results.index(value.id)}"
+        )
         self.emit_in("full", "keep", (value,), {"slot": slot}, f"{slot}/keep")
         recalled: Attrs = {"slot": slot, "shape": value.spec.shape, "dtype": value.spec.dtype}
         return self.emit_in("increment", "recall", (), recalled, f"{slot}/recall")[0]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Low-rank factors of a model's layers as a file: int8 with scales, one safetensors file beside its `ditto_scales.json`.
 
-Of a layer y = W·x + b, W [N, K]: `A` int8 [N, R] with a scale a row, `B` int8 [R, K] with a scale a row, A·B ≈ W, and the scale of
-B·(x − x₀) for every period that was seen. Components are in the order of their weight, so that a run of lower rank takes the
-first ones. Each layer carries the digest of the weights that it was made of, and the factors of its input's channels.
+Of a layer y = W·x + b, W [N, K]: `A` int8 [N, R] and `B` int8 [R, K] with a scale a row, A·B ≈ W, and the scale of
+B·(x − x₀) for every period that was seen. Components are in the order of their weight, so that a run of lower rank takes
+the first ones. Each layer carries the digest of the weights that it was made of, and the factors of its input's channels.
 What this file does not do: make them (`pipeline/factor.py`).
 """
 
@@ -60,7 +60,9 @@ class LayerFactors:
         return self.b.shape[0]
 
     def truncated(self, rank: int) -> LayerFactors:
-        return replace(self, a=self.a[:, :rank].contiguous(), b=self.b[:rank].contiguous(), b_scale=self.b_scale[:rank])
+        return replace(
+            self, a=self.a[:, :rank].contiguous(), b=self.b[:rank].contiguous(), b_scale=self.b_scale[:rank]
+        )
 
     def h_scale(self, period: int) -> float:
         return self.h_scales[min(period, len(self.h_scales) + 1) - 2]
@@ -112,7 +114,12 @@ class Factors:
         tensors: dict[str, torch.Tensor] = {}
         told: dict[str, Any] = {}
         for name, f in self.layers.items():
-            tensors |= {f"{name}.A": f.a, f"{name}.A_scale": f.a_scale, f"{name}.B": f.b, f"{name}.B_scale": f.b_scale}
+            tensors |= {
+                f"{name}.A": f.a,
+                f"{name}.A_scale": f.a_scale,
+                f"{name}.B": f.b,
+                f"{name}.B_scale": f.b_scale,
+            }
             told[name] = {"h_scales": f.h_scales, "digest": f.digest, "channels": f.channels}
         metadata = {
             "format": FORMAT,
@@ -166,9 +173,13 @@ def check_rank(rank: int, layers: Mapping[str, nn.Linear]) -> None:
 
 def _check(path: Path, name: str, f: LayerFactors) -> None:
     (n, rank), (rows, k) = f.a.shape, f.b.shape
-    shapes = rows == rank and f.a_scale.shape == (n,) and f.b_scale.shape == (rank,) and len(f.channels) in (0, k)
+    shapes = (
+        rows == rank and f.a_scale.shape == (n,) and f.b_scale.shape == (rank,) and len(f.channels) in (0, k)
+    )
     types = f.a.dtype == f.b.dtype == torch.int8 and f.a_scale.dtype == f.b_scale.dtype == torch.float32
     finite = bool(torch.isfinite(f.a_scale).all() and torch.isfinite(f.b_scale).all())
     positive = all(0 < s < 1e30 for s in (*f.h_scales, *f.channels)) and bool(f.h_scales)
-    if not (shapes and types and finite and positive and bool((f.a_scale > 0).all() and (f.b_scale > 0).all())):
+    if not (
+        shapes and types and finite and positive and bool((f.a_scale > 0).all() and (f.b_scale > 0).all())
+    ):
         raise FactorsError(f"{path}: the factors of layer {name!r} do not fit together; make them again")

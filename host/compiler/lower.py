@@ -257,7 +257,9 @@ def _prune(program: Program) -> Program:
     ]
     used = {v for values in needed.values() for v in values}
     constants = {n: v for n, v in program.constants.items() if v in used}
-    order = dict.fromkeys([*program.inputs.values(), *constants.values(), *(r for c in kept for r in c.results)])
+    order = dict.fromkeys(
+        [*program.inputs.values(), *constants.values(), *(r for c in kept for r in c.results)]
+    )
     number = {old: new for new, old in enumerate(order)}
     return replace(
         program,

@@ -114,7 +114,9 @@ def accelerate(
     cached = next(iter(found)) if wanted is not None else None
     if wanted is not None and wanted.kind == "icc" and not wanted.idle:
         made = Factors.load(factors) if isinstance(factors, Path) else factors
-        factors = made or _factors(wanted, found[cached or ""], _given_scales(scales, found[cached or ""]), target, calibration)
+        factors = made or _factors(
+            wanted, found[cached or ""], _given_scales(scales, found[cached or ""]), target, calibration
+        )
     for at, (name, module) in enumerate(found.items()):
         settings = Settings(
             spec,

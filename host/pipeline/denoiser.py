@@ -422,9 +422,7 @@ class Acceleration:
         plan = None
         if self._cache is not None and not self._cache.idle:
             plan = plan_of(self._cache, self.module, self._factors)
-        compiled = compile_denoiser(
-            captured, self._grids_for(captured, call), steps=self._steps, plan=plan
-        )
+        compiled = compile_denoiser(captured, self._grids_for(captured, call), steps=self._steps, plan=plan)
         dtypes = self._result_dtypes(call, captured)
         known.append(_Program(compiled, captured.held, captured.outputs, captured.result, dtypes))
         if not clustered:

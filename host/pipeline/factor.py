@@ -36,7 +36,9 @@ Tell = Callable[[str, int], None]
 
 def usual_rank(denoiser: nn.Module) -> int:
     """The authors' share of the narrowest layer."""
-    return max(1, round(USUAL_SHARE * min(min(m.in_features, m.out_features) for m in places(denoiser).values())))
+    return max(
+        1, round(USUAL_SHARE * min(min(m.in_features, m.out_features) for m in places(denoiser).values()))
+    )
 
 
 def factor_denoiser(
@@ -109,7 +111,9 @@ def _measured(
 ) -> dict[str, LayerFactors]:
     """The factors with the scales of what B makes, for periods up to the longest."""
     projections = {name: _projection(factors) for name, factors in made.items()}
-    seen: dict[str, list[list[Histogram]]] = {name: [[] for _ in range(longest_period - 1)] for name in layers}
+    seen: dict[str, list[list[Histogram]]] = {
+        name: [[] for _ in range(longest_period - 1)] for name in layers
+    }
     before: dict[tuple[str, int], deque[Tensor]] = {}
 
     def see(name: str, branch: int, x: Tensor, y: Tensor) -> None:
@@ -124,7 +128,9 @@ def _measured(
     for name, factors in made.items():
         by_lag = [Histogram.merge(lag) for lag in seen[name] if lag]
         if not by_lag:
-            raise CacheError("factors: the pipeline called its denoiser once, so there are no increments to measure")
+            raise CacheError(
+                "factors: the pipeline called its denoiser once, so there are no increments to measure"
+            )
         grids = [choose(by_lag[: i + 1], symmetric=True, policy="static") for i in range(len(by_lag))]
         found[name] = replace(factors, h_scales=tuple(float(grid.scales[0]) for grid in grids))
     return found

@@ -276,7 +276,8 @@ class Run:
         if behind is not None:
             self._same_digests({"weights": weights_digest(compiled.arrays)})
         after = [
-            Completed(f.step, dict(f.inputs), dict(f.outputs), f.state.snapshot) for f in self._rests_on(behind)
+            Completed(f.step, dict(f.inputs), dict(f.outputs), f.state.snapshot)
+            for f in self._rests_on(behind)
         ]
         self._remote = self._device.open_run(compiled.program, compiled.arrays, self.spec, after)
         self.spec = self._remote.spec

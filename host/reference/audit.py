@@ -103,7 +103,9 @@ class Audit:
         layers = [r.layer for r in record.layers]
         expected = self.program.layers_of(self.program.step_class(record.step))
         if layers != list(expected):
-            return Discrepancy(record.step, "record", f"{len(layers)} layers", f"each of {len(expected)} once")
+            return Discrepancy(
+                record.step, "record", f"{len(layers)} layers", f"each of {len(expected)} once"
+            )
         for layer in record.layers:
             if (found := self._check_layer(record.step, layer)) is not None:
                 return found

@@ -75,7 +75,9 @@ def arrange(command: Command, operands: list[Tensor]) -> LayerOperands:
     return LayerOperands((picture.contiguous(),), (params,))
 
 
-def modes_of(command: Command, now: LayerOperands, before: LayerOperands | None) -> tuple[tuple[Mode, ...], bool]:
+def modes_of(
+    command: Command, now: LayerOperands, before: LayerOperands | None
+) -> tuple[tuple[Mode, ...], bool]:
     """The modes that a layer may run in, and whether something forbids differences to the step before."""
     if command.op == "linear_increment":
         return ("temporal",), False

@@ -140,7 +140,8 @@ def linear_increment(x: Tensor, params: Tensor, weights: Weights, x0: Tensor, pa
     """W·x − W·x₀ in integers modulo 2³²."""
     if not torch.equal(params, params0):
         raise GridError(
-            f"its operand has scale and zero point {params.tolist()}, the anchor's {params0.tolist()}; a difference needs one grid"
+            f"its operand has scale and zero point {params.tolist()}, the anchor's {params0.tolist()}; a difference needs "
+            "one grid"
         )
     rows = [product(t.reshape(-1, t.shape[-1]), weights.matrix) for t in (x, x0)]
     return rows[0].sub_(rows[1]).view(*x.shape[:-1], -1)

@@ -110,7 +110,9 @@ class Decision:
 
 def decisions(report: RunReport) -> list[Decision]:
     """What Defo settled on: layers by the mode of the last step in which theirs was not forced."""
-    free = np.where((report.forced == 0) & (report.mode != ABSENT), np.arange(len(report.steps))[:, None], -1).max(0)
+    free = np.where(
+        (report.forced == 0) & (report.mode != ABSENT), np.arange(len(report.steps))[:, None], -1
+    ).max(0)
     last = report.mode[np.maximum(free, 0), np.arange(len(report.names))]
     total = max(int(report.cycles.sum()), 1)
     found = []

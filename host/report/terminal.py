@@ -59,7 +59,9 @@ def _causes(report: RunReport) -> Table:
 
 
 def _steps(report: RunReport) -> Table:
-    table = _table("Classes of steps", "class", "steps", "layers", "cycles a step", "slots a step", "bytes a step")
+    table = _table(
+        "Classes of steps", "class", "steps", "layers", "cycles a step", "slots a step", "bytes a step"
+    )
     for row in summary.step_classes(report):
         each = (count // row.steps for count in (row.cycles, row.slots, row.traffic_bytes))
         table.add_row(row.name, str(row.steps), str(row.layers), *(f"{count:,}" for count in each))

@@ -9,8 +9,9 @@
 When the device is lost in the middle of a step, the run is opened again on whatever `Device.revive` finds
 (the same address, or a new process): constants, the snapshot of the last completed step, that step replayed
 untimed to rebuild temporal state and compared with what it gave the first time, then the interrupted step
-from its beginning. Behind an increment, the full step before it is replayed first: what it kept is needed too. Callbacks see every layer and value once. What this file does not do: sockets and retries
-(link.py), processes (supervisor.py), torch.
+from its beginning. Behind an increment, the full step before it is replayed first: what it kept is needed too.
+Callbacks see every layer and value once. What this file does not do: sockets and retries (link.py), processes
+(supervisor.py), torch.
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ def _kept(spec: TensorSpec) -> Program:
         commands=(
             Command("keep", "keep", (0,), (), slot, "full"),
             Command("reshape", "as it is", (0,), (1,), {"shape": spec.shape}, "full"),
-            Command("recall", "it", (), (1,), {**slot, "shape": spec.shape, "dtype": spec.dtype}, "increment"),
+            Command(
+                "recall", "it", (), (1,), {**slot, "shape": spec.shape, "dtype": spec.dtype}, "increment"
+            ),
         ),
         period=PERIOD,
     )

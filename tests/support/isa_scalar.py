@@ -301,7 +301,8 @@ def linear_increment(t: Sequence[Value]) -> Value:
     def element(index: tuple[int, ...]) -> int:
         *lead, n = index
         terms = (
-            int(w.at((n, k))) * (int(x.at((*lead, k))) - int(anchor.at((*lead, k)))) for k in range(w.shape[1])
+            int(w.at((n, k))) * (int(x.at((*lead, k))) - int(anchor.at((*lead, k))))
+            for k in range(w.shape[1])
         )
         return i32(sum(terms))
 
