@@ -22,10 +22,14 @@ from typing import Any
 import torch
 
 from ditto_cosim.host import report as reports
+from ditto_cosim.host.compiler.cache import Cache
 from ditto_cosim.host.compiler.compiled import Compiled
+from ditto_cosim.host.compiler.factors import Factors
 from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts
+from ditto_cosim.host.pipeline.model_factors import factors_for
 from ditto_cosim.host.pipeline.models import LoadedModel, ModelError, Wish, usual
 from ditto_cosim.host.pipeline.run import Generation, Recording, Verdict, VerificationError
+from ditto_cosim.host.report.summary import step_classes
 from ditto_cosim.protocol.errors import StorageError
 from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.messages import LayerReport
@@ -46,7 +50,7 @@ class Watcher:
         """A sentence for a person."""
 
     def opened(self, layers: int, steps: int) -> None:
-        """The run begins on the device."""
+        """The run begins on the device: so many layers in all its steps."""
 
     def layer(self, report: LayerReport) -> None:
         """A layer is done."""
@@ -79,25 +83,30 @@ def generate_run(
     scales: Path | None = None,
     policy: str = "auto",
     observer: str = "mse",
+    cache: Cache | None = None,
     resume: bool = False,
     **settings: Any,
 ) -> Outcome:
     """Accelerates the model, calls it once, and writes pictures, record and report into `directory`.
 
     Without scales, the ones beside the weights are taken unless another policy or observer is asked for; a model without
-    any is calibrated first. `command` is what to type to get this run again; `settings` go to `accelerate`. `resume` goes on
-    behind the steps that the directory's record holds; `resume.py` finds the arguments.
+    any is calibrated first; a cache without factors beside the weights has them made first. `command` is what to type to get
+    this run again; `settings` go to `accelerate`. `resume` goes on behind the steps that the directory's record holds;
+    `resume.py` finds the arguments.
     """
     model = model.for_wish(wish)
-    recipe = recipe_of(model, wish, backend, chip, design, command, scales, policy, observer, settings)
+    recipe = recipe_of(model, wish, backend, chip, design, command, scales, policy, observer, cache, settings)
     watcher = watcher or Watcher()
     pipe, arguments = model.pipe, model.arguments(wish)
     if scales is None and usual({"policy": policy, "observer": observer}):
         scales = model.scales
     if scales is None:
         watcher.say("calibrating (one fp32 trajectory; `ditto calibrate` keeps its result)")
+    factors = factors_for(cache, model, wish, scales, watcher.say)
     accelerate(
         pipe,
+        cache=cache,
+        factors=factors,
         backend=backend,
         design=design,
         chip=chip,
@@ -106,7 +115,7 @@ def generate_run(
         observer=observer,
         calibration={k: v for k, v in arguments.items() if k != "generator"},
         record=Recording(
-            directory, model.title, wish.seed, {"command": command, "recipe": recipe}, resume=resume
+            directory, model.title, wish.seed, _told(command, recipe, cache, factors), resume=resume
         ),
         on_layer=watcher.layer,
         on_open=lambda compiled, steps: _opened(watcher, compiled, steps),
@@ -174,6 +183,7 @@ def generate_run(
             images=tuple(names),
             strip=tuple(_strip_names(directory)),
             recoveries=seen.recoveries,
+            period=1 if cache is None else cache.period,
             **run,
         )
         reports.write_report(report, directory)
@@ -185,6 +195,8 @@ def generate_run(
         "wall_s": round(wall_s, 3),
         "recoveries": seen.recoveries,
         "verify": None if verdict is None else asdict(verdict),
+        **({"cache": cache.plain()} if cache is not None else {}),
+        **({"step_classes": _step_classes(report)} if cache is not None and report is not None else {}),
         **({"board": seen.board} if seen.board else {}),
         **({"runs": [_figures(name, run) for name, run in beside]} if len(beside) > 1 else {}),
         **lanes,
@@ -193,6 +205,23 @@ def generate_run(
         "report": str(directory / "report.html"),
     }
     return Outcome(summary, seen, report, pictures, failure)
+
+
+def _told(
+    command: str, recipe: Mapping[str, Any] | None, cache: Cache | None, factors: Factors | None
+) -> dict[str, Any]:
+    """What a record says of how it was made, for people."""
+    told: dict[str, Any] = {"command": command, "recipe": recipe}
+    if cache is not None:
+        told["cache"] = cache.plain()
+    if factors is not None:
+        told["factors"] = {"method": factors.method, **factors.about}
+    return told
+
+
+def _step_classes(report: reports.RunReport) -> dict[str, dict[str, int]]:
+    """Full steps and increments, as `--json` has them."""
+    return {row.name: {k: v for k, v in asdict(row).items() if k != "name"} for row in step_classes(report)}
 
 
 def recipe_of(
@@ -205,6 +234,7 @@ def recipe_of(
     scales: Path | None,
     policy: str,
     observer: str,
+    cache: Cache | None,
     settings: Mapping[str, Any],
 ) -> dict[str, Any] | None:
     """A run's arguments as plain data, which its record keeps; None if they are not plain."""
@@ -223,6 +253,7 @@ def recipe_of(
         "scales": None if scales is None else str(Path(scales).resolve()),
         "policy": policy,
         "observer": observer,
+        "cache": None if cache is None else cache.plain(),
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()},
     }
 
@@ -268,7 +299,8 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
 
 
 def _opened(watcher: Watcher, compiled: Compiled, steps: int) -> None:
-    watcher.opened(len(compiled.program.layers), steps)
+    program = compiled.program
+    watcher.opened(sum(len(program.layers_of(program.step_class(step))) for step in range(steps)), steps)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ditto_cosim.host.compiler.cache import Cache
 from ditto_cosim.host.generation import Outcome, Watcher, generate_run
 from ditto_cosim.host.pipeline.models import Wish, load_model
 from ditto_cosim.host.pipeline.run import ResumeError
@@ -37,6 +38,7 @@ def resume_run(
         settings: dict[str, Any] = dict(recipe["settings"])
         chosen = {k: recipe[k] for k in ("backend", "chip", "design", "command", "policy", "observer")}
         name, folder, scales = recipe["model"], recipe["folder"], recipe["scales"]
+        cache = Cache.of(recipe.get("cache"))
     except (KeyError, TypeError, AttributeError) as error:
         raise ResumeError(
             f"{directory}: its recipe cannot be read ({type(error).__name__}: {error}); run it again"
@@ -53,6 +55,7 @@ def resume_run(
         directory,
         watcher=watcher,
         scales=None if scales is None else Path(scales),
+        cache=cache,
         resume=True,
         **chosen,
         **settings,

@@ -78,7 +78,7 @@ def layer_work(program: Program, layer: int, mode: Mode) -> tuple[Work, ...]:
         weights, groups = operands[2].shape, Convolution.of(command.attrs).groups
         batch, _, height, width = result.shape
         return (Work(groups, batch * height * width, math.prod(weights[1:]), weights[0] // groups),)
-    if command.op == "linear":
+    if command.op in ("linear", "linear_increment"):
         n, k = operands[2].shape
         return (Work(1, operands[0].elements // k, k, n),)
     *batch_axes, m, k = operands[0].shape
@@ -157,7 +157,7 @@ _WORK_COLUMNS = 11
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """All layers of one denoising step, in program order."""
+    """All layers of one denoising step, in program order: those that run in steps of its class."""
 
     step: int
     layers: tuple[LayerRecord, ...]

@@ -15,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ditto_cosim.host.compiler.cache import Cache
     from ditto_cosim.host.generation import Outcome, Watcher
     from ditto_cosim.protocol.messages import LayerReport
 
@@ -85,6 +86,27 @@ def generate(
         str, typer.Option(help="How calibration chooses a range: mse, percentile or minmax")
     ] = "mse",
     scales: Annotated[Path | None, typer.Option(help="File of scales (`ditto calibrate` writes one)")] = None,
+    cache: Annotated[
+        str,
+        typer.Option(
+            help="Between full steps compute less: icc (low-rank corrections) or reuse (outputs again); transformers only"
+        ),
+    ] = "",
+    period: Annotated[
+        int, typer.Option(help="With --cache: steps from one full step to the next; 1: every step is full")
+    ] = 3,
+    rank: Annotated[
+        int, typer.Option(help="With --cache icc: rank of the corrections; 0: the factors' own")
+    ] = 0,
+    factors: Annotated[
+        str, typer.Option(help="With --cache icc: svd, ca or cd, or a file that `ditto factor` wrote")
+    ] = "cd",
+    anchor: Annotated[
+        str,
+        typer.Option(
+            help="With --cache icc: what corrections start from, difference (of operands) or projected (of products); same bits"
+        ),
+    ] = "difference",
     rtl_layers: Annotated[
         list[str] | None, typer.Option(help="Layers (patterns) that run in RTL whatever the backend")
     ] = None,
@@ -116,9 +138,11 @@ def generate(
         )
     backend = f"board@{board}" if board else backend
     sample = _sample(how, verify)
+    asked = _cache(cache, period, rank, factors, anchor)
     if rtl_dir is not None or contract:
         backend = _own_rtl(backend, rtl_dir, contract, connect)
-    directory = output or Path("runs") / f"{Path(model).name}-{design}-{_short(backend)}-seed{seed}"
+    kind = f"-{cache}{period}" if cache else ""
+    directory = output or Path("runs") / f"{Path(model).name}-{design}{kind}-{_short(backend)}-seed{seed}"
     if not connect:
         _check_names(chip, design, *(name for name in (backend, cross_check) if name))
     with quiet(as_json) as say:
@@ -154,6 +178,7 @@ def generate(
                 scales=scales,
                 policy=policy,
                 observer=observer,
+                cache=asked,
                 verify=verify,
                 verify_sample=sample,
                 connect_to=connect or None,
@@ -162,6 +187,17 @@ def generate(
                 cross_check=cross_check,
             )
         tell(outcome, as_json, say)
+
+
+def _cache(kind: str, period: int, rank: int, factors: str, anchor: str) -> Cache | None:
+    """What is computed between full steps, if anything is left out."""
+    from ditto_cosim.host.compiler.cache import Cache
+
+    if anchor not in ("difference", "projected"):
+        raise typer.BadParameter(f"{anchor!r} is neither difference nor projected", param_hint="--anchor")
+    if not kind:
+        return None
+    return Cache(kind, period, rank, factors, anchor == "projected")  # type: ignore[arg-type]  # refused there
 
 
 def _sample(how: str, verify: bool) -> int:
@@ -277,7 +313,7 @@ def watching(as_json: bool) -> Iterator[Watcher]:
 
         class Drawing(Speaking):
             def opened(self, layers: int, steps: int) -> None:
-                bar.update(task, total=layers * steps, steps=steps)
+                bar.update(task, total=layers, steps=steps)
 
             def layer(self, report: LayerReport) -> None:
                 nonlocal spent

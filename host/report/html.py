@@ -26,7 +26,7 @@ def render(report: RunReport, directory: Path) -> str:
     by_cause = sorted(summary.cycles_by_cause(report).items(), key=lambda item: -item[1])
     total = max(sum(cycles for _, cycles in by_cause), 1)
     traffic = {name: int(array.sum()) for name, array in report.traffic_bytes.items()}
-    classified = bool((report.mode != MODES.index("original")).any())
+    classified = bool(report.classified.any())
     verdict = report.verdict
     return environment.get_template("report.html.j2").render(
         report=report,
@@ -41,6 +41,7 @@ def render(report: RunReport, directory: Path) -> str:
         forced=int(report.forced.sum()),
         forced_shares=summary.forced_shares(report),
         decisions=summary.decisions(report),
+        step_classes=summary.step_classes(report) if report.period > 1 else [],
         shares=[(mode, share) for mode in MODES if any((share := summary.shares(report, mode)).values())],
         slowest=summary.slowest(report, SLOW_LAYERS),
         traffic=[

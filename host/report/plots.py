@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ditto_cosim.host.report import summary
-from ditto_cosim.host.report.model import RunReport
+from ditto_cosim.host.report.model import ABSENT, RunReport
 from ditto_cosim.protocol.hardware import MODES
 
 MODE_COLOURS = {"original": "#9aa3ad", "temporal": "#2a9d8f", "spatial": "#e9a03b"}
@@ -56,7 +56,7 @@ def mode_map(report: RunReport) -> bytes:
         colours = ListedColormap([MODE_COLOURS[mode] for mode in MODES])
         extent = (report.steps[0] - 0.5, report.steps[-1] + 0.5, len(report.names) - 0.5, -0.5)
         axes.imshow(
-            report.mode.T,
+            np.ma.masked_equal(report.mode.T, ABSENT),
             aspect="auto",
             cmap=colours,
             vmin=0,
