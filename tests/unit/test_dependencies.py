@@ -41,6 +41,7 @@ TOOLS = {
     "pytest-xdist": "Makefile",
     "pytest-cov": "Makefile",
     "pytest-timeout": "pyproject.toml",
+    "pandas-stubs": "Makefile",
 }
 """Distributions that are run, not imported, and the file that runs them."""
 MARKS = {
@@ -48,6 +49,7 @@ MARKS = {
     "pytest-cov": "--cov",
     "pytest-timeout": "timeout",
     "import-linter": "lint-imports",
+    "pandas-stubs": "mypy",
 }
 
 
