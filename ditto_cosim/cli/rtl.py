@@ -24,7 +24,9 @@ import typer
 if TYPE_CHECKING:
     from ditto_cosim.sim_harness.regression import Mismatch, Report
 
-app = typer.Typer(help="The silicon: build, test, replay, synthesise.", no_args_is_help=True)
+app = typer.Typer(
+    help="The silicon: build, test, replay, synthesise.", no_args_is_help=True, rich_markup_mode=None
+)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 

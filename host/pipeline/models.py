@@ -87,6 +87,13 @@ class LoadedModel:
         return next(iter(find_parts(self.pipe).values()))
 
     @property
+    def classes(self) -> int:
+        """How many class labels the denoiser knows; 0: none, or it does not say."""
+        config = getattr(self.denoiser, "config", {})
+        found = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
+        return int(found)
+
+    @property
     def scales(self) -> Path | None:
         """The file of scales beside the weights."""
         found = None if self.folder is None else self.folder / SCALES_FILE
@@ -101,6 +108,11 @@ class LoadedModel:
         }
         if "class_labels" in taken:
             labels = list(wish.labels) or [0]
+            classes = self.classes
+            if classes and (wrong := [label for label in labels if not 0 <= label < classes]):
+                raise ModelError(
+                    f"{self.name}: class label {wrong[0]} is outside 0…{classes - 1} (--label); it knows {classes} classes"
+                )
             found["class_labels"] = (labels * wish.batch)[: max(wish.batch, len(labels))]
         elif wish.labels:
             raise ModelError(f"{self.name} takes no class labels")
