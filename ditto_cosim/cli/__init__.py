@@ -165,7 +165,7 @@ def main() -> None:
 
         log_to_stderr("warning")
     try:
-        root()
+        root(prog_name="ditto")
     except _Terminated:
         _end("terminated", 143)
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -27,7 +28,7 @@ State = Literal["ok", "note", "wrong"]
 TESTED_PYTHONS = ((3, 11), (3, 13))
 DISK_BYTES = 2 * 2**30
 """Builds, their cache and a run of a model that ships, with room to spare."""
-CPU_TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+CPU_TORCH = "uv pip install --torch-backend=cpu torch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def _torch() -> Iterator[Found]:
 
     heavy = torch.version.cuda is not None and not torch.cuda.is_available()
     wanted = _tested("torch")
-    other = bool(wanted) and version.partition("+")[0] != wanted
+    other = not version.startswith(wanted)
     yield Found(
         "PyTorch",
         "note" if heavy or other else "ok",
@@ -129,13 +130,10 @@ def _torch() -> Iterator[Found]:
 
 
 def _tested(name: str) -> str:
-    """The least version that the metadata of the package asks for, which is the one it was tested with."""
-    from packaging.requirements import Requirement
-
+    """The least version that the package's metadata asks for, which is the one it was tested with."""
     for text in metadata.requires("ditto-cosim") or []:
-        requirement = Requirement(text)
-        if requirement.name == name and requirement.marker is None:
-            return next((s.version for s in requirement.specifier if s.operator in (">=", "==", "~=")), "")
+        if found := re.match(rf"{name}\b[^;]*?>=([\d.]+)", text):
+            return found[1]
     return ""
 
 
@@ -218,9 +216,7 @@ def _boards() -> Iterator[Found]:
             "board",
             "ok" if usable else "note",
             f"{port.path}, serial number {port.serial_number or 'none'}, {port.description}",
-            ""
-            if usable
-            else "you may not open it: sudo usermod -aG dialout $USER, then log in again",
+            "" if usable else "you may not open it: sudo usermod -aG dialout $USER, then log in again",
         )
     if not found:
         yield Found("boards", "ok", "none on USB; `--backend board --board sim` runs the Verilated one")

@@ -51,9 +51,7 @@ def generate(
     ] = "",
     design: Annotated[
         str,
-        typer.Option(
-            help="A design (`ditto designs`) or a TOML file", autocompletion=completion.designs
-        ),
+        typer.Option(help="A design (`ditto designs`) or a TOML file", autocompletion=completion.designs),
     ] = "ditto",
     steps: Annotated[int, typer.Option(min=0, help="Denoising steps; 0 takes the model's own")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the starting noise")] = 0,

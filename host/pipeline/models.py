@@ -75,6 +75,8 @@ class LoadedModel:
     """What it is meant for; 0 leaves the pipeline's own."""
     prompts: tuple[str, ...] = ()
     """Prompts it knows, for its calibration."""
+    labels: int = 0
+    """Class labels it was trained with; 0: what its denoiser's table holds."""
 
     @property
     def title(self) -> str:
@@ -89,8 +91,8 @@ class LoadedModel:
     @property
     def classes(self) -> int:
         """How many class labels the denoiser knows; 0: none, or it does not say."""
-        config = getattr(self.denoiser, "config", {})
-        found = config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
+        config: Mapping[str, Any] = getattr(self.denoiser, "config", {})
+        found = self.labels or config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
         return int(found)
 
     @property
@@ -240,6 +242,7 @@ def load_model(
             known.weights,
             guidance=known.guidance,
             prompts=known.prompts,
+            labels=known.classes,
         )
     else:
         loaded = LoadedModel(name, _silent(_from_folder(folder)), 50, folder)
