@@ -206,7 +206,7 @@ ZSH_COMPLETES = """
 zmodload zsh/zpty
 zpty shell zsh -f -i
 zpty -w shell "PROMPT=''; autoload -Uz compinit && compinit -u -D; eval \\"\\$(ditto completion zsh)\\"; echo rea''dy"
-zpty -r shell out '*ready*'
+zpty -r -m shell out '*ready*'
 zpty -w -n shell "$LINE"$'\\t'
 zpty -r -m shell out "*$EXPECTED*" && echo found
 """
