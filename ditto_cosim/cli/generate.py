@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ditto_cosim.cli import completion
+from ditto_cosim.protocol.suggest import did_you_mean
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -23,12 +26,17 @@ if TYPE_CHECKING:
 def generate(
     how: Annotated[str, typer.Argument(hidden=True)] = "",
     model: Annotated[
-        str, typer.Option(help="A model that ships (`ditto models`), or a folder that save_pretrained wrote")
+        str,
+        typer.Option(
+            help="A model that ships (`ditto models`), or a folder that save_pretrained wrote",
+            autocompletion=completion.models,
+        ),
     ] = "fashion-ddpm",
     backend: Annotated[
         str,
         typer.Option(
-            help="rtl (lane cycles measured), rtl_wide (values through RTL, sooner), model, board, or your own (module:Class)"
+            help="rtl (lane cycles measured), rtl_wide (values through RTL, sooner), model, board, or your own (module:Class)",
+            autocompletion=completion.backends,
         ),
     ] = "rtl",
     board: Annotated[
@@ -38,11 +46,13 @@ def generate(
     chip: Annotated[
         str,
         typer.Option(
-            help="paper, paper_twin, edge, tiny, or a TOML file  [default: paper_twin; on a board tiny]"
+            help="A chip (`ditto chips`) or a TOML file  [default: paper_twin; on a board tiny]",
+            autocompletion=completion.chips,
         ),
     ] = "",
     design: Annotated[
-        str, typer.Option(help="ditto, ditto_plus, itc, diffy, … (`ditto compare` shows all)")
+        str,
+        typer.Option(help="A design (`ditto designs`) or a TOML file", autocompletion=completion.designs),
     ] = "ditto",
     steps: Annotated[int, typer.Option(min=0, help="Denoising steps; 0 takes the model's own")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the starting noise")] = 0,
@@ -139,6 +149,9 @@ def generate(
     backend = f"board@{board}" if board else backend
     sample = _sample(how, verify)
     asked = _cache(cache, period, rank, factors, anchor)
+    _known("--observer", observer, "mse", "percentile", "minmax")
+    _known("--policy", policy, "auto", "static", "clustered", "dynamic")
+    _known("--dtype", dtype, "", "fp32", "fp16", "bf16", "fp64")
     if rtl_dir is not None or contract:
         backend = _own_rtl(backend, rtl_dir, contract, connect)
     kind = f"-{cache}{period}" if cache else ""
@@ -198,6 +211,15 @@ def _cache(kind: str, period: int, rank: int, factors: str, anchor: str) -> Cach
     if not kind:
         return None
     return Cache(kind, period, rank, factors, anchor == "projected")  # type: ignore[arg-type]  # refused there
+
+
+def _known(option: str, value: str, *known: str) -> None:
+    """Refuses what an option does not know, before anything is loaded."""
+    if value not in known:
+        raise typer.BadParameter(
+            f"{value!r} is unknown{did_you_mean(value, known)}; known: {', '.join(filter(None, known))}",
+            param_hint=option,
+        )
 
 
 def _sample(how: str, verify: bool) -> int:

@@ -51,10 +51,10 @@ def models(
     if as_json:
         print(json.dumps(rows))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from ditto_cosim.cli.tables import show_table
+
     for title, with_weights in (
         ("Models that ship", True),
         ("The paper's workloads, without weights", False),
@@ -67,8 +67,8 @@ def models(
             purpose = f"\n[dim]{row['for']}[/dim]" if row["for"] else ""
             sampler = f"{row['sampler']} {row['steps']}"
             table.add_row(row["name"], row["image"], sampler, row["description"] + purpose)
-        console.print(table)
-        console.print()
+        show_table(table)
+        print()
     print(
         "ditto generate --model NAME runs one that ships (docs/models.md shows them); ditto paper prices the paper's."
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -26,11 +26,13 @@ from ditto_cosim.host.compiler.factors import Factors
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, load_grids
 from ditto_cosim.host.pipeline.denoiser import AcceleratedDenoiser, Acceleration, OpenRun, attach, detach
 from ditto_cosim.host.pipeline.factor import LONGEST_PERIOD, factor_denoiser
-from ditto_cosim.host.pipeline.run import SNR_FLOOR_DB, Recording, Run, Settings
+from ditto_cosim.host.pipeline.run import SNR_FLOOR_DB, Generation, Recording, Run, Settings
 from ditto_cosim.host.wire.client import Device, OnLayer, connect
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import RunSpec
+
+Target = TypeVar("Target")
 
 SCALES_FILE = "ditto_scales.json"
 CALIBRATION_STEPS = 20
@@ -47,7 +49,7 @@ class TargetError(DittoError, TypeError):
 
 
 def accelerate(
-    target: Any,
+    target: Target,
     *,
     parts: Sequence[str] | None = None,
     backend: str = "rtl",
@@ -76,7 +78,8 @@ def accelerate(
     on_open: Callable[[Compiled, int], None] | None = None,
     keep_weights: bool = True,
     open_run: OpenRun | None = None,
-) -> Any:
+    generation: Callable[[], Generation] | None = None,
+) -> Target:
     """`target` with its denoiser on the accelerator: a pipeline or a module, changed in place and returned.
 
     The denoiser stays the module it was; only its call goes to the device. Without `parts`, every component that is called
@@ -97,7 +100,7 @@ def accelerate(
     once, in 8 bits, and can neither be saved nor called with other shapes.
 
     The device is started by this process unless `connect_to` names one; `open_run` (compiled denoiser, steps, recording →
-    run) puts something else in its place, such as golden.
+    run) puts something else in its place, such as golden; `generation` makes what each run fills in.
     """
     found = find_parts(target, parts)
     if taken := [name for name, module in found.items() if isinstance(module, AcceleratedDenoiser)]:
@@ -129,6 +132,7 @@ def accelerate(
             snr_floor_db,
             verify_sample,
             keep_weights,
+            generation,
         )
 
         def run_on_device(
@@ -197,7 +201,7 @@ def compile_pipeline(pipe: Any, arguments: Mapping[str, Any], scales: Path | Map
     raise TargetError(f"{type(pipe).__name__} made its pictures without calling its {name}")
 
 
-def restore(target: Any) -> Any:
+def restore(target: Target) -> Target:
     """Undoes `accelerate`: every part computes its call itself again. Returns `target`."""
     for module in _components(target).values():
         for part in module.modules():

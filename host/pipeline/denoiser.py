@@ -179,7 +179,8 @@ class Acceleration:
                 self._steps = steps
 
     def finish(self, outcome: Mapping[str, Any] | None = None) -> Generation | None:
-        """Ends the generation under way; returns what it showed. `outcome` goes beside its record.
+        """Ends the generation under way; returns what it showed, or what the last one showed where none is. `outcome` goes
+        beside its record.
 
         From a thread that has none under way, those of the others end.
         """
@@ -187,7 +188,7 @@ class Acceleration:
             own = self._stages.get(threading.get_ident())
             stages = [own] if own is not None and own.streams else list(self._stages.values())
             ended = [g for g in (self._end(stage, outcome) for stage in stages) if g is not None]
-            return ended[-1] if ended else None
+            return ended[-1] if ended else next(reversed(self.generations), None)
 
     def _end(self, stage: _Stage, outcome: Mapping[str, Any] | None = None) -> Generation | None:
         streams, stage.streams, stage.active = stage.streams, [], None
@@ -197,6 +198,12 @@ class Acceleration:
         seen[0].others = tuple(seen[1:])
         self.generations.append(seen[0])
         return seen[0]
+
+    @property
+    def generation(self) -> Generation | None:
+        """What the generation under way has shown so far, or the last one; None before the first."""
+        run = self.run
+        return run.seen if run is not None else next(reversed(self.generations), None)
 
     @property
     def run(self) -> AnyRun | None:
@@ -534,6 +541,7 @@ SHOWN = frozenset(
         "begin",
         "clipped",
         "finish",
+        "generation",
         "generations",
         "grids",
         "program_of",

@@ -78,6 +78,8 @@ class LoadedModel:
     """What it is meant for; 0 leaves the pipeline's own."""
     prompts: tuple[str, ...] = ()
     """Prompts it knows, for its calibration."""
+    labels: int = 0
+    """Class labels it was trained with; 0: what its denoiser's table holds."""
 
     @property
     def title(self) -> str:
@@ -88,6 +90,13 @@ class LoadedModel:
     def denoiser(self) -> nn.Module:
         """The network that runs once per step."""
         return next(iter(find_parts(self.pipe).values()))
+
+    @property
+    def classes(self) -> int:
+        """How many class labels the denoiser knows; 0: none, or it does not say."""
+        config: Mapping[str, Any] = getattr(self.denoiser, "config", {})
+        found = self.labels or config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
+        return int(found)
 
     @property
     def scales(self) -> Path | None:
@@ -104,6 +113,11 @@ class LoadedModel:
         }
         if "class_labels" in taken:
             labels = list(wish.labels) or [0]
+            classes = self.classes
+            if classes and (wrong := [label for label in labels if not 0 <= label < classes]):
+                raise ModelError(
+                    f"{self.name}: class label {wrong[0]} is outside 0…{classes - 1} (--label); it knows {classes} classes"
+                )
             found["class_labels"] = (labels * wish.batch)[: max(wish.batch, len(labels))]
         elif wish.labels:
             raise ModelError(f"{self.name} takes no class labels")
@@ -247,6 +261,7 @@ def load_model(
             known.weights,
             guidance=known.guidance,
             prompts=known.prompts,
+            labels=known.classes,
         )
     else:
         loaded = LoadedModel(name, _silent(_from_folder(folder)), FOLDER_STEPS, folder)

@@ -101,6 +101,8 @@ class Settings:
     """Layers that `verify` compares in a step, taking turns; 0: everything."""
     keep_weights: bool = True
     """Whether the module keeps its fp32 weights when its program is made."""
+    generation: Callable[[], Generation] | None = None
+    """Makes what a run fills in; something that can also show it, perhaps."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,12 @@ class Generation:
     """Of the line to a board, if one computes: link, baud, digest; bytes, resends and tile cycles so far."""
     recoveries: int = 0
     verdict: Verdict | None = None
+    spec: RunSpec | None = None
+    """As the device took it: its defaults filled in."""
+    directory: Path | None = None
+    """Where its record is, if there is one."""
+    model: str = ""
+    seed: int = 0
     others: tuple[Generation, ...] = ()
     """Runs beside this one in the same generation: calls with other static inputs, or of another structure."""
 
@@ -152,7 +160,7 @@ class Run:
     ) -> None:
         """`record` says where this run's record goes, which for all but the first of a generation is beside the settings'."""
         self.compiled = compiled
-        self.seen = Generation()
+        self.seen = (settings.generation or Generation)()
         self.spec = settings.spec
         self._device, self._settings, self._steps = device, settings, steps
         self._recording = record
@@ -166,6 +174,8 @@ class Run:
         self._past: RunRecord | None = None
         self._last: Finished | None = None
         self._digests: Mapping[str, str] = {}
+        if record is not None:
+            self.seen.directory, self.seen.model, self.seen.seed = record.directory, record.model, record.seed
         if record is not None and record.resume and (record.directory / RUN).exists():
             self._past = self._same_run(RunRecord(record.directory))
             self._digests = self._past.info.digests
@@ -292,6 +302,7 @@ class Run:
             self._writer = RunWriter(self._recording.directory, info)
         self._digests = digests
         self.seen.low_rule, self.seen.clock_hz = str(facts["low_rule"]), int(facts["clock_hz"])
+        self.seen.spec = self.spec
         self.seen.board |= board_figures(facts)
         if self._settings.verify and self._settings.verify_sample:
             self._verifier = SampledVerifier(

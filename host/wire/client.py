@@ -26,14 +26,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
+from ditto_cosim.host.wire import products
 from ditto_cosim.host.wire.link import DEAD_S, Link, Pending
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import DeviceError, DeviceLostError, DittoError, LinkError, UnknownRunError
+from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import StepRecord
 from ditto_cosim.protocol.tensors import (
@@ -79,6 +82,9 @@ class Completed:
 class Device:
     """A device reached over the wire; a context manager. Runs of one device may be used from several threads."""
 
+    defaults = m.RunSpec()
+    """What single products run on."""
+
     def __init__(self, link: Link, *, revivals: int = 5) -> None:
         self._link = link
         self._revivals = self._revivals_left = revivals
@@ -108,6 +114,49 @@ class Device:
         """Open a run; weights the device holds already are not sent again. The arrays must stay unchanged. `after`: go on
         behind the last of these steps, which another process completed; the others are what it rests on (`Program.anchor`)."""
         return RemoteRun(self, program, constants, spec or m.RunSpec(), after)
+
+    def linear(
+        self, x: Any, w: Any, *, previous: Any = None, zero_point: int = 0, mode: Mode | None = None
+    ) -> tuple[npt.NDArray[np.int32], m.LayerReport]:
+        """One linear layer alone: Σ w·(x − zero_point) of int8 x[…, K] and w[N, K], and what it cost.
+
+        With `previous`, x of the step before, it runs in temporal mode: from the difference. `mode="spatial"` takes the
+        difference of each row to the one before. The sums are the same in every mode.
+        """
+        return products.linear(self, x, w, previous=previous, zero_point=zero_point, mode=mode)
+
+    def conv2d(
+        self,
+        x: Any,
+        w: Any,
+        *,
+        previous: Any = None,
+        stride: products.Pair = 1,
+        padding: products.Pair = 0,
+        dilation: products.Pair = 1,
+        groups: int = 1,
+        zero_point: int = 0,
+        mode: Mode | None = None,
+    ) -> tuple[npt.NDArray[np.int32], m.LayerReport]:
+        """One convolution alone, of int8 x[B, C, H, W] with w[N, C ÷ groups, kh, kw]; otherwise as `linear`."""
+        return products.conv2d(
+            self,
+            x,
+            w,
+            previous=previous,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            zero_point=zero_point,
+            mode=mode,
+        )
+
+    def attention(
+        self, a: Any, b: Any, *, previous: Sequence[Any] | None = None, mode: Mode | None = None
+    ) -> tuple[npt.NDArray[np.int32], m.LayerReport]:
+        """One product of attention alone, int8 a[heads, M, K] · b[heads, K, N]; `previous` is the pair of the step before."""
+        return products.attention(self, a, b, previous=previous, mode=mode)
 
     def revive(self, lost: Link, why: Exception) -> None:
         """Make the device answer again after `lost` failed, or raise. Runs that come late find it done."""
