@@ -26,6 +26,7 @@ from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts
 from ditto_cosim.host.pipeline.models import LoadedModel, ModelError, Wish, usual
 from ditto_cosim.host.pipeline.run import Generation, Recording, Verdict, VerificationError
+from ditto_cosim.host.rundir import clear_run, refuse_used
 from ditto_cosim.protocol.errors import StorageError
 from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.messages import LayerReport
@@ -80,14 +81,18 @@ def generate_run(
     policy: str = "auto",
     observer: str = "mse",
     resume: bool = False,
+    overwrite: bool = False,
     **settings: Any,
 ) -> Outcome:
     """Accelerates the model, calls it once, and writes pictures, record and report into `directory`.
 
     Without scales, the ones beside the weights are taken unless another policy or observer is asked for; a model without
     any is calibrated first. `command` is what to type to get this run again; `settings` go to `accelerate`. `resume` goes on
-    behind the steps that the directory's record holds; `resume.py` finds the arguments.
+    behind the steps that the directory's record holds; `resume.py` finds the arguments. A directory that holds a run is
+    refused unless `overwrite` says that it may go.
     """
+    if not (resume or overwrite):
+        refuse_used(directory)
     model = model.for_wish(wish)
     recipe = recipe_of(model, wish, backend, chip, design, command, scales, policy, observer, settings)
     watcher = watcher or Watcher()
@@ -109,7 +114,7 @@ def generate_run(
             directory, model.title, wish.seed, {"command": command, "recipe": recipe}, resume=resume
         ),
         on_layer=watcher.layer,
-        on_open=lambda compiled, steps: _opened(watcher, compiled, steps),
+        on_open=_Opening(watcher, None if resume else directory),
         **settings,
     )
     parts: dict[str, Any] = dict(find_parts(pipe))
@@ -267,8 +272,17 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _opened(watcher: Watcher, compiled: Compiled, steps: int) -> None:
-    watcher.opened(len(compiled.program.layers), steps)
+class _Opening:
+    """What happens when a run is about to open on the device: only then does an older run in the directory go."""
+
+    def __init__(self, watcher: Watcher, clears: Path | None) -> None:
+        self._watcher, self._clears = watcher, clears
+
+    def __call__(self, compiled: Compiled, steps: int) -> None:
+        if self._clears is not None:
+            clear_run(self._clears)
+            self._clears = None
+        self._watcher.opened(len(compiled.program.layers), steps)
 
 
 @contextmanager

@@ -100,8 +100,14 @@ def generate(
         Path | None, typer.Option(help="Keys for a device on another machine (`ditto keys`)")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Directory for pictures, record, report")
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Directory for pictures, record, report  [default: a new one in runs/]"
+        ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that the directory holds")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")] = False,
 ) -> None:
     """Generate pictures through the emulated accelerator.
@@ -116,9 +122,12 @@ def generate(
         )
     backend = f"board@{board}" if board else backend
     sample = _sample(how, verify)
+    from ditto_cosim.host.rundir import free, refuse_used, run_name
+
     if rtl_dir is not None or contract:
         backend = _own_rtl(backend, rtl_dir, contract, connect)
-    directory = output or Path("runs") / f"{Path(model).name}-{design}-{_short(backend)}-seed{seed}"
+    if output is not None and not overwrite:
+        refuse_used(output)
     if not connect:
         _check_names(chip, design, *(name for name in (backend, cross_check) if name))
     with quiet(as_json) as say:
@@ -141,6 +150,8 @@ def generate(
             control_image,
             strength,
         )
+        named = run_name(model, chip, design, _short(backend), steps or loaded.steps, seed)
+        directory = output or (Path("runs") / named if overwrite else free(Path("runs") / named))
         with watching(as_json) as watcher:
             outcome = generate_run(
                 loaded,
@@ -160,6 +171,7 @@ def generate(
                 keys=keys,
                 rtl_layers=tuple(rtl_layers or ()),
                 cross_check=cross_check,
+                overwrite=overwrite,
             )
         tell(outcome, as_json, say)
 

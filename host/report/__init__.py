@@ -15,12 +15,20 @@ from pathlib import Path
 from ditto_cosim.host.report.model import CheckSummary, ReportError, RunReport, load_report
 from ditto_cosim.protocol.files import write_text
 
-__all__ = ["CheckSummary", "ReportError", "RunReport", "load_report", "print_report", "write_report"]
+__all__ = [
+    "CheckSummary",
+    "ReportError",
+    "RunReport",
+    "load_report",
+    "print_report",
+    "write_csv",
+    "write_report",
+]
 
 
 def write_report(report: RunReport, directory: Path) -> tuple[Path, ...]:
-    """Writes `report.json`, `report.html` and `timeline.json` beside the run's record."""
-    from ditto_cosim.host.report import html, timeline  # drawing is slow to import and seldom needed
+    """Writes `report.json`, `report.html`, `layers.parquet` and `timeline.json` beside the run's record."""
+    from ditto_cosim.host.report import columns, html, timeline  # drawing is slow to import and seldom needed
 
     directory.mkdir(parents=True, exist_ok=True)
     texts = {
@@ -30,7 +38,14 @@ def write_report(report: RunReport, directory: Path) -> tuple[Path, ...]:
     }
     for name, text in texts.items():
         write_text(directory / name, text)
-    return tuple(directory / name for name in texts)
+    return (*(directory / name for name in texts), columns.write_parquet(report, directory))
+
+
+def write_csv(report: RunReport, directory: Path) -> Path:
+    """Its layers and steps as `layers.csv`."""
+    from ditto_cosim.host.report import columns
+
+    return columns.write_csv(report, directory)
 
 
 def print_report(report: RunReport, slow: int = 10) -> None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import MODES
 from ditto_cosim.protocol.messages import LayerReport
+from ditto_cosim.protocol.record import RUN, RunRecord
 
 I64 = npt.NDArray[np.int64]
 
@@ -161,6 +162,10 @@ def load_report(directory: Path) -> RunReport:
     """The report a run left in its directory."""
     path = directory / "report.json"
     if not path.exists():
+        if (directory / RUN).exists() and (why := RunRecord(directory).interrupted):
+            raise ReportError(
+                f"{directory}: no report yet, the run was interrupted after {why}; `ditto resume {directory}` goes on"
+            )
         raise ReportError(f"{directory}: no report.json here; give the directory a run was written to")
     return RunReport.from_json(path.read_text(encoding="utf-8"))
 

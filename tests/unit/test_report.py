@@ -11,11 +11,22 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import polars
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from ditto_cosim.host.report import CheckSummary, ReportError, RunReport, load_report, summary, write_report
+from ditto_cosim.device.pricing.cost import UNITS
+from ditto_cosim.device.timing.lanes import CAUSES
+from ditto_cosim.host.report import (
+    CheckSummary,
+    ReportError,
+    RunReport,
+    columns,
+    load_report,
+    summary,
+    write_report,
+)
 from ditto_cosim.host.report.terminal import tables
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.messages import LayerReport
@@ -255,3 +266,33 @@ def test_terminal_tables_carry_the_verdict(report: RunReport, identical: bool | 
     assert "PEs wait for DRAM" in text
     assert "forced to base" in text
     assert f"{report.names[2]}" in text.split("forced to base")[1]
+
+
+def test_layers_are_a_table_that_others_read(report: RunReport, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    path = tmp_path / columns.PARQUET
+    layers = polars.read_parquet(path)
+    assert layers.columns == [c.name for c in columns.COLUMNS]
+    assert polars.read_parquet_metadata(path) | {"schema": "ditto.layers", "version": "1"} == (
+        polars.read_parquet_metadata(path)
+    )
+    assert layers.height == STEPS * len(NAMES)
+    assert layers["cycles"].sum() == report.total_cycles
+    one = layers.filter((polars.col("step") == 4) & (polars.col("name") == "mid.attention.qk")).row(
+        0, named=True
+    )
+    assert (one["forced"], one["mode"], one["measured"]) == (True, "original", False)
+    assert one["stall_vector_cycles"] == 40
+    assert one["dram_previous_output_bytes"] == 4000
+    columns.write_csv(report, tmp_path)
+    assert polars.read_csv(tmp_path / columns.CSV).equals(
+        layers.cast({"step": polars.Int64, "layer": polars.Int64})
+    )
+
+
+def test_layers_schema_is_the_documented_one() -> None:
+    page = (Path(__file__).parents[2] / "docs/record.md").read_text()
+    assert columns.documentation() in page
+    assert f"`schema = {columns.SCHEMA}` and `version = {columns.VERSION}`" in page
+    assert {c.name for c in columns.COLUMNS} >= {f"stall_{cause}_cycles" for cause in CAUSES[1:]}
+    assert {c.name for c in columns.COLUMNS} >= {f"unit_{unit}_cycles" for unit in UNITS}
