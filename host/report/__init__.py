@@ -27,13 +27,18 @@ __all__ = [
 
 
 def write_report(report: RunReport, directory: Path) -> tuple[Path, ...]:
-    """Writes `report.json`, `report.html`, `layers.parquet` and `timeline.json` beside the run's record."""
-    from ditto_cosim.host.report import columns, html, timeline  # drawing is slow to import and seldom needed
+    """Writes `report.json`, `report.html`, `certificate.json`, `layers.parquet` and the timeline beside the run's record.
+
+    Prices that lie there (`prices.json`) are in the page.
+    """
+    from ditto_cosim.host.report import certificate, columns, html, timeline  # drawing is slow to import
+    from ditto_cosim.host.report.prices import load_prices
 
     directory.mkdir(parents=True, exist_ok=True)
     texts = {
         "report.json": report.to_json(),
-        "report.html": html.render(report, directory),
+        "report.html": html.render(report, directory, load_prices(directory)),
+        certificate.CERTIFICATE: certificate.as_json(report),
         "timeline.json": timeline.trace(report),
     }
     for name, text in texts.items():

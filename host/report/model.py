@@ -23,7 +23,7 @@ from ditto_cosim.protocol.record import RUN, RunRecord
 
 I64 = npt.NDArray[np.int64]
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 
 
 class ReportError(DittoError):
@@ -96,6 +96,16 @@ class RunReport:
     """Intermediate pictures: step, path."""
     recoveries: int = 0
     """Times the device was restarted and the run went on."""
+    fp32: tuple[str, ...] = ()
+    """The same pictures as the model itself makes them in fp32, as paths; empty where nobody asked."""
+    fp32_psnr_db: tuple[float, ...] = ()
+    """Each picture against the one of `fp32`; infinite where they are equal."""
+    picture_digests: tuple[str, ...] = ()
+    """SHA-256 of each picture's pixels, before it was enlarged."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of what made the run."""
+    spans: tuple[tuple[str, float, float], ...] = ()
+    """What the host did, and when: name, begin and end in seconds from the run's begin."""
 
     @classmethod
     def of(cls, reports: Sequence[LayerReport], **run: Any) -> RunReport:
@@ -191,4 +201,6 @@ def _typed(name: str, annotation: str, value: Any) -> Any:
         )
     if name == "strip":
         return tuple((int(step), str(path)) for step, path in value)
+    if name == "spans":
+        return tuple((str(what), float(begin), float(end)) for what, begin, end in value)
     return tuple(value) if isinstance(value, list) else value
