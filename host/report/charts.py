@@ -37,9 +37,7 @@ def colour(title: str, colours: dict[str, str], names: Sequence[str] | None = No
     """A nominal colour scale with our colours, its legend above the chart."""
     shown = [n for n in (names or colours) if n in colours]
     scale = alt.Scale(domain=shown, range=[colours[n] for n in shown])
-    return alt.Color(
-        title, type="nominal", scale=scale, legend=alt.Legend(title=None, orient="top", columns=4)
-    )
+    return alt.Color(title, type="nominal", scale=scale, legend=alt.Legend(title=None, orient="top"))
 
 
 def causes(names: Sequence[str]) -> dict[str, str]:

@@ -42,7 +42,7 @@
     const ink = night ? "#e6e9ec" : "#1d2329", soft = night ? "#9aa5af" : "#5c6670", line = night ? "#323a42" : "#e0e4e8";
     return { background: "transparent", font: "system-ui, sans-serif", view: { stroke: null },
       axis: { labelColor: soft, titleColor: soft, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 400, labelLimit: 220 },
-      legend: { labelColor: ink, titleColor: soft }, text: { color: ink }, rule: { color: soft }, title: { color: ink } };
+      legend: { labelColor: ink, titleColor: soft, columns: window.innerWidth < 600 ? 2 : 6, symbolType: "square" }, text: { color: ink }, rule: { color: soft }, title: { color: ink } };
   }
   function used(spec, found = {}) {
     if (spec && typeof spec === "object") {

@@ -66,7 +66,7 @@ def _against(own: DesignPrice, base: DesignPrice) -> str:
     if losses:
         back = -sum(saved[c] for c in losses)
         named = " and ".join(_words(c) for c in losses[:2])
-        parts.append(f"{_cycles(back)} {'come back' if gains else 'are added'} waiting for {named}")
+        parts.append(f"{_cycles(back)} more go to {named}")
     because = ", but ".join(parts) if ratio < 1 + NEAR or len(parts) == 1 else "; ".join(parts)
     return f"{own.title} {ratio:.2f}× ITC{f' because {because}' if because else ''}."
 
@@ -78,7 +78,7 @@ def _energy(own: DesignPrice, base: DesignPrice) -> str:
     moved = f"; differences move {extra:+.0%} DRAM bytes" if abs(extra) >= NEAR else ""
     how = "even" if abs(ratio - 1) < NEAR else "less" if ratio < 1 else "more"
     return (
-        f"Energy {ratio:.2f}× ITC ({how}): {own.total_pj / 1e9:,.1f} mJ, {own.energy_pj[most] / own.total_pj:.0%} of it {most}"
+        f"Energy {ratio:.2f}× ITC ({how}): {own.total_pj / 1e9:,.1f} mJ, {own.energy_pj[most] / own.total_pj:.0%} of it in {CAUSE_WORDS.get(most, most.upper())}"
         f"{moved}."
     )
 
