@@ -9,7 +9,7 @@ device goes on behind the last of them (`pipeline/run.py`). What this file does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,17 @@ from ditto_cosim.host.compiler.cache import Cache
 from ditto_cosim.host.generation import Outcome, Watcher, generate_run
 from ditto_cosim.host.pipeline.models import Wish, load_model
 from ditto_cosim.host.pipeline.run import ResumeError
+from ditto_cosim.host.report.prices import Prices
 from ditto_cosim.protocol.record import RunRecord
 
 
 def resume_run(
-    directory: Path, *, watcher: Watcher | None = None, connect_to: str = "", keys: Path | None = None
+    directory: Path,
+    *,
+    watcher: Watcher | None = None,
+    connect_to: str = "",
+    keys: Path | None = None,
+    appraise: Callable[[Path], Prices] | None = None,
 ) -> Outcome:
     """The rest of a run and everything it leaves, the same as if it had never been interrupted. A device is found where the
     run found it, unless another address is given."""
@@ -57,6 +63,8 @@ def resume_run(
         scales=None if scales is None else Path(scales),
         cache=cache,
         resume=True,
+        fp32=bool(recipe.get("fp32")),
+        appraise=appraise,
         **chosen,
         **settings,
     )

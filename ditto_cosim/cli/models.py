@@ -193,12 +193,26 @@ def data(
 def report(
     directory: Annotated[Path, typer.Argument(help="Directory of a run")],
     slow: Annotated[int, typer.Option(help="How many of the slowest layers to show")] = 10,
+    full: Annotated[
+        bool, typer.Option("--full", help="Price all designs and a grid of chips into the page (a minute)")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Write layers.csv beside layers.parquet")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a finished run again: verdict, where its cycles went, Defo's decisions, the slowest layers and why."""
-    from ditto_cosim.host.report import load_report, print_report
+    from ditto_cosim.host.report import load_report, print_report, write_csv, write_report
 
     found = load_report(directory)
+    if full:
+        from ditto_cosim.appraisal import appraise
+        from ditto_cosim.host.report.prices import save_prices
+
+        save_prices(appraise(directory, full=True), directory)
+        write_report(found, directory)
+    if csv:
+        path = write_csv(found, directory)
+        if not as_json:
+            print(f"written: {path}")
     if as_json:
         print(found.to_json())
     else:

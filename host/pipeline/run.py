@@ -27,6 +27,7 @@ from ditto_cosim.host.wire.client import Completed, Device, OnLayer, RemoteRun, 
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec
 from ditto_cosim.protocol.record import RUN, RunInfo, RunRecord, RunWriter
+from ditto_cosim.protocol.shelf import pack
 from ditto_cosim.protocol.tensors import Array
 
 __all__ = [
@@ -214,6 +215,8 @@ class Run:
             self._writer = RunWriter.behind(self._past)
         if self._writer is not None:
             self._writer.close(outcome or {})
+            if not (outcome or {}).get("interrupted"):
+                pack(self._writer.directory)
             self._writer = None
         return self.seen
 

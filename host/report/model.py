@@ -19,10 +19,11 @@ import numpy.typing as npt
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import MODES
 from ditto_cosim.protocol.messages import LayerReport
+from ditto_cosim.protocol.record import RUN, RunRecord
 
 I64 = npt.NDArray[np.int64]
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 ABSENT = -1
 """In place of a mode: the layer has no part in the step (`protocol/program.py`: steps of two classes)."""
 
@@ -99,6 +100,16 @@ class RunReport:
     """Times the device was restarted and the run went on."""
     period: int = 1
     """A full step, and the increments behind it up to the next (`protocol/program.py`)."""
+    fp32: tuple[str, ...] = ()
+    """The same pictures as the model itself makes them in fp32, as paths; empty where nobody asked."""
+    fp32_psnr_db: tuple[float, ...] = ()
+    """Each picture against the one of `fp32`; infinite where they are equal."""
+    picture_digests: tuple[str, ...] = ()
+    """SHA-256 of each picture's pixels, before it was enlarged."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of what made the run."""
+    spans: tuple[tuple[str, float, float], ...] = ()
+    """What the host did, and when: name, begin and end in seconds from the run's begin."""
 
     @property
     def classified(self) -> npt.NDArray[np.bool_]:
@@ -181,6 +192,10 @@ def load_report(directory: Path) -> RunReport:
     """The report a run left in its directory."""
     path = directory / "report.json"
     if not path.exists():
+        if (directory / RUN).exists() and (why := RunRecord(directory).interrupted):
+            raise ReportError(
+                f"{directory}: no report yet, the run was interrupted after {why}; `ditto resume {directory}` goes on"
+            )
         raise ReportError(f"{directory}: no report.json here; give the directory a run was written to")
     return RunReport.from_json(path.read_text(encoding="utf-8"))
 
@@ -206,4 +221,6 @@ def _typed(name: str, annotation: str, value: Any) -> Any:
         )
     if name == "strip":
         return tuple((int(step), str(path)) for step, path in value)
+    if name == "spans":
+        return tuple((str(what), float(begin), float(end)) for what, begin, end in value)
     return tuple(value) if isinstance(value, list) else value
