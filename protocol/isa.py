@@ -521,7 +521,8 @@ _FORMS: list[Form] = [
         ("x:i8", "scales:i32", "w:i8", "w_scales:i32"),
         ("acc:i64",),
         _BLOCK_ATTRS,
-        "acc[…,n] = Σ over blocks g of scales[…,g] × w_scales[n,g] × Σ over k in g of w[n,k] × x[…,k]; formats as in conv2d_block.",
+        "acc[…,n] = Σ over blocks g of scales[…,g] × w_scales[n,g] × Σ over k in g of w[n,k] × x[…,k]; formats as in "
+        "conv2d_block.",
         _infer_linear_block,
     ),
     # --- between the number systems ---------------------------------------------------------------------------------

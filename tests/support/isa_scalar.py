@@ -307,7 +307,7 @@ def matmul(t: Sequence[Value], a: Mapping[str, Any]) -> Value:
 
 def e4m3(v: float) -> int:
     """The nearest number of FP8 E4M3 in units of 2⁻⁹: sign, 4 bits of exponent (bias 7), 3 of mantissa, no infinity."""
-    numbers = [m for m in range(8)] + [(8 + m) * 2 ** (e - 1) for e in range(1, 16) for m in range(8)][:-1]
+    numbers = [*range(8), *((8 + m) * 2 ** (e - 1) for e in range(1, 16) for m in range(8))][:-1]
     units = Fraction(v) * 512
     below = max(n for n in numbers if n <= units)
     above = min((n for n in numbers if n >= units), default=numbers[-1])
