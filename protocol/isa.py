@@ -463,7 +463,10 @@ _UNARY = {
     ),
 }
 
-_BLOCK_ATTRS = {"format": "uint4 | int4 | mxint8: of x", "block": "16 | 32 | 64: neighbours that share a scale"}
+_BLOCK_ATTRS = {
+    "format": "uint4 | int4 | mxint8: of x",
+    "block": "16 | 32 | 64: neighbours that share a scale",
+}
 
 _FORMS: list[Form] = [
     # --- layers: 8-bit operands, int32 accumulators; each owns a Defo entry and its temporal state -------------------

@@ -240,7 +240,9 @@ def _hetero(values: Mapping[str, Any], where: str) -> Hetero:
     ):
         if getattr(given, field) not in choices:
             told = ", ".join(map(str, choices))
-            raise DesignError(f"{where}: [hetero] {field} = {getattr(given, field)!r}, expected one of {told}")
+            raise DesignError(
+                f"{where}: [hetero] {field} = {getattr(given, field)!r}, expected one of {told}"
+            )
     if not 0 <= given.threshold <= 1:
         raise DesignError(
             f"{where}: [hetero] threshold = {given.threshold} is outside 0…1: the share of zeros that makes a channel sparse"

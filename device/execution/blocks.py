@@ -157,7 +157,9 @@ class BlockLayer(Layer):
         filled = _filled(part, fill)
         if not self.is_conv:
             return filled
-        bytes_ = np.ascontiguousarray(filled).view(np.int8)  # windows are unrolled byte by byte, a scale as four
+        bytes_ = np.ascontiguousarray(filled).view(
+            np.int8
+        )  # windows are unrolled byte by byte, a scale as four
         rows = self.windows.unroll(pad(bytes_, *self.padding, 0))
         return rows.view(part.dtype)
 

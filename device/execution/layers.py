@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from ditto_cosim.device.kernels.slots import (
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.hardware import LowRule, Mode
 from ditto_cosim.protocol.isa import Convolution
-from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.program import Command
 from ditto_cosim.protocol.record import SubOp, Work, split_k
 
 Array = npt.NDArray[Any]

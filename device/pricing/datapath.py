@@ -175,7 +175,9 @@ class Hetero(Datapath):
         """What each array does, one entry a step."""
         work, cost = met.work, self.cost(met)
         elements = np.full(len(met.classes), work.groups * work.rows * work.k, np.int64)
-        if met.channels is None:  # 8 bits: no zero is skipped, and only a machine without a dense array has another do it
+        if (
+            met.channels is None
+        ):  # 8 bits: no zero is skipped, and only a machine without a dense array has another do it
             none = np.zeros_like(elements)
             pair = (none, elements) if self.hetero.arrays == "sparse" else (elements, none)
             return hetero.arrays(pair[0] * work.n, pair[1] * work.n, cost, self.dense, self.sparse)

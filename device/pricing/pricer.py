@@ -58,9 +58,7 @@ class Pricer:
         self.program, self.chip, self.design = program, chip, design
         self.scope: Scope = "operands" if chip.timing == "paper" else "group"
         packing = None if design.hetero is None else design.hetero.packing
-        self.groups = groups_of(
-            program, self.scope, design.dependency_check, design.sign_mask, packing
-        )
+        self.groups = groups_of(program, self.scope, design.dependency_check, design.sign_mask, packing)
         self.prologue, *layers = self.groups
         self.layers = tuple(layers)
         self.kept = buffers.place(self.groups, chip.buffer_bytes, chip.dma.chunk_bytes, chip.residency)

@@ -125,7 +125,9 @@ class Packing:
                     scales = program.values[layer.operands[at + 1]].elements
                     if self.scale_block and bits == 4:
                         scales = -(-codes.elements // self.scale_block)
-                    found[layer.operands[at + 1]] = 0 if self.operand_bits else -(-scales * self.scale_bits // 8)
+                    found[layer.operands[at + 1]] = (
+                        0 if self.operand_bits else -(-scales * self.scale_bits // 8)
+                    )
         return found
 
 

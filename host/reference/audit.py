@@ -2,8 +2,8 @@
 """Holds what a device reports of a step against golden's operands: its record, its layer reports, its totals.
 
 Recomputed: which modes were possible and which were forced, the slots of every row and the classes of every work in
-every mode, the tags of block-scaled layers, the lanes' cycles of the mode that ran (by the written contract, whether measured or modelled), every sum.
-`NOT_CHECKED` names what is taken on trust. What this file does not do: values (`golden.py`).
+every mode, the tags of block-scaled layers, the lanes' cycles of the mode that ran (by the written contract, whether
+measured or modelled), every sum. `NOT_CHECKED` names what is taken on trust. What this file does not do: values (`golden.py`).
 """
 
 from __future__ import annotations
@@ -251,7 +251,9 @@ def _check_channels(
     for row, what in enumerate(("codes other than 0", "codes other than 0 as windows meet them")):
         if len(wrong := np.flatnonzero(said[row] != right[row])):
             at = wrong[0]
-            return Discrepancy(step, f"{where}, {what} of channel {at}", str(said[row, at]), str(right[row, at]))
+            return Discrepancy(
+                step, f"{where}, {what} of channel {at}", str(said[row, at]), str(right[row, at])
+            )
     return None
 
 

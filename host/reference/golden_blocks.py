@@ -57,14 +57,18 @@ def conv2d_block(x: Tensor, scales: Tensor, w: Tensor, w_scales: Tensor, attrs: 
     how, block = Convolution.of(attrs), integer(attrs, "block")
     (sh, sw), (ph, pw), (dh, dw) = how.stride, how.padding, how.dilation
     reach = how.reach((w.shape[2], w.shape[3]))
-    high, wide = ((n + 2 * p - r) // s + 1 for n, p, r, s in zip(x.shape[2:], (ph, pw), reach, (sh, sw), strict=True))
+    high, wide = (
+        (n + 2 * p - r) // s + 1 for n, p, r, s in zip(x.shape[2:], (ph, pw), reach, (sh, sw), strict=True)
+    )
     x, scales = (pad(v, (pw, pw, ph, ph)).permute(0, 2, 3, 1) for v in (x, scales))
     acc = torch.zeros(x.shape[0], high, wide, w.shape[0], dtype=torch.int64)
     for u in range(w.shape[2]):
         for v in range(w.shape[3]):
             rows = slice(u * dh, u * dh + sh * (high - 1) + 1, sh)
             columns = slice(v * dw, v * dw + sw * (wide - 1) + 1, sw)
-            acc += _tap(x[:, rows, columns], scales[:, rows, columns], w[:, :, u, v], w_scales[:, :, u, v], block)
+            acc += _tap(
+                x[:, rows, columns], scales[:, rows, columns], w[:, :, u, v], w_scales[:, :, u, v], block
+            )
     return acc.permute(0, 3, 1, 2)
 
 

@@ -30,7 +30,7 @@ NUMPY: dict[DType, type[np.generic]] = {"f32": np.float32, "i8": np.int8, "i32":
 LAYER_CONSTANTS = {
     "conv2d": {"w": 2},
     "linear": {"w": 2},
-    **dict.fromkeys(sorted(isa.BLOCK_LAYER_OPS), {"w": 2, "w_scales": 3}),
+    **{op: {"w": 2, "w_scales": 3} for op in sorted(isa.BLOCK_LAYER_OPS)},
 }
 
 

@@ -86,7 +86,13 @@ def _chosen_blocks() -> Iterator[Case]:
         yield Case("quantize_block", attrs, ((0, (Value((1, len(ties)), "f32", list(ties)),)),))
         spread = [f32(math.ldexp(1.4375, e)) for e in range(-140, 100, 3)]
         yield Case("quantize_block", attrs, ((0, (Value((len(spread), 1), "f32", list(spread)),)),))
-        below_half = [f32(64.0), math.ldexp(float(2**24 - 1), -25), -math.ldexp(float(2**24 - 1), -25), 0.5, -0.5]
+        below_half = [
+            f32(64.0),
+            math.ldexp(float(2**24 - 1), -25),
+            -math.ldexp(float(2**24 - 1), -25),
+            0.5,
+            -0.5,
+        ]
         yield Case("quantize_block", attrs, ((0, (Value((1, 5), "f32", list(below_half)),)),))
         yield Case("quantize_block", attrs, ((0, (Value((1, 2), "f32", [0.0, -0.0]),)),))
         for bad in (math.nan, math.inf):
