@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.compiler.plan import PLAN_FILE, PLANS, FormatPlan, PlanError, load_plan
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, load_grids
@@ -181,6 +182,23 @@ def compile_pipeline(pipe: Any, arguments: Mapping[str, Any], scales: Path | Map
     finally:
         restore(pipe)
     raise TargetError(f"{type(pipe).__name__} made its pictures without calling its {name}")
+
+
+def trajectory_of(
+    pipe: Any, arguments: Mapping[str, Any]
+) -> tuple[Captured, list[Mapping[str, torch.Tensor]]]:
+    """A pipeline's denoiser as it is captured, and the inputs of every call that these arguments make of it, in fp32. The
+    pipeline stays as it was."""
+    name = next(iter(find_parts(pipe)))
+    accelerate(pipe, parts=[name], scales={}, backend="model")
+    part: Any = _components(pipe)[name]
+    try:
+        part.start_calibration()
+        pipe(**arguments)
+        found: tuple[Captured, list[Mapping[str, torch.Tensor]]] = part.watched()
+        return found
+    finally:
+        restore(pipe)
 
 
 def restore(target: Any) -> Any:

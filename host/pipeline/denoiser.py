@@ -225,6 +225,13 @@ class Acceleration:
         self._programs.clear()
         return dict(self.grids)
 
+    def watched(self) -> tuple[Captured, list[Mapping[str, torch.Tensor]]]:
+        """The denoiser as it was captured, and the inputs of the calls that calibration has watched (the first shapes' alone)."""
+        if not self._calibrators or not self._trajectory:
+            raise QuantizationError("calibration saw no denoiser call; run the pipeline first")
+        key = self._trajectory[0].key
+        return self._calibrators[0].captured, [c.tensors for c in self._trajectory if c.key == key]
+
     def _calibrate(self, call: Call) -> Any:
         assert self._calibrators is not None
         calibrator = _of(self._calibrators, self._capture(call))
@@ -532,6 +539,7 @@ SHOWN = frozenset(
         "shut_down",
         "start_calibration",
         "stop_calibration",
+        "watched",
     }
 )
 """What of an acceleration is seen as attributes of its module."""
