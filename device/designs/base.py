@@ -28,6 +28,8 @@ from ditto_cosim.device.timing.hetero import Detector, TagSource
 from ditto_cosim.device.timing.traffic import Packing
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import MODES, Mode
+from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS
+from ditto_cosim.protocol.program import Program
 
 Policy = Literal["base", "temporal", "defo", "dynamic", "ideal"]
 Datapath = Literal["slots", "dense8", "sparse8", "low4", "outlier", "hetero", "roofline"]
@@ -177,6 +179,12 @@ _TYPES: Mapping[str, Any] = {
 
 def design_names() -> tuple[str, ...]:
     return description.names("designs")
+
+
+def designs_for(program: Program) -> tuple[str, ...]:
+    """Those here that a program can be priced under: two arrays for block-scaled layers, all others for 8-bit ones alone."""
+    scaled = any(c.op in BLOCK_LAYER_OPS for c in program.layers)
+    return tuple(n for n in design_names() if (load_design(n).hetero is not None) == scaled)
 
 
 def load_design(name: str | Path) -> Design:

@@ -42,6 +42,7 @@ from ditto_cosim.device.timing.traffic import Group, Scope, mode_bytes
 from ditto_cosim.device.timing.traffic import groups as groups_of
 from ditto_cosim.device.timing.vector_time import command_cycles, command_passes, pass_cycles, reduces_whole
 from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import TRAFFIC, Work, layer_work, split_k
 
@@ -56,6 +57,11 @@ class Pricer:
         self, program: Program, chip: Chip, design: Design, memory: MakeMemory | None = None
     ) -> None:
         self.program, self.chip, self.design = program, chip, design
+        if design.hetero is None and any(c.op in BLOCK_LAYER_OPS for c in program.layers):
+            raise PricingError(
+                f"design {design.name} has no arrays for block-scaled layers, which this program has; price it under sq_dm, one "
+                "of its baselines (fp16_dense, int4_dense, int4_vsq), or a design with a [hetero] table"
+            )
         self.scope: Scope = "operands" if chip.timing == "paper" else "group"
         packing = None if design.hetero is None else design.hetero.packing
         self.groups = groups_of(program, self.scope, design.dependency_check, design.sign_mask, packing)
