@@ -64,6 +64,7 @@ class Roofline:
 
 ArrayKinds = Literal["both", "dense", "sparse"]
 Layout = Literal["channel_last", "channel_first"]
+EightBits = Literal["dense", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class Hetero:
     """`fresh`: counted as this step's input is written; `carried`: those of the step before."""
     sparse_area: float = 1.0
     """Area of a multiplier of the sparse array, in those of the dense one."""
+    eight_bits: EightBits = "dense"
+    """Which arrays compute 8-bit layers: the dense one alone, or both, their output channels shared out by multipliers."""
     layout: Layout = "channel_last"
     """`channel_first` has a pixel's channels beside each other, so that both arrays fetch every burst."""
     operand_bits: int = 0
@@ -244,6 +247,7 @@ def _hetero(values: Mapping[str, Any], where: str) -> Hetero:
         ("arrays", get_args(ArrayKinds)),
         ("tags", get_args(TagSource)),
         ("layout", get_args(Layout)),
+        ("eight_bits", get_args(EightBits)),
         ("operand_bits", (0, 16)),
     ):
         if getattr(given, field) not in choices:

@@ -139,6 +139,9 @@ def _print(found: Findings, verdicts: list[Judged], tables: dict[str, Any]) -> N
             tables[kind] if kind != "designs" else [{"design": n, **d} for n, d in tables[kind].items()]
         ):
             print("  " + "  ".join(f"{k} {_short(v)}" for k, v in row.items()))
+    print("\nbursts of a layer's input and what the DRAM takes for them, channel last and channel first")
+    for row in tables["layouts"]:
+        print("  " + "  ".join(f"{k} {_short(v)}" for k, v in row.items()))
     print("\nEDM's networks by shape")
     for row in tables["edm"]:
         print("  " + "  ".join(f"{k} {_short(v)}" for k, v in row.items()))

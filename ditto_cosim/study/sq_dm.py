@@ -31,6 +31,8 @@ from ditto_cosim.device.pricing.datapath import Hetero as HeteroDatapath
 from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, chip_of, price_run
 from ditto_cosim.device.timing import hetero
+from ditto_cosim.device.timing.channel_streams import requests
+from ditto_cosim.device.timing.dram import simulate
 from ditto_cosim.host.compiler.plan import FormatPlan
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.study.edm import NETWORKS, Network
@@ -41,7 +43,15 @@ SPLITS = (0.5, 1 / 3, 0.25)
 INTERVALS = (1, 2, 5, 10, 10**6)
 AREAS = (1.0, 1.38, 2.0, 3.0, 4.0, 5.0)
 """Of a sparse array's multiplier, in those of the dense one; 1.38 is SIGMA's beside a systolic array (floating point)."""
-BASELINES = ("fp16_dense", "int4_dense", "int4_vsq", "sq_dm", "sq_dm_channel_first", "sq_dm_sparse")
+BASELINES = (
+    "fp16_dense",
+    "int4_dense",
+    "int4_vsq",
+    "sq_dm",
+    "sq_dm_shared",
+    "sq_dm_channel_first",
+    "sq_dm_sparse",
+)
 REPRODUCED, NEAR = 0.05, 0.10
 
 Bools = npt.NDArray[np.bool_]
@@ -192,6 +202,29 @@ def areas(measured: Measured) -> list[dict[str, float]]:
         }
         for a in AREAS
     ]
+
+
+def layouts(measured: Measured) -> list[dict[str, Any]]:
+    """Bursts and DRAM cycles of one layer's input under both address orders: the recorded net's in the middle of the run, and
+    EDM's largest inputs of each network with the same share of sparse channels drawn at random."""
+    cases: dict[str, tuple[int, Bools]] = {}
+    for name, tags in measured.tags().items():
+        cases[name] = (measured.layers[name].pixels, tags[len(tags) // 2])
+    share, rng = _mean_tag(measured.tags()), np.random.default_rng(0)
+    for net in NETWORKS.values():
+        widest = max(
+            (x for x in net.layers if x.by_activation), key=lambda x: x.channels * (x.rows <= 32 * 32)
+        )
+        cases[f"{net.name} {widest.name}"] = (widest.rows, rng.random(widest.channels) < share)
+    rows = []
+    for name, (pixels, sparse) in cases.items():
+        row: dict[str, Any] = {"layer": name, "channels": len(sparse), "sparse": int(sparse.sum())}
+        for layout in ("channel_last", "channel_first"):
+            asked = np.array(requests(layout, pixels, sparse), np.int64)
+            row[f"{layout}_bursts"] = len(asked)
+            row[f"{layout}_cycles"] = simulate(measured.chip.dram, asked, np.zeros(len(asked), bool)).cycles
+        rows.append(row)
+    return rows
 
 
 # --- EDM by shape -----------------------------------------------------------------------------------------------------------
@@ -388,6 +421,7 @@ def tables(found: Findings) -> dict[str, Any]:
         "theta": found.theta,
         "intervals": found.intervals,
         "areas": found.areas,
+        "layouts": layouts(measured),
         "sparsity": {
             "zero_codes_by_macs": round(measured.sparsity(), 4),
             "std_over_channels": round(over_channels, 4),
