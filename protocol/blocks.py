@@ -72,7 +72,7 @@ class Format:
     @property
     def largest(self) -> int:
         """Product of code and scale, at most."""
-        return self.high * (SCALE_MAX if self.is_float_scaled else 2**MX_WINDOW)
+        return self.high * (SCALE_MAX if self.is_float_scaled else 1 << MX_WINDOW)
 
 
 FORMATS: dict[BlockFormat, Format] = {

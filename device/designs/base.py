@@ -239,7 +239,7 @@ def _design(name: str, values: Mapping[str, Any], where: str) -> Design:
 
 
 def _hetero(values: Mapping[str, Any], where: str) -> Hetero:
-    types = {f.name: (int, float) if f.type == "float" else str for f in fields(Hetero)}
+    types: dict[str, Any] = {f.name: (int, float) if f.type == "float" else str for f in fields(Hetero)}
     types |= dict.fromkeys(("interval", "operand_bits", "scale_bits", "scale_block"), int)
     description.check(values, types, f"{where}: [hetero]", DesignError)
     given = Hetero(**values)

@@ -109,7 +109,7 @@ class Machine:
         """Before anything runs: 4-bit block products need a backend that has arrays for them."""
         asking = [n for n, x in self.layers.items() if isinstance(x, BlockLayer) and x.four_bits]
         if asking and not has_arrays(backend):
-            self.close()
+            backend.close()
             raise BackendError(
                 f"backend {backend.name!r} has no arrays for block-scaled products, which {len(asking)} layers such as "
                 f"{asking[0]!r} are; backend model has, or give one with `block_gemm` (docs/backends.md)"

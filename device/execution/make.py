@@ -11,7 +11,6 @@ import numpy.typing as npt
 from ditto_cosim.device.designs.base import Hetero
 from ditto_cosim.device.execution.blocks import BlockLayer
 from ditto_cosim.device.execution.layers import Conv2d, Layer, Linear, Matmul
-from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.hardware import LowRule
 from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS
 from ditto_cosim.protocol.program import Command, Program
@@ -46,11 +45,7 @@ def _block(
     rule: LowRule,
     hetero: Hetero | None,
 ) -> BlockLayer:
-    if hetero is None:
-        raise BackendError(
-            f"layer {command.name!r} is block-scaled, and this design has no arrays for it; give --design sq_dm, one of its "
-            "baselines (fp16_dense, int4_dense, int4_vsq), or one with a [hetero] table"
-        )
+    assert hetero is not None  # the pricer has refused the program
     layer = BlockLayer(
         command,
         k_max,

@@ -13,13 +13,13 @@ What this file does not do: place formats in a program (`compiler/plan.py`), or 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from ditto_cosim.host.compiler.blocks import as_seen
+from ditto_cosim.host.compiler.blocks import Baseline, as_seen, baseline_as_seen
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.plan import (
     FormatPlan,
@@ -70,6 +70,49 @@ def on_formats(layers: Mapping[str, BlockFormat], block: int) -> Seen:
         return as_seen(x, form, block, axis), kept[layer, form]
 
     return seen
+
+
+def on_baseline(kind: Baseline, layers: Collection[str]) -> Seen:
+    """These layers in signed 4 bits, as SQ-DM's baselines have them; others as they are."""
+
+    def seen(x: Tensor, weight: Tensor, layer: str, axis: int) -> tuple[Tensor, Tensor]:
+        if layer not in layers:
+            return x, weight
+        return baseline_as_seen(x, kind, axis), baseline_as_seen(weight, kind, 1, of_weights=True)
+
+    return seen
+
+
+def compare_formats(
+    captured: Captured, inputs: Sequence[Mapping[str, Tensor]], plan: FormatPlan | None
+) -> dict[str, float]:
+    """Decibels of the denoiser's output over its quantization noise, by what its layers compute on.
+
+    `sq_dm` is the plan; `sq_dm_signed` has int4 where it has uint4; `sq_dm_all_4_bits` no ends at 8; the baselines have signed 4
+    bits in the same layers as the plan, the others at 8.
+    """
+    plan = plan or draft(captured)
+    wanted = outputs(captured, inputs)
+    blocks = residual_blocks(captured, plan.block)
+    four = [name for name, form in plan.layers.items() if FORMATS[form].bits == 4]
+    eight: dict[str, BlockFormat] = dict.fromkeys(plan.layers, "mxint8")
+    every: dict[str, BlockFormat] = {**eight, **{n: "uint4" for names in blocks.values() for n in names}}
+    signed: dict[str, BlockFormat] = {**eight, **dict.fromkeys(four, "int4")}
+    others = on_formats({n: f for n, f in eight.items() if n not in four}, plan.block)
+
+    def baseline(kind: Baseline) -> Seen:
+        inner = on_baseline(kind, four)
+        return lambda x, w, layer, axis: (inner if layer in four else others)(x, w, layer, axis)
+
+    asked: dict[str, Seen] = {
+        "mxint8": on_formats(eight, plan.block),
+        "sq_dm": on_formats(plan.layers, plan.block),
+        "sq_dm_signed": on_formats(signed, plan.block),
+        "sq_dm_all_4_bits": on_formats(every, plan.block),
+        "int4_vsq": baseline("int4_vsq"),
+        "int4_tensor": baseline("int4_tensor"),
+    }
+    return {name: round(snr_db(captured, inputs, wanted, seen), 2) for name, seen in asked.items()}
 
 
 def snr_db(

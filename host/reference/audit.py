@@ -157,8 +157,8 @@ class Audit:
         if subop.splits != splits or (subop.slots is None) != (mode == "original"):
             return Discrepancy(step, f"{where}, chunks of K", str(subop.splits), str(splits))
         if (subop.channels is None) != (met.channels is None):
-            said = "counts of channels" if met.channels is None else "none"
-            return Discrepancy(step, f"{where}, counts by channel", said, "those of 4-bit products alone")
+            what = "counts of channels" if met.channels is None else "none"
+            return Discrepancy(step, f"{where}, counts by channel", what, "those of 4-bit products alone")
         if subop.channels is not None and met.channels is not None:
             return _check_channels(step, where, subop.channels, met.channels.numpy())
         if subop.slots is None:

@@ -16,9 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
+from torch.nn.grad import conv2d_input
 
 from ditto_cosim.protocol.hardware import LowRule, Mode
 from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS, Convolution, ints
@@ -123,9 +126,13 @@ class Encoder:
             how, kernel = Convolution.of(command.attrs), weight.shape[2:]
             picture = (1, 1, marks.shape[2], marks.shape[3])
             ones = torch.ones(1, 1, *kernel, dtype=torch.float64)
-            where = {"stride": how.stride, "padding": how.padding, "dilation": how.dilation}
-            out = torch.nn.functional.conv2d(torch.ones(picture, dtype=torch.float64), ones, **where)  # type: ignore[arg-type]
-            cover = torch.nn.grad.conv2d_input(picture, ones, torch.ones_like(out), **where)  # type: ignore[arg-type]
+            where: dict[str, Any] = {
+                "stride": how.stride,
+                "padding": how.padding,
+                "dilation": how.dilation,
+            }
+            out = conv2d(torch.ones(picture, dtype=torch.float64), ones, **where)
+            cover = conv2d_input(picture, ones, torch.ones_like(out), **where)
             met, by_channel = (marks * cover).sum((0, 2, 3)), marks.sum((0, 2, 3))
             elements = out.numel() * len(marks) * weight[0].numel()
         some = int(met.sum())

@@ -232,8 +232,8 @@ def _stateless(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
             return _block(op, s)
         case "dequantize_block":
             shape = _shape(s, 3)
-            axis, reach = s.integer(-3, 2), s.choice((2**20, 2**54, 2**62))
-            acc = Value(shape, "i64", [s.integer(-reach, reach) for _ in range(math.prod(shape))])
+            axis, most = s.integer(-3, 2), s.choice((2**20, 2**54, 2**62))
+            acc = Value(shape, "i64", [s.integer(-most, most) for _ in range(math.prod(shape))])
             operands = [acc, _params(s, 0), _f32(s, shape[axis], low=f32(1e-9), high=0.5)]
             if s.choice((True, False)):
                 operands.append(_f32(s, shape[axis], low=-64.0, high=64.0))
