@@ -115,7 +115,8 @@ def e4m3_round(value: float | Fraction) -> int:
     if units >= SCALE_MAX:
         return SCALE_MAX
     step = 1 << max(0, math.floor(units).bit_length() - 4)
-    return round(units / step) * step  # a Fraction rounds half to even
+    rounded: int = round(units / step)  # a Fraction rounds half to even
+    return rounded * step
 
 
 def blocks_of(channels: int, block: int) -> int:

@@ -175,12 +175,14 @@ class Hetero(Datapath):
         """What each array does, one entry a step."""
         work, cost = met.work, self.cost(met)
         elements = np.full(len(met.classes), work.groups * work.rows * work.k, np.int64)
-        if (
-            met.channels is None
-        ):  # 8 bits: no zero is skipped, and only a machine without a dense array has another do it
-            none = np.zeros_like(elements)
-            pair = (none, elements) if self.hetero.arrays == "sparse" else (elements, none)
-            return hetero.arrays(pair[0] * work.n, pair[1] * work.n, cost, self.dense, self.sparse)
+        if met.channels is None:  # 8 bits: no zero is skipped
+            every = elements * work.n
+            sparse = np.zeros_like(every)
+            if self.hetero.arrays == "sparse":
+                sparse = every
+            elif self.hetero.arrays == "both" and self.hetero.eight_bits == "both":
+                sparse = every * self.sparse // (self.dense + self.sparse)
+            return hetero.arrays(every - sparse, sparse, cost, self.dense, self.sparse)
         tags, channels = self.tags(met), met.channels.shape[2]
         dense = (~tags).sum(axis=1) * (elements // channels)
         sparse = (met.channels[:, hetero.PRODUCTS] * tags).sum(axis=1)

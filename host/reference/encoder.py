@@ -132,7 +132,7 @@ class Encoder:
                 "dilation": how.dilation,
             }
             out = conv2d(torch.ones(picture, dtype=torch.float64), ones, **where)
-            cover = conv2d_input(picture, ones, torch.ones_like(out), **where)
+            cover = conv2d_input(picture, ones, torch.ones_like(out), **where)  # type: ignore[no-untyped-call]  # torch leaves it untyped
             met, by_channel = (marks * cover).sum((0, 2, 3)), marks.sum((0, 2, 3))
             elements = out.numel() * len(marks) * weight[0].numel()
         some = int(met.sum())

@@ -92,7 +92,7 @@ def test_carried_tags_are_those_of_the_step_before() -> None:
         tags = [
             [r.layers[layer].works["original"][0].channels for r in ran.records] for ran in (fresh, carried)
         ]
-        assert not tags[1][0][2].any()  # type: ignore[index]  # 4-bit layers have counts
+        assert not tags[1][0][2].any()
         for now, later in zip(tags[0], tags[1][1:], strict=False):
             assert now is not None
             assert later is not None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -66,9 +67,10 @@ def captured() -> tuple[Captured, list[dict[str, torch.Tensor]]]:
     torch.manual_seed(0)
     denoiser = ReluDenoiser().eval()
     with torch.no_grad():
-        for block in denoiser.blocks:  # channels that differ, so that some are sparse and some are not
-            for norm in (block.norm1, block.norm2):
-                norm.bias.copy_(torch.linspace(-2, 2, len(norm.bias)))
+        for norm in (m for m in denoiser.modules() if isinstance(m, nn.GroupNorm)):
+            norm.bias.copy_(
+                torch.linspace(-2, 2, len(norm.bias))
+            )  # channels that differ: some sparse, some not
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     inputs = []
     for _ in range(STEPS):
@@ -155,8 +157,6 @@ def run(
 def machine_for(made: Design, backend: str = "model", chip: str = "tiny") -> Machine:
     """A machine of this design, shipped or not."""
     program = compiled()
-    from unittest.mock import patch
-
     with patch("ditto_cosim.device.execution.machine.load_design", lambda name: made):
         return Machine(program.program, program.arrays, RunSpec(backend=backend, chip=chip, design=made.name))
 

@@ -129,7 +129,7 @@ def test_a_split_that_leaves_an_array_without_multipliers_is_refused() -> None:
     design = load_design("sq_dm")
     assert design.hetero is not None
     thin = replace(design, hetero=replace(design.hetero, dense_share=0.001))
-    with pytest.raises(PricingError, match="dense_share = 0.001 leaves an array without PEs"):
+    with pytest.raises(PricingError, match=r"dense_share = 0\.001 leaves an array without PEs"):
         Hetero(thin, load_chip("stonne"))
 
 
