@@ -188,7 +188,7 @@ module sparse_tile
   scale_t scales [1 << ScaleAddrWidth];
   scale_t word_scale;
 
-  assign word_scale = scales[ScaleAddrWidth'({word_row[1:0], word[0].k >> PlaceWidth})];
+  assign word_scale = scales[{word_row[1:0], word[0].k[PlaceWidth+:SegmentAddrWidth]}];
 
   always_ff @(posedge clk_i) begin : scale_memory
     if (scale_valid) scales[{encode_row_q[1:0], scale_segment[SegmentAddrWidth-1:0]}] <= scale;
