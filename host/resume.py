@@ -53,6 +53,7 @@ def resume_run(
         directory,
         watcher=watcher,
         scales=None if scales is None else Path(scales),
+        plan=str(recipe.get("plan", "")),
         resume=True,
         **chosen,
         **settings,

@@ -65,6 +65,11 @@ class Format:
         return self.bits == 4
 
     @property
+    def weights(self) -> BlockFormat:
+        """The format of the weights that its codes are multiplied with."""
+        return "int4" if self.bits == 4 else "mxint8"
+
+    @property
     def largest(self) -> int:
         """Product of code and scale, at most."""
         return self.high * (SCALE_MAX if self.is_float_scaled else 2**MX_WINDOW)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -166,6 +166,12 @@ class ReportingBackend(Backend, Protocol):
     @property
     def totals(self) -> Mapping[str, int]:
         """What has added up so far."""
+
+
+def has_arrays(backend: Backend) -> TypeGuard[BlockBackend]:
+    """Whether a backend computes block-scaled products; one made of others does if they do."""
+    parts: tuple[Backend, ...] = getattr(backend, "parts", ())
+    return callable(getattr(backend, "block_gemm", None)) and all(map(has_arrays, parts))
 
 
 def facts_of(backend: Backend) -> Mapping[str, str | int]:

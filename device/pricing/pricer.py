@@ -57,7 +57,8 @@ class Pricer:
     ) -> None:
         self.program, self.chip, self.design = program, chip, design
         self.scope: Scope = "operands" if chip.timing == "paper" else "group"
-        self.groups = groups_of(program, self.scope, design.dependency_check, design.sign_mask)
+        packing = None if design.hetero is None else design.hetero.packing
+        self.groups = groups_of(program, self.scope, design.dependency_check, design.sign_mask, packing)
         self.prologue, *layers = self.groups
         self.layers = tuple(layers)
         self.kept = buffers.place(self.groups, chip.buffer_bytes, chip.dma.chunk_bytes, chip.residency)
@@ -88,11 +89,20 @@ class Pricer:
             raise PricingError(
                 f"layer {group.name!r}: record holds {[s.work for s in stacks]}, not {expected}"
             )
-        parts = [self.datapath.lanes(s, mode) for s in stacks]
+        parts = [self.datapath.lanes(s, mode) for s in self.placed(group, stacks)]
         return (
             parts[0]
             if len(parts) == 1
             else LaneColumns(*(sum(same) for same in zip(*(p.columns for p in parts), strict=True)))
+        )
+
+    def placed(self, group: Group, stacks: tuple[Stack, ...]) -> tuple[Stack, ...]:
+        """With what the program knows of a block-scaled product's input."""
+        if group.layer is None or stacks[0].channels is None:
+            return stacks
+        codes = self.program.values[group.layer.operands[0]].elements
+        return tuple(
+            replace(s, pixels=codes // s.channels.shape[2]) if s.channels is not None else s for s in stacks
         )
 
     # --- groups ---------------------------------------------------------------------------------------------------------
@@ -126,6 +136,9 @@ class Pricer:
         late, out = sum(reads.values()) - early, sum(writes.values())
         moved = (early + late + out,) if chip.timing == "paper" else (early + late, out)
         passes = sum(len(split_k(w.k, chip.geometry.k_max)) for w in works)
+        hetero = self.design.hetero
+        if hetero is not None:  # the arrays' accumulators hold a result until all of K is in it
+            passes = len(works)
         streamed, after, elements = self._tails[group.index]
         extra = self._extra_passes(group, mode)
         if chip.partial_sums == "vector" and passes > 1:
@@ -134,6 +147,8 @@ class Pricer:
             streamed += pass_cycles(group.accumulators, chip.vector_lanes, chip.vector_depth_cycles, extra)
         operands = 1 if mode == "original" else 2
         through = sum(w.groups * (w.k * w.n + w.rows * w.k * operands) for w in works)
+        if hetero is not None and group.layer is not None:
+            through = through * hetero.packing.bits_of(group.layer) // 8
         return GroupCost(
             group=group,
             mode=mode,

@@ -41,8 +41,14 @@ def generate(
         ),
     ] = "",
     design: Annotated[
-        str, typer.Option(help="ditto, ditto_plus, itc, diffy, … (`ditto compare` shows all)")
+        str, typer.Option(help="ditto, ditto_plus, itc, diffy, sq_dm, … (`ditto compare` shows all)")
     ] = "ditto",
+    plan: Annotated[
+        str,
+        typer.Option(
+            help="Formats of block-scaled layers: sq_dm, or a file (`ditto calibrate --plan sq_dm`)  [default: with design sq_dm]"
+        ),
+    ] = "",
     steps: Annotated[int, typer.Option(min=0, help="Denoising steps; 0 takes the model's own")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the starting noise")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once")] = 1,
@@ -118,6 +124,8 @@ def generate(
     sample = _sample(how, verify)
     if rtl_dir is not None or contract:
         backend = _own_rtl(backend, rtl_dir, contract, connect)
+    if not plan and _has_arrays(design, connect):
+        plan = "sq_dm"
     directory = output or Path("runs") / f"{Path(model).name}-{design}-{_short(backend)}-seed{seed}"
     if not connect:
         _check_names(chip, design, *(name for name in (backend, cross_check) if name))
@@ -152,6 +160,7 @@ def generate(
                 command=_command_line(),
                 watcher=watcher,
                 scales=scales,
+                plan=plan,
                 policy=policy,
                 observer=observer,
                 verify=verify,
@@ -162,6 +171,15 @@ def generate(
                 cross_check=cross_check,
             )
         tell(outcome, as_json, say)
+
+
+def _has_arrays(design: str, connect: str) -> bool:
+    """Whether a design is one for block-scaled layers; what a device elsewhere knows by this name is its own affair."""
+    if connect:
+        return False
+    from ditto_cosim.device.designs.base import load_design
+
+    return load_design(design).hetero is not None
 
 
 def _sample(how: str, verify: bool) -> int:

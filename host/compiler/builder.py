@@ -15,10 +15,13 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from ditto_cosim.host.compiler.blocks import quantize_weight as quantize_weight_blocks
 from ditto_cosim.host.compiler.capture import Captured
+from ditto_cosim.host.compiler.plan import FormatPlan
 from ditto_cosim.host.compiler.points import example, name_layers, quantization_points
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, quantize_weight
 from ditto_cosim.protocol import isa
+from ditto_cosim.protocol.blocks import FORMATS, BlockFormat
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.isa import Attr, Attrs, DType, TensorSpec
 from ditto_cosim.protocol.program import Command
@@ -82,9 +85,16 @@ class Constant:
 class Builder:
     """The values and commands made so far."""
 
-    def __init__(self, captured: Captured, grids: Mapping[str, Grid] | None, steps: int) -> None:
+    def __init__(
+        self,
+        captured: Captured,
+        grids: Mapping[str, Grid] | None,
+        steps: int,
+        plan: FormatPlan | None = None,
+    ) -> None:
         self.captured = captured
         self.grids = grids
+        self.plan = plan
         self.steps = steps
         self.values: list[TensorSpec] = []
         self.commands: list[Command] = []
@@ -229,6 +239,8 @@ class Builder:
 
     def linear(self, node: Node, x: Argument, weight: Argument, bias: Argument = None) -> Value:
         layer = self.layers[node.name]
+        if (form := self._block_format(layer)) is not None:
+            return self._block_scaled(layer, "linear_block", form, x, weight, bias)
         acc, params, scale = self._weighted(layer, "linear", x, weight)
         return self._dequantize(layer, acc, params, scale, bias, -1)
 
@@ -245,8 +257,47 @@ class Builder:
     ) -> Value:
         layer = self.layers[node.name]
         how = isa.Convolution(pair(stride), pair(padding), pair(dilation), groups)
+        if (form := self._block_format(layer)) is not None:
+            return self._block_scaled(layer, "conv2d_block", form, x, weight, bias, how.attrs())
         acc, params, scale = self._weighted(layer, "conv2d", x, weight, attrs=how.attrs())
         return self._dequantize(layer, acc, params, scale, bias, 1)
+
+    def _block_format(self, layer: str) -> BlockFormat | None:
+        return None if self.plan is None else self.plan.layers.get(layer)
+
+    def _block_scaled(
+        self,
+        layer: str,
+        op: str,
+        form: BlockFormat,
+        x: Argument,
+        weight: Argument,
+        bias: Argument,
+        attrs: Attrs | None = None,
+    ) -> Value:
+        """A layer on block-scaled operands, from numbers to numbers."""
+        if not isinstance(weight, torch.Tensor):
+            raise LoweringError(
+                f"{layer}: its weights are computed, not parameters; {op} needs constant weights"
+            )
+        assert self.plan is not None
+        value = self.f32(x)
+        rank = len(value.spec.shape)
+        axis = 1 if op == "conv2d_block" else rank - 1
+        how: dict[str, Attr] = {"format": form, "block": self.plan.block}
+        codes, scales, params = self.emit(
+            "quantize_block", value, name=f"{layer}:x/quantize", axis=axis, **how
+        )
+        held = quantize_weight_blocks(weight, FORMATS[form].weights, self.plan.block)
+        w, w_scales, w_t = (
+            self.constant(tensor, f"{layer}.{name}")
+            for tensor, name in zip(held, ("weight", "weight_blocks", "weight_scale"), strict=True)
+        )
+        (acc,) = self.emit(op, codes, scales, w, w_scales, name=layer, **how, **(attrs or {}))
+        operands = [acc, params, w_t]
+        if isinstance(bias, torch.Tensor):
+            operands.append(self.constant(bias.to(torch.float32), f"{layer}.bias"))
+        return self.emit("dequantize_block", *operands, name=f"{layer}/dequantize", axis=axis)[0]
 
     def _weighted(
         self,

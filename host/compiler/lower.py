@@ -26,6 +26,7 @@ from ditto_cosim.host.compiler.builder import (
     Value,
 )
 from ditto_cosim.host.compiler.capture import Captured
+from ditto_cosim.host.compiler.plan import FormatPlan, check
 from ditto_cosim.host.compiler.points import module_path
 from ditto_cosim.host.compiler.quantize import Grid
 from ditto_cosim.host.compiler.rules import COMPONENTWISE, RULES
@@ -74,8 +75,14 @@ class Lowered:
 class Lowering(Builder):
     """One pass over the graph."""
 
-    def __init__(self, captured: Captured, grids: Mapping[str, Grid] | None, steps: int) -> None:
-        super().__init__(captured, grids, steps)
+    def __init__(
+        self,
+        captured: Captured,
+        grids: Mapping[str, Grid] | None,
+        steps: int,
+        plan: FormatPlan | None = None,
+    ) -> None:
+        super().__init__(captured, grids, steps, plan)
         self.env: dict[str, Any] = {}
         self.missing: dict[str, list[str]] = {}
         """Operation, or what it was refused for -> modules that ask for it."""
@@ -258,6 +265,15 @@ def _prune(program: Program) -> Program:
     )
 
 
-def lower(captured: Captured, grids: Mapping[str, Grid] | None, *, steps: int = 50) -> Lowered:
-    """The program of a captured denoiser. `grids = None` gives unit scales: right in shape, for counting only."""
-    return Lowering(captured, grids, steps).run()
+def lower(
+    captured: Captured,
+    grids: Mapping[str, Grid] | None,
+    *,
+    steps: int = 50,
+    plan: FormatPlan | None = None,
+) -> Lowered:
+    """The program of a captured denoiser. `grids = None` gives unit scales: right in shape, for counting only. Layers that a
+    plan names are block-scaled."""
+    if plan is not None:
+        check(plan, captured)
+    return Lowering(captured, grids, steps, plan).run()

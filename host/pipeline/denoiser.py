@@ -29,6 +29,7 @@ from ditto_cosim.host.compiler.arguments import Call, describe, put_together, ta
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, as_fp32, capture_call
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.plan import FormatPlan, draft
 from ditto_cosim.host.compiler.points import quantization_points
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, serves
 from ditto_cosim.host.pipeline import fingerprint
@@ -118,8 +119,11 @@ class Acceleration:
         *,
         static_inputs: frozenset[str] = STATIC_INPUTS,
         pipeline: Any = None,
+        plan: FormatPlan | str | None = None,
     ) -> None:
         self.settings = settings
+        self.plan = plan
+        """Formats of block-scaled layers, or the rules that make them."""
         self.shut_down = shut_down
         """Stops the device, if it is this process's own."""
         self.grids = grids
@@ -412,7 +416,8 @@ class Acceleration:
             )
         captured = self._capture(call)
         captured = replace(captured, static_inputs=captured.static_inputs - self._varying)
-        compiled = compile_denoiser(captured, self._grids_for(captured, call), steps=self._steps)
+        plan = draft(captured) if isinstance(self.plan, str) else self.plan
+        compiled = compile_denoiser(captured, self._grids_for(captured, call), steps=self._steps, plan=plan)
         dtypes = self._result_dtypes(call, captured)
         known.append(_Program(compiled, captured.held, captured.outputs, captured.result, dtypes))
         if not clustered:
@@ -505,6 +510,7 @@ class Acceleration:
             self.shut_down,
             static_inputs=self._static_inputs,
             pipeline=memo.get(id(pipeline)),
+            plan=self.plan,
         )
         made._kind = self._kind
         made._own_forward = copy.deepcopy(self._own_forward, memo)

@@ -27,7 +27,11 @@ CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "golden" / "isa_vectors.json").read_text()
 )
 NUMPY: dict[DType, type[np.generic]] = {"f32": np.float32, "i8": np.int8, "i32": np.int32, "i64": np.int64}
-LAYER_CONSTANTS = {"conv2d": {"w": 2}, "linear": {"w": 2}}
+LAYER_CONSTANTS = {
+    "conv2d": {"w": 2},
+    "linear": {"w": 2},
+    **{op: {"w": 2, "w_scales": 3} for op in sorted(isa.BLOCK_LAYER_OPS)},
+}
 
 
 def _array(value: dict[str, Any]) -> npt.NDArray[Any]:
@@ -52,7 +56,8 @@ def _machine(case: dict[str, Any]) -> Machine:
         commands=(Command(op, "it", ids[:count], ids[count:], attrs),),
     )
     arrays = {name: _array(first[value]) for name, value in constants.items()}
-    return Machine(program, arrays, RunSpec(backend="model", chip="tiny", design="ditto"))
+    design = "sq_dm" if op in isa.BLOCK_LAYER_OPS else "ditto"
+    return Machine(program, arrays, RunSpec(backend="model", chip="tiny", design=design))
 
 
 @pytest.mark.parametrize("form", ["compiled", "numpy"])
