@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.protocol.blocks import E4M3_CODES, e4m3_scale
+from ditto_cosim.protocol.blocks import E4M3_CODES, SCALE_MAX, e4m3_scale
 from ditto_cosim.protocol.hardware import ARRAY_ABI_VERSION, ArrayGeometry
 
 from .build import BuildOptions, Built, build
@@ -36,7 +35,9 @@ U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 
-_SCALES = np.array([e4m3_scale(code) for code in range(E4M3_CODES)], np.int64)
+_NO_CODE = 255
+_CODE_OF: U8 = np.full(SCALE_MAX + 1, _NO_CODE, np.uint8)
+_CODE_OF[[e4m3_scale(code) for code in range(E4M3_CODES)]] = np.arange(E4M3_CODES)
 _STUCK, _ASSERTION, _RESET = 1, 2, 4
 
 
@@ -76,7 +77,9 @@ class Layout:
 
     @cached_property
     def _c(self) -> _Layout:
-        return _Layout(self.segments, self.counts.ctypes.data, self.places.ctypes.data, self.blocks.ctypes.data)
+        return _Layout(
+            self.segments, self.counts.ctypes.data, self.places.ctypes.data, self.blocks.ctypes.data
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,6 @@ class ArrayRuns:
     """[chunks, ranges]: each pass's, drain included."""
     loaded: I64
     """[chunks]: cycles of loading the chunk's weights and scales."""
-
-
 
 
 class _Layout(ctypes.Structure):
@@ -197,12 +198,13 @@ def _library(path: Path) -> ctypes.CDLL:
 
 def scale_codes(name: str, scales: npt.NDArray[np.integer]) -> U8:
     """E4M3 codes of scales in units of 2⁻⁹; refuses what is no such number."""
-    codes = np.searchsorted(_SCALES, scales)
-    found = np.take(_SCALES, codes, mode="clip")
-    if not np.array_equal(found, scales):
-        at = tuple(int(i) for i in np.argwhere(found != scales)[0])
+    inside = scales.size == 0 or (scales.min() >= 0 and scales.max() <= SCALE_MAX)
+    codes: U8 = _CODE_OF[scales if inside else np.clip(scales, 0, SCALE_MAX)]
+    wrong = (codes == _NO_CODE) if inside else (codes == _NO_CODE) | (scales < 0) | (scales > SCALE_MAX)
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise TileInputError(f"array: {name}{list(at)} = {int(scales[at])} × 2⁻⁹ is no number of E4M3")
-    return codes.astype(np.uint8)
+    return codes
 
 
 def chunks_of(layout: Layout, geometry: ArrayGeometry) -> I64:
@@ -276,7 +278,9 @@ class ArrayTile:
             self._loaded = layout, weights.shape[1]
             return int(cycles)
 
-    def run(self, codes: Codes, scales: U8, *, stalls: Stalls | None = None, record: bool = False) -> ArrayRun:
+    def run(
+        self, codes: Codes, scales: U8, *, stalls: Stalls | None = None, record: bool = False
+    ) -> ArrayRun:
         """Runs rows of `codes` [M, K] with `scales` [M, blocks], E4M3 codes, against the loaded weights."""
         layout, n = self._held()
         m = self._check_rows(layout, codes, scales)
@@ -305,7 +309,11 @@ class ArrayTile:
         layout, n = self._held()
         m = self._check_rows(layout, codes, scales)
         dropped, counters = np.zeros((m, n), np.int64), np.zeros(3, np.uint32)
-        times, nonzero, met = np.zeros((2, m), np.uint32), np.zeros(m, np.uint16), np.zeros(layout.elements, np.int64)
+        times, nonzero, met = (
+            np.zeros((2, m), np.uint32),
+            np.zeros(m, np.uint16),
+            np.zeros(layout.elements, np.int64),
+        )
         request = self._pass(layout, codes, scales, dropped, counters, met)
         request.enc_done, request.done = (row.ctypes.data for row in times)
         request.nonzero, request.reset_cycle = nonzero.ctypes.data, reset_cycle
@@ -360,7 +368,9 @@ class ArrayTile:
             status = self._library.array_run_product(self._handle, ctypes.byref(request))
             self._loaded = None
             if status:
-                self._fail(status, f"in a product of {m} rows, {layout.segments} segments, N = {weights.shape[1]}")
+                self._fail(
+                    status, f"in a product of {m} rows, {layout.segments} segments, N = {weights.shape[1]}"
+                )
         return ArrayRuns(nonzero, met, cycles, loaded)
 
     def state(self) -> str:

@@ -114,7 +114,9 @@ def tile_times(slots: npt.NDArray[np.integer], k: int, n: int, geometry: Geometr
     enc_done, done = np.zeros(m, np.int64), np.zeros(m, np.int64)
     busy, last = np.zeros(lanes, np.int64), np.zeros(lanes, np.int64)
     for lane in range(min(lanes, m)):
-        enc_done[lane::lanes], done[lane::lanes] = replay_times(work[lane::lanes], _encode_cycles(k, geometry))
+        enc_done[lane::lanes], done[lane::lanes] = replay_times(
+            work[lane::lanes], _encode_cycles(k, geometry)
+        )
         busy[lane], last[lane] = work[lane::lanes].sum(), done[lane::lanes][-1]
     return TileTimes(enc_done, done, busy, last - busy, np.zeros_like(busy), int(last.max()) + DRAIN_CYCLES)
 
