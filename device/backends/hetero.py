@@ -13,6 +13,7 @@ What this file does not do: decide which channels are sparse (the detector), bui
 
 from __future__ import annotations
 
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class HeteroTile:
         block_size = a.shape[1] // a_scales.shape[1]
         try:
             operands = _Operands(
-                np.ascontiguousarray(a),
+                a if a.flags.c_contiguous else a.copy(),
                 scale_codes("a_scales", np.ascontiguousarray(a_scales)),
                 np.ascontiguousarray(w.T),
                 np.ascontiguousarray(scale_codes("w_scales", w_scales).T),
@@ -168,7 +169,7 @@ class HeteroTile:
                 edges[first : last + 1],
             )
             for column in range(0, n, self._lane.n_max)
-            for first, last in zip(cuts, cuts[1:], strict=False)
+            for first, last in itertools.pairwise(cuts)
         ]
 
     def _run(self, piece: _Piece, operands: _Operands, sums: I64) -> ArrayRuns:
@@ -203,7 +204,7 @@ def _hold(
     kept = np.zeros(layout.elements, bool)
     kept[layout.places[layout.places >= 0]] = True
     of_segment = np.count_nonzero(seen & kept.reshape(-1, layout.block_size)[layout.blocks], axis=2)
-    for chunk, (first, last) in enumerate(zip(chunks, chunks[1:], strict=False)):
+    for chunk, (first, last) in enumerate(itertools.pairwise(chunks)):
         counts, part = layout.counts[first:last], of_segment[:, first:last]
         beats, words = beats_of(counts, geometry.beat), segment_words(part)
         if piece.kind == "sparse":
@@ -217,7 +218,7 @@ def _hold(
             sparse_times(words[at:end], beats, blocks)
             if piece.kind == "sparse"
             else dense_times(int(end - at), beats, blocks)
-            for at, end in zip(edges, edges[1:], strict=False)
+            for at, end in itertools.pairwise(edges)
         ]
         said = [load_cycles(counts, n, geometry), *(times.cycles for times in passes)]
         measured = [int(runs.loaded[chunk]), *runs.cycles[chunk].tolist()]

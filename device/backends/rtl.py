@@ -5,7 +5,8 @@ The chip's tiles are alike and independent, so a few Verilated ones, one a threa
 assignments of the schedule in turn; a tile of the chip has taken as long as the sum of its own. Assignments that share
 weights run one after another, so weights are really loaded once a thread; every tile of the chip is charged for its own
 load.
-What this file does not do: SQ-DM's arrays (`hetero.py`), build or drive the RTL (`sim_harness`), add differences to what was before (`layers.py`).
+What this file does not do: SQ-DM's arrays (`hetero.py`), build or drive the RTL (`sim_harness`), add differences to what was
+before (`layers.py`).
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from ditto_cosim.device.backends.base import BlockProducts
+from ditto_cosim.device.backends.base import BlockProducts, Codes
 from ditto_cosim.device.backends.hetero import HeteroTile, tiles_of
+from ditto_cosim.device.timing.result_port import beats_of
 from ditto_cosim.protocol.blocks import e4m3_scale
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.hardware import GEOMETRIES
@@ -34,7 +35,8 @@ class Product:
         codes = rng.integers(-7, 8, (rows, k)) if signed else rng.integers(0, 16, (rows, k))
         density = rng.random(channels)
         keep = rng.random((rows, k)) < np.where(self.channel >= 0, density[self.channel], 0)
-        self.a = np.where(keep, codes, 0).astype(np.int8 if signed else np.uint8)
+        kept = np.where(keep, codes, 0)
+        self.a: Codes = kept.astype(np.int8) if signed else kept.astype(np.uint8)
         self.w = rng.integers(-7, 8, (n, k)).astype(np.int8)
         self.a_scales = rng.choice(SCALES, (rows, k // block)).astype(np.int32)
         self.w_scales = rng.choice(SCALES, (n, k // block)).astype(np.int32)
@@ -105,7 +107,8 @@ def test_more_tiles_share_the_rows_and_change_no_bit() -> None:
     one, many = (HeteroTile(GEOMETRIES["tiny"], lanes, QUICK) for lanes in (2, 8))
     alone, shared = product.on(one, sparse), product.on(many, sparse)
     assert (alone.acc == shared.acc).all()
-    assert alone.dense_cycles is not None and shared.dense_cycles is not None
+    assert alone.dense_cycles is not None
+    assert shared.dense_cycles is not None
     assert shared.dense_cycles < alone.dense_cycles
     assert [tiles_of(lanes, "sparse") for lanes in (1, 2, 3, 8)] == [1, 1, 2, 4]
     one.close()
@@ -122,10 +125,8 @@ def test_scales_that_are_no_numbers_are_refused(tile: HeteroTile) -> None:
 def test_cycles_that_are_not_the_contracts_end_the_product(
     tile: HeteroTile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ditto_cosim.device.backends import hetero
-
     product = Product(5, rows=4, channels=32, taps=1, n=4, block=32, signed=False)
-    real = hetero.beats_of
-    monkeypatch.setattr(hetero, "beats_of", lambda counts, beat: real(counts, beat) + 1)
+    module = "ditto_cosim.device.backends.hetero.beats_of"
+    monkeypatch.setattr(module, lambda counts, beat: beats_of(counts, beat) + 1)
     with pytest.raises(BackendError, match="the cycle contract says"):
         product.on(tile, np.zeros(32, bool))
