@@ -5,7 +5,7 @@ Contract. A layer's input is written back channel by channel, W codes a cycle; t
 which one comes. Cycle 0 is the first after its start; with p codes a channel,
     written[c] = the cycle in which channel c's last word came, (c + 1) · ⌈p/W⌉ − 1 if none was late
     tag[c]     is out in written[c] + TAG_CYCLES, and is sparse iff its zero codes are at least θ_count = ⌈θ · p⌉
-    busy       until written of the last channel + TAG_CYCLES
+    busy       up to and with the cycle in which the last tag is out
     list       of C channels: ascending, one a cycle, the first SCAN_CYCLES behind its request
 So write-back costs what it costs without the detector. A threshold is a share of a channel's codes; at θ = 0 every channel is
 sparse, beyond 1 none is.
