@@ -117,7 +117,14 @@ class ArrayCase:
 
     def smaller(self) -> Iterator[ArrayCase]:
         """Simpler cases to try, the boldest first."""
-        plain = {"reset": 0, "attack": False, "stalls": "none", "signed": False, "scales": "random", "channels": "all"}
+        plain = {
+            "reset": 0,
+            "attack": False,
+            "stalls": "none",
+            "signed": False,
+            "scales": "random",
+            "channels": "all",
+        }
         for name, value in plain.items():
             if getattr(self, name) != value:
                 yield replace(self, **{name: value})  # type: ignore[arg-type]  # each of its field's type
@@ -132,9 +139,11 @@ def _channels(kind: ChannelKind, blocks: int, g: int, rng: Rng) -> npt.NDArray[n
     if kind == "all":
         return np.ones(k, bool)
     if kind == "alternate":
-        return np.arange(k) % 2 == 0
+        return np.arange(k, dtype=np.int64) % 2 == 0
+    wanted = np.zeros(k, bool)
     if kind == "one":
-        return np.arange(k) == rng.integers(k)
+        wanted[rng.integers(k)] = True
+        return wanted
     share = {"half": 0.5, "few": 0.1}.get(kind)
     if share is not None:
         wanted = rng.random(k) < share
@@ -214,10 +223,10 @@ def directed_array_cases(name: str, geometry: ArrayGeometry, *, checked: bool) -
     for m in (1, 2, 3, 4, 9):
         for n in sorted({1, c, min(n_max, c + 1), n_max, max(1, n_max - 1)}):
             for stalls in ("none", "slow_results", "ticks"):
-                add(m, 1, n, "sparse", "half", stalls=stalls)  # type: ignore[arg-type]  # each is a StallKind
+                add(m, 1, n, "sparse", "half", stalls=stalls)
     for codes in ("zero", "ramp", "block_by_block", "random"):
         for stalls in STALLS:
-            add(7, min(2, most), min(n_max, 3 * c), codes, "ragged", stalls=stalls)  # type: ignore[arg-type]  # CodeKinds
+            add(7, min(2, most), min(n_max, 3 * c), codes, "ragged", stalls=stalls)
     add(2 * geometry.block_size + 3, 2, c, "ramp", "all")
     add(6, 1, c, "random", "one")  # a beat a row: results as fast as they come
     add(12, 1, n_max, "random", "one", stalls="heavy")

@@ -199,7 +199,13 @@ class ArrayBench:
         return self._compare(case, given, masked, nonzero, run, model)
 
     def _compare(
-        self, case: ArrayCase, given: ArrayOperands, masked: I64, nonzero: I64, run: ArrayRun, model: ArrayReference
+        self,
+        case: ArrayCase,
+        given: ArrayOperands,
+        masked: I64,
+        nonzero: I64,
+        run: ArrayRun,
+        model: ArrayReference,
     ) -> ArrayMismatch | None:
         layout, n = given.layout, given.weights.shape[1]
         try:
@@ -232,19 +238,26 @@ def _seen(layout: Layout) -> npt.NDArray[np.bool_]:
 
 
 def _by_segment(nonzero: npt.NDArray[np.bool_], layout: Layout) -> I64:
-    blocks = nonzero.reshape(len(nonzero), -1, layout.block_size)
-    return blocks.sum(2)[:, layout.blocks]
+    counted: I64 = nonzero.reshape(len(nonzero), -1, layout.block_size).sum(2)
+    return counted[:, layout.blocks]
 
 
 def _observe(
-    hits: Counter[str], geometry: ArrayGeometry, given: ArrayOperands, masked: I64, nonzero: I64, run: ArrayRun
+    hits: Counter[str],
+    geometry: ArrayGeometry,
+    given: ArrayOperands,
+    masked: I64,
+    nonzero: I64,
+    run: ArrayRun,
 ) -> None:
     """Takes one pass into the table."""
     kind, layout, n = geometry.kind, given.layout, given.weights.shape[1]
     m, blocks = len(masked), -(-n // geometry.columns)
     counts, slots = layout.counts, nonzero.sum(1)
     beats = -(-counts // geometry.beat)
-    used = np.concatenate([given.scales[:, layout.blocks].ravel(), given.weight_scales[layout.blocks].ravel()])
+    used = np.concatenate(
+        [given.scales[:, layout.blocks].ravel(), given.weight_scales[layout.blocks].ravel()]
+    )
     found = {
         "codes 0…15": given.codes.dtype == np.uint8,
         "codes −7…7": given.codes.dtype == np.int8,
@@ -283,7 +296,10 @@ def _observe(
             "row without codes": (slots == 0).any(),
             "row with every code": (slots == counts.sum()).any(),
             "segment without codes in a row that has some": ((nonzero == 0) & (slots[:, None] > 0)).any(),
-            **{f"codes of a segment mod 4 = {r}": ((nonzero % 4 == r) & (nonzero > 0)).any() for r in range(4)},
+            **{
+                f"codes of a segment mod 4 = {r}": ((nonzero % 4 == r) & (nonzero > 0)).any()
+                for r in range(4)
+            },
             "encoder slower than the PEs": m > 2 and (work < beats.sum()).any(),
             "PEs slower than the encoder": m > 2 and (work > beats.sum() + 3).any(),
             "starved after the first row": run.starved > int(run.enc_done[0]),
@@ -398,7 +414,11 @@ def run_array_regression(
 
 
 def shrink_array(
-    mismatch: ArrayMismatch, model: ArrayReference, options: BuildOptions | None, state_seed: int, tries: int = 60
+    mismatch: ArrayMismatch,
+    model: ArrayReference,
+    options: BuildOptions | None,
+    state_seed: int,
+    tries: int = 60,
 ) -> ArrayMismatch:
     """The smallest case found that still fails."""
     if mismatch.case is None:

@@ -184,10 +184,12 @@ class DetectorBench:
         """(what differs first, or nothing; channels that were tagged)."""
         rng, held, tagged = np.random.default_rng([seed, 5]), dict[int, Bools](), 0
         for turn in range(layers):
-            channels, pixels = int(rng.choice([1, 2, 16, rng.integers(1, 17)])), int(rng.integers(1, 40))
+            channels, pixels = int(rng.choice([1, 2, 16, int(rng.integers(1, 17))])), int(rng.integers(1, 40))
             layer, update = int(rng.integers(4)), turn < 8 or bool(rng.random() < 0.7)
             codes = np.where(
-                rng.random((channels, pixels)) < rng.random((channels, 1)), 0, rng.integers(0, 16, (channels, pixels))
+                rng.random((channels, pixels)) < rng.random((channels, 1)),
+                0,
+                rng.integers(0, 16, (channels, pixels)),
             ).astype(np.uint8)
             zeros = (codes == 0).sum(1)
             if turn % 3 == 0:  # a channel exactly on the threshold, one just below
@@ -199,7 +201,9 @@ class DetectorBench:
             if turn % 10 == 9:
                 self.block.reset()
             got = self.block.write_back(codes, theta_count=least, layer=layer, update=update, late=late)
-            where = f"layer {turn} of seed {seed} ({channels} channels of {pixels} codes, at least {least} zero)"
+            where = (
+                f"layer {turn} of seed {seed} ({channels} channels of {pixels} codes, at least {least} zero)"
+            )
             right = zeros >= least
             if not np.array_equal(got.zeros, zeros) or not np.array_equal(got.sparse, right):
                 return f"detector, {where}: tags {got.sparse.tolist()} of {got.zeros.tolist()} zeros", tagged

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference SQ-DM's RTL is held to: sums in Python's own integers, scales read from E4M3 by the book, the written contract."""
+"""The reference SQ-DM's RTL is held to: integer sums, scales read from E4M3 by the book, the written contract."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class SumReference(ArrayContract):
         number = np.vectorize(e4m3, otypes=[np.int64])
         a, w = number(scales), number(weight_scales)
         parts = np.einsum(
-            "mbg,bgn->mbn", codes.reshape(rows, blocks, -1), weights.astype(np.int64).reshape(blocks, -1, weights.shape[1])
+            "mbg,bgn->mbn",
+            codes.reshape(rows, blocks, -1),
+            weights.astype(np.int64).reshape(blocks, -1, weights.shape[1]),
         )
         return np.einsum("mbn,mb,bn->mn", parts, a, w)
