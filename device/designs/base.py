@@ -68,7 +68,7 @@ EightBits = Literal["dense", "both"]
 
 
 @dataclass(frozen=True, slots=True)
-class Hetero:
+class TwoArrays:
     """SQ-DM's two arrays. What is published of it: the threshold, the update in every step, the address order; the rest is
     ours."""
 
@@ -131,7 +131,7 @@ class Design:
     power_watts: float = 0.0
     """Table III: compute logic at the paper's size."""
     roofline: Roofline | None = None
-    hetero: Hetero | None = None
+    hetero: TwoArrays | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -238,11 +238,11 @@ def _design(name: str, values: Mapping[str, Any], where: str) -> Design:
     return Design(name=name, **given)
 
 
-def _hetero(values: Mapping[str, Any], where: str) -> Hetero:
-    types: dict[str, Any] = {f.name: (int, float) if f.type == "float" else str for f in fields(Hetero)}
+def _hetero(values: Mapping[str, Any], where: str) -> TwoArrays:
+    types: dict[str, Any] = {f.name: (int, float) if f.type == "float" else str for f in fields(TwoArrays)}
     types |= dict.fromkeys(("interval", "operand_bits", "scale_bits", "scale_block"), int)
     description.check(values, types, f"{where}: [hetero]", DesignError)
-    given = Hetero(**values)
+    given = TwoArrays(**values)
     for field, choices in (
         ("arrays", get_args(ArrayKinds)),
         ("tags", get_args(TagSource)),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ditto_cosim.device.designs.base import Hetero
+from ditto_cosim.device.designs.base import TwoArrays
 from ditto_cosim.device.execution.blocks import BlockLayer
 from ditto_cosim.device.execution.layers import Conv2d, Layer, Linear, Matmul
 from ditto_cosim.protocol.hardware import LowRule
@@ -24,7 +24,7 @@ def make_layer(
     constants: Mapping[int, Array],
     k_max: int,
     rule: LowRule,
-    hetero: Hetero | None = None,
+    hetero: TwoArrays | None = None,
 ) -> Layer:
     """The layer of a command; `constants` by value number, `hetero` the arrays of the design, if it has any."""
     if command.op == "matmul":
@@ -43,7 +43,7 @@ def _block(
     constants: Mapping[int, Array],
     k_max: int,
     rule: LowRule,
-    hetero: Hetero | None,
+    hetero: TwoArrays | None,
 ) -> BlockLayer:
     assert hetero is not None  # the pricer has refused the program
     layer = BlockLayer(

@@ -22,8 +22,8 @@ from torch import Tensor, fx
 from ditto_cosim.host.compiler.blocks import Baseline, as_seen, baseline_as_seen
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.plan import (
+    BlockSensitivity,
     FormatPlan,
-    Sensitivity,
     draft,
     residual_blocks,
     shares,
@@ -151,7 +151,7 @@ def find_plan(
     for name, layers in blocks.items():
         four: dict[str, BlockFormat] = {**eight, **dict.fromkeys(layers, "uint4")}
         found = snr_db(captured, inputs, wanted, on_formats(four, block))
-        measured.append(Sensitivity(name, round(found, 2)))
+        measured.append(BlockSensitivity(name, round(found, 2)))
         tell(name, found)
     kept = {next(iter(blocks)), list(blocks)[-1]}
     for at in sorted(measured, key=lambda s: s.snr_db):
