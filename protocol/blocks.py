@@ -114,8 +114,8 @@ def e4m3_round(value: float | Fraction) -> int:
         raise ValueError(f"a scale is not negative: {value}")
     if units >= SCALE_MAX:
         return SCALE_MAX
-    step = 1 << max(0, math.floor(units).bit_length() - 4)
-    rounded: int = round(units / step)  # a Fraction rounds half to even
+    step: int = 1 << max(0, math.floor(units).bit_length() - 4)
+    rounded: int = (units / step).__round__()  # half to even
     return rounded * step
 
 

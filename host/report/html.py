@@ -10,6 +10,7 @@ import jinja2
 
 from ditto_cosim.host.report import plots, summary
 from ditto_cosim.host.report.model import ReportError, RunReport
+from ditto_cosim.host.report.sparsity import read_counts
 from ditto_cosim.protocol.hardware import MODES
 
 SLOW_LAYERS = 12
@@ -28,6 +29,7 @@ def render(report: RunReport, directory: Path) -> str:
     traffic = {name: int(array.sum()) for name, array in report.traffic_bytes.items()}
     classified = bool((report.mode != MODES.index("original")).any())
     verdict = report.verdict
+    counts = read_counts(directory)
     return environment.get_template("report.html.j2").render(
         report=report,
         images=[_picture(directory, path) for path in report.images],
@@ -51,7 +53,9 @@ def render(report: RunReport, directory: Path) -> str:
             "mode_map": _inline(plots.mode_map(report)),
             "cycles_by_step": _inline(plots.cycles_by_step(report)),
             "shares_by_step": _inline(plots.shares_by_step(report)) if classified else "",
+            "sparsity_map": _inline(plots.sparsity_map(counts)) if counts is not None else "",
         },
+        counts=counts,
     )
 
 

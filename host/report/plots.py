@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ditto_cosim.host.report import summary
 from ditto_cosim.host.report.model import RunReport
+from ditto_cosim.host.report.sparsity import ChannelCounts
 from ditto_cosim.protocol.hardware import MODES
 
 MODE_COLOURS = {"original": "#9aa3ad", "temporal": "#2a9d8f", "spatial": "#e9a03b"}
@@ -73,6 +74,34 @@ def mode_map(report: RunReport) -> bytes:
         axes.legend(
             handles=handles, ncols=len(handles), loc="lower left", bbox_to_anchor=(0, 1), frameon=False
         )
+        return _png(figure)
+
+
+def sparsity_map(counts: ChannelCounts) -> bytes:
+    """Channels of all 4-bit layers down, steps across: the share of zero codes; below, how many tags changed."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.0, 6.0), layout="constrained")
+        above, below = figure.subplots(2, 1, height_ratios=(5, 1), sharex=True)
+        steps = counts.zeros.shape[1]
+        extent = (-0.5, steps - 0.5, len(counts.zeros) - 0.5, -0.5)
+        drawn = above.imshow(
+            counts.zeros,
+            aspect="auto",
+            cmap="viridis",
+            vmin=0,
+            vmax=1,
+            extent=extent,
+            interpolation="nearest",
+        )
+        for start in counts.starts[1:]:
+            above.axhline(start - 0.5, color="white", linewidth=0.4)
+        above.set_ylabel("channel, layer by layer")
+        figure.colorbar(drawn, ax=above, label="share of zero codes")
+        if steps > 1:
+            below.bar(np.arange(1, steps), 100 * counts.flips, 0.9, color="#577590")
+        below.set_ylabel("% of tags\nthat changed")
+        below.set_xlabel("step")
+        below.xaxis.set_major_locator(MaxNLocator(integer=True))
         return _png(figure)
 
 

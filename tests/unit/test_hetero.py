@@ -186,7 +186,7 @@ def test_channel_first_costs_the_dram_more() -> None:
     sparse = np.arange(256) % 3 > 0
     taken = []
     for layout in ("channel_last", "channel_first"):
-        asked = np.array(requests(layout, 1024, sparse), np.int64)  # type: ignore[arg-type]  # one of the two
+        asked = np.array(requests(layout, 1024, sparse), np.int64)
         taken.append(simulate(load_chip("stonne").dram, asked, np.zeros(len(asked), bool)).cycles)
     assert taken[1] > 1.5 * taken[0]
 
