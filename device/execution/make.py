@@ -10,7 +10,14 @@ import numpy.typing as npt
 
 from ditto_cosim.device.designs.base import TwoArrays
 from ditto_cosim.device.execution.blocks import BlockLayer
-from ditto_cosim.device.execution.layers import Conv2d, Layer, Linear, Matmul
+from ditto_cosim.device.execution.layers import (
+    Conv2d,
+    Layer,
+    Linear,
+    LinearIncrement,
+    Matmul,
+    ValueLinear,
+)
 from ditto_cosim.protocol.hardware import LowRule
 from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS
 from ditto_cosim.protocol.program import Command, Program
@@ -32,8 +39,10 @@ def make_layer(
     if command.op in BLOCK_LAYER_OPS:
         return _block(command, program, constants, k_max, rule, hetero)
     weights = constants[command.operands[2]]
+    if command.op == "linear_increment":
+        return LinearIncrement(command, k_max, rule, weights)
     if command.op == "linear":
-        return Linear(command, k_max, rule, weights)
+        return (ValueLinear if "reference" in command.attrs else Linear)(command, k_max, rule, weights)
     return Conv2d(command, k_max, rule, weights, program.values[command.results[0]].shape)
 
 

@@ -469,18 +469,18 @@ def _numbers(text: str, what: str) -> list[float]:
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
+
+    from ditto_cosim.cli.tables import show_table
 
     if not rows:
         return
-    console = Console() if sys.stdout.isatty() else Console(width=120)
     table = Table(box=SIMPLE, pad_edge=False)
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    show_table(table)
 
 
 def _draw_compare(figures: dict[str, dict[str, Any]], path: Path, base: str) -> None:

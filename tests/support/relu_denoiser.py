@@ -82,7 +82,7 @@ def captured() -> tuple[Captured, list[dict[str, torch.Tensor]]]:
 @cache
 def compiled() -> Compiled:
     model, inputs = captured()
-    return compile_denoiser(model, calibrate(model, inputs), steps=STEPS, plan=draft(model))
+    return compile_denoiser(model, calibrate(model, inputs), steps=STEPS, formats=draft(model))
 
 
 def design(name: str = "sq_dm", **changed: Any) -> Design:

@@ -78,7 +78,7 @@ def test_plan_that_does_not_fit_its_model_is_refused(
     with pytest.raises(PlanError, match=complaint):
         check(FormatPlan("mine", layers, block), model)
     with pytest.raises(PlanError, match=complaint):
-        compile_denoiser(model, compiled().grids, plan=FormatPlan("mine", layers, block))
+        compile_denoiser(model, compiled().grids, formats=FormatPlan("mine", layers, block))
 
 
 def test_a_model_without_relu_is_refused() -> None:
