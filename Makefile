@@ -31,7 +31,7 @@ install-dev: $(VENV)/.installed-dev ## the environment, with test tools
 
 demo: $(VENV)/.installed ## a sentence becomes a picture through Verilated RTL, every value verified
 	@echo "emoji-sd, a small Stable Diffusion trained here on 1,026 emoji (docs/models.md): 25 steps with guidance, in RTL"
-	$(BIN)/ditto generate --model emoji-sd --prompt "smiling cat" --backend rtl --verify --seed 1 --output runs/demo
+	$(BIN)/ditto generate --model emoji-sd --prompt "smiling cat" --backend rtl --verify --seed 1 --output runs/demo --overwrite
 
 # What a commit needs, in less than a minute: style, types, walls, and the tests that need neither a model nor the RTL.
 CHECKED = tests/protocol tests/unit/test_architecture.py tests/unit/test_chips.py tests/unit/test_defo.py \

@@ -50,7 +50,7 @@ class Datapath(ABC):
     def key(self) -> tuple[object, ...]:
         """Equal keys, equal lanes."""
         chip = self.chip
-        of_chip = chip.timing, chip.geometry, chip.tiles, chip.multipliers
+        of_chip = chip.timing, chip.geometry, chip.tiles, chip.multipliers, chip.adders
         return *of_chip, self.design.datapath, self.multipliers, self.design.outlier_multipliers
 
     @abstractmethod
@@ -78,13 +78,14 @@ class Datapath(ABC):
         work, geometry, tiles = met.work, self.chip.geometry, self.chip.tiles
         stretch = self.chip.multipliers / self.multipliers
         if met.slots is None:
-            cycles = schedule.dense_cycles(geometry, tiles, work)
+            cycles = schedule.dense_cycles(geometry, tiles, work, self.chip.adders)
             stretch *= self._dense_share(operations, met)
         else:
             slots: npt.NDArray[np.integer] = met.slots
             if met.splits != split_k(work.k, geometry.k_max):
                 slots = schedule.resplit(slots, work.k, split_k(work.k, geometry.k_max))
-            cycles = schedule.work_cycles(geometry, tiles, work, self._in_place(slots, operations, met))
+            in_place = self._in_place(slots, operations, met)
+            cycles = schedule.work_cycles(geometry, tiles, work, in_place, self.chip.adders)
         return cycles if stretch == 1 else _stretched(cycles, stretch)
 
     def _dense_share(self, operations: I64, met: Stack) -> float:

@@ -2,6 +2,7 @@
 """The price of a program on a chip under a design, layer by layer: what the live run and a price of its record both ask.
 
 Interface
+    plans(program, chip, design, memory)     a `Plan` for each class of a program's steps: its pricer, its layers' groups
     Pricer(program, chip, design, memory=None)
         .prologue, .layers                   the program's groups: what precedes the first layer, then one a layer
         .lanes(group, stacks, mode)          -> LaneColumns, one entry a step
@@ -18,8 +19,8 @@ What this file does not do: choose modes (`controller.py`), price whole records 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,11 +39,12 @@ from ditto_cosim.device.pricing.cost import (
 )
 from ditto_cosim.device.pricing.datapath import datapath_of
 from ditto_cosim.device.timing import buffers
+from ditto_cosim.device.timing.schedule import schedule
 from ditto_cosim.device.timing.traffic import Group, Scope, mode_bytes
 from ditto_cosim.device.timing.traffic import groups as groups_of
 from ditto_cosim.device.timing.vector_time import command_cycles, command_passes, pass_cycles, reduces_whole
 from ditto_cosim.protocol.hardware import Mode
-from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.program import Program, StepClass
 from ditto_cosim.protocol.record import TRAFFIC, Work, layer_work, split_k
 
 EARLY = ("weights", "previous_input", "previous_output")
@@ -50,7 +52,7 @@ EARLY = ("weights", "previous_input", "previous_output")
 
 
 class Pricer:
-    """Prices one program on one chip under one design."""
+    """Prices one program, of one class of steps, on one chip under one design."""
 
     def __init__(
         self, program: Program, chip: Chip, design: Design, memory: MakeMemory | None = None
@@ -104,6 +106,13 @@ class Pricer:
             self._costs[key] = self._cost(group, mode, keeps_state)
         return self._costs[key]
 
+    @property
+    def nothing(self) -> GroupCost:
+        """Of a group that has no part in a step."""
+        return GroupCost(
+            self.prologue, self.design.base_mode, *(0,) * 4, (0,) * len(TRAFFIC), *(0,) * 6, 1, 0, 0
+        )
+
     def traffic(self, group: Group, mode: Mode, keeps_state: bool) -> tuple[dict[str, int], dict[str, int]]:
         """DRAM bytes read and written by class, less what stays on the chip."""
         kept = self.kept
@@ -125,11 +134,15 @@ class Pricer:
         early = sum(reads.get(c, 0) for c in EARLY)
         late, out = sum(reads.values()) - early, sum(writes.values())
         moved = (early + late + out,) if chip.timing == "paper" else (early + late, out)
-        passes = sum(len(split_k(w.k, chip.geometry.k_max)) for w in works)
+        chunks = sum(len(split_k(w.k, chip.geometry.k_max)) for w in works)
+        parts = [schedule(chip.geometry, chip.tiles, w, chip.adders).chunk_shares for w in works]
+        passes = sum(max(shares) for shares in parts)
         streamed, after, elements = self._tails[group.index]
         extra = self._extra_passes(group, mode)
-        if chip.partial_sums == "vector" and passes > 1:
-            extra += passes - 1
+        if chip.partial_sums == "vector" and chunks > 1:
+            extra += chunks - 1
+        elif chip.partial_sums == "lanes":
+            extra += sum(len(shares) - 1 for shares in parts)
         if extra:
             streamed += pass_cycles(group.accumulators, chip.vector_lanes, chip.vector_depth_cycles, extra)
         operands = 1 if mode == "original" else 2
@@ -147,7 +160,7 @@ class Pricer:
             after_cycles=after,
             vector_elements=elements + extra * group.accumulators,
             through_bytes=through,
-            sram_bytes=early + late + out + through + 4 * group.accumulators * max(1, 2 * passes - 1),
+            sram_bytes=early + late + out + through + 4 * group.accumulators * max(1, 2 * chunks - 1),
             passes=max(1, passes),
             macs=sum(w.macs for w in self.works(group, "original")),
             kernels=(group.layer is not None) + sum(command_passes(c) > 0 for c in group.tail),
@@ -163,6 +176,8 @@ class Pricer:
         chip = self.chip
         cycles, elements, whole = [0, 0], 0, False
         for command in group.tail:
+            if not command_passes(command):
+                continue
             operands, result = self.program.specs(command.operands), self.program.values[command.results[0]]
             taken = command_cycles(command, operands, result, chip.vector_lanes, chip.vector_depth_cycles)
             if reduces_whole(command) and not whole:
@@ -178,7 +193,7 @@ class Pricer:
         """Over the accumulators: the previous output's sum, a transposed part, the running sum over rows."""
         if group.layer is None or mode == "original":
             return 0
-        if mode == "temporal" and group.summation_deferred:
+        if mode == "temporal" and (group.summation_deferred or not group.has_state):
             return 0
         return 3 if mode == "temporal" and len(self.works(group, mode)) == 2 else 1
 
@@ -199,6 +214,26 @@ class Pricer:
 
     def begin_step(self) -> StepPrice:
         return StepPrice(self)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps of one class."""
+
+    pricer: Pricer
+    groups: Mapping[int, Group]
+    """Of the layers that run, by their position in the whole program, in order."""
+
+
+def plans(
+    program: Program, chip: Chip, design: Design, memory: MakeMemory | None = None
+) -> dict[StepClass, Plan]:
+    """By class, full steps first."""
+    found = {}
+    for step_class in program.step_classes:
+        pricer = Pricer(program.of(step_class), chip, design, memory)
+        found[step_class] = Plan(pricer, dict(zip(program.layers_of(step_class), pricer.layers, strict=True)))
+    return found
 
 
 class StepPrice:

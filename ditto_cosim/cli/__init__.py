@@ -49,6 +49,7 @@ COMMANDS: dict[str, _Entry] = {
         "Run", "models:compile_model", "Compile a model's denoiser into a program, and save it"
     ),
     "calibrate": _Entry("Run", "models:calibrate", "Choose a model's 8-bit scales from real trajectories"),
+    "factor": _Entry("Run", "factor:factor", "Factorise a transformer's layers for --cache icc"),
     "data": _Entry("Run", "models:data", "Fetch a training data set through the package clients"),
     "report": _Entry("Look", "models:report", "Show a finished run again"),
     "show": _Entry("Look", "show:app", "Print what flows: a program, a record, one layer of a run"),

@@ -11,6 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+CLIPPED_SHOWN = 5
+"""Points named after a calibration for the share of their values that the grid cuts off."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 
 
@@ -144,6 +147,7 @@ def calibrate(
     lora: Annotated[
         list[str] | None, typer.Option(help="LoRA file or folder, perhaps :scale; may be repeated")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Choose a model's 8-bit scales from real fp32 denoising trajectories, and keep them as a file.
 
@@ -166,7 +170,15 @@ def calibrate(
     denoiser: Any = loaded.denoiser
     target = output or (loaded.folder / SCALES_FILE if loaded.folder is not None else Path(SCALES_FILE))
     save_grids(denoiser.grids, target)
+    if as_json:
+        print(json.dumps({"scales": str(target), "points": len(denoiser.grids), "clipped": denoiser.clipped}))
+        return
     print(f"{len(denoiser.grids)} scales written to {target}")
+    worst = sorted(denoiser.clipped.items(), key=lambda item: -item[1])[:CLIPPED_SHOWN]
+    if worst and worst[0][1]:
+        print("most clipped: " + ", ".join(f"{point} {share:.2%}" for point, share in worst if share))
+    else:
+        print("no value of the calibration is clipped")
 
 
 def data(
@@ -181,12 +193,26 @@ def data(
 def report(
     directory: Annotated[Path, typer.Argument(help="Directory of a run")],
     slow: Annotated[int, typer.Option(help="How many of the slowest layers to show")] = 10,
+    full: Annotated[
+        bool, typer.Option("--full", help="Price all designs and a grid of chips into the page (a minute)")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Write layers.csv beside layers.parquet")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a finished run again: verdict, where its cycles went, Defo's decisions, the slowest layers and why."""
-    from ditto_cosim.host.report import load_report, print_report
+    from ditto_cosim.host.report import load_report, print_report, write_csv, write_report
 
     found = load_report(directory)
+    if full:
+        from ditto_cosim.appraisal import appraise
+        from ditto_cosim.host.report.prices import save_prices
+
+        save_prices(appraise(directory, full=True), directory)
+        write_report(found, directory)
+    if csv:
+        path = write_csv(found, directory)
+        if not as_json:
+            print(f"written: {path}")
     if as_json:
         print(found.to_json())
     else:

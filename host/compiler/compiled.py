@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ditto_cosim.host.compiler.cache import Plan
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, grids_of
@@ -88,9 +89,11 @@ def wire_array(tensor: torch.Tensor) -> npt.NDArray[np.generic]:
     return array.view(np.int8) if array.dtype == np.bool_ else array
 
 
-def compile_denoiser(captured: Captured, grids: Mapping[str, Grid], *, steps: int = 50) -> Compiled:
-    """Lowers a captured denoiser onto its grids."""
-    lowered = lower(captured, grids, steps=steps)
+def compile_denoiser(
+    captured: Captured, grids: Mapping[str, Grid], *, steps: int = 50, plan: Plan | None = None
+) -> Compiled:
+    """Lowers a captured denoiser onto its grids, with what increments between full steps compute if there is a plan."""
+    lowered = lower(captured, grids, steps=steps, plan=plan)
     live = {_storage(t) for t in captured.parameters.values()}
     constants = {n: t.clone() if _storage(t) in live else t for n, t in lowered.constants.items()}
     return Compiled(lowered.program, constants, grids, steps)

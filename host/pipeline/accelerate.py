@@ -20,9 +20,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ditto_cosim.host.compiler.cache import METHODS, Cache
 from ditto_cosim.host.compiler.compiled import Compiled
+from ditto_cosim.host.compiler.factors import Factors
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, load_grids
 from ditto_cosim.host.pipeline.denoiser import AcceleratedDenoiser, Acceleration, OpenRun, attach, detach
+from ditto_cosim.host.pipeline.factor import LONGEST_PERIOD, factor_denoiser
 from ditto_cosim.host.pipeline.run import SNR_FLOOR_DB, Generation, Recording, Run, Settings
 from ditto_cosim.host.wire.client import Device, OnLayer, connect
 from ditto_cosim.host.wire.supervisor import LocalDevice
@@ -67,6 +70,8 @@ def accelerate(
     clusters: int = 4,
     hysteresis: float = 1.25,
     overrides: Mapping[str, Grid] | None = None,
+    cache: Any = None,
+    factors: Path | Factors | None = None,
     record: Recording | None = None,
     on_layer: OnLayer | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -87,6 +92,10 @@ def accelerate(
     of `snr_steps` with the module's own in fp32: fewer decibels than `snr_floor_db` end the run. `verify_sample` is a number of
     layers a step to compare in place of everything, for models so large that golden would take longer than the device.
 
+    `cache` has most of a transformer's steps compute less (`compiler/cache.py`): a `Cache`, its name (`"icc"`, `"reuse"`), or a
+    cache configuration of diffusers that does the same. `icc` needs `factors`, a file of `ditto factor`'s; without one they are
+    made from the calibration's call.
+
     Without `keep_weights` the module's fp32 weights are dropped as soon as its program is made: a large model is then held
     once, in 8 bits, and can neither be saved nor called with other shapes.
 
@@ -104,6 +113,13 @@ def accelerate(
     device = _Devices(connect_to, keys, [n for n in (backend, cross_check) if ":" in n or "@" in n], record)
     pipeline = None if isinstance(target, nn.Module) else target
     calibrated: list[Any] = []
+    wanted = Cache.of(cache)
+    cached = next(iter(found)) if wanted is not None else None
+    if wanted is not None and wanted.kind == "icc" and not wanted.idle:
+        made = Factors.load(factors) if isinstance(factors, Path) else factors
+        factors = made or _factors(
+            wanted, found[cached or ""], _given_scales(scales, found[cached or ""]), target, calibration
+        )
     for at, (name, module) in enumerate(found.items()):
         settings = Settings(
             spec,
@@ -127,7 +143,16 @@ def accelerate(
         grids = _given_scales(scales, module)
         attach(
             module,
-            Acceleration(module, open_run or run_on_device, grids, settings, device.close, pipeline=pipeline),
+            Acceleration(
+                module,
+                open_run or run_on_device,
+                grids,
+                settings,
+                device.close,
+                pipeline=pipeline,
+                cache=wanted if name == cached else None,
+                factors=factors if isinstance(factors, Factors) else None,
+            ),
         )
         if grids is None and (pipeline is not None or calibration is not None):
             calibrated.append(module)
@@ -268,7 +293,29 @@ def _calibration_call(target: Any, calibration: Any, *, decodes: bool) -> None:
             f"{type(target).__name__} needs {', '.join(missing)} for its calibration run; "
             f"pass accelerate(…, calibration={{{missing[0]!r}: …}})"
         )
-    target(**arguments)
+    try:
+        target(**arguments)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, DittoError):
+            raise
+        raise TargetError(
+            f"{type(target).__name__} failed in its own fp32 calibration call, before anything was accelerated: {error}"
+        ) from error
+
+
+def _factors(
+    cache: Cache, module: nn.Module, grids: Mapping[str, Grid] | None, target: Any, calibration: Any
+) -> Factors:
+    """A denoiser's factors: those in a file that is named, or made from the call that calibrates."""
+    if cache.factors not in METHODS:
+        return Factors.load(Path(cache.factors))
+
+    def call() -> None:
+        _calibration_call(target, calibration, decodes=False)
+
+    return factor_denoiser(
+        call, module, cache.factors, cache.rank, grids=grids, longest_period=max(cache.period, LONGEST_PERIOD)
+    )
 
 
 def _given_scales(scales: Path | Mapping[str, Grid] | None, original: nn.Module) -> dict[str, Grid] | None:

@@ -26,9 +26,11 @@ import torch
 from torch import nn
 
 from ditto_cosim.host.compiler.arguments import Call, describe, put_together, take_apart
+from ditto_cosim.host.compiler.cache import Cache, plan_of
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, as_fp32, capture_call
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.factors import Factors
 from ditto_cosim.host.compiler.points import quantization_points
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, serves
 from ditto_cosim.host.pipeline import fingerprint
@@ -118,7 +120,12 @@ class Acceleration:
         *,
         static_inputs: frozenset[str] = STATIC_INPUTS,
         pipeline: Any = None,
+        cache: Cache | None = None,
+        factors: Factors | None = None,
     ) -> None:
+        self._cache, self._factors = cache, factors
+        if cache is not None and not cache.idle:
+            plan_of(cache, module, factors)  # what does not fit is better known before anything runs
         self.settings = settings
         self.shut_down = shut_down
         """Stops the device, if it is this process's own."""
@@ -137,6 +144,8 @@ class Acceleration:
         self._lock = threading.RLock()
         self._steps = 50
         self._quick = self._thorough = 0
+        self.clipped: dict[str, float] = {}
+        """After a calibration: point -> the share of what it saw that lies beyond its grid."""
         self._calibrators: list[Calibrator] | None = None
         self._choice: dict[str, Any] | None = None
         """How grids were chosen here; None: they were given."""
@@ -224,6 +233,7 @@ class Acceleration:
                 "calibration saw no denoiser call; run the pipeline between start and stop"
             )
         self.grids, self._choice = _grids(calibrators, choice), choice
+        self.clipped = calibrators[0].clipped(self.grids)
         self._outgrown = False
         self._programs.clear()
         return dict(self.grids)
@@ -419,7 +429,10 @@ class Acceleration:
             )
         captured = self._capture(call)
         captured = replace(captured, static_inputs=captured.static_inputs - self._varying)
-        compiled = compile_denoiser(captured, self._grids_for(captured, call), steps=self._steps)
+        plan = None
+        if self._cache is not None and not self._cache.idle:
+            plan = plan_of(self._cache, self.module, self._factors)
+        compiled = compile_denoiser(captured, self._grids_for(captured, call), steps=self._steps, plan=plan)
         dtypes = self._result_dtypes(call, captured)
         known.append(_Program(compiled, captured.held, captured.outputs, captured.result, dtypes))
         if not clustered:
@@ -512,6 +525,8 @@ class Acceleration:
             self.shut_down,
             static_inputs=self._static_inputs,
             pipeline=memo.get(id(pipeline)),
+            cache=self._cache,
+            factors=self._factors,
         )
         made._kind = self._kind
         made._own_forward = copy.deepcopy(self._own_forward, memo)
@@ -524,6 +539,7 @@ SHOWN = frozenset(
     {
         "abandon_calibration",
         "begin",
+        "clipped",
         "finish",
         "generation",
         "generations",

@@ -26,6 +26,9 @@ from ditto_cosim.protocol.errors import DittoError
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
 
+FOLDER_STEPS = 50
+"""Of a folder's model, which does not say how many it is meant for."""
+
 
 class ModelError(DittoError, ValueError):
     """A model that cannot be loaded, or cannot do what is asked of it; the message says what it takes."""
@@ -171,6 +174,22 @@ class LoadedModel:
             raise ModelError(f"{self.name}: {error}") from None
         return replace(self, pipe=_silent(pipe))
 
+    def series(self, wish: Wish, seed: int, indices: Sequence[int]) -> dict[str, Any]:
+        """The arguments of a call that makes some of a series of pictures, each from a seed of its own and as an array.
+
+        Labels and prompts of the wish are gone through in turn.
+        """
+        taken = inspect.signature(self.pipe.__call__).parameters
+        labels = tuple(wish.labels[i % len(wish.labels)] for i in indices) if wish.labels else ()
+        prompts = wish.prompts or ((wish.prompt,) if wish.prompt else ())
+        prompts = tuple(prompts[i % len(prompts)] for i in indices) if prompts else ()
+        batch = 1 if "prompt" in taken else len(indices)
+        return {
+            **self.arguments(replace(wish, batch=batch, labels=labels, prompts=prompts, prompt="")),
+            "generator": [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in indices],
+            "output_type": "np",
+        }
+
     def calibration(self, wish: Wish) -> dict[str, Any]:
         """The arguments of a call that shows the denoiser what it will meet: several pictures, labels and prompts."""
         taken = inspect.signature(self.pipe.__call__).parameters
@@ -245,7 +264,7 @@ def load_model(
             labels=known.classes,
         )
     else:
-        loaded = LoadedModel(name, _silent(_from_folder(folder)), 50, folder)
+        loaded = LoadedModel(name, _silent(_from_folder(folder)), FOLDER_STEPS, folder)
     pipe = loaded.pipe
     if controlnet:
         pipe = _with_controlnet(pipe, controlnet)

@@ -27,6 +27,7 @@ from ditto_cosim.host.wire.client import Completed, Device, OnLayer, RemoteRun, 
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec
 from ditto_cosim.protocol.record import RUN, RunInfo, RunRecord, RunWriter
+from ditto_cosim.protocol.shelf import pack
 from ditto_cosim.protocol.tensors import Array
 
 __all__ = [
@@ -214,6 +215,8 @@ class Run:
             self._writer = RunWriter.behind(self._past)
         if self._writer is not None:
             self._writer.close(outcome or {})
+            if not (outcome or {}).get("interrupted"):
+                pack(self._writer.directory)
             self._writer = None
         return self.seen
 
@@ -282,10 +285,13 @@ class Run:
 
     def _open(self, behind: Finished | None) -> None:
         """Opens the run on the device, behind a recorded step if there is one."""
-        compiled, after = self.compiled, None
+        compiled = self.compiled
         if behind is not None:
             self._same_digests({"weights": weights_digest(compiled.arrays)})
-            after = Completed(behind.step, dict(behind.inputs), dict(behind.outputs), behind.state.snapshot)
+        after = [
+            Completed(f.step, dict(f.inputs), dict(f.outputs), f.state.snapshot)
+            for f in self._rests_on(behind)
+        ]
         self._remote = self._device.open_run(compiled.program, compiled.arrays, self.spec, after)
         self.spec = self._remote.spec
         facts = self._remote.started.facts
@@ -312,6 +318,14 @@ class Run:
             self._verifier = Verifier(compiled.program, compiled.constants, self._audit)
             if behind is not None:
                 self._verify_behind(behind)
+
+    def _rests_on(self, behind: Finished | None) -> list[Finished]:
+        """A recorded step, behind the full step before it if it is an increment."""
+        if behind is None:
+            return []
+        anchor = self.compiled.program.anchor(behind.step)
+        assert self._past is not None
+        return [*([journal.read(self._past.directory, anchor)] if anchor != behind.step else []), behind]
 
     def _info(self, record: Recording, facts: Mapping[str, str | int], digests: Mapping[str, str]) -> RunInfo:
         program = self.compiled.program
@@ -343,9 +357,11 @@ class Run:
         assert isinstance(self._verifier, Verifier)
         assert self._audit is not None
         self._audit.resume(behind.state.totals["cycles"], behind.state.totals["steps"])
-        inputs = {name: torch.from_numpy(array) for name, array in behind.inputs.items()}
-        scales = self._count_on(behind).scales
-        self._verifier.resume(behind.step, inputs, behind.outputs, scales)
+        for finished in self._rests_on(behind):
+            inputs = {name: torch.from_numpy(array) for name, array in finished.inputs.items()}
+            scales = self._count_on(finished).scales
+            if not self._verifier.resume(finished.step, inputs, finished.outputs, scales):
+                break
         self._count_on(behind)  # what has just been compared again had been counted
         self._judge()
 

