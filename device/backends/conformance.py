@@ -509,7 +509,9 @@ def _contract(job: Gemm, chip: Chip) -> int:
         reference = job.reference if isinstance(job.reference, int) else job.reference[:, :, part]
         piece = Gemm(job.name, job.current[:, :, part], reference, job.weights[:, part], job.mode)
         slots.append(expected(piece, chip.geometry)[1].reshape(-1))
-    return int(work_cycles(chip.geometry, chip.tiles, work, np.array([slots], np.int64), chip.adders).total[0])
+    return int(
+        work_cycles(chip.geometry, chip.tiles, work, np.array([slots], np.int64), chip.adders).total[0]
+    )
 
 
 def _layouts(backend: Backend, chip: Chip) -> str:

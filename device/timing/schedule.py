@@ -136,7 +136,9 @@ def schedule(geometry: Geometry, tiles: int, work: Work, adders: int = 0) -> Sch
                 passes = -(-block_share * geometry.columns // geometry.n_max)
                 run = row_share * max(block_share * _TYPICAL_ROW, passes / geometry.encode_width)
                 load = float(block_share)
-                time = (max(run, load) if geometry.weight_banks == 2 else run + load) * -(-groups // group_tiles)
+                time = (max(run, load) if geometry.weight_banks == 2 else run + load) * -(
+                    -groups // group_tiles
+                )
                 used = group_tiles * k_tiles * row_tiles * column_tiles
                 key = (time * k_share + adding, used, k_tiles, group_tiles, column_tiles, row_tiles)
                 best = key if best is None or key < best else best

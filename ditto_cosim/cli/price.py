@@ -272,13 +272,14 @@ def paper(
 
     from ditto_cosim.device.pricing.recorded import RecordColumns
     from ditto_cosim.protocol.record import RunRecord
-    from ditto_cosim.study.claims import judge
+    from ditto_cosim.study.claims import judge, null_test
     from ditto_cosim.study.evaluation import evaluate_all, evaluate_record
 
     with ProcessPoolExecutor(2) as pool:
         by_preset = evaluate_all(pool.map)
     measured = evaluate_record(RecordColumns.load(RunRecord(record))) if record is not None else None
     verdicts = judge(by_preset["paper"], by_preset["tlm"], measured)
+    null = null_test(by_preset["paper"], by_preset["tlm"])
     counts: dict[str, int] = {}
     for v in verdicts:
         counts[v.verdict] = counts.get(v.verdict, 0) + 1
@@ -288,7 +289,8 @@ def paper(
 
         drawn = [str(path) for evaluation in by_preset.values() for path in draw(evaluation, output)]
     if as_json:
-        print(json.dumps({"claims": [asdict(v) for v in verdicts], "verdicts": counts, "figures": drawn}))
+        claims = [asdict(v) for v in verdicts]
+        print(json.dumps({"claims": claims, "verdicts": counts, "null_test": null, "figures": drawn}))
         return
     for v in verdicts:
         deviation = "" if v.deviation is None else f"{v.deviation:+.1%}"
@@ -298,6 +300,10 @@ def paper(
                 print(f"{'':25}{label:>9}  {text}")
         print(f"{'':25}{'why':>9}  {v.why}")
     print(", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items(), key=lambda item: -item[1])))
+    print(
+        f"null test, every design equal to its baseline: {null['reproduced']} of {len(null['claims'])} graded claims would read"
+        f" reproduced, {null['near']} near"
+    )
     for path in drawn:
         print(f"figure: {path}")
 
