@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ditto price`, `compare`, `sweep`, `export`, `paper`: what a recorded run costs, under any design and chip.
+"""`ditto price`, `compare`, `sweep`, `whatif`, `export`, `paper`: what a recorded run costs, under any design and chip.
 
 Heavy imports wait until a command runs. What this file does not do: price (`device/`) or judge
 (`ditto_cosim/study/claims.py`).
@@ -258,6 +258,44 @@ def sweep(
     ]  # fmt: skip
     _print_table(["Pareto", "design", "low rule", "tiles", "B/cycle", "buffer MB", "ms", "mJ"], table)
     print(f"plot: {output}")
+
+
+def whatif(
+    run: RunArgument,
+    layer: Annotated[
+        str, typer.Option("--layer", help="One layer, by name or a part of it that is unique")
+    ] = "",
+    design: Annotated[
+        str, typer.Option("--design", help="Preset or TOML file; the run's own by default")
+    ] = "",
+    chip: ChipOption = "",
+    layers: Annotated[int, typer.Option(help="How many of the slowest layers to show")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What bounds each layer, what would bound it next, and what doubling each resource gains.
+
+    Example: ditto whatif runs/demo --layer mid_block --chip paper_twin"""
+    from ditto_cosim.device.designs.base import load_design
+    from ditto_cosim.device.pricing.recorded import design_of
+    from ditto_cosim.device.pricing.whatif import bounds, of_layer
+
+    columns, made = _load(run, chip)
+    wanted = load_design(design) if design else design_of(columns.info)
+    found, whole = bounds(columns, made, wanted)
+    shown = [of_layer(found, layer)] if layer else found
+    if as_json:
+        rows = [asdict(b) for b in shown]
+        named = {"run": str(run), "chip": made.name, "design": wanted.name}
+        print(json.dumps({**named, "layers": rows, "whole": asdict(whole)}))
+        return
+    print(f"{run}: {columns.info.model}, {len(columns.steps)} steps, as {wanted.name} on {made.name}")
+    _print_table(
+        ["layer", "cycles", "bound", "next", *(f"2× {name}" for name in whole.gain)],
+        [
+            [b.name, f"{b.cycles:,}", b.bound, b.next, *(f"{gain:.2f}" for gain in b.gain.values())]
+            for b in [whole, *sorted(shown, key=lambda b: -b.cycles)[:layers]]
+        ],
+    )
 
 
 def paper(
