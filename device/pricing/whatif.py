@@ -24,8 +24,7 @@ from dataclasses import dataclass, replace
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import Design
 from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
-from ditto_cosim.protocol.errors import DittoError
-from ditto_cosim.protocol.hardware import GeometryError
+from ditto_cosim.protocol.errors import DittoError, GeometryError
 
 LATENCY = "latency"
 WORTH = 1.01
