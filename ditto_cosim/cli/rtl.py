@@ -173,6 +173,9 @@ def run_test(
     rtl_dir: RtlDir = None,
     contract: ContractName = "",
     chip: ChipName = "",
+    junit: Annotated[
+        Path | None, typer.Option(help="Write JUnit XML for a build server into this file.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Hold the RTL to its model, row by row and cycle by cycle.
@@ -210,10 +213,27 @@ def run_test(
         typer.echo(json.dumps(_report_json(report)))
     else:
         _print_report(report)
+    if junit is not None:
+        _write_junit(report, [chosen.geometry] if case else names, junit)
     if report.mismatches:
         raise typer.Exit(1)
     if not report.complete:
         raise typer.Exit(INCOMPLETE)
+
+
+def _write_junit(report: Report, sets: list[str], path: Path) -> None:
+    """A case a parameter set, and one that says whether everything was run."""
+    from ditto_cosim.cli.junit import JUnitCase, write_junit
+
+    cases = []
+    for name in sets:
+        found = [f"{m}\n{m.command}" for m in report.mismatches if m.case.geometry == name]
+        cases.append(JUnitCase(f"tile {name}", failure="\n".join(found)))
+    ran = f"{min(report.done, report.directed)} of {report.directed} directed cases were run"
+    told = f"{report.rows} rows, {report.cycles} cycles compared, seed {report.seed}"
+    stopped = not report.complete and not report.mismatches
+    cases.append(JUnitCase("complete", failure=ran if stopped else "", text=told))
+    write_junit(path, "ditto rtl test", cases, report.seconds)
 
 
 def _recorded(path: Path | None, model: Any) -> Any:

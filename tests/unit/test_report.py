@@ -479,6 +479,8 @@ def test_report_works_in_a_browser(report: RunReport, tmp_path: Path) -> None:
         assert cell.count() == 1
         tab.emulate_media(media="print")
         assert len(tab.pdf()) > 20_000
+        tab.emulate_media(media="screen")
         tab.goto(page.as_uri() + "#layer-1")
+        tab.reload()
         tab.wait_for_selector("dialog[open]")
         assert tab.inner_text("#layer-name") == "mid.attention.to_q"
