@@ -20,6 +20,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "models": ("ditto models", "ditto models --json", "ditto models --coverage"),
     "compile": ("ditto compile fashion-ddpm -o fashion-ddpm.safetensors",),
     "calibrate": ("ditto calibrate ./my-model", "ditto calibrate ./my-model --observer percentile"),
+    "factor": (
+        "ditto factor fashion-dit",
+        "ditto factor fashion-dit --method svd --rank 43 -o svd.safetensors",
+    ),
     "data": ("ditto data fashion-mnist",),
     "report": ("ditto report runs/demo",),
     "show program": ("ditto show program fashion-ddpm",),
