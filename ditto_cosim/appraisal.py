@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ditto_cosim.device.chips import Chip, chip_names, load_chip
-from ditto_cosim.device.designs.base import Design, design_names, load_design
+from ditto_cosim.device.designs.base import Design, designs_for, load_design
 from ditto_cosim.device.pricing.contracts import Pipelined
 from ditto_cosim.device.pricing.energy import AREA_MM2
 from ditto_cosim.device.pricing.moments import ROOMS, StepMoments, moments
@@ -24,6 +24,8 @@ from ditto_cosim.protocol.hardware import MODES
 from ditto_cosim.protocol.record import RunRecord, layer_work
 
 WELL_KNOWN = ("itc", "diffy", "cambricon_d", "ditto", "ditto_plus", "ideal_ditto")
+BLOCK_SCALED = ("fp16_dense", "int4_dense", "sq_dm")
+"""Those of a program with block-scaled layers, the first what others are held against."""
 TILES, BANDWIDTHS, BUFFERS_MB = (0.5, 1.0, 2.0), (0.5, 1.0, 2.0), (0.0, 192.0)
 BINS = 240
 SERIES_STEP = 2
@@ -34,7 +36,9 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
     """Prices the run; it must have been recorded."""
     columns = RecordColumns.load(RunRecord(run))
     chip, own = chip_of(columns.info), design_of(columns.info)
-    names = dict.fromkeys((*WELL_KNOWN, *(design_names() if full else ())))
+    fitting = designs_for(columns.program)
+    known = [n for n in WELL_KNOWN if n in fitting] or BLOCK_SCALED
+    names = dict.fromkeys((*known, *(fitting if full else ())))
     designs = {own.name: own, **{n: load_design(n) for n in names if n != own.name}}
     times = {name: price_run(columns, chip, design) for name, design in designs.items()}
     return Prices(
@@ -96,7 +100,9 @@ def _layers(columns: RecordColumns, time: RunTime) -> list[LayerPrice]:
 
 
 def _elsewhere(columns: RecordColumns, chip: Chip, own: Design) -> Elsewhere:
-    base, mine = price_run(columns, chip, load_design("itc")), price_run(columns, chip, own)
+    fitting = designs_for(columns.program)
+    against = load_design("itc" if "itc" in fitting else BLOCK_SCALED[0])
+    base, mine = price_run(columns, chip, against), price_run(columns, chip, own)
     return Elsewhere(
         chip=chip.name,
         speedup=base.total_cycles / max(mine.total_cycles, 1),
@@ -132,7 +138,8 @@ def _most(step: StepMoments, room: str) -> list[int]:
 
 
 def _what_if(run: Path, own: Design) -> list[WhatIf]:
-    names = [n for n in dict.fromkeys(("itc", "ditto", own.name)) if n in design_names()]
+    fitting = designs_for(RunRecord(run).program)
+    names = [n for n in dict.fromkeys(("itc", "ditto", own.name)) if n in fitting]
     wanted = points(run, "", names, TILES, BANDWIDTHS, BUFFERS_MB)
     return [
         WhatIf(

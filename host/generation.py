@@ -26,6 +26,7 @@ from ditto_cosim.host import report as reports
 from ditto_cosim.host.compiler.cache import Cache
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.compiler.factors import Factors
+from ditto_cosim.host.compiler.plan import PLAN_FILE, PLANS
 from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts, restore
 from ditto_cosim.host.pipeline.model_factors import factors_for
 from ditto_cosim.host.pipeline.models import LoadedModel, ModelError, Wish, usual
@@ -88,6 +89,7 @@ def generate_run(
     command: str = "",
     watcher: Watcher | None = None,
     scales: Path | None = None,
+    plan: str = "",
     policy: str = "auto",
     observer: str = "mse",
     cache: Cache | None = None,
@@ -100,7 +102,8 @@ def generate_run(
     """Accelerates the model, calls it once, and writes pictures, record and report into `directory`.
 
     Without scales, the ones beside the weights are taken unless another policy or observer is asked for; a model without
-    any is calibrated first; a cache without factors beside the weights has them made first. `command` is what to type to get
+    any is calibrated first; a cache without factors beside the weights has them made first. A `plan` (a file or a name) makes
+    layers block-scaled; without one a design of a plan's name takes that plan. `command` is what to type to get
     this run again; `settings` go to `accelerate`. `resume` goes on behind the steps that the directory's record holds;
     `resume.py` finds the arguments. A directory that holds a run is refused unless `overwrite` says that it may go. With
     `fp32` the model itself draws the same pictures afterwards; `appraise` prices the recorded run for its report. The model
@@ -112,6 +115,9 @@ def generate_run(
     recipe = recipe_of(
         model, wish, backend, chip, design, command, scales, policy, observer, cache, settings, fp32
     )
+    plan = plan or (design if design in PLANS else "")
+    if recipe is not None and plan:
+        recipe["plan"] = plan if plan in PLANS else str(Path(plan).resolve())
     watcher = watcher or Watcher()
     pipe, arguments = model.pipe, model.arguments(wish)
     if scales is None and usual({"policy": policy, "observer": observer}):
@@ -127,6 +133,7 @@ def generate_run(
         design=design,
         chip=chip,
         scales=scales,
+        plan=_plan_of(model, plan),
         policy=policy,
         observer=observer,
         calibration={k: v for k, v in arguments.items() if k != "generator"},
@@ -238,6 +245,13 @@ def generate_run(
         "report": str(directory / "report.html"),
     }
     return Outcome(summary, seen, report, pictures, failure)
+
+
+def _plan_of(model: LoadedModel, plan: str) -> Path | str | None:
+    """What `accelerate` is given: a plan's file, the one beside the weights first where only its name is told."""
+    if plan in PLANS and model.folder is not None and (model.folder / PLAN_FILE).is_file():
+        return model.folder / PLAN_FILE
+    return plan or None
 
 
 def _told(

@@ -61,6 +61,7 @@ def resume_run(
         directory,
         watcher=watcher,
         scales=None if scales is None else Path(scales),
+        plan=str(recipe.get("plan", "")),
         cache=cache,
         resume=True,
         fp32=bool(recipe.get("fp32")),

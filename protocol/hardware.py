@@ -34,6 +34,11 @@ DRAIN_CYCLES = 2
 TILE_ABI_VERSION = 3
 """Version of the C interface between the driver's shared library and `sim_harness`."""
 
+ARRAY_DRAIN_CYCLES = 3
+"""The same for SQ-DM's arrays: the last codes are multiplied, their segment scaled, its result taken."""
+ARRAY_ABI_VERSION = 1
+"""Version of the C interface between an array's driver and `sim_harness`."""
+
 MODE_CODES: dict[Mode, int] = {"original": 0, "temporal": 1, "spatial": 2}
 LOW_RULE_CODES: dict[LowRule, int] = {"twos4": 0, "mag4": 1}
 
@@ -97,6 +102,65 @@ class Geometry:
     @property
     def digest(self) -> str:
         """Sixteen hex digits that two sides compare before they work together."""
+        text = ";".join(f"{f.name}={asdict(self)[f.name]}" for f in fields(self))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+ArrayKind = Literal["dense", "sparse"]
+ARRAY_KINDS: tuple[ArrayKind, ...] = ("dense", "sparse")
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayGeometry:
+    """One tile of one of SQ-DM's two arrays as it is built (rtl/sq_dm/)."""
+
+    kind: ArrayKind
+    columns: int = 128
+    """C: PEs (output columns)."""
+    beat: int = 4
+    """Codes taken a cycle: D of the dense array's PEs, E of the sparse array's encoder."""
+    block_size: int = 32
+    """G: neighbouring input channels that share a scale."""
+    k_max: int = 1024
+    """Elements of a row at once, whole blocks of them; the device splits longer K."""
+    n_max: int = 512
+    """Output columns whose weights are held at once; a multiple of `columns`."""
+
+    def __post_init__(self) -> None:
+        choices: dict[str, tuple[object, ...]] = {
+            "kind": ARRAY_KINDS,
+            "beat": (4, 8, 16),
+            "block_size": (16, 32, 64),
+            "k_max": tuple(2**i for i in range(5, 11)),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                said = ", ".join(map(str, known))
+                raise GeometryError(f"array: {name} = {getattr(self, name)!r} is none of {said}")
+        if not isinstance(self.columns, int) or not 1 <= self.columns <= 1024:
+            raise GeometryError(f"array: columns = {self.columns!r} is outside 1…1024")
+        if not self.columns <= self.n_max <= 4096 or self.n_max % self.columns:
+            raise GeometryError(
+                f"array: n_max = {self.n_max} is not a multiple of columns = {self.columns} up to 4096"
+            )
+        if self.k_max < 2 * self.block_size:
+            raise GeometryError(
+                f"array: k_max = {self.k_max} is less than two blocks of {self.block_size} codes"
+            )
+
+    @property
+    def segments_max(self) -> int:
+        """Blocks of a row at once."""
+        return self.k_max // self.block_size
+
+    @property
+    def multipliers(self) -> int:
+        """4b×4b multipliers: four a sparse PE, one a code of the beat in a dense one."""
+        return self.columns * (SLOTS_PER_CYCLE if self.kind == "sparse" else self.beat)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits, as `Geometry.digest`."""
         text = ";".join(f"{f.name}={asdict(self)[f.name]}" for f in fields(self))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

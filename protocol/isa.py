@@ -39,6 +39,7 @@ Shared functions, by name in the texts below:
              rrms = f32(1 ÷ √(S₂ ÷ n × 2^(2e−30) + eps))
   total(v) of n ≤ 2²³ values: e as in moments; q = rint of the exact product v × 2^(30−e); S = Σq, an exact integer;
              total = f32(S × 2^(e−30))                                                  error ≤ n × 2⁻³¹ × max|v|, and 1 rounding
+  e4m3(v)    the number of OCP's FP8 E4M3 nearest to v ≥ 0, half to even, as an integer S in units of 2⁻⁹; S ≤ 229,376
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ditto_cosim.protocol import blocks
 from ditto_cosim.protocol.errors import IsaError
 
 DType = Literal["f32", "i8", "i32", "i64"]
@@ -288,6 +290,64 @@ def _same_f32(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     return (TensorSpec(t[0].shape, "f32"),)
 
 
+def _block_format(a: Attrs, channels: int, where: str) -> tuple[blocks.Format, int]:
+    """Format and block length that a command names, if they are any."""
+    block = integer(a, "block")
+    _require(
+        a.get("format") in blocks.FORMATS,
+        f"{where}: format {a.get('format')!r}, expected one of {', '.join(blocks.FORMATS)}",
+    )
+    _require(
+        block in blocks.BLOCKS,
+        f"{where}: blocks of {block}, expected one of {', '.join(map(str, blocks.BLOCKS))}",
+    )
+    return blocks.FORMATS[a["format"]], blocks.blocks_of(channels, block)  # type: ignore[index]  # known by now
+
+
+def _infer_quantize_block(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    shape, axis = t[0].shape, integer(a, "axis")
+    _require(0 <= axis < len(shape) and 0 not in shape, f"quantize_block: axis {axis} of {t[0]}")
+    _, count = _block_format(a, shape[axis], "quantize_block")
+    scales = (*shape[:axis], count, *shape[axis + 1 :])
+    return TensorSpec(shape, "i8"), TensorSpec(scales, "i32"), PARAMS
+
+
+def _check_block_layer(op: str, t: Sequence[TensorSpec], a: Attrs, axis: int) -> None:
+    """Scales that fit their codes, and a sum that int64 holds."""
+    x, scales, w, w_scales = t
+    form, count = _block_format(a, x.shape[axis], op)
+    for codes, of in ((x, scales), (w, w_scales)):
+        expected = (*codes.shape[:axis], count, *codes.shape[axis + 1 :])
+        _require(of.shape == expected, f"{op}: scales {of} of {codes}, expected {list(expected)}")
+    k = math.prod(w.shape[1:])
+    longest = blocks.k_max(form.name, form.weights)
+    _require(k <= longest, f"{op}: K = {k} could overflow 64 bits; the longest exact K is {longest}")
+
+
+def _infer_conv2d_block(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    x, w = t[0], t[2]
+    _require("groups" not in a, "conv2d_block: one group")
+    (acc,) = _infer_conv2d((x, PARAMS, w), a)
+    _check_block_layer("conv2d_block", t, a, 1)
+    return (TensorSpec(acc.shape, "i64"),)
+
+
+def _infer_linear_block(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    x, w = t[0], t[2]
+    (acc,) = _infer_linear((x, PARAMS, w), a)
+    form, count = _block_format(a, w.shape[1], "linear_block")
+    _require(
+        t[1].shape == (*x.shape[:-1], count) and t[3].shape == (w.shape[0], count),
+        f"linear_block: scales {t[1]} of {x} and {t[3]} of {w}, expected {count} a row",
+    )
+    longest = blocks.k_max(form.name, form.weights)
+    _require(
+        w.shape[1] <= longest,
+        f"linear_block: K = {w.shape[1]} could overflow 64 bits; the longest exact K is {longest}",
+    )
+    return (TensorSpec(acc.shape, "i64"),)
+
+
 def _infer_dequantize_attention(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     _require(t[1].shape == t[0].shape[:-1], f"dequantize_attention: sums {t[1]} do not match {t[0]}")
     return (TensorSpec(t[0].shape, "f32"),)
@@ -440,6 +500,11 @@ _UNARY = {
     ),
 }
 
+_BLOCK_ATTRS = {
+    "format": "uint4 | int4 | mxint8: of x",
+    "block": "16 | 32 | 64: neighbours that share a scale",
+}
+
 _FORMS: list[Form] = [
     # --- layers: 8-bit operands, int32 accumulators; each owns a Defo entry and its temporal state -------------------
     _form(
@@ -491,6 +556,28 @@ _FORMS: list[Form] = [
         "acc[…,m,n] = Σₖ a[…,m,k] × b[…,k,n]; both operands symmetric (zero point 0).",
         _infer_matmul,
     ),
+    # --- layers of SQ-DM: block-scaled operands (`blocks.py`), exact int64 sums in units of 2⁻¹⁸ ------------------------
+    _form(
+        "conv2d_block",
+        "layer",
+        ("x:i8", "scales:i32", "w:i8", "w_scales:i32"),
+        ("acc:i64",),
+        {"stride": "pair", "padding": "pair", "dilation?": "pair", **_BLOCK_ATTRS},
+        "acc[b,n,i,j] = Σ over (u, v) and blocks g of scales[b,g,i·s+u·d,j·s'+v·d'] × w_scales[n,g,u,v] × "
+        "Σ over c in g of w[n,c,u,v] × x[b,c,i·s+u·d,j·s'+v·d']; outside the picture 0. x in the format, w in int4 where x has "
+        "4 bits, else mxint8. Exact, so whichever array computes which channel, the same.",
+        _infer_conv2d_block,
+    ),
+    _form(
+        "linear_block",
+        "layer",
+        ("x:i8", "scales:i32", "w:i8", "w_scales:i32"),
+        ("acc:i64",),
+        _BLOCK_ATTRS,
+        "acc[…,n] = Σ over blocks g of scales[…,g] × w_scales[n,g] × Σ over k in g of w[n,k] × x[…,k]; formats as in "
+        "conv2d_block.",
+        _infer_linear_block,
+    ),
     # --- between the number systems ---------------------------------------------------------------------------------
     _form(
         "quantize",
@@ -517,6 +604,29 @@ _FORMS: list[Form] = [
         ("y:f32",),
         {"axis": "int: the channel axis of acc"},
         "m[n] = scale × w_scale[n]; y = f32(acc) × m[n], then + bias[n] if given.",
+        _infer_dequantize,
+    ),
+    _form(
+        "quantize_block",
+        "vector",
+        ("x:f32",),
+        ("codes:i8", "scales:i32", "params:f32"),
+        _BLOCK_ATTRS | {"axis": "int: of the channels, counted from the front"},
+        "Blocks of neighbours along the axis, the last maybe short: m = max(x, 0) over a block for uint4, max|x| for the others; "
+        "M the greatest m. Refuses NaN and infinity. uint4, int4, with L = 15, 7: t = max(f32(M ÷ (448 L)), 2⁻¹⁰⁰); "
+        "S = e4m3(f32(m ÷ f32(L × t))); u = f32((S × 2⁻⁹) × t); q = clamp(rint(f32(x ÷ u))) to 0…15, −7…7; 0 where S = 0. "
+        "mxint8: E = ⌊log₂ M⌋; e₀ = max(E − 16, −100); e = max(⌊log₂ m⌋, e₀); S = 2^(e − e₀), 0 where m = 0; "
+        "q = ±⌊f32(|x × 2^(6−e)| + 0.5)⌋ with the sign of x, clamped to −127…127, 0 where S = 0; t = 2^(e₀ + 3), where M = 0 "
+        "2⁻⁹⁷. params = (t, 0).",
+        _infer_quantize_block,
+    ),
+    _form(
+        "dequantize_block",
+        "vector",
+        ("acc:i64", "params:f32", "w_t:f32", "bias:f32?"),
+        ("y:f32",),
+        {"axis": "int: the channel axis of acc"},
+        "m[n] = (f64(t) × f64(w_t[n])) × 2⁻¹⁸, t of params; y = f32(f64(acc) × m[n]) in f64, then f32 + bias[n] if given.",
         _infer_dequantize,
     ),
     _form(
@@ -713,6 +823,10 @@ _FORMS: list[Form] = [
 
 ISA: dict[str, Form] = {form.op: form for form in _FORMS}
 LAYER_OPS = frozenset(form.op for form in _FORMS if form.kind == "layer")
+
+
+BLOCK_LAYER_OPS = frozenset({"conv2d_block", "linear_block"})
+"""Layers of SQ-DM: no temporal state, and their sums are 64 bits wide."""
 
 
 def check_operands(form: Form, operands: Sequence[TensorSpec]) -> None:

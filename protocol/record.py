@@ -42,6 +42,7 @@ from ditto_cosim.protocol.isa import Convolution
 from ditto_cosim.protocol.program import Program
 
 U16 = npt.NDArray[np.uint16]
+U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
 
 RECORD_VERSION = 1
@@ -75,11 +76,11 @@ def layer_work(program: Program, layer: int, mode: Mode) -> tuple[Work, ...]:
     """The works of one layer. Temporal attention is ΔA·B_prev, then ΔBᵀ·Aᵀ, which yields the transpose."""
     command = program.layers[layer]
     operands, result = program.specs(command.operands), program.values[command.results[0]]
-    if command.op == "conv2d":
+    if command.op in ("conv2d", "conv2d_block"):
         weights, groups = operands[2].shape, Convolution.of(command.attrs).groups
         batch, _, height, width = result.shape
         return (Work(groups, batch * height * width, math.prod(weights[1:]), weights[0] // groups),)
-    if command.op in ("linear", "linear_increment"):
+    if command.op in ("linear", "linear_block", "linear_increment"):
         n, k = operands[2].shape
         return (Work(1, operands[0].elements // k, k, n),)
     *batch_axes, m, k = operands[0].shape
@@ -114,7 +115,11 @@ class SubOp:
     zero: int
     low: int
     full: int
-    """Elements by class over the whole work. In original mode: of the values themselves, bypassed though they are."""
+    """Elements by class over the whole work. In original mode: of the values themselves, bypassed though they are. Of a
+    block-scaled product: codes that are 0, other codes of 4 bits, other codes of 8."""
+    channels: U32 | None = None
+    """[3, channels] of a product of 4-bit codes: codes other than 0; the same, as often as windows meet them; 1 where the run
+    gave the channel to the sparse array."""
 
     def __post_init__(self) -> None:
         work = self.work
@@ -128,6 +133,8 @@ class SubOp:
 
     @property
     def slot_total(self) -> int:
+        if self.channels is not None:
+            return int(self.channels[1].sum(dtype=np.int64))
         if self.slots is None:
             return 2 * self.work.groups * self.work.rows * self.work.k
         return int(self.slots.sum(dtype=np.int64))
@@ -154,6 +161,8 @@ class LayerRecord:
 
 _LAYER_COLUMNS = 4 + len(TRAFFIC) + 1
 _WORK_COLUMNS = 11
+COUNTS = 3
+"""Rows of `SubOp.channels`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +175,12 @@ class StepRecord:
     """Cycles of the whole step as the run charged them."""
 
     def to_frames(self) -> dict[str, npt.NDArray[Any]]:
-        """Four arrays: `step` and `layers` and `works` as int64 columns, `slots` as one run of uint16."""
+        """Arrays: `step` and `layers` and `works` as int64 columns, `slots` as one run of uint16; `channels`, if there are any,
+        as one of uint32. The last column of a work says what it keeps: nothing, 1: slots, n > 1: counts of n − 1 channels."""
         layers = np.full((len(self.layers), _LAYER_COLUMNS), -1, np.int64)
         works: list[tuple[int, ...]] = []
         slots: list[U16] = []
+        channels: list[U32] = []
         for row, record in zip(layers, self.layers, strict=True):
             row[:5] = (
                 record.layer,
@@ -184,7 +195,10 @@ class StepRecord:
                 for s in subops:
                     w = s.work
                     shape = (w.groups, w.rows, w.k, w.n)
-                    kept = s.slots is not None
+                    kept = int(s.slots is not None)
+                    if s.channels is not None:
+                        kept = 1 + s.channels.shape[1]
+                        channels.append(s.channels.reshape(-1))
                     works.append(
                         (
                             record.layer,
@@ -194,12 +208,13 @@ class StepRecord:
                             s.zero,
                             s.low,
                             s.full,
-                            int(kept),
+                            kept,
                         )
                     )
                     if s.slots is not None:
                         slots.append(s.slots.reshape(-1))
-        return {
+        counted = {"channels": np.concatenate(channels)} if channels else {}
+        return counted | {
             "step": np.array(
                 [self.step, -1 if self.charged_cycles is None else self.charged_cycles], np.int64
             ),
@@ -211,16 +226,23 @@ class StepRecord:
     @classmethod
     def from_frames(cls, frames: Mapping[str, npt.NDArray[Any]]) -> StepRecord:
         """The inverse of `to_frames`, for arrays of unknown origin: anything malformed is a `RecordError`."""
-        step, layers, works, slots = _checked(frames)
+        step, layers, works, slots, counts = _checked(frames)
         by_layer: dict[int, dict[Mode, list[SubOp]]] = {}
-        at = 0
+        at = counted = 0
         for layer, mode, groups, rows, k, n, chunks, zero, low, full, kept in works.tolist():
             if not 0 <= mode < len(MODES) or min(groups, rows, k, n, chunks) < 1 or chunks > k:
                 raise RecordError(
                     f"record: work of layer {layer} has shape {groups, rows, k, n} in {chunks} chunks"
                 )
             array: U16 | None = None
-            if kept:
+            channels: U32 | None = None
+            if kept > 1:
+                size = COUNTS * (kept - 1)
+                if counted + size > counts.size:
+                    raise RecordError(f"record: counts of channels end inside layer {layer}")
+                channels = counts[counted : counted + size].reshape(COUNTS, kept - 1)
+                counted += size
+            elif kept:
                 size = chunks * groups * rows
                 if at + size > slots.size:
                     raise RecordError(
@@ -228,10 +250,12 @@ class StepRecord:
                     )
                 array = slots[at : at + size].reshape(chunks, groups * rows)
                 at += size
-            subop = SubOp(Work(groups, rows, k, n), chunks_of(k, chunks), array, zero, low, full)
+            subop = SubOp(Work(groups, rows, k, n), chunks_of(k, chunks), array, zero, low, full, channels)
             by_layer.setdefault(layer, {}).setdefault(MODES[mode], []).append(subop)
-        if at != slots.size:
-            raise RecordError(f"record: {slots.size - at} slot counts belong to no work")
+        if at != slots.size or counted != counts.size:
+            raise RecordError(
+                f"record: {slots.size - at} slot counts and {counts.size - counted} counts of channels belong to no work"
+            )
         records = []
         for layer, mode, forced, measured, charged, *traffic in layers.tolist():
             if not 0 <= mode < len(MODES):
@@ -254,15 +278,17 @@ class StepRecord:
         return cls(index, tuple(records), None if step_cycles < 0 else step_cycles)
 
 
-def _checked(frames: Mapping[str, npt.NDArray[Any]]) -> tuple[I64, I64, I64, U16]:
+def _checked(frames: Mapping[str, npt.NDArray[Any]]) -> tuple[I64, I64, I64, U16, U32]:
     expected: dict[str, tuple[str, tuple[int | None, ...]]] = {
         "step": ("int64", (2,)),
         "layers": ("int64", (None, _LAYER_COLUMNS)),
         "works": ("int64", (None, _WORK_COLUMNS)),
         "slots": ("uint16", (None,)),
+        "channels": ("uint32", (None,)),
     }
+    none = np.zeros(0, np.uint32)  # most runs have no counts of channels
     for name, (dtype, shape) in expected.items():
-        array = frames.get(name)
+        array = frames.get(name, none if name == "channels" else None)
         if array is None:
             raise RecordError(f"record: frame {name!r} is missing")
         fits = array.ndim == len(shape) and all(
@@ -272,7 +298,7 @@ def _checked(frames: Mapping[str, npt.NDArray[Any]]) -> tuple[I64, I64, I64, U16
             raise RecordError(
                 f"record: frame {name!r} is {array.dtype}{array.shape}, expected {dtype}{shape}"
             )
-    return frames["step"], frames["layers"], frames["works"], frames["slots"]
+    return frames["step"], frames["layers"], frames["works"], frames["slots"], frames.get("channels", none)
 
 
 @dataclass(frozen=True)

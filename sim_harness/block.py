@@ -163,13 +163,15 @@ class Block:
         reset: str = "rst_ni",
         reset_level: int = 0,
         trace: Path | None = None,
+        plusargs: str = "",
     ) -> None:
+        """`plusargs`: one argument that the block's $value$plusargs may look for."""
         self.library, self.ports = build_block(files, top, parameters or {}, clock)
         self.name, self._clock, self._reset, self._reset_level = top, clock, reset, reset_level
         self._numbers = {name: i for i, name in enumerate(self.ports)}
         self._c = ctypes.CDLL(str(self.library))
         self._c.block_open.restype = ctypes.c_void_p
-        self._c.block_open.argtypes = [ctypes.c_char_p]
+        self._c.block_open.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
         self._c.block_close.argtypes = [ctypes.c_void_p]
         self._c.block_port_bytes.restype = ctypes.c_uint64
         self._c.block_port_bytes.argtypes = [ctypes.c_void_p, ctypes.c_int32]
@@ -179,7 +181,7 @@ class Block:
             ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32,
             ctypes.c_void_p, ctypes.c_void_p,
         ]  # fmt: skip
-        self._handle = self._c.block_open(None if trace is None else str(trace).encode())
+        self._handle = self._c.block_open(None if trace is None else str(trace).encode(), plusargs.encode())
         for name, number in self._numbers.items():
             stored = self._c.block_port_bytes(self._handle, number)
             if stored != self.ports[name].bytes:

@@ -32,7 +32,9 @@ struct OpenBlock {
   std::unique_ptr<TraceFile> trace;
   uint64_t time = 0;
 
-  explicit OpenBlock(const char* path) {
+  OpenBlock(const char* path, const char* plusargs) {
+    const char* arguments[] = {"block", plusargs};
+    context.commandArgs(2, arguments);
     context.traceEverOn(path != nullptr);
     top = std::make_unique<Vblock>(&context);
     if (path) {
@@ -58,7 +60,7 @@ struct OpenBlock {
 
 extern "C" {
 
-DITTO_API void* block_open(const char* trace_path) { return new OpenBlock(trace_path); }
+DITTO_API void* block_open(const char* trace_path, const char* plusargs) { return new OpenBlock(trace_path, plusargs); }
 DITTO_API void block_close(void* block) { delete static_cast<OpenBlock*>(block); }
 DITTO_API uint64_t block_port_bytes(void* block, int32_t port) {
   uint64_t bytes = 0;

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a tile: SystemVerilog of one geometry -> C++ (Verilator) -> shared library, cached by content.
+"""Builds a tile, Ditto's or one of SQ-DM's two: SystemVerilog of one geometry -> C++ (Verilator) -> shared library, cached by
+content.
 
 The key is a hash of RTL and driver sources, geometry, options, tool versions and CPU features. A build
 is cached (`ditto_cosim/toolchain.py`). Verilator's runtime is compiled once per set of flags and cached by itself;
@@ -21,7 +22,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from ditto_cosim.protocol.hardware import LOW_RULE_CODES, TILE_ABI_VERSION, Geometry
+from ditto_cosim.protocol.hardware import (
+    ARRAY_ABI_VERSION,
+    LOW_RULE_CODES,
+    TILE_ABI_VERSION,
+    ArrayGeometry,
+    Geometry,
+)
 from ditto_cosim.toolchain import (
     BuildError,
     ToolMissingError,
@@ -34,17 +41,15 @@ from ditto_cosim.toolchain import (
 )
 
 from .ports import accessors, tile_ports
-from .sources import sources
+from .sources import array_sources, sources
 
 log = logging.getLogger(__name__)
 
 VERILATOR_VERSION = "5.48.0"
-DRIVER = "tile_driver.cpp"
-HEADER = "tile_driver.h"
+AnyGeometry = Geometry | ArrayGeometry
 
 _VERILATOR_FLAGS = (
-    "--cc", "--top-module", "tile", "--prefix", "Vtile", "-Wall", "-O3",
-    "--unroll-count", "1", "--unroll-stmts", "1",
+    "--cc", "--prefix", "Vtile", "-Wall", "-O3", "--unroll-count", "1", "--unroll-stmts", "1",
 )  # fmt: skip
 CXX_FLAGS = (
     "-std=c++20", "-march=native", "-fPIC", "-fvisibility=hidden", "-w",
@@ -127,8 +132,21 @@ def verilator_root() -> Path:
     return root
 
 
-def parameters(geometry: Geometry) -> dict[str, int]:
-    """The tile's top-level parameters."""
+def top_of(geometry: AnyGeometry) -> str:
+    """The module that is built."""
+    return "tile" if isinstance(geometry, Geometry) else f"{geometry.kind}_tile"
+
+
+def parameters(geometry: AnyGeometry) -> dict[str, int]:
+    """The module's top-level parameters."""
+    if isinstance(geometry, ArrayGeometry):
+        return {
+            "Columns": geometry.columns,
+            "EncodeWidth" if geometry.kind == "sparse" else "DenseWidth": geometry.beat,
+            "BlockSize": geometry.block_size,
+            "KMax": geometry.k_max,
+            "NMax": geometry.n_max,
+        }
     return {
         "Lanes": geometry.lanes,
         "Columns": geometry.columns,
@@ -140,13 +158,32 @@ def parameters(geometry: Geometry) -> dict[str, int]:
     }
 
 
-def _defines(geometry: Geometry, options: BuildOptions) -> list[str]:
-    values = {
+def _driver(geometry: AnyGeometry) -> str:
+    return "tile_driver" if isinstance(geometry, Geometry) else "array_driver"
+
+
+def _sizes(geometry: AnyGeometry) -> dict[str, int]:
+    """What the driver is told of the geometry."""
+    if isinstance(geometry, ArrayGeometry):
+        return {
+            "DITTO_ABI": ARRAY_ABI_VERSION,
+            "DITTO_SPARSE": int(geometry.kind == "sparse"),
+            "DITTO_COLUMNS": geometry.columns,
+            "DITTO_BEAT": geometry.beat,
+            "DITTO_BLOCK_SIZE": geometry.block_size,
+        }
+    return {
         "DITTO_ABI": TILE_ABI_VERSION,
         "DITTO_LANES": geometry.lanes,
         "DITTO_COLUMNS": geometry.columns,
         "DITTO_ENCODE_WIDTH": geometry.encode_width,
         "DITTO_WEIGHT_BANKS": geometry.weight_banks,
+    }
+
+
+def _defines(geometry: AnyGeometry, options: BuildOptions) -> list[str]:
+    values = {
+        **_sizes(geometry),
         "DITTO_DIRECT_EVAL": int(options.direct),
         "DITTO_CHECKED": int(options.checked),
         "DITTO_RANDOM_STATE": int(options.random_state),
@@ -195,7 +232,9 @@ def runtime(root: Path, options: BuildOptions, cache: Path) -> Path:
     return target
 
 
-def _sources(options: BuildOptions) -> list[Path]:
+def _sources(geometry: AnyGeometry, options: BuildOptions) -> list[Path]:
+    if isinstance(geometry, ArrayGeometry):
+        return list(array_sources(top_of(geometry), options.rtl_dir))
     chosen = sources(options.rtl_dir)
     checks = chosen.checks if options.assertions else ()
     return [chosen.waivers, *chosen.design, *checks, *(chosen.view if options.trace != "none" else ())]
@@ -206,9 +245,9 @@ def rtl_digest(own_dir: Path | None = None) -> str:
     return digest(*(path.read_bytes() for path in sources(own_dir).design))[:16]
 
 
-def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
+def verilate(geometry: AnyGeometry, options: BuildOptions, into: Path) -> None:
     """Writes the tile's generated C++ into a folder."""
-    command = [*_VERILATOR_FLAGS, "--Mdir", str(into)]
+    command = [*_VERILATOR_FLAGS, "--top-module", top_of(geometry), "--Mdir", str(into)]
     command += [f"-G{name}={value}" for name, value in parameters(geometry).items()]
     command.append("--assert" if options.assertions else "--no-assert")
     unknown = "unique" if options.random_state else "fast"
@@ -220,8 +259,8 @@ def verilate(geometry: Geometry, options: BuildOptions, into: Path) -> None:
         command += ["--coverage-line", "--coverage-toggle"]
     if options.rtl_dir is not None:
         command.append("-Wno-fatal")  # style is the user's own affair
-    command += map(str, _sources(options))
-    run_verilator(command, "the tile")
+    command += map(str, _sources(geometry, options))
+    run_verilator(command, f"the {top_of(geometry)}")
 
 
 def run_verilator(arguments: list[str], what: str) -> None:
@@ -234,17 +273,18 @@ def run_verilator(arguments: list[str], what: str) -> None:
         raise BuildError(f"build: Verilator refused {what}:\n{(done.stderr + done.stdout)[-4000:]}")
 
 
-def build_key(geometry: Geometry, options: BuildOptions) -> str:
+def build_key(geometry: AnyGeometry, options: BuildOptions) -> str:
     """Name of a build: equal keys, equal libraries."""
-    driver = Path(__file__).with_name(DRIVER)
-    read = [driver, driver.with_name(HEADER), *_sources(options), driver.with_name("ports.py")]
+    driver = _driver(geometry)
+    ours = (f"{driver}.cpp", f"{driver}.h", "driver_common.h", "ports.py")
+    read = [*(Path(__file__).with_name(name) for name in ours), *_sources(geometry, options)]
     files = [path.read_bytes() for path in read]
     chosen = ";".join(f"{f.name}={getattr(options, f.name)}" for f in fields(options) if f.name != "rtl_dir")
-    flags = " ".join((*_VERILATOR_FLAGS, *CXX_FLAGS, *_FAST, _PROLOGUE))
+    flags = " ".join((*_VERILATOR_FLAGS, top_of(geometry), *CXX_FLAGS, *_FAST, _PROLOGUE))
     return digest(*files, geometry.digest, chosen, flags, VERILATOR_VERSION, compiler_id())
 
 
-def build(geometry: Geometry, options: BuildOptions | None = None, cache: Path | None = None) -> Built:
+def build(geometry: AnyGeometry, options: BuildOptions | None = None, cache: Path | None = None) -> Built:
     """The library of this tile; compiles it if nobody has. `cache` is `cache_dir()` unless given."""
     options = options or BuildOptions()
     began = time.perf_counter()
@@ -253,7 +293,7 @@ def build(geometry: Geometry, options: BuildOptions | None = None, cache: Path |
     target = (cache or cache_dir()) / f"tile-{key}"
 
     def make(work: Path) -> None:
-        log.info("building tile %s (%s)", key, geometry)
+        log.info("building %s %s (%s)", top_of(geometry), key, geometry)
         objects = runtime(root, options, cache or cache_dir())
         generated = work / "generated"
         verilate(geometry, options, generated)
@@ -266,18 +306,19 @@ def build(geometry: Geometry, options: BuildOptions | None = None, cache: Path |
     built = publish(target, make)
     seconds = time.perf_counter() - began
     if built:
-        log.info("built tile %s in %.1f s", key, seconds)
+        log.info("built %s %s in %.1f s", top_of(geometry), key, seconds)
     direct = (target / "clocked").read_text() == "direct"
     return Built(target / "tile.so", key, not built, seconds, direct)
 
 
-def _compile(geometry: Geometry, options: BuildOptions, objects: Path, work: Path) -> None:
+def _compile(geometry: AnyGeometry, options: BuildOptions, objects: Path, work: Path) -> None:
     """The generated code and the driver as `tile.so`."""
     unity, include = work / "unity.cpp", verilator_root() / "include"
     parts = [f"generated/{name}" for name in sorted(path.name for path in (work / "generated").glob("*.cpp"))]
     text = _PROLOGUE if options.direct else ""
-    text += "".join(f'#include "{part}"\n' for part in (*parts, DRIVER))
-    text += accessors(tile_ports(geometry), "Vtile", "tile") if options.trace == "vcd" else ""
+    text += "".join(f'#include "{part}"\n' for part in (*parts, f"{_driver(geometry)}.cpp"))
+    if options.trace == "vcd" and isinstance(geometry, Geometry):
+        text += accessors(tile_ports(geometry), "Vtile", "tile")
     unity.write_text(text)
     command = [str(compiler()), *CXX_FLAGS, *(_FAST if options.optimize else ("-O1",)), "-shared"]
     command += [*_defines(geometry, options), f"-I{work / 'generated'}", f"-I{Path(__file__).parent}"]
@@ -287,7 +328,7 @@ def _compile(geometry: Geometry, options: BuildOptions, objects: Path, work: Pat
     run_tool(command, "compiling the tile", work)
 
 
-def _compiles_and_agrees(geometry: Geometry, options: BuildOptions, objects: Path, work: Path) -> bool:
+def _compiles_and_agrees(geometry: AnyGeometry, options: BuildOptions, objects: Path, work: Path) -> bool:
     """Builds a tile that is clocked by two functions inside the generated code, which no Verilator has promised to keep.
 
     Where they are not what this file takes them for, the compiler or the library's own test says so, and the tile is

@@ -134,7 +134,7 @@ class Case:
             np.ascontiguousarray(current[rows, elements]),
             np.ascontiguousarray(reference[rows, elements]),
             np.ascontiguousarray(weights[elements, columns]),
-            _stalls(self.stalls, lanes, rng),
+            stalls_of(self.stalls, lanes, rng),
         )
 
     def smaller(self) -> Iterator[Case]:
@@ -212,7 +212,7 @@ def _weights(kind: WeightKind, k: int, n: int, rng: Rng) -> I8:
     return np.full((k, n), -128 if kind == "lowest" else 127, np.int8)
 
 
-def _stalls(kind: StallKind, lanes: int, rng: Rng) -> Stalls | None:
+def stalls_of(kind: StallKind, lanes: int, rng: Rng) -> Stalls | None:
     if kind == "none":
         return None
     shape = (lanes, int(rng.integers(50, 1500)))

@@ -17,7 +17,7 @@ from pathlib import Path
 from ditto_cosim.toolchain import ToolMissingError
 
 from .mutants import Mutant, one
-from .sources import DESIGN, rtl_dir
+from .sources import ARRAYS, DESIGN, rtl_dir
 
 SHAPES: dict[str, tuple[str, ...]] = {
     "encoder": ("EncodeWidth=4 KMax=16 Mag4=0", "EncodeWidth=4 KMax=16 Mag4=1"),
@@ -31,20 +31,34 @@ SHAPES: dict[str, tuple[str, ...]] = {
         "Lanes=2 Columns=1 EncodeWidth=4 KMax=8 NMax=2",
         "Lanes=1 Columns=1 EncodeWidth=4 KMax=8 NMax=2 WeightBanks=2",
     ),
+    "sparse_encoder": ("EncodeWidth=4 KMax=32 BlockSize=16",),
+    "sparse_pe_array": ("Columns=1 KMax=32 Blocks=2 BlockSize=16",),
+    "dense_pe_array": ("Columns=1 DenseWidth=4 KMax=32 Blocks=2 BlockSize=16",),
+    "block_accumulator": ("Columns=1 Segments=2 Blocks=2",),
+    "sparse_tile": ("Columns=1 EncodeWidth=4 BlockSize=16 KMax=32 NMax=2",),
+    "dense_tile": ("Columns=1 DenseWidth=4 BlockSize=16 KMax=32 NMax=2",),
+    "sparsity_detector": ("Width=4 Channels=4 Layers=2 CountWidth=6",),
 }
+
+
+def _design_of(file: str) -> tuple[str, ...]:
+    """The files of a design up to this one, which is the last that is needed."""
+    design = next(files for files in (DESIGN, *ARRAYS.values()) if file in files)
+    return design[: design.index(file) + 1]
 
 
 def same(mutant: Mutant) -> str:
     """How it was proved that the mutant is no mistake; empty if it was not."""
-    block = mutant.file.removesuffix(".sv")
+    block, changed_name = Path(mutant.file).stem, Path(mutant.file).name
+    design = _design_of(mutant.file)
     with tempfile.TemporaryDirectory(prefix="ditto-same-") as folder:
-        for name in DESIGN:
+        for name in design:
             shutil.copy(rtl_dir() / name, folder)
         changed = Path(folder, "changed")
         changed.mkdir()
-        (changed / mutant.file).write_bytes(one((rtl_dir() / mutant.file).read_bytes(), mutant))
-        files = DESIGN[: DESIGN.index(mutant.file) + 1]
-        if not all(_proved(Path(folder), block, shape, files, mutant.file) for shape in SHAPES[block]):
+        (changed / changed_name).write_bytes(one((rtl_dir() / mutant.file).read_bytes(), mutant))
+        files = tuple(Path(name).name for name in design)
+        if not all(_proved(Path(folder), block, shape, files, changed_name) for shape in SHAPES[block]):
             return ""
     return f"proved by yosys: {block} keeps every register and output ({len(SHAPES[block])} shapes)"
 

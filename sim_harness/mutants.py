@@ -54,6 +54,13 @@ KINDS: dict[str, str] = {
 """Kinds of mistakes, and what each does."""
 
 FILES = ("encoder.sv", "slot_buffer.sv", "pe_array.sv", "lane.sv", "tile.sv")
+ARRAY_FILES = tuple(
+    f"sq_dm/{name}.sv"
+    for name in (
+        "sparse_encoder", "sparse_pe_array", "dense_pe_array", "block_accumulator", "sparse_tile", "dense_tile",
+        "sparsity_detector",
+    )
+)  # fmt: skip
 SELECTOR = "ditto_pkg::mutant"
 
 
@@ -299,7 +306,9 @@ class _Finder:
         if not name.endswith("_i") or name == "clk_i" or not children:
             return
         text = self._text(children[0])
-        if "+:" in text or re.fullmatch(r"weight_i|current_i|reference_i|group", text):  # arrays
+        if "+:" in text or re.fullmatch(
+            r"weight_i|current_i|reference_i|group|code_i|beat_code_q|sum", text
+        ):  # arrays
             return
         self._add(children[0], "port", "'0")
         self._visit(children[0], in_reset)

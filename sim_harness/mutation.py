@@ -5,7 +5,7 @@ Mutants are drawn from all there are (`mutants.py`), built together, and each is
 directed cases of the checked sets and then random ones, until something differs, an assertion fails, the tile hangs, or the
 time is up. What survives is looked at twice: yosys tries to prove that it is no mistake (`equivalence.py`), and a short list
 says of some why no port can show them (`REASONS`). The rest has escaped.
-What this file does not do: decide what a mistake is (`mutants.py`).
+Ditto's tile and SQ-DM's arrays are two `Subject`s. What this file does not do: decide what a mistake is (`mutants.py`).
 """
 
 from __future__ import annotations
@@ -23,20 +23,35 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ditto_cosim.toolchain import BuildError
 
+from .array_cases import directed_array_cases
+from .array_regression import (
+    ARRAY_SETS,
+    ARRAYS_CHECKED,
+    ArrayBench,
+    ArrayReference,
+    ArrayReport,
+    random_array_cases,
+    run_array_cases,
+)
 from .build import BuildOptions, build
 from .cases import directed_cases
+from .detector import DETECTOR_SET, DetectorBench
 from .equivalence import same
 from .errors import HarnessError
-from .mutants import FILES, SELECTOR, Mutant, all_in_one, find
+from .mutants import ARRAY_FILES, FILES, SELECTOR, Mutant, all_in_one, find
 from .regression import CHECKED, SETS, Bench, Reference, Report, random_cases, run_cases
 from .sources import rtl_dir
 
 _WATCHDOG_CYCLES = 3000
 _PATIENCE_S = 60.0
 """A mutant that keeps a process busy for longer than that, beside its time, hangs in a way the watchdog does not see."""
+
+_REFUSED = re.compile(r"%Error\S*: \S*?(\w+\.sv):(\d+)|^\S*?(\w+\.sv):(\d+):\d+: error", re.MULTILINE)
+"""Where Verilator, or slang, says what it refuses."""
 
 REASONS: tuple[tuple[str, str, str], ...] = (
     (
@@ -76,12 +91,34 @@ REASONS: tuple[tuple[str, str, str], ...] = (
         "one bank has no address bit for the bank: whichever is named is the one",
     ),
     (
+        r"scale_valid_o <= 1'b0;",
+        r"1'b0 → 1'b1|scale_valid_o <= 1'b0; → ",
+        "a scale that is written out of a reset is written again before a word asks for it",
+    ),
+    (
+        r"if \(word_valid_i && word_ready_o\) begin",
+        r"word_valid_i && word_ready_o → word_ready_o|word_valid_i → word_ready_o",
+        "the words of a row come without a gap, and its first one begins anew: what was multiplied between rows is dropped",
+    ),
+    (
         r"for \(int unsigned .*",
         r"(e|i|c) < \w+ → .*<= \w+",
         "an element past an array is written nowhere",
     ),
 )
 """(line, change, why no port can show it), by regular expression: for what induction over a single block cannot see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """RTL that mistakes are made in, and the regression that has to find them."""
+
+    files: tuple[str, ...]
+    tops: tuple[str, ...]
+    """Files of the modules that are built; each learns the mutant's number when a simulation starts."""
+    build: Callable[[BuildOptions, Callable[[str], None]], None]
+    run: Callable[[int, Any, BuildOptions, float, int], str]
+    """(mutant, reference, options, seconds, seed) -> what shows it; empty if nothing does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +177,8 @@ def wilson(hits: int, of: int, z: float = 1.959964) -> tuple[float, float]:
 
 
 def campaign(
-    model: Reference,
+    model: Any,
+    subject: Subject | None = None,
     *,
     count: int = 500,
     seed: int = 0,
@@ -151,18 +189,20 @@ def campaign(
     prove: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Campaign:
-    """Draws `count` mutants (all there are, if fewer), or takes those `chosen`, and runs each; survivors of the directed
-    cases get `seconds` of random ones."""
-    began = time.monotonic()
-    every = list(chosen or (mutant for mutant in find(rtl_dir()) if re.search(only, mutant.name)))
+    """Draws `count` mutants of the subject, Ditto's tile unless another is given (all there are, if fewer), or takes those
+    `chosen`, and runs each; survivors of the directed cases get `seconds` of random ones."""
+    began, subject = time.monotonic(), subject or TILE
+    every = list(
+        chosen or (mutant for mutant in find(rtl_dir(), subject.files) if re.search(only, mutant.name))
+    )
     drawn = every if chosen or count >= len(every) else random.Random(seed).sample(every, count)
     drawn.sort(key=lambda mutant: (mutant.file, mutant.start, mutant.end))
     with tempfile.TemporaryDirectory(prefix="ditto-mutants-") as folder:
-        numbered, refused, options = _build(drawn, Path(folder), progress)
+        numbered, refused, options = _build(subject, drawn, Path(folder), progress)
         progress(
             f"{len(numbered)} mutants of {len(every)}, built together in {time.monotonic() - began:.0f} s"
         )
-        ran = _run_all(numbered, model, options, seconds, seed, jobs, progress)
+        ran = _run_all(subject, numbered, model, options, seconds, seed, jobs, progress)
     outcomes = []
     for mutant, verdict, how, took in ran:
         if verdict == "survived":
@@ -182,7 +222,7 @@ def _reason(mutant: Mutant) -> str:
 
 
 def _build(
-    drawn: Sequence[Mutant], folder: Path, progress: Callable[[str], None]
+    subject: Subject, drawn: Sequence[Mutant], folder: Path, progress: Callable[[str], None]
 ) -> tuple[dict[int, Mutant], list[Mutant], BuildOptions]:
     """One build per set with all mutants in it, but for those that Verilator refuses."""
     numbered = dict(enumerate(drawn, 1))
@@ -191,38 +231,37 @@ def _build(
     shutil.copytree(rtl_dir(), target)
     options = BuildOptions(assertions=True, random_state=True, optimize=False, mutants=True, rtl_dir=target)
     for _ in range(8):
-        _write(numbered, target)
+        _write(subject, numbered, target)
         try:
-            for name in CHECKED:
-                progress(f"building {name}")
-                build(SETS[name], options)
+            subject.build(options, progress)
             return numbered, refused, options
         except BuildError as error:
-            lines = {(m[1], int(m[2])) for m in re.finditer(r"%Error\S*: \S*?(\w+\.sv):(\d+)", str(error))}
-            wrong = [n for n, mutant in numbered.items() if (mutant.file, mutant.line) in lines]
+            lines = {(m[1] or m[3], int(m[2] or m[4])) for m in _REFUSED.finditer(str(error))}
+            wrong = [n for n, mutant in numbered.items() if (Path(mutant.file).name, mutant.line) in lines]
             if not wrong:
                 raise
             refused += [numbered.pop(n) for n in wrong]
     raise BuildError("mutate: Verilator refuses one mutant after the other")
 
 
-def _write(numbered: dict[int, Mutant], target: Path) -> None:
+def _write(subject: Subject, numbered: dict[int, Mutant], target: Path) -> None:
     ours = rtl_dir()
-    for name in FILES:
+    for name in subject.files:
         text = (ours / name).read_bytes()
         mine = {n: mutant for n, mutant in numbered.items() if mutant.file == name}
         (target / name).write_bytes(all_in_one(text, mine))
     package = (ours / "ditto_pkg.sv").read_text()
     (target / "ditto_pkg.sv").write_text(package.replace("endpackage", "  int mutant;\nendpackage"))
     choose = f'  initial if ($value$plusargs("mutant=%d", {SELECTOR}) == 0) {SELECTOR} = 0;\nendmodule'
-    tile = (target / "tile.sv").read_text()
-    head, _, tail = tile.rpartition("endmodule")
-    (target / "tile.sv").write_text(head + choose + tail)
+    for name in subject.tops:
+        head, _, tail = (target / name).read_text().rpartition("endmodule")
+        (target / name).write_text(head + choose + tail)
 
 
 def _run_all(
+    subject: Subject,
     numbered: dict[int, Mutant],
-    model: Reference,
+    model: Any,
     options: BuildOptions,
     seconds: float,
     seed: int,
@@ -230,17 +269,15 @@ def _run_all(
     progress: Callable[[str], None],
 ) -> list[tuple[Mutant, str, str, float]]:
     """(mutant, killed or survived, how, seconds), in order."""
-    if _run_one(0, model, options, 1.0, seed):
-        raise HarnessError(
-            "mutate: the RTL without a mutant fails: " + _run_one(0, model, options, 1.0, seed)
-        )
+    if wrong := subject.run(0, model, options, 1.0, seed):
+        raise HarnessError(f"mutate: the RTL without a mutant fails: {wrong}")
     waiting = list(numbered)
     running: dict[tuple[int, int], tuple[int, float]] = {}
     results: dict[int, tuple[str, str, float]] = {}
     while waiting or running:
         while waiting and len(running) < jobs:
             number = waiting.pop(0)
-            running[_fork(number, model, options, seconds, seed)] = (number, time.monotonic())
+            running[_fork(subject, number, model, options, seconds, seed)] = (number, time.monotonic())
         ready, _, _ = select.select([pipe for _, pipe in running], [], [], 1.0)
         for job in list(running):
             (child, pipe), (number, since) = job, running[job]
@@ -264,7 +301,9 @@ def _run_all(
     return [(numbered[number], *results[number]) for number in numbered]
 
 
-def _fork(number: int, model: Reference, options: BuildOptions, seconds: float, seed: int) -> tuple[int, int]:
+def _fork(
+    subject: Subject, number: int, model: Any, options: BuildOptions, seconds: float, seed: int
+) -> tuple[int, int]:
     """(process, pipe) in which a mutant runs: whatever it does to memory or time stays there."""
     read, write = os.pipe()
     child = os.fork()
@@ -276,14 +315,19 @@ def _fork(number: int, model: Reference, options: BuildOptions, seconds: float, 
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 1)  # the model prints what its assertions say
         os.dup2(silent, 2)
-        said = _run_one(number, model, options, seconds, seed)
+        said = subject.run(number, model, options, seconds, seed)
         os.write(write, json.dumps(said).encode())
     finally:
         os._exit(0)
 
 
-def _run_one(number: int, model: Reference, options: BuildOptions, seconds: float, seed: int) -> str:
-    """What shows the mutant; empty if nothing does."""
+def _build_tile(options: BuildOptions, progress: Callable[[str], None]) -> None:
+    for name in CHECKED:
+        progress(f"building {name}")
+        build(SETS[name], options)
+
+
+def _run_tile(number: int, model: Reference, options: BuildOptions, seconds: float, seed: int) -> str:
     benches, report = {}, Report(seed)
     for name in CHECKED:
         bench = Bench(name, options, None, seed, number, _WATCHDOG_CYCLES)
@@ -295,3 +339,43 @@ def _run_one(number: int, model: Reference, options: BuildOptions, seconds: floa
             return f"{name}, directed case {report.done}: {found.what} {found.detail}".strip()
     found = run_cases(random_cases(CHECKED, seed), model, report, benches, time.monotonic() + seconds)
     return "" if found is None else f"{found.case.geometry}, random case: {found.what} {found.detail}".strip()
+
+
+def _detector(options: BuildOptions, number: int) -> DetectorBench:
+    assert options.rtl_dir is not None
+    return DetectorBench(options.rtl_dir, f"+mutant={number}", (options.rtl_dir / "ditto_pkg.sv",))
+
+
+def _build_arrays(options: BuildOptions, progress: Callable[[str], None]) -> None:
+    for name in ARRAYS_CHECKED:
+        progress(f"building {name}")
+        build(ARRAY_SETS[name], options)
+    progress(f"building {DETECTOR_SET}")
+    _detector(options, 0)
+
+
+def _run_arrays(number: int, model: ArrayReference, options: BuildOptions, seconds: float, seed: int) -> str:
+    benches, report = {}, ArrayReport(seed)
+    for name in ARRAYS_CHECKED:
+        bench = ArrayBench(name, options, None, seed, number, _WATCHDOG_CYCLES)
+        benches[name] = bench
+        cases = directed_array_cases(name, ARRAY_SETS[name], checked=True)
+        found = run_array_cases(cases, model, report, {name: bench}, math.inf)
+        if found is not None:
+            return f"{name}, directed case {report.done}: {found.what} {found.detail}".strip()
+    said, _ = _detector(options, number).check(model.detector, seed)
+    if said:
+        return said
+    cases_of_chance = random_array_cases(ARRAYS_CHECKED, seed)
+    found = run_array_cases(cases_of_chance, model, report, benches, time.monotonic() + seconds)
+    return "" if found is None else f"random case: {found.what} {found.detail}".strip()
+
+
+TILE = Subject(FILES, ("tile.sv",), _build_tile, _run_tile)
+SQ_DM = Subject(
+    ARRAY_FILES,
+    ("sq_dm/sparse_tile.sv", "sq_dm/dense_tile.sv", "sq_dm/sparsity_detector.sv"),
+    _build_arrays,
+    _run_arrays,
+)
+SUBJECTS = {"tile": TILE, "sq_dm": SQ_DM}

@@ -17,11 +17,24 @@ from ditto_cosim.toolchain import BuildError
 
 DESIGN = ("ditto_pkg.sv", "encoder.sv", "slot_buffer.sv", "pe_array.sv", "lane.sv", "tile.sv")
 CHECKS = ("checks/hold_checks.sv", "checks/element_checks.sv", "checks/lane_checks.sv")
+ARRAYS: dict[str, tuple[str, ...]] = {
+    "sparse_tile": (
+        "ditto_pkg.sv", "sq_dm/sq_dm_pkg.sv", "slot_buffer.sv", "sq_dm/sparse_encoder.sv", "sq_dm/sparse_pe_array.sv",
+        "sq_dm/block_accumulator.sv", "sq_dm/sparse_tile.sv",
+    ),
+    "dense_tile": (
+        "ditto_pkg.sv", "sq_dm/sq_dm_pkg.sv", "sq_dm/dense_pe_array.sv", "sq_dm/block_accumulator.sv", "sq_dm/dense_tile.sv",
+    ),
+    "sparsity_detector": ("sq_dm/sparsity_detector.sv",),
+}  # fmt: skip
+"""SQ-DM's modules that are built, each with what it is made of, the parts before their wholes."""
 PROOFS = tuple(
-    f"checks/prove_{name}.sv" for name in ("encoder", "pe", "slot_buffer", "reset", "start", "framer")
+    f"checks/prove_{name}.sv"
+    for name in ("encoder", "pe", "slot_buffer", "reset", "start", "framer", "accumulator", "detector")
 )
 VIEW = "checks/pe_view.sv"
 WAIVERS = "waivers.vlt"
+ARRAY_WAIVERS = "sq_dm/waivers.vlt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,13 @@ class Sources:
 def rtl_dir() -> Path:
     """The RTL that ships."""
     return Path(str(importlib.resources.files("ditto_cosim.rtl"))).resolve()
+
+
+def array_sources(top: str, own_dir: Path | None = None) -> tuple[Path, ...]:
+    """Waivers and design of one of `ARRAYS`; a copy of a file in `own_dir`, under the same path, takes the place of ours."""
+    names = (WAIVERS, ARRAY_WAIVERS, *ARRAYS[top])
+    folders = [folder for folder in (own_dir, rtl_dir()) if folder is not None]
+    return tuple(next(f / name for f in folders if (f / name).is_file()) for name in names)
 
 
 def sources(own_dir: Path | None = None) -> Sources:

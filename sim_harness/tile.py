@@ -474,10 +474,10 @@ class Tile:
         if getattr(self, "_handle", None):
             self.close()
 
-    def _exclusive(self) -> _Exclusive:
+    def _exclusive(self) -> Exclusive:
         if not self._handle:
             raise HarnessError("tile: this tile is closed; make another one")
-        return _Exclusive(self._lock)
+        return Exclusive(self._lock)
 
     def _fail(self, status: int, where: str) -> NoReturn:
         """Raises what a call ended with; the tile is reset first, so it stays usable."""
@@ -557,7 +557,7 @@ class Tile:
             )
 
 
-class _Exclusive:
+class Exclusive:
     """A lock that refuses instead of waiting."""
 
     def __init__(self, lock: threading.Lock) -> None:

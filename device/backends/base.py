@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
+from ditto_cosim.protocol.blocks import BLOCKS
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.hardware import MODES, Geometry, Mode
 
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.uint8] | npt.NDArray[np.int8]
+Tags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,20 @@ class GemmResult:
     them, `cycles` are what the contract says, to the cycle; RTL has none."""
 
 
+@dataclass(frozen=True, slots=True)
+class BlockProducts:
+    """What came out of the two arrays, and what they met."""
+
+    acc: I64
+    """[rows, N]: the arrays' partial sums added, exact."""
+    dense_cycles: int | None
+    """Measured cycles of the dense array; None if this backend does not measure."""
+    sparse_cycles: int | None
+    """The same of the sparse array."""
+    nonzero: I64
+    """[channels]: codes other than 0 in each channel's elements of `a`, as the arrays met them."""
+
+
 class Backend(Protocol):
     """What a backend must offer. It raises `protocol.errors.BackendError` for what it refuses or fails at."""
 
@@ -95,6 +112,50 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
+class BlockBackend(Backend, Protocol):
+    """A backend with SQ-DM's two arrays.
+
+    One product of block-scaled codes: acc = Σ over blocks of (Σ a·w) × a_scale × w_scale, exactly. K is cut into whole blocks
+    of G = K ÷ blocks neighbours; in a convolution it runs over taps first, input channels innermost, each tap filled up to
+    whole blocks with code 0. Which array computes a channel never changes `acc`.
+
+        a         [rows, K]          0…15 as uint8, or −7…7 as int8
+        a_scales  [rows, blocks]     in units of 2⁻⁹, 0…229,376
+        w         [N, K]             −7…7
+        w_scales  [N, blocks]
+        channel   [K]                the input channel of each element; −1 where a block was filled up
+        sparse    [channels]         the detector's tags: a sparse channel goes to the sparse array
+    """
+
+    def block_gemm(
+        self, a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags
+    ) -> BlockProducts: ...
+
+
+def check_blocks(a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags) -> None:
+    """What no backend can compute is refused here, so that none has to look."""
+    (rows, k), n, blocks = a.shape, len(w), a_scales.shape[-1]
+    expected: dict[str, tuple[npt.NDArray[Any], tuple[int, ...], tuple[str, ...]]] = {
+        "a": (a, (rows, k), ("uint8", "int8")),
+        "a_scales": (a_scales, (rows, blocks), ("int32",)),
+        "w": (w, (n, k), ("int8",)),
+        "w_scales": (w_scales, (n, blocks), ("int32",)),
+        "channel": (channel, (k,), ("int32",)),
+        "sparse": (sparse, sparse.shape, ("bool",)),
+    }
+    for name, (array, shape, types) in expected.items():
+        if array.shape != shape or array.dtype.name not in types:
+            raise BackendError(
+                f"block product: {name} is {array.dtype}{list(array.shape)}, expected {' or '.join(types)}{list(shape)}"
+            )
+    if 0 in (rows, k, n, blocks) or k % blocks or k // blocks not in BLOCKS:
+        raise BackendError(
+            f"block product: {k} codes in {blocks} blocks; a block has {', '.join(map(str, BLOCKS))}"
+        )
+    if not -1 <= channel.min() <= channel.max() < sparse.size:
+        raise BackendError(f"block product: channels {channel.min()}…{channel.max()} of {sparse.size}")
+
+
 class ReportingBackend(Backend, Protocol):
     """A backend with something of its own to report, such as what its link carried."""
 
@@ -105,6 +166,12 @@ class ReportingBackend(Backend, Protocol):
     @property
     def totals(self) -> Mapping[str, int]:
         """What has added up so far."""
+
+
+def has_arrays(backend: Backend) -> TypeGuard[BlockBackend]:
+    """Whether a backend computes block-scaled products; one made of others does if they do."""
+    parts: tuple[Backend, ...] = getattr(backend, "parts", ())
+    return callable(getattr(backend, "block_gemm", None)) and all(map(has_arrays, parts))
 
 
 def facts_of(backend: Backend) -> Mapping[str, str | int]:

@@ -11,10 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import cast
 
 import numpy as np
 
-from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult
+from ditto_cosim.device.backends.base import (
+    I8,
+    I32,
+    Backend,
+    BlockBackend,
+    BlockProducts,
+    Codes,
+    Gemm,
+    GemmResult,
+    Tags,
+)
 from ditto_cosim.protocol.errors import BackendError
 
 
@@ -40,6 +51,16 @@ class MixedBackend:
         self.rtl_digest = _rtl_digest(base, chosen)
         self._base, self._chosen = base, chosen
         self._names = names
+
+    @property
+    def parts(self) -> tuple[Backend, ...]:
+        return self._base, self._chosen
+
+    def block_gemm(
+        self, a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags
+    ) -> BlockProducts:
+        """A block product has no layer's name: the base computes it."""
+        return cast(BlockBackend, self._base).block_gemm(a, a_scales, w, w_scales, channel, sparse)
 
     def gemm(self, job: Gemm) -> GemmResult:
         return (self._chosen if job.name in self._names else self._base).gemm(job)
@@ -73,7 +94,22 @@ class CheckedBackend:
                 self._refuse(job, f"cycles without stalls are {ran[0]} and {ran[1]}")
         return first
 
-    def _compare(self, job: Gemm, what: str, axes: str, first: np.ndarray, second: np.ndarray) -> None:
+    @property
+    def parts(self) -> tuple[Backend, ...]:
+        return self._first, self._second
+
+    def block_gemm(
+        self, a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags
+    ) -> BlockProducts:
+        first, second = (
+            cast(BlockBackend, b).block_gemm(a, a_scales, w, w_scales, channel, sparse) for b in self.parts
+        )
+        what = f"block product [{a.shape[0]}, {a.shape[1]}]·[{a.shape[1]}, {len(w)}]"
+        self._compare(what, "sums", "(row, column)", first.acc, second.acc)
+        self._compare(what, "codes other than 0", "channel", first.nonzero, second.nonzero)
+        return first
+
+    def _compare(self, job: Gemm | str, what: str, axes: str, first: np.ndarray, second: np.ndarray) -> None:
         if first.shape != second.shape:
             self._refuse(job, f"{what} have shapes {first.shape} and {second.shape}")
         if not np.array_equal(first, second):
@@ -85,9 +121,10 @@ class CheckedBackend:
                 f"first at {axes} {at}: {first[at]} and {second[at]}",
             )
 
-    def _refuse(self, job: Gemm, what: str) -> None:
+    def _refuse(self, job: Gemm | str, what: str) -> None:
+        where = job if isinstance(job, str) else f"layer {job.name!r} ({job.mode})"
         raise BackendError(
-            f"layer {job.name!r} ({job.mode}): {self._first.name!r} and "
+            f"{where}: {self._first.name!r} and "
             f"{self._second.name!r} disagree: {what}. "
             "Run `ditto conform` on both to find out which is wrong."
         )

@@ -4,7 +4,7 @@
 Needs neither a compiler nor Verilator. It does not measure cycles: those come from the written contract. Where the processor
 multiplies int8 (VNNI) and PyTorch is there to do it, W·(x − reference) = W·x − W·reference in integers modulo 2³², so no
 9-bit difference is ever formed; elsewhere differences are multiplied in binary32 by NumPy, in pieces of K so short that every
-sum is exact.
+sum is exact. Block-scaled products are binary64 ones, kept exact in the same way (`kernels/blocks.py`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ditto_cosim.device.backends.base import I8, I32, Gemm, GemmResult
+from ditto_cosim.device.backends.base import (
+    I8,
+    I32,
+    BlockProducts,
+    Codes,
+    Gemm,
+    GemmResult,
+    Tags,
+    check_blocks,
+)
 from ditto_cosim.device.chips import Chip
+from ditto_cosim.device.kernels import blocks
 from ditto_cosim.device.kernels.slots import classify_rows
 
 if TYPE_CHECKING:
@@ -52,6 +62,17 @@ class ModelBackend:
                 counts[g] = classify_rows(job.current[g], reference, self.geometry.low_rule)
         zero, low, full = (int(c) for c in counts.sum((0, 2)))
         return GemmResult(out, counts[:, 1] + 2 * counts[:, 2], zero, low, full, None)
+
+    def block_gemm(
+        self, a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags
+    ) -> BlockProducts:
+        check_blocks(a, a_scales, w, w_scales, channel, sparse)
+        left, right = blocks.folded(a, a_scales), blocks.folded(w, w_scales)
+        largest = int(np.abs(left).max()) * int(np.abs(right).max())
+        met = np.count_nonzero(a, axis=0)
+        inside = channel >= 0
+        nonzero = np.bincount(channel[inside], met[inside], minlength=len(sparse)).astype(np.int64)
+        return BlockProducts(blocks.multiply(left, right, largest), None, None, nonzero)
 
     def close(self) -> None:
         """Holds nothing."""

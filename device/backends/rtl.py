@@ -5,7 +5,8 @@ The chip's tiles are alike and independent, so a few Verilated ones, one a threa
 assignments of the schedule in turn; a tile of the chip has taken as long as the sum of its own. Assignments that share
 weights run one after another, so weights are really loaded once a thread; every tile of the chip is charged for its own
 load. Where the schedule lays parts of K on several tiles, their sums are added here as the chip's adders would.
-What this file does not do: build or drive the RTL (`sim_harness`), add differences to what was before (`layers.py`).
+What this file does not do: SQ-DM's arrays (`hetero.py`), build or drive the RTL (`sim_harness`), add differences to what was
+before (`layers.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from itertools import groupby, pairwise
 
 import numpy as np
 
-from ditto_cosim.device.backends.base import I32, I64, Gemm, GemmResult
+from ditto_cosim.device.backends.base import I8, I32, I64, BlockProducts, Codes, Gemm, GemmResult, Tags
+from ditto_cosim.device.backends.hetero import HeteroTile
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.timing.schedule import Assignment, Schedule, schedule
 from ditto_cosim.protocol.errors import BackendError, WatchdogError
@@ -70,6 +72,7 @@ class RtlBackend:
         self._helpers = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="tile")
         self._free = [self._make()]
         """Tiles that nobody uses; the first is built now, so that a missing compiler is found before the first layer."""
+        self._arrays: HeteroTile | None = None
 
     def gemm(self, job: Gemm) -> GemmResult:
         groups, rows, k = job.current.shape
@@ -110,8 +113,18 @@ class RtlBackend:
         added: I32 = out[0] if plan.k_tiles == 1 else out.sum(axis=0, dtype=np.int32)
         return GemmResult(added, met[1] + 2 * met[2], zero, low, full, int(tile_cycles.max()))
 
+    def block_gemm(
+        self, a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags
+    ) -> BlockProducts:
+        """On SQ-DM's two arrays, of as many multipliers as the chip's lanes have."""
+        if self._arrays is None:
+            self._arrays = HeteroTile(self.geometry, self._tiles * self.geometry.lanes, self._options)
+        return self._arrays.block_gemm(a, a_scales, w, w_scales, channel, sparse)
+
     def close(self) -> None:
         self._helpers.shutdown()
+        if self._arrays is not None:
+            self._arrays.close()
         for tile in self._free:
             tile.close()
         self._free.clear()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from ditto_cosim.device.backends.base import Gemm, GemmResult
+from ditto_cosim.device.backends.base import I8, I32, BlockProducts, Codes, Gemm, GemmResult, Tags
 from ditto_cosim.device.backends.rtl import RtlBackend
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.protocol.hardware import GEOMETRIES
@@ -37,6 +37,13 @@ class RtlWideBackend:
     def gemm(self, job: Gemm) -> GemmResult:
         part = self._narrow if job.weights.shape[2] <= NARROW.columns else self._wide
         return replace(part.gemm(job), cycles=None)
+
+    def block_gemm(
+        self, a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags
+    ) -> BlockProducts:
+        part = self._narrow if len(w) <= NARROW.columns else self._wide
+        made = part.block_gemm(a, a_scales, w, w_scales, channel, sparse)
+        return replace(made, dense_cycles=None, sparse_cycles=None)
 
     def close(self) -> None:
         self._narrow.close()

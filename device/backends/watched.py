@@ -7,8 +7,21 @@ What this file does not do: decide how long a product may take (`serving/run.py`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
-from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult, facts_of, totals_of
+from ditto_cosim.device.backends.base import (
+    I8,
+    I32,
+    Backend,
+    BlockBackend,
+    BlockProducts,
+    Codes,
+    Gemm,
+    GemmResult,
+    Tags,
+    facts_of,
+    totals_of,
+)
 from ditto_cosim.device.core import Activity
 
 
@@ -26,6 +39,16 @@ class WatchedBackend:
         self._tell(Activity(what, groups * rows * k * n))
         try:
             return self.inner.gemm(job)
+        finally:
+            self._tell(None)
+
+    def block_gemm(
+        self, a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags
+    ) -> BlockProducts:
+        what = f"block product [{a.shape[0]}, {a.shape[1]}]·[{a.shape[1]}, {len(w)}]"
+        self._tell(Activity(what, a.size * len(w)))
+        try:
+            return cast(BlockBackend, self.inner).block_gemm(a, a_scales, w, w_scales, channel, sparse)
         finally:
             self._tell(None)
 

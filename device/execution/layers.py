@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ from ditto_cosim.device.kernels.slots import (
 from ditto_cosim.protocol.errors import BackendError, GridError
 from ditto_cosim.protocol.hardware import LowRule, Mode
 from ditto_cosim.protocol.isa import Convolution
-from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.program import Command
 from ditto_cosim.protocol.record import SubOp, Work, split_k
 
 Array = npt.NDArray[Any]
@@ -50,6 +50,8 @@ class Ran:
     cycles: int | None
     """Stalls left out."""
     stalls: int = 0
+    arrays: tuple[int, int] | None = None
+    """Cycles of the dense and of the sparse array, where a backend has measured them."""
 
 
 def _ran(mode: Mode, result: GemmResult) -> Ran:
@@ -59,6 +61,9 @@ def _ran(mode: Mode, result: GemmResult) -> Ran:
 
 class Layer(ABC):
     """One layer of the program over the steps of a run."""
+
+    step = 0
+    """The one that is about to run."""
 
     def __init__(self, command: Command, k_max: int, rule: LowRule) -> None:
         self.command = command
@@ -385,17 +390,3 @@ class Matmul(Layer):
 
     def _shape(self, accumulators: I32) -> I32:
         return accumulators.reshape(*self.lead, *accumulators.shape[-2:])
-
-
-def make_layer(
-    command: Command, program: Program, constants: Mapping[int, Array], k_max: int, rule: LowRule
-) -> Layer:
-    """The layer of a command; `constants` by value number."""
-    if command.op == "matmul":
-        return Matmul(command, k_max, rule)
-    weights = constants[command.operands[2]]
-    if command.op == "linear_increment":
-        return LinearIncrement(command, k_max, rule, weights)
-    if command.op == "linear":
-        return (ValueLinear if "reference" in command.attrs else Linear)(command, k_max, rule, weights)
-    return Conv2d(command, k_max, rule, weights, program.values[command.results[0]].shape)

@@ -23,12 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.device.backends import backend_for
-from ditto_cosim.device.backends.base import Backend, facts_of, totals_of
+from ditto_cosim.device.backends.base import Backend, facts_of, has_arrays, totals_of
 from ditto_cosim.device.backends.watched import WatchedBackend
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.core import Activity, StepResult
 from ditto_cosim.device.designs.base import load_design
-from ditto_cosim.device.execution.layers import Layer, Ran, Works, make_layer
+from ditto_cosim.device.execution.blocks import BlockLayer
+from ditto_cosim.device.execution.layers import Layer, Ran, Works
+from ditto_cosim.device.execution.make import make_layer
 from ditto_cosim.device.kernels import vector
 from ditto_cosim.device.pricing.contract import contract_digest
 from ditto_cosim.device.pricing.controller import Controller
@@ -92,8 +94,10 @@ class Machine:
         """Layers that were told of and have not ended."""
         self.constants = {value: constants[name] for name, value in program.constants.items()}
         self.layers: dict[str, Layer] = {
-            c.name: make_layer(c, program, self.constants, tile.k_max, tile.low_rule) for c in program.layers
+            c.name: make_layer(c, program, self.constants, tile.k_max, tile.low_rule, self.design.hetero)
+            for c in program.layers
         }
+        self._refuse_without_arrays(chosen)
         self.layer_index = {c.name: i for i, c in enumerate(program.layers)}
         self.quantizers = {c.name: vector.QuantizeState() for c in program.commands if c.op == "quantize"}
         self.kept: dict[str, Array] = {}
@@ -106,6 +110,16 @@ class Machine:
         self.totals: dict[str, int] = {"cycles": 0, "steps": 0}
         self.books = ThreadPoolExecutor(1, thread_name_prefix="books")
         """Counts, checks and prices layers, in program order, while the next ones are computed."""
+
+    def _refuse_without_arrays(self, backend: Backend) -> None:
+        """Before anything runs: 4-bit block products need a backend that has arrays for them."""
+        asking = [n for n, x in self.layers.items() if isinstance(x, BlockLayer) and x.four_bits]
+        if asking and not has_arrays(backend):
+            backend.close()
+            raise BackendError(
+                f"backend {backend.name!r} has no arrays for block-scaled products, which {len(asking)} layers such as "
+                f"{asking[0]!r} are; backend model has, or give one with `block_gemm` (docs/backends.md)"
+            )
 
     def _lane_facts(self) -> dict[str, str | int]:
         """The tile, and whether the lanes' stage is priced by its written contract alone: what a host recomputes it from."""
@@ -209,6 +223,7 @@ class Machine:
     ) -> tuple[Array, Future[Booked] | None]:
         """The layer's accumulators, and what the books will say of it."""
         layer, index = self.layers[command.name], self.layer_index[command.name]
+        layer.step = step
         forced = layer.begin([values[v] for v in command.operands])
         if not timed:
             first = layer.modes()[0]
@@ -249,7 +264,10 @@ class Machine:
         index, works = self.layer_index[command.name], counted.result()
         self.layers[command.name].check(ran, works[mode], self.backend.name)
         group = plan.groups[index]
-        lanes = plan.pricer.lanes(group, stack([works[mode]]), mode)
+        lanes = plan.pricer.lanes(group, stack([works[mode]], ran=True), mode)
+        for arrays in (r.arrays for r in ran if r.arrays is not None):
+            for name, taken in zip(("dense_array_cycles", "sparse_array_cycles"), arrays, strict=True):
+                self.totals[name] = self.totals.get(name, 0) + taken
         cycles = [r.cycles for r in ran if r.cycles is not None]
         measured = sum(cycles) if self.counts_lanes and len(cycles) == len(ran) else None
         if measured is not None:
@@ -322,6 +340,7 @@ class Machine:
                 "controller": self.controller.snapshot(),
                 "scales": scales,
                 "totals": self.totals,
+                "detectors": {n: x.snapshot() for n, x in self.layers.items() if isinstance(x, BlockLayer)},
             }
         )
         return blob
@@ -336,6 +355,10 @@ class Machine:
             self.controller.restore(data["controller"])
             for name, scale in data["scales"].items():
                 self.quantizers[name].scale = np.float32(scale)
+            for name, kept in data.get("detectors", {}).items():
+                layer = self.layers[name]
+                if isinstance(layer, BlockLayer):
+                    layer.restore(kept)
             self.totals = {str(k): int(v) for k, v in data["totals"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RequestError(

@@ -16,9 +16,10 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.kernels import functions
+from ditto_cosim.device.kernels import blocks, functions
 from ditto_cosim.device.kernels.base import kernels
 from ditto_cosim.device.kernels.functions import BLOCK_ELEMENTS, F32, Array, f32
+from ditto_cosim.protocol.blocks import BlockFormat
 from ditto_cosim.protocol.errors import NonFiniteError, TensorError
 from ditto_cosim.protocol.isa import Attrs, integer, ints, number
 
@@ -264,12 +265,17 @@ def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tup
         return (add(x, operands[1]),)
     if op in _BINARY:
         return (np.asarray(_BINARY[op](x, operands[1])),)
-    extra = (*operands[1:], None, None)
+    extra = (*operands[1:], None, None, None)
     match op:
         case "dequantize":
             return (
                 dequantize(x, operands[1], operands[2], (*operands[3:], None)[0], integer(attrs, "axis")),
             )
+        case "quantize_block":
+            form: BlockFormat = attrs["format"]  # type: ignore[assignment]  # validated with the program
+            return blocks.quantize(x, form, integer(attrs, "block"), integer(attrs, "axis"), where)
+        case "dequantize_block":
+            return (blocks.dequantize(x, operands[1], operands[2], extra[2], integer(attrs, "axis")),)
         case "dequantize_matmul":
             return (dequantize_matmul(x, operands[1], operands[2], number(attrs, "factor")),)
         case "dequantize_attention":

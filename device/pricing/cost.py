@@ -163,9 +163,15 @@ class Stack:
     classes: I64
     """[steps, zero | low | full]"""
     slot_total: I64
+    channels: I64 | None = None
+    """[steps, counts, channels] of a block-scaled product (`timing/hetero.py`); None of any other."""
+    pixels: int = 0
+    """Codes of one of its channels."""
+    ran: bool = False
+    """One step of a live run: its tags are those that it ran with. Otherwise the steps are a record's, from 0 on."""
 
 
-def stack(works: Sequence[tuple[SubOp, ...]]) -> tuple[Stack, ...]:
+def stack(works: Sequence[tuple[SubOp, ...]], *, ran: bool = False) -> tuple[Stack, ...]:
     """Stacks the works of many steps, which must be of one shape."""
     made = []
     for steps in zip(*works, strict=True):
@@ -175,5 +181,8 @@ def stack(works: Sequence[tuple[SubOp, ...]]) -> tuple[Stack, ...]:
         slots = None if first.slots is None else np.stack([s.slots for s in steps if s.slots is not None])
         classes = np.array([(s.zero, s.low, s.full) for s in steps], np.int64).reshape(-1, 3)
         total = np.array([s.slot_total for s in steps], np.int64)
-        made.append(Stack(first.work, first.splits, slots, classes, total))
+        channels = None
+        if first.channels is not None:
+            channels = np.stack([s.channels for s in steps if s.channels is not None]).astype(np.int64)
+        made.append(Stack(first.work, first.splits, slots, classes, total, channels, ran=ran))
     return tuple(made)

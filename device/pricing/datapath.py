@@ -12,6 +12,7 @@ Contract, operations a work needs for one output column, by the classes of its e
     sparse8   low + full            8b×8b multipliers that skip zeros; original: every element
     low4      zero + low + 2 full   4b×8b multipliers that skip nothing; original: two for every element
     outlier   zero + low            4b×8b multipliers; full ones on 8b×8b outlier PEs beside them, the slower side sets the time
+    hetero    every element in a dense channel, codes other than 0 in a sparse one: `timing/hetero.py`
     On a chip's lanes (`timing/schedule.py`) a datapath that is not Ditto's takes the same schedule with its own operations in
     place of the slots, stretched by its share of the chip's multipliers; loading weights is never stretched. In aggregate:
     operations × columns ÷ multipliers, rounded up.
@@ -30,8 +31,8 @@ import numpy.typing as npt
 
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import PAPER_MULTIPLIERS, Design
-from ditto_cosim.device.pricing.cost import I64, LaneColumns, Stack
-from ditto_cosim.device.timing import schedule
+from ditto_cosim.device.pricing.cost import I64, LaneColumns, PricingError, Stack
+from ditto_cosim.device.timing import hetero, schedule
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.record import split_k
 
@@ -132,6 +133,71 @@ class Low4(Datapath):
         return met.slot_total if met.slots is None else met.classes @ np.array([1, 1, 2])
 
 
+class Hetero(Datapath):
+    """The two arrays of `timing/hetero.py`. Layers that are not block-scaled are 8-bit ones."""
+
+    def __init__(self, design: Design, chip: Chip) -> None:
+        super().__init__(design, chip)
+        assert design.hetero is not None
+        self.hetero = design.hetero
+        self.dense, self.sparse = self.hetero.multipliers(self.multipliers)
+        short = {"both": min(self.dense, self.sparse), "dense": self.dense, "sparse": self.sparse}
+        if not short[self.hetero.arrays]:
+            raise PricingError(
+                f"design {design.name} on chip {chip.name}: {self.dense} multipliers of {self.multipliers} in the dense array, "
+                f"{self.sparse} in the sparse one; dense_share = {self.hetero.dense_share} leaves an array without PEs"
+            )
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return *super().key, self.hetero
+
+    def operations(self, met: Stack) -> I64:
+        every: I64 = met.classes.sum(axis=1)
+        return every
+
+    def cost(self, met: Stack) -> int:
+        """Multiplier cycles of a product."""
+        if self.hetero.operand_bits == 16:
+            return 4
+        return 1 if met.channels is not None else 2
+
+    def tags(self, met: Stack) -> npt.NDArray[np.bool_]:
+        """[steps, channels]"""
+        assert met.channels is not None
+        if met.ran:
+            found: npt.NDArray[np.bool_] = met.channels[:, hetero.TAGS] > 0
+            return found
+        if self.hetero.arrays != "both":
+            return np.full(met.channels[:, 0].shape, self.hetero.arrays == "sparse")
+        return self.hetero.detector.tags(met.channels[:, hetero.NONZERO], met.pixels)
+
+    def arrays(self, met: Stack) -> hetero.Arrays:
+        """What each array does, one entry a step."""
+        work, cost = met.work, self.cost(met)
+        elements = np.full(len(met.classes), work.groups * work.rows * work.k, np.int64)
+        if met.channels is None:  # 8 bits: no zero is skipped
+            every = elements * work.n
+            sparse = np.zeros_like(every)
+            if self.hetero.arrays == "sparse":
+                sparse = every
+            elif self.hetero.arrays == "both" and self.hetero.eight_bits == "both":
+                sparse = every * self.sparse // (self.dense + self.sparse)
+            return hetero.arrays(every - sparse, sparse, cost, self.dense, self.sparse)
+        tags, channels = self.tags(met), met.channels.shape[2]
+        dense = (~tags).sum(axis=1) * (elements // channels)
+        sparse = (met.channels[:, hetero.PRODUCTS] * tags).sum(axis=1)
+        return hetero.arrays(dense * work.n, sparse * work.n, cost, self.dense, self.sparse)
+
+    def lanes(self, met: Stack, mode: Mode) -> LaneColumns:
+        done, cost = self.arrays(met), self.cost(met)
+        none = np.zeros_like(done.total)
+        waits = np.abs(done.dense_cycles - done.sparse_cycles) if self.hetero.arrays == "both" else none
+        products = (done.dense_products + done.sparse_products) * cost
+        encoded = none if met.channels is None else met.channels[:, hetero.NONZERO].sum(axis=1)
+        return LaneColumns(done.total, done.total, none, none, none, waits, products, encoded)
+
+
 class Outlier(Datapath):
     def operations(self, met: Stack) -> I64:
         normal: I64 = met.classes[:, :2].sum(axis=1)
@@ -151,6 +217,7 @@ DATAPATHS: Mapping[str, type[Datapath]] = {
     "sparse8": Sparse8,
     "low4": Low4,
     "outlier": Outlier,
+    "hetero": Hetero,
     "roofline": Dense8,
 }
 

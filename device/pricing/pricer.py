@@ -44,6 +44,7 @@ from ditto_cosim.device.timing.traffic import Group, Scope, mode_bytes
 from ditto_cosim.device.timing.traffic import groups as groups_of
 from ditto_cosim.device.timing.vector_time import command_cycles, command_passes, pass_cycles, reduces_whole
 from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS
 from ditto_cosim.protocol.program import Program, StepClass
 from ditto_cosim.protocol.record import TRAFFIC, Work, layer_work, split_k
 
@@ -58,8 +59,14 @@ class Pricer:
         self, program: Program, chip: Chip, design: Design, memory: MakeMemory | None = None
     ) -> None:
         self.program, self.chip, self.design = program, chip, design
+        if design.hetero is None and any(c.op in BLOCK_LAYER_OPS for c in program.layers):
+            raise PricingError(
+                f"design {design.name} has no arrays for block-scaled layers, which this program has; price it under sq_dm, one "
+                "of its baselines (fp16_dense, int4_dense, int4_vsq), or a design with a [hetero] table"
+            )
         self.scope: Scope = "operands" if chip.timing == "paper" else "group"
-        self.groups = groups_of(program, self.scope, design.dependency_check, design.sign_mask)
+        packing = None if design.hetero is None else design.hetero.packing
+        self.groups = groups_of(program, self.scope, design.dependency_check, design.sign_mask, packing)
         self.prologue, *layers = self.groups
         self.layers = tuple(layers)
         self.kept = buffers.place(self.groups, chip.buffer_bytes, chip.dma.chunk_bytes, chip.residency)
@@ -90,11 +97,20 @@ class Pricer:
             raise PricingError(
                 f"layer {group.name!r}: record holds {[s.work for s in stacks]}, not {expected}"
             )
-        parts = [self.datapath.lanes(s, mode) for s in stacks]
+        parts = [self.datapath.lanes(s, mode) for s in self.placed(group, stacks)]
         return (
             parts[0]
             if len(parts) == 1
             else LaneColumns(*(sum(same) for same in zip(*(p.columns for p in parts), strict=True)))
+        )
+
+    def placed(self, group: Group, stacks: tuple[Stack, ...]) -> tuple[Stack, ...]:
+        """With what the program knows of a block-scaled product's input."""
+        if group.layer is None or stacks[0].channels is None:
+            return stacks
+        codes = self.program.values[group.layer.operands[0]].elements
+        return tuple(
+            replace(s, pixels=codes // s.channels.shape[2]) if s.channels is not None else s for s in stacks
         )
 
     # --- groups ---------------------------------------------------------------------------------------------------------
@@ -137,6 +153,10 @@ class Pricer:
         chunks = sum(len(split_k(w.k, chip.geometry.k_max)) for w in works)
         parts = [schedule(chip.geometry, chip.tiles, w, chip.adders).chunk_shares for w in works]
         passes = sum(max(shares) for shares in parts)
+        hetero = self.design.hetero
+        if hetero is not None:  # the arrays' accumulators hold a result until all of K is in it
+            chunks = passes = len(works)
+            parts = []
         streamed, after, elements = self._tails[group.index]
         extra = self._extra_passes(group, mode)
         if chip.partial_sums == "vector" and chunks > 1:
@@ -147,6 +167,8 @@ class Pricer:
             streamed += pass_cycles(group.accumulators, chip.vector_lanes, chip.vector_depth_cycles, extra)
         operands = 1 if mode == "original" else 2
         through = sum(w.groups * (w.k * w.n + w.rows * w.k * operands) for w in works)
+        if hetero is not None and group.layer is not None:
+            through = through * hetero.packing.bits_of(group.layer) // 8
         return GroupCost(
             group=group,
             mode=mode,

@@ -206,6 +206,8 @@ def _digest(met: Met) -> bytes:
     for step in met.works:
         for s in step:
             found.update(b"%d,%d,%d;" % (s.zero, s.low, s.full))
+            if s.channels is not None:
+                found.update(np.ascontiguousarray(s.channels).data)
             if s.slots is not None:
                 found.update(np.ascontiguousarray(s.slots).data)
     return found.digest()

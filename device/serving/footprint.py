@@ -71,12 +71,15 @@ def _layer(command: Command, program: Program) -> tuple[int, int]:
     accumulators = program.values[command.results[0]].nbytes
     kept = program.values[command.operands[0]].nbytes
     rows = kept
-    if command.op == "conv2d":
+    if command.op == "linear_block":
+        rows = 8 * kept  # codes times scales, in binary64
+    elif command.op in ("conv2d", "conv2d_block"):
         b, c, h, w = program.values[command.operands[0]].shape
         kernel = program.values[command.operands[2]].shape
         above, beside = ints(command.attrs, "padding")
         kept = b * c * (h + 2 * above) * (w + 2 * beside)
-        rows = accumulators // 4 // kernel[0] * math.prod(kernel[1:])
+        rows = program.values[command.results[0]].elements // kernel[0] * math.prod(kernel[1:])
+        rows *= 8 if command.op == "conv2d_block" else 1
     elif command.op == "matmul":
         kept += program.values[command.operands[2]].nbytes
         rows = kept

@@ -13,19 +13,32 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.timing import lane
+from ditto_cosim.device.timing import detector, lane
+from ditto_cosim.device.timing.dense_lane import dense_stalled_times, dense_times
 from ditto_cosim.device.timing.lane import TileTimes
+from ditto_cosim.device.timing.result_port import ArrayTimes, beats_of, column_blocks, load_cycles
+from ditto_cosim.device.timing.sparse_lane import segment_words, sparse_stalled_times, sparse_times
 from ditto_cosim.protocol.errors import DittoError
-from ditto_cosim.protocol.hardware import Geometry, LowRule, Mode
+from ditto_cosim.protocol.hardware import ArrayGeometry, Geometry, LowRule, Mode
 
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]
 Slots = npt.NDArray[np.integer]
+
+
+class RecordedPorts(Protocol):
+    """Handshakes, cycle by cycle: uint8 [lanes, cycles] each."""
+
+    @property
+    def operand_valid(self) -> U8: ...
+    @property
+    def result_ready(self) -> U8: ...
 
 
 class ContractError(DittoError):
@@ -52,6 +65,30 @@ class LaneContract:
     def weight_load_cycles(self, k: int, n: int, geometry: Geometry) -> int:
         """Cycles to load [K, N] weights."""
         return lane.weight_load_cycles(k, n, geometry)
+
+
+class ArrayContract:
+    """What SQ-DM's RTL is held to: the cycles of its two arrays and of its detector."""
+
+    def times(
+        self, geometry: ArrayGeometry, counts: Slots, nonzero: Slots, n: int, ports: RecordedPorts | None
+    ) -> ArrayTimes:
+        """Cycles of a pass over rows with so many codes other than 0 in each segment, [M, segments]; segments have so many
+        elements, [segments]. Unstalled, or with ports as recorded."""
+        beats, blocks, rows = beats_of(counts, geometry.beat), column_blocks(n, geometry), len(nonzero)
+        words = segment_words(nonzero)
+        sparse = geometry.kind == "sparse"
+        if ports is None:
+            return sparse_times(words, beats, blocks) if sparse else dense_times(rows, beats, blocks)
+        valid, ready = ports.operand_valid[0], ports.result_ready[0]
+        if sparse:
+            return sparse_stalled_times(words, beats, blocks, valid, ready)
+        return dense_stalled_times(rows, beats, blocks, valid, ready)
+
+    load_cycles = staticmethod(load_cycles)
+    theta_count = staticmethod(detector.theta_count)
+    tag_cycles = staticmethod(detector.tag_cycles)
+    scan_cycles = staticmethod(detector.scan_cycles)
 
 
 _PARTS = ("row_counts", "tile_times", "stalled_times", "weight_load_cycles")

@@ -86,7 +86,7 @@ def _encode_cycles(k: int, geometry: Geometry) -> int:
     return -(-k // geometry.encode_width) + ENCODE_FLUSH_CYCLES
 
 
-def _one_lane(work: I64, encode: int) -> tuple[I64, I64]:
+def replay_times(work: I64, encode: int) -> tuple[I64, I64]:
     """(enc_done, done) of one lane whose rows keep the PEs busy for `work` cycles each."""
     if work.min() >= encode:  # the encoder waits for banks: it is never late after the first row
         done = FILL_CYCLES + encode + np.cumsum(work)
@@ -114,7 +114,9 @@ def tile_times(slots: npt.NDArray[np.integer], k: int, n: int, geometry: Geometr
     enc_done, done = np.zeros(m, np.int64), np.zeros(m, np.int64)
     busy, last = np.zeros(lanes, np.int64), np.zeros(lanes, np.int64)
     for lane in range(min(lanes, m)):
-        enc_done[lane::lanes], done[lane::lanes] = _one_lane(work[lane::lanes], _encode_cycles(k, geometry))
+        enc_done[lane::lanes], done[lane::lanes] = replay_times(
+            work[lane::lanes], _encode_cycles(k, geometry)
+        )
         busy[lane], last[lane] = work[lane::lanes].sum(), done[lane::lanes][-1]
     return TileTimes(enc_done, done, busy, last - busy, np.zeros_like(busy), int(last.max()) + DRAIN_CYCLES)
 

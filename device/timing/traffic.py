@@ -35,8 +35,9 @@ from itertools import pairwise
 from typing import Literal
 
 from ditto_cosim.protocol import isa
+from ditto_cosim.protocol.blocks import FORMATS
 from ditto_cosim.protocol.hardware import Mode
-from ditto_cosim.protocol.isa import PARAMS
+from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS, PARAMS
 from ditto_cosim.protocol.program import Command, Program
 
 Scope = Literal["group", "operands"]
@@ -106,18 +107,63 @@ class _ByDigest:
         return isinstance(other, _ByDigest) and other.program.digest == self.program.digest
 
 
-def groups(program: Program, scope: Scope, dependency_check: bool, sign_mask: bool) -> tuple[Group, ...]:
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How a machine for block-scaled numbers keeps operands of layers in memory."""
+
+    operand_bits: int = 0
+    """0: as their formats have it."""
+    scale_bits: int = 8
+    scale_block: int = 0
+    """Elements that share a scale; 0: as the program has it."""
+    twice: bool = False
+    """Dense and sparse channels lie in the same bursts, so that both arrays fetch every one of a 4-bit layer's operands."""
+
+    def bits_of(self, layer: Command) -> int:
+        """Of an operand's element."""
+        form = layer.attrs.get("format", "mxint8")
+        return self.operand_bits or FORMATS[form].bits  # type: ignore[index]  # validated with the program
+
+    def sizes(self, program: Program) -> dict[int, int]:
+        """Value -> bytes, of every operand of a layer that is not what its type says."""
+        found: dict[int, int] = {}
+        for layer in program.layers:
+            bits = self.bits_of(layer)
+            for at in (0, 2):
+                codes = program.values[layer.operands[at]]
+                found[layer.operands[at]] = -(-codes.elements * bits // 8) * (1 + (self.twice and bits == 4))
+                if layer.op in BLOCK_LAYER_OPS:
+                    scales = program.values[layer.operands[at + 1]].elements
+                    if self.scale_block and bits == 4:
+                        scales = -(-codes.elements // self.scale_block)
+                    found[layer.operands[at + 1]] = (
+                        0 if self.operand_bits else -(-scales * self.scale_bits // 8)
+                    )
+        return found
+
+
+def groups(
+    program: Program,
+    scope: Scope,
+    dependency_check: bool,
+    sign_mask: bool,
+    packing: Packing | None = None,
+) -> tuple[Group, ...]:
     """The prologue, then one group a layer."""
-    return _groups(_ByDigest(program), scope, dependency_check, sign_mask)
+    return _groups(_ByDigest(program), scope, dependency_check, sign_mask, packing)
 
 
 @lru_cache(maxsize=16)
-def _groups(key: _ByDigest, scope: Scope, dependency_check: bool, sign_mask: bool) -> tuple[Group, ...]:
+def _groups(
+    key: _ByDigest, scope: Scope, dependency_check: bool, sign_mask: bool, packing: Packing | None
+) -> tuple[Group, ...]:
     program = key.program
+    sizes = {} if packing is None else packing.sizes(program)
     kept = {c.operands[0] for c in program.commands if c.op == "keep"}
     starts = [i for i, c in enumerate(program.commands) if c.is_layer]
     edges = list(pairwise([0, *starts, len(program.commands)]))
     home, root, readers = _homes(program, edges)
+    sizes = {root.get(v, v): nbytes for v, nbytes in sizes.items()}
     leaves = {root.get(v, v) for v in program.outputs.values()}
     made: list[list[int]] = [[] for _ in edges]
     for value, g in home.items():
@@ -128,10 +174,12 @@ def _groups(key: _ByDigest, scope: Scope, dependency_check: bool, sign_mask: boo
     for g, (first, last) in enumerate(edges):
         commands = program.commands[first:last]
         layer = commands[0] if commands and commands[0].is_layer else None
-        reads = _reads(program, commands, set(made[g]), root, constants)
+        reads = _reads(program, commands, set(made[g]), root, constants, sizes)
         leaving = [v for v in made[g] if v in leaves or readers.get(v, set()) - {g}]
         writes = [
-            Transfer(v, "output", program.values[v].nbytes) for v in leaving if program.values[v] != PARAMS
+            Transfer(v, "output", sizes.get(v, program.values[v].nbytes))
+            for v in leaving
+            if program.values[v] != PARAMS
         ]
         elements = program.values[layer.results[0]].elements if layer else 0
         if scope == "operands":
@@ -205,6 +253,7 @@ def _reads(
     own: set[int],
     root: Mapping[int, int],
     constants: set[int],
+    sizes: Mapping[int, int],
 ) -> list[Transfer]:
     found: dict[int, Transfer] = {}
     recalled = {v for c in program.commands if c.op == "recall" for v in c.results}
@@ -219,7 +268,7 @@ def _reads(
                 traffic = "previous_input" if program.values[source].dtype == "i8" else "previous_output"
             else:
                 traffic = "input" if command.is_layer else "residual"
-            found[source] = Transfer(source, traffic, program.values[source].nbytes)
+            found[source] = Transfer(source, traffic, sizes.get(source, program.values[source].nbytes))
     return list(found.values())
 
 

@@ -27,6 +27,7 @@ PASSES: dict[str, int] = {
     "dequantize": 1,
     "dequantize_matmul": 1,
     "dequantize_attention": 1,
+    "quantize_block": 2,
     "softmax": 3,
     "group_norm": 2,
     "layer_norm": 2,

@@ -53,6 +53,12 @@ def generate(
         str,
         typer.Option(help="A design (`ditto designs`) or a TOML file", autocompletion=completion.designs),
     ] = "ditto",
+    plan: Annotated[
+        str,
+        typer.Option(
+            help="Formats of block-scaled layers: sq_dm, or a file (`ditto calibrate --plan sq_dm`)  [default: with design sq_dm]"
+        ),
+    ] = "",
     steps: Annotated[int, typer.Option(min=0, help="Denoising steps; 0 takes the model's own")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the starting noise")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at once")] = 1,
@@ -172,6 +178,8 @@ def generate(
 
     if rtl_dir is not None or contract:
         backend = _own_rtl(backend, rtl_dir, contract, connect)
+    if not plan and _has_arrays(design, connect):
+        plan = "sq_dm"
     if output is not None and not overwrite:
         refuse_used(output)
     if not connect:
@@ -211,6 +219,7 @@ def generate(
                 command=_command_line(),
                 watcher=watcher,
                 scales=scales,
+                plan=plan,
                 policy=policy,
                 observer=observer,
                 cache=asked,
@@ -245,6 +254,15 @@ def _known(option: str, value: str, *known: str) -> None:
             f"{value!r} is unknown{did_you_mean(value, known)}; known: {', '.join(filter(None, known))}",
             param_hint=option,
         )
+
+
+def _has_arrays(design: str, connect: str) -> bool:
+    """Whether a design is one for block-scaled layers; what a device elsewhere knows by this name is its own affair."""
+    if connect:
+        return False
+    from ditto_cosim.device.designs.base import load_design
+
+    return load_design(design).hetero is not None
 
 
 def _sample(how: str, verify: bool) -> int:

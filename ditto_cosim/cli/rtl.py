@@ -24,6 +24,7 @@ import typer
 from ditto_cosim.protocol.suggest import did_you_mean
 
 if TYPE_CHECKING:
+    from ditto_cosim.sim_harness.array_regression import ArrayReport
     from ditto_cosim.sim_harness.regression import Mismatch, Report
 
 app = typer.Typer(
@@ -67,6 +68,30 @@ class LaneReference:
         return (difference @ weights.astype(np.float64)).astype(np.int32)
 
 
+def block_reference() -> Any:
+    """What SQ-DM's arrays and detector are held to: int64 sums, the rest from the contract."""
+    import numpy as np
+
+    from ditto_cosim.device.timing.contract import ArrayContract
+    from ditto_cosim.protocol.blocks import E4M3_CODES, e4m3_scale
+
+    numbers = np.array([e4m3_scale(code) for code in range(E4M3_CODES)], np.int64)
+
+    class BlockReference(ArrayContract):
+        @property
+        def detector(self) -> ArrayContract:
+            return self
+
+        def accumulators(self, codes: Any, scales: Any, weights: Any, weight_scales: Any) -> Any:
+            (rows, blocks), n = scales.shape, weights.shape[1]
+            a = codes.reshape(rows, blocks, -1).transpose(1, 0, 2)
+            sums = a @ weights.astype(np.int64).reshape(blocks, -1, n)
+            both = numbers[scales].T[:, :, None] * numbers[weight_scales][:, None]
+            return (sums * both).sum(0)
+
+    return BlockReference()
+
+
 def fail(message: object) -> NoReturn:
     """Ends the command: what was asked cannot be done."""
     typer.echo(f"ditto rtl: {message}", err=True)
@@ -97,6 +122,16 @@ def set_names(names: list[str] | None, chip: str = "") -> list[str]:
         if name not in SETS:
             fail(f"{name!r} is no parameter set{did_you_mean(name, SETS)}; known: {', '.join(SETS)}")
     return names or [name for name in SETS if name != "tall"]
+
+
+def split_sets(names: list[str] | None) -> tuple[list[str], list[str]]:
+    """(the tile's sets, SQ-DM's) among those named."""
+    from ditto_cosim.sim_harness.array_regression import ARRAY_NAMES
+
+    given = names or []
+    return [name for name in given if name not in ARRAY_NAMES], [
+        name for name in given if name in ARRAY_NAMES
+    ]
 
 
 def own_rtl(rtl_dir: Path | None, names: list[str]) -> tuple[str, ...]:
@@ -168,7 +203,12 @@ def run_test(
     seed: Annotated[
         int, typer.Option(help="Seed of the random cases and of the registers' first state.")
     ] = 0,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="Parameter sets; all by default.")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Parameter sets, of the tile or of SQ-DM's arrays and detector; all by default."
+        ),
+    ] = None,
     case: Annotated[str, typer.Option(help="Run this one case, as a mismatch printed it.")] = "",
     after: Annotated[str, typer.Option(help="Run this case before it, on the same tile.")] = "",
     activations: Annotated[
@@ -180,7 +220,10 @@ def run_test(
     chip: ChipName = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Hold the RTL to its model, row by row and cycle by cycle.
+    """Hold the RTL to its model, row by row and cycle by cycle: Ditto's tile, then SQ-DM's arrays and detector.
+
+    SQ-DM's take a quarter of the seconds beside the tile's, and all of them if only they are named. With RTL, a contract or a
+    chip of your own they run if they are named.
 
     Status 0: it agrees. 1: it does not. 3: incomplete, not all directed cases could be run."""
     from ditto_cosim.sim_harness.build import BuildOptions
@@ -190,10 +233,16 @@ def run_test(
     say: Callable[[str], None] = (lambda text: typer.echo(text, err=True)) if as_json else typer.echo
     flags = repeated_flags(rtl_dir, contract, chip)
     options = BuildOptions(rtl_dir=rtl_dir)
+    arrays: ArrayReport | None = None
     with one_sentence():
         model = LaneReference(contract)
-        names = set_names(sets, chip)
-        if case:
+        tile_sets, array_sets = split_sets(sets)
+        whole = not sets and not (chip or contract or rtl_dir)
+        names = set_names(tile_sets, chip) if tile_sets or not array_sets else []
+        if case.startswith("array="):
+            names = []
+            report, arrays = Report(seed, complete=True), _array_case(case, after, options, wave, seed)
+        elif case:
             chosen = Case.parse(case)
             own_rtl(rtl_dir, set_names([chosen.geometry]))
             found = run_alone(chosen, Case.parse(after) if after else None, model, options, state_seed=seed)
@@ -206,19 +255,86 @@ def run_test(
             own = own_rtl(rtl_dir, names)
             if own:
                 say(f"yours: {', '.join(own)}; the rest is ours")
-            report = run_regression(
+            report = Report(seed, complete=True) if not names else run_regression(
                 model, seconds=seconds, limit_s=limit or float("inf"), seed=seed, geometries=names,
                 options=options, wave_dir=wave, progress=say, flags=flags,
                 recorded=_recorded(activations, model),
             )  # fmt: skip
+            if (whole or array_sets) and not report.mismatches:
+                from ditto_cosim.sim_harness.array_regression import ARRAY_NAMES, run_array_regression
+
+                arrays = run_array_regression(
+                    block_reference(), seconds=seconds / 4 if names else seconds, limit_s=limit or float("inf"),
+                    seed=seed, names=array_sets or ARRAY_NAMES, options=options, progress=say,
+                )  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(_report_json(report)))
+        values = _report_json(report)
+        typer.echo(json.dumps(values | ({"arrays": _arrays_json(arrays)} if arrays else {})))
     else:
-        _print_report(report)
-    if report.mismatches:
+        if names or not arrays:
+            _print_report(report)
+        if arrays:
+            _print_arrays(arrays)
+    if report.mismatches or (arrays and arrays.mismatches):
         raise typer.Exit(1)
-    if not report.complete:
+    if not report.complete or (arrays and not arrays.complete):
         raise typer.Exit(INCOMPLETE)
+
+
+def _array_case(case: str, after: str, options: Any, wave: Path, seed: int) -> ArrayReport:
+    """One case of SQ-DM's arrays; a waveform if it differs."""
+    from ditto_cosim.sim_harness.array_cases import ArrayCase
+    from ditto_cosim.sim_harness.array_regression import ArrayReport, run_array_alone
+
+    chosen, before = ArrayCase.parse(case), ArrayCase.parse(after) if after else None
+    report, model = ArrayReport(seed, cases=1, complete=True), block_reference()
+    found = run_array_alone(chosen, before, model, options, state_seed=seed)
+    if found is not None:
+        report.mismatches.append(found)
+        wave.mkdir(parents=True, exist_ok=True)
+        trace = wave / f"mismatch-{chosen.array}-{found.what.replace(' ', '-')}.vcd"
+        run_array_alone(chosen, before, model, options, trace, seed)
+        typer.echo(f"waveform: {trace}", err=True)
+    return report
+
+
+def _arrays_json(report: ArrayReport) -> dict[str, Any]:
+    return {
+        "rows": report.rows,
+        "stalled_rows": report.stalled_rows,
+        "cycles": report.cycles,
+        "cases": report.cases,
+        "channels": report.channels,
+        "complete": report.complete,
+        "directed": report.directed,
+        "mismatches": [
+            {"what": m.what, "case": m.case.text if m.case else None, "row": m.row, "element": m.element,
+             "expected": m.expected, "got": m.got, "detail": m.detail, "command": m.command}
+            for m in report.mismatches
+        ],
+        "coverage": report.share,
+        "coverage_missed": report.missed,
+        "seconds": round(report.seconds, 1),
+    }  # fmt: skip
+
+
+def _print_arrays(report: ArrayReport) -> None:
+    for mismatch in report.mismatches:
+        typer.echo(f"MISMATCH {mismatch}\n  again:    {mismatch.command}")
+    typer.echo(
+        f"SQ-DM: {report.cases} passes, {report.rows} rows ({report.stalled_rows} under stalls), {report.cycles} cycles, "
+        f"{report.channels} channels tagged in {report.seconds:.0f} s, seed {report.seed}"
+    )
+    if report.hits:
+        typer.echo(f"functional coverage {report.share:.1%}")
+        for name in report.missed:
+            typer.echo(f"  not seen: {name}")
+    if report.complete:
+        typer.echo("arrays, detector and model agree")
+    elif not report.mismatches:
+        typer.echo(
+            f"INCOMPLETE: {min(report.done, report.directed)} of {report.directed} directed cases were run"
+        )
 
 
 def _recorded(path: Path | None, model: Any) -> Any:
@@ -375,7 +491,9 @@ def lint() -> None:
 
 @app.command()
 def synth(
-    name: Annotated[str, typer.Option("--set", help="Parameter set.")] = "tiny",
+    name: Annotated[
+        str, typer.Option("--set", help="Parameter set, of the tile or of SQ-DM's arrays and detector.")
+    ] = "tiny",
     rtl_dir: RtlDir = None,
     chip: ChipName = "",
     clock: Annotated[
@@ -388,13 +506,21 @@ def synth(
     from ditto_cosim.sim_harness.synth import clock_mhz, synthesise
 
     with one_sentence():
-        (name,) = set_names([name], chip)
-        own_rtl(rtl_dir, [name])
         mhz = None
-        if clock:
-            size, mhz = clock_mhz(SETS[name], rtl_dir)
+        if split_sets([name])[1]:
+            from ditto_cosim.sim_harness.array_regression import ARRAY_SETS
+            from ditto_cosim.sim_harness.detector import DetectorBench
+
+            if clock:
+                fail(f"--clock places and routes Ditto's tile; {name} is only synthesised")
+            size = synthesise(ARRAY_SETS.get(name, DetectorBench.SMALL), rtl_dir)
         else:
-            size = synthesise(SETS[name], rtl_dir)
+            (name,) = set_names([name], chip)
+            own_rtl(rtl_dir, [name])
+            if clock:
+                size, mhz = clock_mhz(SETS[name], rtl_dir)
+            else:
+                size = synthesise(SETS[name], rtl_dir)
     values: dict[str, Any] = {f: getattr(size, f) for f in ("lut4", "ff", "dsp", "bram", "latches", "loops")}
     if mhz is not None:
         values["clock_mhz"] = mhz

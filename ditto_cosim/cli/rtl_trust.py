@@ -21,6 +21,7 @@ from .rtl import (
     LaneReference,
     RtlDir,
     app,
+    block_reference,
     fail,
     one_sentence,
     own_rtl,
@@ -84,6 +85,7 @@ def diff(
 
 @app.command()
 def mutate(
+    of: Annotated[str, typer.Option(help="tile: Ditto's; sq_dm: SQ-DM's arrays and detector.")] = "tile",
     count: Annotated[int, typer.Option(min=1, help="Mutants to draw.")] = 500,
     seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
     seconds: Annotated[float, typer.Option(help="Random cases for what survives the directed ones.")] = 10.0,
@@ -95,12 +97,15 @@ def mutate(
     """Make mistakes in the RTL at random, and count how many the regression finds.
 
     Status 1 if any escapes."""
-    from ditto_cosim.sim_harness.mutation import campaign
+    from ditto_cosim.sim_harness.mutation import SUBJECTS, campaign
 
+    if of not in SUBJECTS:
+        fail(f"--of {of}: expected one of {', '.join(SUBJECTS)}")
     say = (lambda text: typer.echo(text, err=True)) if as_json else typer.echo
     with one_sentence():
         result = campaign(
-            LaneReference(),
+            LaneReference() if of == "tile" else block_reference(),
+            SUBJECTS[of],
             count=count,
             seed=seed,
             seconds=seconds,

@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from ditto_cosim.host.compiler.blocks import quantize_weight as quantize_weight_blocks
 from ditto_cosim.host.compiler.cache import Plan
 from ditto_cosim.host.compiler.capture import Captured
+from ditto_cosim.host.compiler.plan import FormatPlan
 from ditto_cosim.host.compiler.points import example, name_layers, quantization_points
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, quantize_weight
 from ditto_cosim.protocol import isa
+from ditto_cosim.protocol.blocks import FORMATS, BlockFormat
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.isa import Attr, Attrs, DType, TensorSpec
 from ditto_cosim.protocol.program import Command, When
@@ -84,10 +87,17 @@ class Builder:
     """The values and commands made so far."""
 
     def __init__(
-        self, captured: Captured, grids: Mapping[str, Grid] | None, steps: int, plan: Plan | None = None
+        self,
+        captured: Captured,
+        grids: Mapping[str, Grid] | None,
+        steps: int,
+        plan: Plan | None = None,
+        formats: FormatPlan | None = None,
     ) -> None:
         self.plan = None if plan is None or plan.cache.idle else plan
         """What increments compute in place of some layers."""
+        self.formats = formats
+        """Which layers are block-scaled."""
         self.captured = captured
         self.grids = grids
         self.steps = steps
@@ -276,6 +286,8 @@ class Builder:
 
     def linear(self, node: Node, x: Argument, weight: Argument, bias: Argument = None) -> Value:
         layer = self.layers[node.name]
+        if (form := self._block_format(layer)) is not None:
+            return self._block_scaled(layer, "linear_block", form, x, weight, bias)
         if self.plan is not None and layer in self.plan.layers and self.value(x).varying:
             return self._cached(self.plan, layer, x, weight, bias)
         acc, params, scale = self._weighted(layer, "linear", x, weight)
@@ -343,8 +355,47 @@ class Builder:
     ) -> Value:
         layer = self.layers[node.name]
         how = isa.Convolution(pair(stride), pair(padding), pair(dilation), groups)
+        if (form := self._block_format(layer)) is not None:
+            return self._block_scaled(layer, "conv2d_block", form, x, weight, bias, how.attrs())
         acc, params, scale = self._weighted(layer, "conv2d", x, weight, attrs=how.attrs())
         return self._dequantize(layer, acc, params, scale, bias, 1)
+
+    def _block_format(self, layer: str) -> BlockFormat | None:
+        return None if self.formats is None else self.formats.layers.get(layer)
+
+    def _block_scaled(
+        self,
+        layer: str,
+        op: str,
+        form: BlockFormat,
+        x: Argument,
+        weight: Argument,
+        bias: Argument,
+        attrs: Attrs | None = None,
+    ) -> Value:
+        """A layer on block-scaled operands, from numbers to numbers."""
+        if not isinstance(weight, torch.Tensor):
+            raise LoweringError(
+                f"{layer}: its weights are computed, not parameters; {op} needs constant weights"
+            )
+        assert self.formats is not None
+        value = self.f32(x)
+        rank = len(value.spec.shape)
+        axis = 1 if op == "conv2d_block" else rank - 1
+        how: dict[str, Attr] = {"format": form, "block": self.formats.block}
+        codes, scales, params = self.emit(
+            "quantize_block", value, name=f"{layer}:x/quantize", axis=axis, **how
+        )
+        held = quantize_weight_blocks(weight, FORMATS[form].weights, self.formats.block)
+        w, w_scales, w_t = (
+            self.constant(tensor, f"{layer}.{name}")
+            for tensor, name in zip(held, ("weight", "weight_blocks", "weight_scale"), strict=True)
+        )
+        (acc,) = self.emit(op, codes, scales, w, w_scales, name=layer, **how, **(attrs or {}))
+        operands = [acc, params, w_t]
+        if isinstance(bias, torch.Tensor):
+            operands.append(self.constant(bias.to(torch.float32), f"{layer}.bias"))
+        return self.emit("dequantize_block", *operands, name=f"{layer}/dequantize", axis=axis)[0]
 
     def _weighted(
         self,

@@ -27,6 +27,7 @@ from ditto_cosim.host.compiler.builder import (
 )
 from ditto_cosim.host.compiler.cache import Plan
 from ditto_cosim.host.compiler.capture import Captured
+from ditto_cosim.host.compiler.plan import FormatPlan, check
 from ditto_cosim.host.compiler.points import module_path
 from ditto_cosim.host.compiler.quantize import Grid
 from ditto_cosim.host.compiler.rules import COMPONENTWISE, RULES
@@ -76,9 +77,14 @@ class Lowering(Builder):
     """One pass over the graph."""
 
     def __init__(
-        self, captured: Captured, grids: Mapping[str, Grid] | None, steps: int, plan: Plan | None = None
+        self,
+        captured: Captured,
+        grids: Mapping[str, Grid] | None,
+        steps: int,
+        plan: Plan | None = None,
+        formats: FormatPlan | None = None,
     ) -> None:
-        super().__init__(captured, grids, steps, plan)
+        super().__init__(captured, grids, steps, plan, formats)
         self.env: dict[str, Any] = {}
         self.missing: dict[str, list[str]] = {}
         """Operation, or what it was refused for -> modules that ask for it."""
@@ -277,8 +283,15 @@ def _prune(program: Program) -> Program:
 
 
 def lower(
-    captured: Captured, grids: Mapping[str, Grid] | None, *, steps: int = 50, plan: Plan | None = None
+    captured: Captured,
+    grids: Mapping[str, Grid] | None,
+    *,
+    steps: int = 50,
+    plan: Plan | None = None,
+    formats: FormatPlan | None = None,
 ) -> Lowered:
     """The program of a captured denoiser. `grids = None` gives unit scales: right in shape, for counting only. With a plan of
-    caching it has two classes of steps."""
-    return Lowering(captured, grids, steps, plan).run()
+    caching it has two classes of steps. Layers that `formats` names are block-scaled."""
+    if formats is not None:
+        check(formats, captured)
+    return Lowering(captured, grids, steps, plan, formats).run()

@@ -21,8 +21,10 @@ import torch
 from torch import nn
 
 from ditto_cosim.host.compiler.cache import METHODS, Cache
+from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.compiler.factors import Factors
+from ditto_cosim.host.compiler.plan import PLAN_FILE, PLANS, FormatPlan, PlanError, load_plan
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, load_grids
 from ditto_cosim.host.pipeline.denoiser import AcceleratedDenoiser, Acceleration, OpenRun, attach, detach
 from ditto_cosim.host.pipeline.factor import LONGEST_PERIOD, factor_denoiser
@@ -64,6 +66,7 @@ def accelerate(
     rtl_layers: tuple[str, ...] = (),
     cross_check: str = "",
     scales: Path | Mapping[str, Grid] | None = None,
+    plan: Path | FormatPlan | str | None = None,
     calibration: Mapping[str, Any] | Callable[[Any], Any] | None = None,
     observer: str = "mse",
     policy: str = "auto",
@@ -91,6 +94,9 @@ def accelerate(
     (`quantize.load_quantized` reads such checkpoints). With `verify`, every value is compared with golden, and the results
     of `snr_steps` with the module's own in fp32: fewer decibels than `snr_floor_db` end the run. `verify_sample` is a number of
     layers a step to compare in place of everything, for models so large that golden would take longer than the device.
+
+    With a `plan` its layers are block-scaled (SQ-DM): a file of formats, or the name of the rules that make one, for which a
+    `ditto_plan.json` beside the model's weights is taken first. The design must have arrays for them.
 
     `cache` has most of a transformer's steps compute less (`compiler/cache.py`): a `Cache`, its name (`"icc"`, `"reuse"`), or a
     cache configuration of diffusers that does the same. `icc` needs `factors`, a file of `ditto factor`'s; without one they are
@@ -141,19 +147,18 @@ def accelerate(
             return Run(device(), compiled, settings, steps, record)
 
         grids = _given_scales(scales, module)
-        attach(
+        made = Acceleration(
             module,
-            Acceleration(
-                module,
-                open_run or run_on_device,
-                grids,
-                settings,
-                device.close,
-                pipeline=pipeline,
-                cache=wanted if name == cached else None,
-                factors=factors if isinstance(factors, Factors) else None,
-            ),
+            open_run or run_on_device,
+            grids,
+            settings,
+            device.close,
+            pipeline=pipeline,
+            plan=_given_plan(plan, module),
+            cache=wanted if name == cached else None,
+            factors=factors if isinstance(factors, Factors) else None,
         )
+        attach(module, made)
         if grids is None and (pipeline is not None or calibration is not None):
             calibrated.append(module)
     choice = {
@@ -199,6 +204,23 @@ def compile_pipeline(pipe: Any, arguments: Mapping[str, Any], scales: Path | Map
     finally:
         restore(pipe)
     raise TargetError(f"{type(pipe).__name__} made its pictures without calling its {name}")
+
+
+def trajectory_of(
+    pipe: Any, arguments: Mapping[str, Any]
+) -> tuple[Captured, list[Mapping[str, torch.Tensor]]]:
+    """A pipeline's denoiser as it is captured, and the inputs of every call that these arguments make of it, in fp32. The
+    pipeline stays as it was."""
+    name = next(iter(find_parts(pipe)))
+    accelerate(pipe, parts=[name], scales={}, backend="model")
+    part: Any = _components(pipe)[name]
+    try:
+        part.start_calibration()
+        pipe(**arguments)
+        found: tuple[Captured, list[Mapping[str, torch.Tensor]]] = part.watched()
+        return found
+    finally:
+        restore(pipe)
 
 
 def restore(target: Target) -> Target:
@@ -323,9 +345,25 @@ def _given_scales(scales: Path | Mapping[str, Grid] | None, original: nn.Module)
         return dict(scales)
     if scales is not None:
         return load_grids(Path(scales))
+    found = _beside(original, SCALES_FILE)
+    return None if found is None else load_grids(found)
+
+
+def _given_plan(plan: Path | FormatPlan | str | None, original: nn.Module) -> FormatPlan | str | None:
+    if isinstance(plan, Path) or (isinstance(plan, str) and plan not in PLANS):
+        if not Path(plan).suffix and not Path(plan).exists():
+            raise PlanError(f"no plan {str(plan)!r}; known: {', '.join(PLANS)}, or give a file of one")
+        return load_plan(Path(plan))
+    if isinstance(plan, str) and (found := _beside(original, PLAN_FILE)) is not None:
+        return load_plan(found)
+    return plan
+
+
+def _beside(original: nn.Module, name: str) -> Path | None:
+    """A file beside the model's weights."""
     origin = getattr(getattr(original, "config", None), "_name_or_path", "") or ""
-    beside = Path(origin) / SCALES_FILE
-    return load_grids(beside) if origin and beside.is_file() else None
+    found = Path(origin) / name
+    return found if origin and found.is_file() else None
 
 
 class _Devices:

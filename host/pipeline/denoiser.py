@@ -31,6 +31,7 @@ from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, as_fp32, capture_call
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
 from ditto_cosim.host.compiler.factors import Factors
+from ditto_cosim.host.compiler.plan import FormatPlan, draft
 from ditto_cosim.host.compiler.points import quantization_points
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, serves
 from ditto_cosim.host.pipeline import fingerprint
@@ -120,6 +121,7 @@ class Acceleration:
         *,
         static_inputs: frozenset[str] = STATIC_INPUTS,
         pipeline: Any = None,
+        plan: FormatPlan | str | None = None,
         cache: Cache | None = None,
         factors: Factors | None = None,
     ) -> None:
@@ -127,6 +129,8 @@ class Acceleration:
         if cache is not None and not cache.idle:
             plan_of(cache, module, factors)  # what does not fit is better known before anything runs
         self.settings = settings
+        self.plan = plan
+        """Formats of block-scaled layers, or the rules that make them."""
         self.shut_down = shut_down
         """Stops the device, if it is this process's own."""
         self.grids = grids
@@ -237,6 +241,13 @@ class Acceleration:
         self._outgrown = False
         self._programs.clear()
         return dict(self.grids)
+
+    def watched(self) -> tuple[Captured, list[Mapping[str, torch.Tensor]]]:
+        """The denoiser as it was captured, and the inputs of the calls that calibration has watched (the first shapes' alone)."""
+        if not self._calibrators or not self._trajectory:
+            raise QuantizationError("calibration saw no denoiser call; run the pipeline first")
+        key = self._trajectory[0].key
+        return self._calibrators[0].captured, [c.tensors for c in self._trajectory if c.key == key]
 
     def _calibrate(self, call: Call) -> Any:
         assert self._calibrators is not None
@@ -432,7 +443,10 @@ class Acceleration:
         plan = None
         if self._cache is not None and not self._cache.idle:
             plan = plan_of(self._cache, self.module, self._factors)
-        compiled = compile_denoiser(captured, self._grids_for(captured, call), steps=self._steps, plan=plan)
+        formats = draft(captured) if isinstance(self.plan, str) else self.plan
+        compiled = compile_denoiser(
+            captured, self._grids_for(captured, call), steps=self._steps, plan=plan, formats=formats
+        )
         dtypes = self._result_dtypes(call, captured)
         known.append(_Program(compiled, captured.held, captured.outputs, captured.result, dtypes))
         if not clustered:
@@ -525,6 +539,7 @@ class Acceleration:
             self.shut_down,
             static_inputs=self._static_inputs,
             pipeline=memo.get(id(pipeline)),
+            plan=self.plan,
             cache=self._cache,
             factors=self._factors,
         )
@@ -550,6 +565,7 @@ SHOWN = frozenset(
         "shut_down",
         "start_calibration",
         "stop_calibration",
+        "watched",
     }
 )
 """What of an acceleration is seen as attributes of its module."""

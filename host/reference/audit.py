@@ -2,8 +2,8 @@
 """Holds what a device reports of a step against golden's operands: its record, its layer reports, its totals.
 
 Recomputed: which modes were possible and which were forced, the slots of every row and the classes of every work in
-every mode, the lanes' cycles of the mode that ran (by the written contract, whether measured or modelled), every sum.
-`NOT_CHECKED` names what is taken on trust. What this file does not do: values (`golden.py`).
+every mode, the tags of block-scaled layers, the lanes' cycles of the mode that ran (by the written contract, whether
+measured or modelled), every sum. `NOT_CHECKED` names what is taken on trust. What this file does not do: values (`golden.py`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
+from ditto_cosim.host.reference.detector import Recount
 from ditto_cosim.host.reference.encoder import Encoder, LayerOperands, RowCounts, arrange, modes_of
 from ditto_cosim.host.reference.lanes import lane_cycles
 from ditto_cosim.protocol.errors import GeometryError
 from ditto_cosim.protocol.hardware import Geometry, Mode
+from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS
 from ditto_cosim.protocol.messages import LayerReport
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import TRAFFIC, LayerRecord, StepRecord, SubOp, layer_work, split_k
@@ -54,6 +57,7 @@ class Audit:
         self._encoder = Encoder(str(facts["low_rule"]), int(facts["k_max"]))  # type: ignore[arg-type]  # refused there
         self._geometry = _geometry(facts)
         self._tiles, self._adders = int(facts.get("tiles", 0)), int(facts.get("adders", 0))
+        self._recount = Recount(str(facts.get("design", "")))
         self._before: dict[int, LayerOperands] = {}
         self._now: dict[int, LayerOperands] = {}
         self._met: dict[int, dict[Mode, tuple[RowCounts, ...]]] = {}
@@ -79,6 +83,10 @@ class Audit:
         if not counts:
             return
         before = self._before.get(layer)
+        if command.op in BLOCK_LAYER_OPS:
+            self._forced[layer] = False
+            self._met[layer] = {"original": self._encoder.meets(command, "original", now, None, operands[2])}
+            return
         modes, self._forced[layer] = modes_of(command, now, before)
         self._met[layer] = {
             mode: self._encoder.meets(command, mode, now, before, operands[2]) for mode in modes
@@ -129,6 +137,8 @@ class Audit:
                 found = self._check_work(step, f"{where} ({mode})", mode, subop, seen)
                 if found is not None:
                     return found
+        if (found := self._check_tags(step, where, record)) is not None:
+            return found
         if self._geometry is None:
             return None
         predicted = self._lanes[record.layer] = self._lane_cycles(record)
@@ -146,6 +156,11 @@ class Audit:
         splits = split_k(subop.work.k, self._encoder.k_max)
         if subop.splits != splits or (subop.slots is None) != (mode == "original"):
             return Discrepancy(step, f"{where}, chunks of K", str(subop.splits), str(splits))
+        if (subop.channels is None) != (met.channels is None):
+            what = "counts of channels" if met.channels is None else "none"
+            return Discrepancy(step, f"{where}, counts by channel", what, "those of 4-bit products alone")
+        if subop.channels is not None and met.channels is not None:
+            return _check_channels(step, where, subop.channels, met.channels.numpy())
         if subop.slots is None:
             return None
         slots = met.slots.numpy()
@@ -157,6 +172,20 @@ class Audit:
                 str(subop.slots[chunk, row]),
                 str(slots[chunk, row]),
             )
+        return None
+
+    def _check_tags(self, step: int, where: str, record: LayerRecord) -> Discrepancy | None:
+        """Which array every channel went to."""
+        said, met = record.works[record.mode][0].channels, self._met[record.layer][record.mode][0].channels
+        if said is None or met is None:
+            return None
+        codes = self._now[record.layer].arrays[0].numel()
+        right = self._recount.of_layer(record.layer, step, met[0].tolist(), codes // met.shape[1])
+        tags = [bool(tag) for tag in said[2]]
+        if right is not None and tags != right:
+            at = next(i for i, (one, other) in enumerate(zip(tags, right, strict=True)) if one != other)
+            words = {True: "sparse", False: "dense"}
+            return Discrepancy(step, f"{where}, tag of channel {at}", words[tags[at]], words[right[at]])
         return None
 
     def _lane_cycles(self, record: LayerRecord) -> int:
@@ -216,6 +245,18 @@ class Audit:
         if said_totals != right:
             return Discrepancy(record.step, "totals", str(said_totals), str(right))
         return None
+
+
+def _check_channels(
+    step: int, where: str, said: npt.NDArray[np.uint32], right: npt.NDArray[np.int64]
+) -> Discrepancy | None:
+    for row, what in enumerate(("codes other than 0", "codes other than 0 as windows meet them")):
+        if len(wrong := np.flatnonzero(said[row] != right[row])):
+            at = wrong[0]
+            return Discrepancy(
+                step, f"{where}, {what} of channel {at}", str(said[row, at]), str(right[row, at])
+            )
+    return None
 
 
 def _geometry(facts: Facts) -> Geometry | None:

@@ -17,12 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
+from torch.nn.grad import conv2d_input
 
 from ditto_cosim.protocol.hardware import LowRule, Mode
-from ditto_cosim.protocol.isa import ints
+from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS, Convolution, ints
 from ditto_cosim.protocol.program import Command
 from ditto_cosim.protocol.record import split_k
 
@@ -36,6 +39,8 @@ class RowCounts:
     zero: int
     low: int
     full: int
+    channels: Tensor | None = None
+    """[2, channels] int64 of a product of 4-bit codes: those other than 0; the same, as often as windows meet them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ class LayerOperands:
 
 def arrange(command: Command, operands: list[Tensor]) -> LayerOperands:
     """The operands of a layer command."""
+    if command.op in BLOCK_LAYER_OPS:
+        return LayerOperands((operands[0],), ())
     if command.op == "matmul":
         a, b = operands[0], operands[2].transpose(-1, -2)
         rows = tuple(t.reshape(-1, *t.shape[-2:]) for t in (a, b))
@@ -108,6 +115,8 @@ class Encoder:
     ) -> tuple[RowCounts, ...]:
         """The works of a layer in a mode, in the order of `record.layer_work`. `before` is needed in temporal mode, unless the
         layer has a reference of its own."""
+        if command.op in BLOCK_LAYER_OPS:
+            return (self._block(command, now.arrays[0], weight),)
         if command.op == "conv2d":
             return (self._conv2d(command, mode, now, before, weight),)
         found = []
@@ -128,6 +137,31 @@ class Encoder:
                 self._rows(rows.short() - (reference if isinstance(reference, int) else reference.short()))
             )
         return tuple(found)
+
+    def _block(self, command: Command, codes: Tensor, weight: Tensor) -> RowCounts:
+        """Codes other than 0, and how many windows cover each pixel."""
+        marks = (codes != 0).to(torch.float64)
+        if command.op == "linear_block":
+            met = by_channel = marks.reshape(-1, marks.shape[-1]).sum(0)
+            elements = marks.numel()
+        else:
+            how, kernel = Convolution.of(command.attrs), weight.shape[2:]
+            picture = (1, 1, marks.shape[2], marks.shape[3])
+            ones = torch.ones(1, 1, *kernel, dtype=torch.float64)
+            where: dict[str, Any] = {
+                "stride": how.stride,
+                "padding": how.padding,
+                "dilation": how.dilation,
+            }
+            out = conv2d(torch.ones(picture, dtype=torch.float64), ones, **where)
+            cover = conv2d_input(picture, ones, torch.ones_like(out), **where)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            met, by_channel = (marks * cover).sum((0, 2, 3)), marks.sum((0, 2, 3))
+            elements = out.numel() * len(marks) * weight[0].numel()
+        some = int(met.sum())
+        if command.attrs["format"] == "mxint8":
+            return RowCounts(torch.zeros(0), elements - some, 0, some)
+        channels = torch.stack([by_channel, met]).to(torch.int64)
+        return RowCounts(torch.zeros(0), elements - some, some, 0, channels)
 
     def _marks(self, d: Tensor) -> tuple[Tensor, Tensor]:
         """Of differences: not zero; neither zero nor low."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ditto_cosim.host.reference import golden_blocks as blocks
 from ditto_cosim.host.reference import golden_ops as ops
 from ditto_cosim.host.reference.audit import Audit, Discrepancy
 from ditto_cosim.protocol.errors import DittoError, GridError, IsaError, NonFiniteError, RequestError
@@ -63,7 +64,7 @@ class Golden:
         self._weights = {
             command.operands[2]: ops.Weights.of(self._constants[command.operands[2]])
             for command in program.layers
-            if prepare and command.op != "matmul" and command.operands[2] in self._constants
+            if prepare and command.op in ("conv2d", "linear") and command.operands[2] in self._constants
         }
         self.scales: dict[str, float] = {}
         """Of dynamic quantizers, as of the last step."""
@@ -152,6 +153,15 @@ class Golden:
             case "dequantize":
                 bias = t[3] if len(t) > 3 else None
                 return (ops.dequantize(t[0], t[1], t[2], bias, integer(attrs, "axis")),)
+            case "conv2d_block":
+                return (blocks.conv2d_block(t[0], t[1], t[2], t[3], attrs),)
+            case "linear_block":
+                return (blocks.linear_block(t[0], t[1], t[2], t[3], attrs),)
+            case "quantize_block":
+                return blocks.quantize_block(t[0], attrs)
+            case "dequantize_block":
+                bias = t[3] if len(t) > 3 else None
+                return (blocks.dequantize_block(t[0], t[1], t[2], bias, integer(attrs, "axis")),)
             case "dequantize_matmul":
                 return (ops.dequantize_matmul(t[0], t[1], t[2], number(attrs, "factor")),)
             case "softmax":

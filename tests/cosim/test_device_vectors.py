@@ -28,7 +28,10 @@ CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "golden" / "isa_vectors.json").read_text()
 )
 NUMPY: dict[DType, type[np.generic]] = {"f32": np.float32, "i8": np.int8, "i32": np.int32, "i64": np.int64}
-WEIGHTED = ("conv2d", "linear", "linear_increment")
+CONSTANTS = {
+    **dict.fromkeys(("conv2d", "linear", "linear_increment"), (2,)),
+    **dict.fromkeys(sorted(isa.BLOCK_LAYER_OPS), (2, 3)),
+}
 
 
 def _array(value: dict[str, Any]) -> npt.NDArray[Any]:
@@ -40,9 +43,10 @@ def _machine(case: dict[str, Any]) -> Machine:
     op, first = case["op"], case["steps"][0]["operands"]
     attrs = {k: tuple(v) if isinstance(v, list) else v for k, v in case["attrs"].items()}
     operands = [TensorSpec(tuple(v["shape"]), v["dtype"]) for v in first]
-    program = program_of(op, attrs, operands, (2,) if op in WEIGHTED else ())
+    program = program_of(op, attrs, operands, CONSTANTS.get(op, ()))
     arrays = {name: _array(first[value]) for name, value in program.constants.items()}
-    return Machine(program, arrays, RunSpec(backend="model", chip="tiny", design="ditto"))
+    design = "sq_dm" if op in isa.BLOCK_LAYER_OPS else "ditto"
+    return Machine(program, arrays, RunSpec(backend="model", chip="tiny", design=design))
 
 
 @pytest.mark.parametrize("form", ["compiled", "numpy"])

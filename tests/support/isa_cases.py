@@ -38,6 +38,7 @@ OPS = (
     *("max", "min", "less", "equal", "select", "rms_norm", "sum"),
     *("gelu", "cast", "group_norm", "layer_norm", "reshape", "permute", "concat", "slice", "broadcast"),
     *("upsample_nearest", "gather"),
+    *("quantize_block", "conv2d_block", "linear_block", "dequantize_block"),
     *("linear_increment", "difference", "keep", "recall"),
 )
 PERIOD = 3
@@ -142,6 +143,52 @@ def _quantize(s: Source) -> Case:
     return Case("quantize", attrs, tuple(steps))
 
 
+def _block_codes(s: Source, form: str, *shape: int) -> Value:
+    low, high = {"uint4": (0, 15), "int4": (-7, 7), "mxint8": (-127, 127)}[form]
+    extreme = s.integer(0, 2) == 0
+    data = [s.choice((low, high)) if extreme else s.integer(low, high) for _ in range(math.prod(shape))]
+    return Value(shape, "i8", list(data))
+
+
+def _block_scales(s: Source, form: str, *shape: int) -> Value:
+    def one() -> int:
+        if form == "mxint8":
+            return s.choice((0, 1, 2**16, 2 ** s.integer(0, 16)))
+        mantissa, exponent = s.integer(8, 15), s.integer(0, 14)
+        return s.choice((0, 1, 7, 229_376, min(mantissa << exponent, 229_376)))
+
+    return Value(shape, "i32", [one() for _ in range(math.prod(shape))])
+
+
+def _block(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
+    form = s.choice(("uint4", "int4", "mxint8"))
+    weights = "mxint8" if form == "mxint8" else "int4"
+    block = s.choice((16, 32, 64))
+    channels = s.choice((1, block - 1, block, block + 3, 2 * block))
+    count, attrs = -(-channels // block), {"format": form, "block": block}
+    if op == "quantize_block":
+        axis, reach = s.integer(0, 2), s.choice((1.0, 16.0, BIG, f32(1e-33), 0.0))
+        shape = list(_shape(s, 3, 2))
+        shape[axis] = channels
+        x = _f32(s, *shape, low=-reach, high=s.choice((reach, 0.0)))
+        return {**attrs, "axis": axis}, (x,)
+    out = s.integer(1, 3)
+    if op == "linear_block":
+        lead = _shape(s, s.integer(1, 2), 3)
+        x, scales = _block_codes(s, form, *lead, channels), _block_scales(s, form, *lead, count)
+        w, w_scales = _block_codes(s, weights, out, channels), _block_scales(s, weights, out, count)
+        return attrs, (x, scales, w, w_scales)
+    kernel, dilation = (s.integer(1, 2), s.integer(1, 3)), s.choice(((1, 1), (2, 1)))
+    size = tuple(d * (k - 1) + 1 + s.integer(0, 2) for d, k in zip(dilation, kernel, strict=True))
+    how = {"stride": (s.integer(1, 2), s.integer(1, 2)), "padding": (s.integer(0, 1), s.integer(0, 2))}
+    batch = s.integer(1, 2)
+    x, scales = _block_codes(s, form, batch, channels, *size), _block_scales(s, form, batch, count, *size)
+    w = _block_codes(s, weights, out, channels, *kernel)
+    w_scales = _block_scales(s, weights, out, count, *kernel)
+    told = {"dilation": dilation} if dilation != (1, 1) else {}
+    return {**attrs, **how, **told}, (x, scales, w, w_scales)
+
+
 def _kept(op: str, s: Source) -> Case:
     shape, dtype = _shape(s, s.integer(1, 3)), s.choice(("f32", "i8", "i32"))
     makers: dict[str, Callable[..., Value]] = {"f32": _f32, "i8": _i8, "i32": _i32}
@@ -205,6 +252,16 @@ def _stateless(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
             operands = [_i32(s, *shape), _params(s), _f32(s, channels, low=f32(1e-5), high=0.5)]
             if s.choice((True, False)):
                 operands.append(_f32(s, channels, low=-64.0, high=64.0))
+            return {"axis": axis}, tuple(operands)
+        case "quantize_block" | "conv2d_block" | "linear_block":
+            return _block(op, s)
+        case "dequantize_block":
+            shape = _shape(s, 3)
+            axis, most = s.integer(-3, 2), s.choice((2**20, 2**54, 2**62))
+            acc = Value(shape, "i64", [s.integer(-most, most) for _ in range(math.prod(shape))])
+            operands = [acc, _params(s, 0), _f32(s, shape[axis], low=f32(1e-9), high=0.5)]
+            if s.choice((True, False)):
+                operands.append(_f32(s, shape[axis], low=-64.0, high=64.0))
             return {"axis": axis}, tuple(operands)
         case "dequantize_matmul":
             return {"factor": _scale(s)}, (_i32(s, *_shape(s, 3)), _params(s, 0), _params(s, 0))

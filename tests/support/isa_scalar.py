@@ -12,6 +12,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 DType = Literal["f32", "i8", "i32", "i64"]
@@ -320,6 +321,108 @@ def matmul(t: Sequence[Value], a: Mapping[str, Any]) -> Value:
     return build((*left.shape[:-1], right.shape[-1]), "i32", element)
 
 
+def e4m3(v: float) -> int:
+    """The nearest number of FP8 E4M3 in units of 2⁻⁹: sign, 4 bits of exponent (bias 7), 3 of mantissa, no infinity."""
+    numbers = [*range(8), *((8 + m) * 2 ** (e - 1) for e in range(1, 16) for m in range(8))][:-1]
+    units = Fraction(v) * 512
+    below = max(n for n in numbers if n <= units)
+    above = min((n for n in numbers if n >= units), default=numbers[-1])
+    low, high = units - below, above - units
+    if low != high:
+        return below if low < high or above < units else above
+    return below if numbers.index(below) % 2 == 0 else above
+
+
+def quantize_block(x: Value, a: Mapping[str, Any]) -> tuple[Value, Value, Value]:
+    if not all(math.isfinite(v) for v in x.data):
+        raise Refused("NaN or infinity")
+    axis, block, form = a["axis"], a["block"], a["format"]
+    channels = x.shape[axis]
+    count = (channels + block - 1) // block
+
+    def largest(index: tuple[int, ...]) -> float:
+        inside = range(index[axis] * block, min(channels, (index[axis] + 1) * block))
+        members = [x.at((*index[:axis], c, *index[axis + 1 :])) for c in inside]
+        return max(max(v, 0.0) if form == "uint4" else abs(v) for v in members)
+
+    blocks = build((*x.shape[:axis], count, *x.shape[axis + 1 :]), "f32", largest)
+    top = max(blocks.data)
+    levels = {"uint4": 15.0, "int4": 7.0}.get(form, 0.0)
+    if levels:
+        t = max(div(top, 448.0 * levels), 2.0**-100)
+        scales = build(blocks.shape, "i32", lambda i: e4m3(min(div(blocks.at(i), mul(levels, t)), 448.0)))
+    else:
+        lowest = max(math.frexp(top)[1] - 1 - 16, -100) if top else -100
+        t = 2.0 ** (lowest + 3)
+
+        def power(index: tuple[int, ...]) -> int:
+            m = blocks.at(index)
+            return 2 ** (max(math.frexp(m)[1] - 1, lowest) - lowest) if m else 0
+
+        scales = build(blocks.shape, "i32", power)
+
+    def code(index: tuple[int, ...]) -> int:
+        v = x.at(index)
+        scale = int(scales.at((*index[:axis], index[axis] // block, *index[axis + 1 :])))
+        if not scale:
+            return 0
+        if levels:
+            c = rint(div(v, mul(scale / 512, t)))
+            return int(min(max(c, 0.0 if form == "uint4" else -7.0), levels))
+        exponent = scale.bit_length() - 1 + lowest
+        c = math.floor(add(f32(math.ldexp(abs(v), 6 - exponent)), 0.5))
+        return int(math.copysign(min(c, 127), v)) if c else 0
+
+    return build(x.shape, "i8", code), scales, Value((2,), "f32", [t, 0.0])
+
+
+def conv2d_block(t: Sequence[Value], a: Mapping[str, Any]) -> Value:
+    x, scales, w, w_scales = t
+    (sh, sw), (ph, pw), (dh, dw) = a["stride"], a["padding"], a.get("dilation", (1, 1))
+    batch, _, height, width = x.shape
+    out, channels, kh, kw = w.shape
+    high = (height + 2 * ph - dh * (kh - 1) - 1) // sh + 1
+    wide = (width + 2 * pw - dw * (kw - 1) - 1) // sw + 1
+
+    def element(index: tuple[int, ...]) -> int:
+        b, n, i, j = index
+        total = 0
+        for u, v, c in itertools.product(range(kh), range(kw), range(channels)):
+            row, column, g = i * sh + u * dh - ph, j * sw + v * dw - pw, c // a["block"]
+            if 0 <= row < height and 0 <= column < width:
+                left = int(x.at((b, c, row, column))) * int(scales.at((b, g, row, column)))
+                total += left * int(w.at((n, c, u, v))) * int(w_scales.at((n, g, u, v)))
+        return total
+
+    return build((batch, out, high, wide), "i64", element)
+
+
+def linear_block(t: Sequence[Value], a: Mapping[str, Any]) -> Value:
+    x, scales, w, w_scales = t
+
+    def element(index: tuple[int, ...]) -> int:
+        *lead, n = index
+        total = 0
+        for k in range(w.shape[1]):
+            g = k // a["block"]
+            left = int(x.at((*lead, k))) * int(scales.at((*lead, g)))
+            total += left * int(w.at((n, k))) * int(w_scales.at((n, g)))
+        return total
+
+    return build((*x.shape[:-1], w.shape[0]), "i64", element)
+
+
+def dequantize_block(t: Sequence[Value], a: Mapping[str, Any]) -> Value:
+    acc, params, w_t, *bias = t
+
+    def element(index: tuple[int, ...]) -> float:
+        n = index[a["axis"]]
+        y = f32(float(int(acc.at(index))) * (params.data[0] * w_t.data[n] * 2.0**-18))
+        return add(y, bias[0].data[n]) if bias else y
+
+    return build(acc.shape, "f32", element)
+
+
 def next_scale(
     x: Sequence[float], a: Mapping[str, Any], step: int, previous: float | None
 ) -> tuple[float, int]:
@@ -521,6 +624,14 @@ def execute(
             return quantize(t[0], a, step, previous_scale)
         case "dequantize":
             return (dequantize(t, a),)
+        case "quantize_block":
+            return quantize_block(t[0], a)
+        case "conv2d_block":
+            return (conv2d_block(t, a),)
+        case "linear_block":
+            return (linear_block(t, a),)
+        case "dequantize_block":
+            return (dequantize_block(t, a),)
         case "dequantize_matmul":
             return (dequantize_matmul(t, a),)
         case "softmax":

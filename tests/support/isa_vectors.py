@@ -74,6 +74,7 @@ def _chosen() -> Iterator[Case]:
         yield Case("group_norm", {"eps": 1e-5, "groups": 1}, ((0, (value,)),))
         yield Case("quantize", {**dynamic, "hysteresis": 1.0}, ((0, (value,)),))
         yield Case("quantize", {**dynamic, "policy": "static", "hysteresis": 1.0}, ((0, (value,)),))
+    yield from _chosen_blocks()
     row, half, other = Value((1, 3), "i8", [1, 2, 3]), _params(0.5, 0.0), _params(0.25, 0.0)
     weights = Value((1, 3), "i8", [127, -127, 1])
     yield Case("linear_increment", {}, ((0, (row, half, weights, row, half)),))  # nothing changed
@@ -81,6 +82,27 @@ def _chosen() -> Iterator[Case]:
         yield Case("linear_increment", {}, ((0, (row, half, weights, row, then)),))
     table, index = Value((2,), "f32", [1.0, 2.0]), Value((1,), "i64", [2])
     yield Case("gather", {}, ((0, (table, index)),))
+
+
+def _chosen_blocks() -> Iterator[Case]:
+    """Ties of codes and of E4M3, blocks of zeros, the window of exponents, a number that rounds up into the next code."""
+    for form in ("uint4", "int4", "mxint8"):
+        attrs = {"format": form, "block": 16, "axis": 1}
+        ties = [f32(i / 4) for i in range(-29, 31)] + [0.0] * 20 + [448.0, 2.0**-20]
+        yield Case("quantize_block", attrs, ((0, (Value((1, len(ties)), "f32", list(ties)),)),))
+        spread = [f32(math.ldexp(1.4375, e)) for e in range(-140, 100, 3)]
+        yield Case("quantize_block", attrs, ((0, (Value((len(spread), 1), "f32", list(spread)),)),))
+        below_half = [
+            f32(64.0),
+            math.ldexp(float(2**24 - 1), -25),
+            -math.ldexp(float(2**24 - 1), -25),
+            0.5,
+            -0.5,
+        ]
+        yield Case("quantize_block", attrs, ((0, (Value((1, 5), "f32", list(below_half)),)),))
+        yield Case("quantize_block", attrs, ((0, (Value((1, 2), "f32", [0.0, -0.0]),)),))
+        for bad in (math.nan, math.inf):
+            yield Case("quantize_block", attrs, ((0, (Value((1, 2), "f32", [bad, 1.0]),)),))
 
 
 def _params(scale: float, zero_point: float) -> Value:

@@ -24,6 +24,7 @@ ORDER = (
     "layer_map",
     "layer_table",
     "encoder",
+    "sparsity",
     "memory",
     "roofline",
     "energy",

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SQ-DM's two arrays in RTL: every block product runs through Verilated dense and sparse tiles, and its cycles are counted there.
+
+Contract. Half of the chip's lanes are dense tiles, half sparse ones, each with the lane's columns and so with as many 4-bit
+multipliers: D = 4 codes a cycle here, four slots there. A product goes to both arrays at once, to each with its channels alone;
+within an array the tiles share the rows evenly, and columns and blocks of K beyond a tile's memories follow one another.
+An array has taken as long as the slowest of its tiles, its weights and scales loaded once a tile and piece. Every pass's cycles
+must be the written contract's (`timing/dense_lane.py`, `sparse_lane.py`), or the run stops.
+
+The tiles of an array are alike, so a few Verilated ones take all passes in turn, one a thread, the caller's among them.
+What this file does not do: decide which channels are sparse (the detector), build or drive the RTL (`sim_harness`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ditto_cosim.device.backends.base import I8, I32, I64, BlockProducts, Codes, Tags, check_blocks
+from ditto_cosim.device.timing.dense_lane import dense_times
+from ditto_cosim.device.timing.result_port import beats_of, column_blocks, load_cycles
+from ditto_cosim.device.timing.sparse_lane import segment_words, sparse_times
+from ditto_cosim.protocol.errors import BackendError, WatchdogError
+from ditto_cosim.protocol.hardware import ARRAY_KINDS, SLOTS_PER_CYCLE, ArrayGeometry, ArrayKind, Geometry
+from ditto_cosim.sim_harness.array import ArrayRuns, ArrayTile, Layout, chunks_of, scale_codes
+from ditto_cosim.sim_harness.build import BuildOptions
+from ditto_cosim.sim_harness.errors import HarnessError, TileStuckError
+from ditto_cosim.toolchain import BuildError
+
+U8 = npt.NDArray[np.uint8]
+
+
+def array_geometry(kind: ArrayKind, lane: Geometry, block_size: int) -> ArrayGeometry:
+    """A tile of an array with the columns and memories of one of the chip's lanes."""
+    return ArrayGeometry(
+        kind,
+        lane.columns,
+        lane.encode_width if kind == "sparse" else SLOTS_PER_CYCLE,
+        block_size,
+        max(lane.k_max, 2 * block_size),
+        lane.n_max,
+    )
+
+
+def tiles_of(lanes: int, kind: ArrayKind) -> int:
+    """Tiles of an array when the chip's lanes are shared between the two; an odd one is the sparse array's."""
+    return max(1, lanes // 2 if kind == "dense" else -(-lanes // 2))
+
+
+@dataclass(frozen=True, slots=True)
+class _Operands:
+    """One product as both arrays' drivers take it."""
+
+    codes: Codes
+    scales: U8
+    weights: I8
+    """[K, N]"""
+    weight_scales: U8
+    """[blocks, N]"""
+    nonzero: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Columns of a product on some of an array's tiles: what one thread takes at a time."""
+
+    kind: ArrayKind
+    layout: Layout
+    columns: slice
+    tiles: slice
+    edges: I64
+    """Rows at which these tiles' shares begin and end."""
+
+
+class HeteroTile:
+    """See the file's header."""
+
+    def __init__(self, lane: Geometry, lanes: int, options: BuildOptions | None = None) -> None:
+        """Arrays in place of so many of these lanes."""
+        self._lane, self._options = lane, options or BuildOptions()
+        self.tiles = {kind: tiles_of(lanes, kind) for kind in ARRAY_KINDS}
+        self._threads = max(2, len(os.sched_getaffinity(0)))
+        self._helpers = ThreadPoolExecutor(self._threads - 1, thread_name_prefix="array")
+        self._free: dict[ArrayGeometry, list[ArrayTile]] = {}
+
+    def block_gemm(
+        self, a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags
+    ) -> BlockProducts:
+        check_blocks(a, a_scales, w, w_scales, channel, sparse)
+        block_size = a.shape[1] // a_scales.shape[1]
+        try:
+            operands = _Operands(
+                a if a.flags.c_contiguous else a.copy(),
+                scale_codes("a_scales", np.ascontiguousarray(a_scales)),
+                np.ascontiguousarray(w.T),
+                np.ascontiguousarray(scale_codes("w_scales", w_scales).T),
+                a != 0,
+            )
+            return self._on_both(operands, block_size, channel, sparse)
+        except TileStuckError as error:
+            raise WatchdogError(f"block product: {error}", state=error.state) from error
+        except (BuildError, HarnessError) as error:
+            raise BackendError(f"block product: {error}") from error
+
+    def close(self) -> None:
+        self._helpers.shutdown()
+        for tiles in self._free.values():
+            for tile in tiles:
+                tile.close()
+        self._free.clear()
+
+    def _on_both(self, operands: _Operands, block_size: int, channel: I32, sparse: Tags) -> BlockProducts:
+        rows, n = len(operands.codes), operands.weights.shape[1]
+        is_sparse = np.where(channel >= 0, sparse[channel], False)
+        wanted = {"dense": (channel >= 0) & ~is_sparse, "sparse": is_sparse}
+        sums = {kind: np.zeros((rows, n), np.int64) for kind in ARRAY_KINDS}
+        cycles = {kind: np.zeros(self.tiles[kind], np.int64) for kind in ARRAY_KINDS}
+        met = np.zeros(len(channel), np.int64)
+        # One piece of each array in turn, so that both are at work from the start.
+        lists = [
+            self._pieces(kind, Layout.of(wanted[kind], block_size), rows, n)
+            for kind in ARRAY_KINDS
+            if wanted[kind].any()
+        ]
+        pieces = [
+            piece
+            for turn in range(max(map(len, lists), default=0))
+            for part in lists
+            for piece in part[turn : turn + 1]
+        ]
+        waiting = iter(pieces)
+
+        def work() -> list[tuple[_Piece, ArrayRuns]]:
+            """Takes pieces until none is left."""
+            return [(piece, self._run(piece, operands, sums[piece.kind])) for piece in waiting]
+
+        helping = [self._helpers.submit(work) for _ in range(min(self._threads, len(pieces)) - 1)]
+        try:
+            done = work()
+        finally:
+            wait(helping)
+        for helper in helping:
+            done += helper.result()
+        for piece, runs in done:
+            cycles[piece.kind][piece.tiles] += (runs.cycles + runs.loaded[:, None]).sum(0)
+            if piece.columns.start == 0:
+                met += runs.met
+        inside = channel >= 0
+        nonzero = np.bincount(channel[inside], met[inside], minlength=len(sparse)).astype(np.int64)
+        sums["dense"] += sums["sparse"]
+        return BlockProducts(sums["dense"], int(cycles["dense"].max()), int(cycles["sparse"].max()), nonzero)
+
+    def _pieces(self, kind: ArrayKind, layout: Layout, rows: int, n: int) -> list[_Piece]:
+        tiles = min(self.tiles[kind], rows)
+        edges = np.array([rows * i // tiles for i in range(tiles + 1)], np.int64)
+        shares = min(tiles, self._threads)
+        cuts = [tiles * i // shares for i in range(shares + 1)]
+        return [
+            _Piece(
+                kind,
+                layout,
+                slice(column, min(n, column + self._lane.n_max)),
+                slice(first, last),
+                edges[first : last + 1],
+            )
+            for column in range(0, n, self._lane.n_max)
+            for first, last in itertools.pairwise(cuts)
+        ]
+
+    def _run(self, piece: _Piece, operands: _Operands, sums: I64) -> ArrayRuns:
+        geometry = array_geometry(piece.kind, self._lane, piece.layout.block_size)
+        free = self._free.setdefault(geometry, [])
+        tile = free.pop() if free else ArrayTile(geometry, options=self._options)
+        rows = slice(int(piece.edges[0]), int(piece.edges[-1]))
+        edges = piece.edges - piece.edges[0]
+        try:
+            runs = tile.run_product(
+                piece.layout,
+                operands.codes[rows],
+                operands.scales[rows],
+                operands.weights[:, piece.columns],
+                operands.weight_scales[:, piece.columns],
+                edges=edges,
+                accumulators=sums[rows, piece.columns],
+            )
+        finally:
+            free.append(tile)
+        _hold(piece, geometry, runs, operands.nonzero[rows], edges)
+        return runs
+
+
+def _hold(
+    piece: _Piece, geometry: ArrayGeometry, runs: ArrayRuns, nonzero: npt.NDArray[np.bool_], edges: I64
+) -> None:
+    """Counts and cycles of every pass are what operands and contract say, or this ends in a sentence."""
+    layout, n = piece.layout, piece.columns.stop - piece.columns.start
+    blocks, chunks = column_blocks(n, geometry), chunks_of(layout, geometry)
+    seen = nonzero.reshape(len(nonzero), -1, layout.block_size)[:, layout.blocks]
+    kept = np.zeros(layout.elements, bool)
+    kept[layout.places[layout.places >= 0]] = True
+    of_segment = np.count_nonzero(seen & kept.reshape(-1, layout.block_size)[layout.blocks], axis=2)
+    for chunk, (first, last) in enumerate(itertools.pairwise(chunks)):
+        counts, part = layout.counts[first:last], of_segment[:, first:last]
+        beats, words = beats_of(counts, geometry.beat), segment_words(part)
+        if piece.kind == "sparse":
+            wrong = np.flatnonzero(runs.nonzero[chunk] != part.sum(1))
+            if len(wrong):
+                raise BackendError(
+                    f"sparse array: row {wrong[0]} has {part[wrong[0]].sum()} codes other than 0, its encoder counted "
+                    f"{runs.nonzero[chunk, wrong[0]]}"
+                )
+        passes = [
+            sparse_times(words[at:end], beats, blocks)
+            if piece.kind == "sparse"
+            else dense_times(int(end - at), beats, blocks)
+            for at, end in itertools.pairwise(edges)
+        ]
+        said = [load_cycles(counts, n, geometry), *(times.cycles for times in passes)]
+        measured = [int(runs.loaded[chunk]), *runs.cycles[chunk].tolist()]
+        if said != measured:
+            raise BackendError(
+                f"{piece.kind} array: loading and passes measured {measured} cycles, the cycle contract says {said}"
+            )
