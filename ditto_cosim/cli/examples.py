@@ -33,6 +33,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "quality": ("ditto quality fashion-ddpm",),
     "price": ("ditto price runs/demo --design diffy --chip edge", "ditto price runs/demo --sources --json"),
     "compare": ("ditto compare runs/demo", "ditto compare runs/demo --designs itc,ditto,mine.toml --robust"),
+    "whatif": ("ditto whatif runs/demo --layer mid_block --chip paper_twin",),
+    "study sq_dm": ("ditto study sq_dm", "ditto study sq_dm --record runs/demo --json"),
     "sweep": ("ditto sweep runs/demo",),
     "export": ("ditto export runs/demo --dram dramsim3 --topology scalesim -o traces",),
     "paper": ("ditto paper", "ditto paper --json"),
