@@ -141,6 +141,26 @@ class DetectorBlock:
         idle = np.flatnonzero(out["busy_o"] == 0)
         return Tagged(sparse, zeros, cycles, waited, int(idle[0]) if len(idle) else -1)
 
+    def cut(self, rng: np.random.Generator) -> bool:
+        """Resets it in the middle of a write-back and of a list; whether one cycle of that silences it."""
+        cycles = int(rng.integers(2, 12))
+        ones = np.ones(cycles, np.uint8)
+        first = np.zeros(cycles, np.uint8)
+        first[0] = 1
+        self._block.run(
+            {
+                "start_i": first, "scan_i": first, "channels_i": 16 * ones, "scan_channels_i": 16 * ones, "pixels_i": 6 * ones,
+                "code_valid_i": ones, "list_ready_i": rng.integers(0, 2, cycles),
+                "code_i": rng.integers(0, 2, (cycles, self.geometry.width)),
+            },
+            [],
+        )  # fmt: skip
+        names = ["busy_o", "code_ready_o", "tag_valid_o", "list_valid_o"]
+        level = np.array([0, 1, 1, 1, 1], np.uint8)
+        idle = {name: np.zeros(5, np.uint8) for name in ("start_i", "scan_i", "code_valid_i", "list_ready_i")}
+        out = self._block.run({**idle, "rst_ni": level}, names)
+        return not any(out[name][1:].any() for name in names)
+
     def lists(
         self, layer: int, channels: int, ready: U8 | None = None
     ) -> tuple[list[int], list[int], list[int]]:
@@ -198,8 +218,11 @@ class DetectorBench:
                 least = model.theta_count(float(rng.choice([0, 0.1, 0.3, 0.5, 1, 1.01])), pixels)
             words = channels * -(-pixels // self.SMALL.width)
             late = rng.random(2 * words) < 0.4 if turn % 4 == 3 else None
-            if turn % 10 == 9:
-                self.block.reset()
+            if turn % 10 == 9 and not self.block.cut(rng):
+                return (
+                    f"detector, layer {turn} of seed {seed}: one cycle of reset does not silence it",
+                    tagged,
+                )
             got = self.block.write_back(codes, theta_count=least, layer=layer, update=update, late=late)
             where = (
                 f"layer {turn} of seed {seed} ({channels} channels of {pixels} codes, at least {least} zero)"

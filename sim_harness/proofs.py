@@ -26,7 +26,7 @@ from typing import Literal
 
 from ditto_cosim.toolchain import BuildError, ToolMissingError
 
-from .sources import rtl_dir, sources
+from .sources import ARRAYS, array_sources, rtl_dir, sources
 
 Result = Literal["proved", "bounded", "failed", "timeout"]
 
@@ -73,6 +73,14 @@ PROPERTIES: tuple[Property, ...] = (
     Property(
         "board_line", "no byte of a frame is lost, doubled or changed on the line, its CRC follows; slots are never overdrawn",
         "prove_framer", depth=8,
+    ),
+    Property(
+        "accumulator_sum", "SQ-DM: a result is the sum of its segments' sums times both scales; it holds; only last sums wait",
+        "prove_accumulator", free_products=True,
+    ),
+    Property(
+        "detector_tags", "SQ-DM: a channel's tag is its recount's, two cycles behind its last word; no code waits; lists ascend",
+        "prove_detector",
     ),
     Property("slot_buffer_words", _WORDS, "prove_slot_buffer", "EncodeWidth=4 KMax=16"),
     Property("encoder_element", f"{_ANY_ELEMENT}; rows of any length", "prove_encoder", "EncodeWidth=4 KMax=1024"),
@@ -151,7 +159,8 @@ def _write_logic(chosen: Property, own_dir: Path | None, folder: Path) -> None:
     checks = rtl_dir() / "checks"
     board = [rtl_dir() / "board" / name for name in ("board_pkg.sv", "framer.sv", "deframer.sv")]
     helpers = [checks / "hold_checks.sv", checks / "element_checks.sv", checks / f"{chosen.top}.sv"]
-    files = [*design, *board, *helpers]
+    arrays = [path for top in ARRAYS for path in array_sources(top, own_dir) if path.suffix == ".sv"]
+    files = list(dict.fromkeys([*design, *arrays, *board, *helpers]))
     for path in files:
         shutil.copy(path, folder)
     parameters = " ".join(f"-G {value}" for value in chosen.shape.split())

@@ -29,7 +29,8 @@ ARRAYS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """SQ-DM's modules that are built, each with what it is made of, the parts before their wholes."""
 PROOFS = tuple(
-    f"checks/prove_{name}.sv" for name in ("encoder", "pe", "slot_buffer", "reset", "start", "framer")
+    f"checks/prove_{name}.sv"
+    for name in ("encoder", "pe", "slot_buffer", "reset", "start", "framer", "accumulator", "detector")
 )
 VIEW = "checks/pe_view.sv"
 WAIVERS = "waivers.vlt"

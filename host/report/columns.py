@@ -21,7 +21,7 @@ from ditto_cosim.protocol.record import TRAFFIC
 if TYPE_CHECKING:
     import polars
 
-    from ditto_cosim.host.report.model import ABSENT, RunReport
+    from ditto_cosim.host.report.model import RunReport
 
 SCHEMA, VERSION = "ditto.layers", 1
 PARQUET, CSV = "layers.parquet", "layers.csv"
@@ -62,6 +62,8 @@ def frame(report: RunReport) -> polars.DataFrame:
     """The table; `COLUMNS` in order."""
     import numpy as np
     import polars as pl
+
+    from ditto_cosim.host.report.model import ABSENT
 
     steps, layers = report.cycles.shape
     none = np.zeros((steps, layers), np.int64)

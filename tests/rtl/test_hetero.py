@@ -75,7 +75,9 @@ def tile() -> Iterator[HeteroTile]:
     made.close()
 
 
-@pytest.mark.parametrize("block", [16, 32, 64])
+@pytest.mark.parametrize(
+    "block", [32, pytest.param(16, marks=pytest.mark.long), pytest.param(64, marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("signed", [False, True])
 def test_sums_are_exact_whatever_array_a_channel_goes_to(tile: HeteroTile, block: int, signed: bool) -> None:
     product = Product(block, rows=9, channels=40, taps=9, n=70, block=block, signed=signed)
