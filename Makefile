@@ -7,7 +7,7 @@ export OMP_NUM_THREADS = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-long prove check coverage lint lint-python lint-rtl bench clean
+.PHONY: help install install-dev demo test test-long prove check coverage docs lint lint-python lint-rtl bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 install: $(VENV)/.installed ## the environment, without test tools
@@ -31,7 +31,7 @@ install-dev: $(VENV)/.installed-dev ## the environment, with test tools
 
 demo: $(VENV)/.installed ## a sentence becomes a picture through Verilated RTL, every value verified
 	@echo "emoji-sd, a small Stable Diffusion trained here on 1,026 emoji (docs/models.md): 25 steps with guidance, in RTL"
-	$(BIN)/ditto generate --model emoji-sd --prompt "smiling cat" --backend rtl --verify --seed 1 --output runs/demo
+	$(BIN)/ditto generate --model emoji-sd --prompt "smiling cat" --backend rtl --verify --seed 1 --output runs/demo --overwrite
 
 # What a commit needs, in less than a minute: style, types, walls, and the tests that need neither a model nor the RTL.
 CHECKED = tests/protocol tests/unit/test_architecture.py tests/unit/test_chips.py tests/unit/test_defo.py \
@@ -57,6 +57,9 @@ coverage: install-dev ## lines of host, device, protocol and sim_harness that th
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not long' --cov --cov-report=term:skip-covered --cov-report=html
 
 MYPY = $(BIN)/mypy -p ditto_cosim && $(BIN)/mypy tests examples
+
+docs: install-dev ## these pages, into build/docs; warnings are errors
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 
 lint: install-dev lint-python lint-rtl ## style, types, import rules, RTL lint
 

@@ -11,15 +11,15 @@ What it does not do: know a field.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.protocol.suggest import did_you_mean
 
 MOST_EXTENDED = 8
 
@@ -54,7 +54,8 @@ def read(kind: str, folder: str, name: str | Path, error: type[DittoError], dept
         path = Path(name)
         if not path.is_file():
             raise error(
-                f"{kind} {text!r}: neither a preset ({', '.join(known)}) nor a TOML file that exists{_hint(path.stem, known)}"
+                f"{kind} {text!r}: neither a preset ({', '.join(known)}) nor a TOML file that exists"
+                f"{did_you_mean(path.stem, known)}"
             )
         source, found, where, beside = path.read_text(encoding="utf-8"), path.stem, text, path.parent
     try:
@@ -74,15 +75,10 @@ def check(values: Mapping[str, Any], types: Mapping[str, Any], where: str, error
     """Every name is known and every value of its type."""
     for key, value in values.items():
         if key not in types:
-            raise error(f"{where} {key} is unknown{_hint(key, types)}; known: {', '.join(types)}")
+            raise error(f"{where} {key} is unknown{did_you_mean(key, types)}; known: {', '.join(types)}")
         wanted = types[key]
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
             raise error(f"{where} {key} = {value!r} has the wrong type")
-
-
-def _hint(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ terminals; whoever watches is told through a `Watcher`.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,16 +23,23 @@ from typing import Any
 import torch
 
 from ditto_cosim.host import report as reports
+from ditto_cosim.host.compiler.cache import Cache
 from ditto_cosim.host.compiler.compiled import Compiled
+from ditto_cosim.host.compiler.factors import Factors
 from ditto_cosim.host.compiler.plan import PLAN_FILE, PLANS
-from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts
+from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts, restore
+from ditto_cosim.host.pipeline.model_factors import factors_for
 from ditto_cosim.host.pipeline.models import LoadedModel, ModelError, Wish, usual
 from ditto_cosim.host.pipeline.run import Generation, Recording, Verdict, VerificationError
-from ditto_cosim.protocol.errors import StorageError
+from ditto_cosim.host.report.certificate import versions
+from ditto_cosim.host.report.prices import Prices, save_prices
+from ditto_cosim.host.report.summary import step_classes
+from ditto_cosim.host.rundir import clear_run, refuse_used
+from ditto_cosim.protocol.errors import DittoError, StorageError
 from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.messages import LayerReport
 
-STRIP_PICTURES = 8
+STRIP_PICTURES = 12
 SHOWN_PIXELS = 224
 """Pictures smaller than this are written larger, by a whole factor."""
 PIXEL_ART_PIXELS = 48
@@ -47,10 +55,13 @@ class Watcher:
         """A sentence for a person."""
 
     def opened(self, layers: int, steps: int) -> None:
-        """The run begins on the device."""
+        """The run begins on the device: so many layers in all its steps."""
 
     def layer(self, report: LayerReport) -> None:
         """A layer is done."""
+
+    def guess(self, step: int, draw: Callable[[], Any]) -> None:
+        """The scheduler has a new idea of the picture; `draw` makes it one."""
 
 
 @dataclass(frozen=True)
@@ -81,18 +92,29 @@ def generate_run(
     plan: str = "",
     policy: str = "auto",
     observer: str = "mse",
+    cache: Cache | None = None,
     resume: bool = False,
+    overwrite: bool = False,
+    fp32: bool = False,
+    appraise: Callable[[Path], Prices] | None = None,
     **settings: Any,
 ) -> Outcome:
     """Accelerates the model, calls it once, and writes pictures, record and report into `directory`.
 
     Without scales, the ones beside the weights are taken unless another policy or observer is asked for; a model without
-    any is calibrated first. A `plan` (a file or a name) makes layers block-scaled; without one a design of a plan's name takes
-    that plan. `command` is what to type to get this run again; `settings` go to `accelerate`. `resume` goes on
-    behind the steps that the directory's record holds; `resume.py` finds the arguments.
+    any is calibrated first; a cache without factors beside the weights has them made first. A `plan` (a file or a name) makes
+    layers block-scaled; without one a design of a plan's name takes that plan. `command` is what to type to get
+    this run again; `settings` go to `accelerate`. `resume` goes on behind the steps that the directory's record holds;
+    `resume.py` finds the arguments. A directory that holds a run is refused unless `overwrite` says that it may go. With
+    `fp32` the model itself draws the same pictures afterwards; `appraise` prices the recorded run for its report. The model
+    is as it was, when all is done.
     """
+    if not (resume or overwrite):
+        refuse_used(directory)
     model = model.for_wish(wish)
-    recipe = recipe_of(model, wish, backend, chip, design, command, scales, policy, observer, settings)
+    recipe = recipe_of(
+        model, wish, backend, chip, design, command, scales, policy, observer, cache, settings, fp32
+    )
     plan = plan or (design if design in PLANS else "")
     if recipe is not None and plan:
         recipe["plan"] = plan if plan in PLANS else str(Path(plan).resolve())
@@ -102,8 +124,11 @@ def generate_run(
         scales = model.scales
     if scales is None:
         watcher.say("calibrating (one fp32 trajectory; `ditto calibrate` keeps its result)")
+    factors = factors_for(cache, model, wish, scales, watcher.say)
     accelerate(
         pipe,
+        cache=cache,
+        factors=factors,
         backend=backend,
         design=design,
         chip=chip,
@@ -113,10 +138,10 @@ def generate_run(
         observer=observer,
         calibration={k: v for k, v in arguments.items() if k != "generator"},
         record=Recording(
-            directory, model.title, wish.seed, {"command": command, "recipe": recipe}, resume=resume
+            directory, model.title, wish.seed, _told(command, recipe, cache, factors), resume=resume
         ),
         on_layer=watcher.layer,
-        on_open=lambda compiled, steps: _opened(watcher, compiled, steps),
+        on_open=_Opening(watcher, None if resume else directory),
         **settings,
     )
     parts: dict[str, Any] = dict(find_parts(pipe))
@@ -128,7 +153,9 @@ def generate_run(
     ended: dict[str, Generation | None] = {}
     began = time.perf_counter()
     try:
-        with _watched(pipe.scheduler, guesses):
+        with _watched(
+            pipe.scheduler, guesses, lambda step, guess: watcher.guess(step, lambda: _drawn(pipe, guess))
+        ):
             pictures = _pictures(pipe(**arguments))
     except VerificationError as error:
         failure, interrupted = error, str(error)
@@ -160,6 +187,11 @@ def generate_run(
 
     tiles = {step: _drawn(pipe, guess) for step, guess in _chosen(guesses).items()}
     names = _save(directory, pictures, tiles)
+    own: list[Any] = []
+    if fp32 and failure is None and settings.get("keep_weights", True):
+        watcher.say("drawing it in fp32 too")
+        restore(pipe)
+        own = _pictures(pipe(**model.arguments(wish)))
     found = _verdict_of([run for _, run in beside])
     verdict = None if found is None else reports.CheckSummary(**verdict_figures(found))
     lanes: dict[str, int] = {
@@ -181,8 +213,19 @@ def generate_run(
             images=tuple(names),
             strip=tuple(_strip_names(directory)),
             recoveries=seen.recoveries,
+            period=1 if cache is None else cache.period,
+            fp32=tuple(_save_beside(directory, own)),
+            fp32_psnr_db=tuple(psnr_db(a, b) for a, b in zip(pictures, own, strict=False)),
+            picture_digests=tuple(hashlib.sha256(p.tobytes()).hexdigest() for p in pictures),
+            versions=versions(),
             **run,
         )
+        if appraise is not None:
+            watcher.say("pricing it under other designs")
+            try:
+                save_prices(appraise(directory), directory)
+            except DittoError as error:
+                watcher.say(f"not priced: {error}")
         reports.write_report(report, directory)
     summary: dict[str, Any] = {
         "model": model.name,
@@ -192,6 +235,8 @@ def generate_run(
         "wall_s": round(wall_s, 3),
         "recoveries": seen.recoveries,
         "verify": None if verdict is None else asdict(verdict),
+        **({"cache": cache.plain()} if cache is not None else {}),
+        **({"step_classes": _step_classes(report)} if cache is not None and report is not None else {}),
         **({"board": seen.board} if seen.board else {}),
         **({"runs": [_figures(name, run) for name, run in beside]} if len(beside) > 1 else {}),
         **lanes,
@@ -209,6 +254,23 @@ def _plan_of(model: LoadedModel, plan: str) -> Path | str | None:
     return plan or None
 
 
+def _told(
+    command: str, recipe: Mapping[str, Any] | None, cache: Cache | None, factors: Factors | None
+) -> dict[str, Any]:
+    """What a record says of how it was made, for people."""
+    told: dict[str, Any] = {"command": command, "recipe": recipe}
+    if cache is not None:
+        told["cache"] = cache.plain()
+    if factors is not None:
+        told["factors"] = {"method": factors.method, **factors.about}
+    return told
+
+
+def _step_classes(report: reports.RunReport) -> dict[str, dict[str, int]]:
+    """Full steps and increments, as `--json` has them."""
+    return {row.name: {k: v for k, v in asdict(row).items() if k != "name"} for row in step_classes(report)}
+
+
 def recipe_of(
     model: LoadedModel,
     wish: Wish,
@@ -219,7 +281,9 @@ def recipe_of(
     scales: Path | None,
     policy: str,
     observer: str,
+    cache: Cache | None,
     settings: Mapping[str, Any],
+    fp32: bool = False,
 ) -> dict[str, Any] | None:
     """A run's arguments as plain data, which its record keeps; None if they are not plain."""
     connect_to, more = settings.get("connect_to"), settings.keys() - PLAIN_SETTINGS
@@ -237,6 +301,8 @@ def recipe_of(
         "scales": None if scales is None else str(Path(scales).resolve()),
         "policy": policy,
         "observer": observer,
+        "cache": None if cache is None else cache.plain(),
+        "fp32": fp32,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()},
     }
 
@@ -281,13 +347,24 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _opened(watcher: Watcher, compiled: Compiled, steps: int) -> None:
-    watcher.opened(len(compiled.program.layers), steps)
+class _Opening:
+    """What happens when a run is about to open on the device: only then does an older run in the directory go."""
+
+    def __init__(self, watcher: Watcher, clears: Path | None) -> None:
+        self._watcher, self._clears = watcher, clears
+
+    def __call__(self, compiled: Compiled, steps: int) -> None:
+        if self._clears is not None:
+            clear_run(self._clears)
+            self._clears = None
+        program = compiled.program
+        layers = sum(len(program.layers_of(program.step_class(step))) for step in range(steps))
+        self._watcher.opened(layers, steps)
 
 
 @contextmanager
-def _watched(scheduler: Any, guesses: list[Any]) -> Iterator[None]:
-    """Inside, what the scheduler thinks the picture is goes into `guesses`, step by step."""
+def _watched(scheduler: Any, guesses: list[Any], tell: Callable[[int, Any], None]) -> Iterator[None]:
+    """Inside, what the scheduler thinks the picture is goes into `guesses`, and is told, step by step."""
     original = scheduler.step
 
     def step(*args: Any, **kwargs: Any) -> Any:
@@ -297,6 +374,7 @@ def _watched(scheduler: Any, guesses: list[Any]) -> Iterator[None]:
         else:
             guess = getattr(result, "pred_original_sample", None)
             guesses.append(guess if guess is not None else result.prev_sample)
+        tell(len(guesses) - 1, guesses[-1])
         return result
 
     scheduler.step = step
@@ -324,7 +402,12 @@ def _chosen(guesses: list[Any]) -> dict[int, Any]:
 def _save(directory: Path, pictures: list[Any], tiles: Mapping[int, Any]) -> list[str]:
     """The names of the pictures; beside them go a grid, if there are several, and how the first one emerged."""
     directory.mkdir(parents=True, exist_ok=True)
-    for old in (*directory.glob("picture-*.png"), *directory.glob("step-*.png"), directory / "grid.png"):
+    for old in (
+        *directory.glob("picture-*.png"),
+        *directory.glob("fp32-*.png"),
+        *directory.glob("step-*.png"),
+        directory / "grid.png",
+    ):
         old.unlink(missing_ok=True)
     sharp = not pictures or pictures[0].width < PIXEL_ART_PIXELS
     shown = [enlarged(picture, sharp) for picture in pictures]
@@ -343,6 +426,24 @@ def _save(directory: Path, pictures: list[Any], tiles: Mapping[int, Any]) -> lis
         with replacing(directory / "strip.png") as path:
             _in_rows(list(tiles.values()), len(tiles)).save(path)
     return names
+
+
+def _save_beside(directory: Path, pictures: Sequence[Any]) -> list[str]:
+    """The model's own pictures in fp32, as large as the accelerator's."""
+    names = []
+    for i, picture in enumerate(pictures):
+        names.append(f"fp32-{i}.png")
+        with replacing(directory / names[-1]) as path:
+            enlarged(picture, pictures[0].width < PIXEL_ART_PIXELS).save(path)
+    return names
+
+
+def psnr_db(a: Any, b: Any) -> float:
+    """Of two pictures of one size; infinite where they are equal."""
+    import numpy as np
+
+    noise = float(np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2))
+    return math.inf if noise == 0 else 10 * math.log10(255**2 / noise)
 
 
 def enlarged(picture: Any, sharp: bool) -> Any:

@@ -9,19 +9,26 @@ device goes on behind the last of them (`pipeline/run.py`). What this file does 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ditto_cosim.host.compiler.cache import Cache
 from ditto_cosim.host.generation import Outcome, Watcher, generate_run
 from ditto_cosim.host.pipeline.models import Wish, load_model
 from ditto_cosim.host.pipeline.run import ResumeError
+from ditto_cosim.host.report.prices import Prices
 from ditto_cosim.protocol.record import RunRecord
 
 
 def resume_run(
-    directory: Path, *, watcher: Watcher | None = None, connect_to: str = "", keys: Path | None = None
+    directory: Path,
+    *,
+    watcher: Watcher | None = None,
+    connect_to: str = "",
+    keys: Path | None = None,
+    appraise: Callable[[Path], Prices] | None = None,
 ) -> Outcome:
     """The rest of a run and everything it leaves, the same as if it had never been interrupted. A device is found where the
     run found it, unless another address is given."""
@@ -37,6 +44,7 @@ def resume_run(
         settings: dict[str, Any] = dict(recipe["settings"])
         chosen = {k: recipe[k] for k in ("backend", "chip", "design", "command", "policy", "observer")}
         name, folder, scales = recipe["model"], recipe["folder"], recipe["scales"]
+        cache = Cache.of(recipe.get("cache"))
     except (KeyError, TypeError, AttributeError) as error:
         raise ResumeError(
             f"{directory}: its recipe cannot be read ({type(error).__name__}: {error}); run it again"
@@ -54,7 +62,10 @@ def resume_run(
         watcher=watcher,
         scales=None if scales is None else Path(scales),
         plan=str(recipe.get("plan", "")),
+        cache=cache,
         resume=True,
+        fp32=bool(recipe.get("fp32")),
+        appraise=appraise,
         **chosen,
         **settings,
     )

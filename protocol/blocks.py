@@ -72,7 +72,7 @@ class Format:
     @property
     def largest(self) -> int:
         """Product of code and scale, at most."""
-        return self.high * (SCALE_MAX if self.is_float_scaled else 2**MX_WINDOW)
+        return self.high * (SCALE_MAX if self.is_float_scaled else 1 << MX_WINDOW)
 
 
 FORMATS: dict[BlockFormat, Format] = {
@@ -114,8 +114,9 @@ def e4m3_round(value: float | Fraction) -> int:
         raise ValueError(f"a scale is not negative: {value}")
     if units >= SCALE_MAX:
         return SCALE_MAX
-    step = 1 << max(0, math.floor(units).bit_length() - 4)
-    return round(units / step) * step  # a Fraction rounds half to even
+    step: int = 1 << max(0, math.floor(units).bit_length() - 4)
+    rounded: int = (units / step).__round__()  # half to even
+    return rounded * step
 
 
 def blocks_of(channels: int, block: int) -> int:

@@ -100,6 +100,10 @@ class NonFiniteError(RequestError):
     """NaN or infinity where a command quantizes or reduces; the message names the command."""
 
 
+class GridError(RequestError):
+    """A difference between values on two grids, which is none; the message names the command and both."""
+
+
 class BackendError(DittoError):
     """A backend refused a layer or failed in it; the message names the layer."""
 
@@ -165,6 +169,7 @@ WIRE_ERRORS: dict[str, type[DittoError]] = {
         QuotaError,
         UnknownRunError,
         NonFiniteError,
+        GridError,
         BackendError,
         WatchdogError,
         DeviceError,

@@ -6,6 +6,7 @@ Interface
     write_text(path, text)     the same, for a text at once
     sweep(directory)           removes what a killed writer left in a directory
     load_arrays(path)          the arrays of an .npz file of unknown origin
+    load_member(path, name)    the same, of one that is stored in a .zip
 
 A reader never sees half a file, whenever the writer is killed; a full disk leaves the old file and names the path.
 What this file does not do: survive a power cut (nothing is flushed to the platter).
@@ -14,13 +15,14 @@ What this file does not do: survive a power cut (nothing is flushed to the platt
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,12 +83,29 @@ def _lives(pid: int) -> bool:
 
 def load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """A file that is torn, packed to burst, or no such file at all is a ValueError in words."""
+    with path.open("rb") as file:
+        return _arrays(file)
+
+
+def load_member(path: Path, name: str) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz file inside an archive, refused as above."""
     try:
-        with zipfile.ZipFile(path) as packed:
+        with zipfile.ZipFile(path) as archive:
+            if (size := archive.getinfo(name).file_size) > ARRAYS_BYTES:
+                raise ValueError(f"unpacks to {size} bytes; up to {ARRAYS_BYTES} are read")
+            return _arrays(io.BytesIO(archive.read(name)))
+    except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError, NotImplementedError, KeyError) as error:
+        raise ValueError(f"not a whole archive ({type(error).__name__}: {error})") from None
+
+
+def _arrays(file: IO[bytes]) -> dict[str, npt.NDArray[Any]]:
+    try:
+        with zipfile.ZipFile(file) as packed:
             size = sum(entry.file_size for entry in packed.infolist())
         if size > ARRAYS_BYTES:
             raise ValueError(f"unpacks to {size} bytes; up to {ARRAYS_BYTES} are read")
-        with np.load(path, allow_pickle=False) as arrays:
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError, NotImplementedError) as error:
         raise ValueError(f"not a whole .npz file ({type(error).__name__}: {error})") from None

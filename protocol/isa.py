@@ -249,6 +249,19 @@ def _infer_linear(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     return (TensorSpec((*x.shape[:-1], w.shape[0]), "i32"),)
 
 
+def _infer_linear_reference(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    _require(
+        a.get("reference", "zero") == "zero",
+        f"linear: reference {a.get('reference')!r} is unknown; it is zero",
+    )
+    return _infer_linear(t, a)
+
+
+def _infer_linear_increment(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    _require(t[3].shape == t[0].shape, f"linear_increment: the anchor {t[3]} is not of the shape of {t[0]}")
+    return _infer_linear(t, a)
+
+
 def _infer_matmul(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     x, y = t[0], t[2]
     _require(
@@ -439,6 +452,30 @@ def _infer_upsample(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]
     return (TensorSpec((n, c, h * fh, w * fw), t[0].dtype),)
 
 
+def _infer_difference(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    _require(t[0].shape == t[1].shape, f"difference: {t[0]} and {t[1]} are not of one shape")
+    return (t[0],)
+
+
+def slot(attrs: Attrs) -> str:
+    """The name under which a value outlives its step."""
+    value = attrs.get("slot")
+    _require(isinstance(value, str) and 0 < len(value) <= 512, f"attribute slot = {value!r} is not a name")
+    return value  # type: ignore[return-value]  # checked in the line above
+
+
+def _infer_keep(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    slot(a)
+    return ()
+
+
+def _infer_recall(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
+    slot(a)
+    dtype = a.get("dtype")
+    _require(dtype in ITEM_BYTES, f"recall: dtype {dtype!r} is none of {', '.join(ITEM_BYTES)}")
+    return (TensorSpec(ints(a, "shape"), dtype),)  # type: ignore[arg-type]  # checked in the line above
+
+
 def _infer_gather(t: Sequence[TensorSpec], a: Attrs) -> tuple[TensorSpec, ...]:
     _require(len(t[0].shape) >= 1, f"gather: {t[0]} is not a table")
     return (TensorSpec((*t[1].shape, *t[0].shape[1:]), t[0].dtype),)
@@ -491,9 +528,22 @@ _FORMS: list[Form] = [
         "layer",
         ("x:i8", "params:f32", "w:i8"),
         ("acc:i32",),
-        {},
+        {
+            "reference?": "str: zero. What temporal mode subtracts is then 0 and not the previous operand, so nothing is "
+            "kept between steps; it needs z = 0"
+        },
         "acc[…,n] = Σₖ w[n,k] × (x[…,k] − z), z = zero point of params. Rows: the leading axes of x, flattened.",
-        _infer_linear,
+        _infer_linear_reference,
+    ),
+    _form(
+        "linear_increment",
+        "layer",
+        ("x:i8", "params:f32", "w:i8", "x0:i8", "params0:f32"),
+        ("acc:i32",),
+        {},
+        "acc[…,n] = Σₖ w[n,k] × (x[…,k] − x0[…,k]). The operand is a difference already, so the only mode is temporal, with "
+        "x0 as reference. Refused unless params = params0, scale and zero point: only then is it a difference of values.",
+        _infer_linear_increment,
     ),
     _form(
         "matmul",
@@ -642,6 +692,15 @@ _FORMS: list[Form] = [
         "y = a where the condition is not 0, else b, broadcast",
         _infer_select,
     ),
+    _form(
+        "difference",
+        "vector",
+        ("a:i32", "b:i32"),
+        ("y:i32",),
+        {},
+        "y = a − b, modulo 2³²",
+        _infer_difference,
+    ),
     _form("cast", "vector", ("x:int",), ("y:f32",), {}, "y = f32(x)", _same_f32),
     # --- normalisation ----------------------------------------------------------------------------------------------
     _form(
@@ -737,6 +796,29 @@ _FORMS: list[Form] = [
         "y[i…] = table[index[i…]]; an index outside the table is refused",
         _infer_gather,
     ),
+    # --- values that outlive their step: written in full steps, read in those between (program.py) ----------------
+    _form(
+        "keep",
+        "move",
+        ("x:any",),
+        (),
+        {"slot": "str: the name to recall it by"},
+        "x is held under the name from now on, until the next keep under it",
+        _infer_keep,
+    ),
+    _form(
+        "recall",
+        "move",
+        (),
+        ("y:any",),
+        {
+            "slot": "str: the name that it was kept under",
+            "shape": "ints",
+            "dtype": "str: f32, i8, i32 or i64",
+        },
+        "y = the value held under the name, bit for bit; it stays held",
+        _infer_recall,
+    ),
 ]
 
 ISA: dict[str, Form] = {form.op: form for form in _FORMS}
@@ -752,8 +834,9 @@ def check_operands(form: Form, operands: Sequence[TensorSpec]) -> None:
     declared = form.operands
     least = sum(not d.optional for d in declared)
     _require(
-        least <= len(operands) and (declared[-1].repeated or len(operands) <= len(declared)),
-        f"{form.op} takes operands {', '.join(map(str, declared))}; got {len(operands)}",
+        least <= len(operands)
+        and (len(operands) <= len(declared) or (bool(declared) and declared[-1].repeated)),
+        f"{form.op} takes operands {', '.join(map(str, declared)) or 'none'}; got {len(operands)}",
     )
     for i, spec in enumerate(operands):
         takes = form.operand(i)

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A denoiser as a program: values in single-assignment form and the commands that make them.
 
+A program of period p has two classes of steps: step i is full if i mod p = 0, an increment otherwise (p = 1: every step is
+full). A command belongs to one class or to both, and in each class every value is defined once, before it is read: `of` is
+the program of one class by itself. What a full step keeps under a name (`keep`) the increments behind it recall and never write.
+
 Pure data and its validation; how it is made is the host's business, how it is executed the device's.
 """
 
@@ -8,9 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import IsaError
@@ -18,6 +22,12 @@ from ditto_cosim.protocol.isa import Attrs, TensorSpec
 
 MAX_COMMANDS = 65_536
 MAX_VALUES = 262_144
+MAX_PERIOD = 65_536
+
+StepClass = Literal["full", "increment"]
+STEP_CLASSES: tuple[StepClass, ...] = ("full", "increment")
+When = Literal["", "full", "increment"]
+"""In which steps a command runs; empty: in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,7 @@ class Command:
     operands: tuple[int, ...]
     results: tuple[int, ...]
     attrs: Attrs = field(default_factory=dict)
+    when: When = ""
 
     @property
     def is_layer(self) -> bool:
@@ -52,14 +63,50 @@ class Program:
     """Layers whose input difference is at hand already (no non-linear function before them): Defo's static analysis."""
     skip_summation: frozenset[str] = frozenset()
     """Layers whose result only feeds differences (no non-linear function behind them)."""
+    period: int = 1
+    """A full step, and the increments up to the next."""
 
     @cached_property
     def layers(self) -> tuple[Command, ...]:
         return tuple(c for c in self.commands if c.is_layer)
 
+    @property
+    def step_classes(self) -> tuple[StepClass, ...]:
+        """Those that a run has, the first step's first."""
+        return STEP_CLASSES if self.period > 1 else STEP_CLASSES[:1]
+
+    def step_class(self, step: int) -> StepClass:
+        return "increment" if step % self.period else "full"
+
+    def anchor(self, step: int) -> int:
+        """The last full step up to this one."""
+        return step - step % self.period
+
+    def places(self, step_class: StepClass) -> tuple[int, ...]:
+        """Indices of the commands that run in steps of a class."""
+        return tuple(i for i, c in enumerate(self.commands) if c.when in ("", step_class))
+
+    def layers_of(self, step_class: StepClass) -> tuple[int, ...]:
+        """Positions among `layers` of those that run in steps of a class."""
+        return tuple(i for i, c in enumerate(self.layers) if c.when in ("", step_class))
+
+    def of(self, step_class: StepClass) -> Program:
+        """What runs in steps of a class, as a program of one: values keep their numbers."""
+        return self._by_class[step_class]
+
+    @cached_property
+    def _by_class(self) -> dict[StepClass, Program]:
+        if self.period == 1:
+            return {"full": self}
+        return {
+            c: replace(self, commands=tuple(self.commands[i] for i in self.places(c)), period=1)
+            for c in STEP_CLASSES
+        }
+
     @cached_property
     def last_use(self) -> dict[int, int]:
-        """Value -> index of the last command that reads it; constants, inputs and outputs are not listed."""
+        """Value -> index of the last command that reads it, in a program of one class of steps; constants, inputs and outputs
+        are not listed."""
         kept = {*self.inputs.values(), *self.constants.values(), *self.outputs.values()}
         uses = {v: i for i, c in enumerate(self.commands) for v in (*c.results, *c.operands)}
         return {v: i for v, i in uses.items() if v not in kept}
@@ -73,16 +120,33 @@ class Program:
             raise IsaError(
                 f"program: {len(self.commands)} commands, {len(self.values)} values exceed the limits"
             )
-        defined: set[int] = set()
+        if not 1 <= self.period <= MAX_PERIOD:
+            raise IsaError(f"program: period {self.period} is outside 1…{MAX_PERIOD}")
         names: set[str] = set()
-        for group in (self.inputs, self.constants):
-            for name, value in group.items():
-                self._define(defined, value, name)
         for index, command in enumerate(self.commands):
             where = f"command {index} ({command.op} {command.name!r})"
             if command.name in names:
                 raise IsaError(f"{where}: its name is not unique")
             names.add(command.name)
+            if command.when not in ("", *(STEP_CLASSES if self.period > 1 else ())):
+                raise IsaError(
+                    f"{where}: runs in {command.when!r} steps, which a period of {self.period} does not have"
+                )
+        kept: dict[str, TensorSpec] = {}
+        for step_class in self.step_classes:
+            self._validate_class(step_class, kept)
+        if unknown := self.static_inputs - self.inputs.keys():
+            raise IsaError(f"program: static inputs {sorted(unknown)} are not inputs")
+
+    def _validate_class(self, step_class: StepClass, kept: dict[str, TensorSpec]) -> None:
+        """Steps of one class; `kept` holds the slots, which full steps fill."""
+        defined: set[int] = set()
+        for group in (self.inputs, self.constants):
+            for name, value in group.items():
+                self._define(defined, value, name)
+        for index in self.places(step_class):
+            command = self.commands[index]
+            where = f"command {index} ({command.op} {command.name!r})"
             for value in command.operands:
                 if value not in defined:
                     raise IsaError(f"{where}: reads value {value} before it is defined")
@@ -98,11 +162,26 @@ class Program:
                     raise IsaError(
                         f"{where}: value {value} is declared {self.values[value]}, the command makes {spec}"
                     )
+            self._check_slots(command, where, kept)
         for name, value in self.outputs.items():
             if value not in defined:
-                raise IsaError(f"program: output {name!r} is value {value}, which nothing defines")
-        if unknown := self.static_inputs - self.inputs.keys():
-            raise IsaError(f"program: static inputs {sorted(unknown)} are not inputs")
+                raise IsaError(
+                    f"program: output {name!r} is value {value}, which nothing defines in {step_class} steps"
+                )
+
+    def _check_slots(self, command: Command, where: str, kept: dict[str, TensorSpec]) -> None:
+        """Slots are filled once a full step, and read between full steps as what they were filled with."""
+        if command.op == "keep":
+            slot = isa.slot(command.attrs)
+            if command.when != "full" or slot in kept:
+                raise IsaError(f"{where}: slot {slot!r} is filled once, in full steps")
+            kept[slot] = self.values[command.operands[0]]
+        elif command.op == "recall":
+            slot, spec = isa.slot(command.attrs), self.values[command.results[0]]
+            if command.when != "increment" or kept.get(slot) != spec:
+                raise IsaError(
+                    f"{where}: slot {slot!r} holds {kept.get(slot, 'nothing')}; {spec} is recalled, in increments"
+                )
 
     def _define(self, defined: set[int], value: int, where: str) -> None:
         if not 0 <= value < len(self.values):
@@ -120,11 +199,16 @@ class Program:
             "constants": dict(self.constants),
             "outputs": dict(self.outputs),
             "commands": [
-                [c.op, c.name, list(c.operands), list(c.results), {k: _plain(v) for k, v in c.attrs.items()}]
+                [
+                    *(c.op, c.name, list(c.operands), list(c.results)),
+                    {k: _plain(v) for k, v in c.attrs.items()},
+                    *([c.when] if c.when else []),
+                ]
                 for c in self.commands
             ],
             "skip_difference": sorted(self.skip_difference),
             "skip_summation": sorted(self.skip_summation),
+            **({"period": self.period} if self.period > 1 else {}),
         }
 
     @classmethod
@@ -140,6 +224,7 @@ class Program:
                 commands=tuple(_command(*c) for c in data["commands"]),
                 skip_difference=frozenset(data["skip_difference"]),
                 skip_summation=frozenset(data["skip_summation"]),
+                period=_period(data.get("period", 1)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IsaError(f"program: malformed ({type(error).__name__}: {error})") from None
@@ -189,9 +274,18 @@ def _names(mapping: Any) -> dict[str, int]:
     return dict(mapping)
 
 
-def _command(op: Any, name: Any, operands: Any, results: Any, attrs: Any) -> Command:
+def _period(period: Any) -> int:
+    if type(period) is not int:
+        raise IsaError(f"program: period {period!r} is not an integer")
+    return period
+
+
+def _command(op: Any, name: Any, operands: Any, results: Any, attrs: Any, when: Any = "") -> Command:
     if not isinstance(op, str) or not isinstance(name, str):
         raise IsaError(f"program: command {op!r} {name!r} is not named by strings")
     if not all(type(v) is int for v in (*operands, *results)):
         raise IsaError(f"program: command {name!r} does not name its values by numbers")
-    return Command(op, name, tuple(operands), tuple(results), {str(k): _attr(v) for k, v in attrs.items()})
+    if when not in ("", *STEP_CLASSES):
+        raise IsaError(f"program: command {name!r} runs in {when!r} steps, which do not exist")
+    made = {str(k): _attr(v) for k, v in attrs.items()}
+    return Command(op, name, tuple(operands), tuple(results), made, when)

@@ -15,8 +15,8 @@ Interface
 A row of K elements longer than the tile's `k_max` is encoded in chunks, and every chunk costs its own
 `max(1, ceil(slots / 4))` cycles a column block; so slots are kept per (chunk, row), not per row. In
 `original` every element makes two slots and no array is kept. On disk: `run.json` (with the steps planned), one
-compressed `step-NNNN.npz` per step, and `outcome.json` once the run has ended. Each is whole or not there; a record
-with a step missing in the middle is refused.
+compressed `step-NNNN.npz` per step (in `record.zip` once the run has ended: `shelf.py`), and `outcome.json` then. Each is
+whole or not there; a record with a step missing in the middle is refused.
 
 What this file does not do: time (the device prices records) and arithmetic.
 """
@@ -34,8 +34,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ditto_cosim.protocol import shelf
 from ditto_cosim.protocol.errors import DittoError
-from ditto_cosim.protocol.files import load_arrays, replacing, sweep, write_text
+from ditto_cosim.protocol.files import replacing, sweep, write_text
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.isa import Convolution
 from ditto_cosim.protocol.program import Program
@@ -79,7 +80,7 @@ def layer_work(program: Program, layer: int, mode: Mode) -> tuple[Work, ...]:
         weights, groups = operands[2].shape, Convolution.of(command.attrs).groups
         batch, _, height, width = result.shape
         return (Work(groups, batch * height * width, math.prod(weights[1:]), weights[0] // groups),)
-    if command.op in ("linear", "linear_block"):
+    if command.op in ("linear", "linear_block", "linear_increment"):
         n, k = operands[2].shape
         return (Work(1, operands[0].elements // k, k, n),)
     *batch_axes, m, k = operands[0].shape
@@ -166,7 +167,7 @@ COUNTS = 3
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """All layers of one denoising step, in program order."""
+    """All layers of one denoising step, in program order: those that run in steps of its class."""
 
     step: int
     layers: tuple[LayerRecord, ...]
@@ -345,8 +346,7 @@ class RunWriter:
         directory.mkdir(parents=True, exist_ok=True)
         sweep(directory)
         (directory / OUTCOME).unlink(missing_ok=True)
-        for old in sorted(directory.glob("step-*.npz"), reverse=True):  # a kill in between leaves no gap
-            old.unlink()
+        shelf.clear(directory)
         for beside in directory.glob(f"*/{RUN}"):  # streams and parts of an older run
             beside.unlink()
         self._write(RUN, {"version": RECORD_VERSION, "info": asdict(info)})
@@ -392,24 +392,27 @@ class RunRecord:
             raise RecordError(f"{path}: record version {found!r}, this program reads {RECORD_VERSION}")
         self.info = RunInfo.from_dict(data.get("info"), str(path))
         self.program = Program.from_dict(self.info.program)
-        found = {path.name: path for path in directory.glob("step-*.npz")}
-        expected = [STEP.format(step) for step in range(len(found))]
-        if missing := [name for name in expected if name not in found]:
+        try:
+            self.shelf = shelf.Shelf(directory)
+        except ValueError as error:
+            raise RecordError(str(error)) from None
+        self._count = len(self.shelf.steps("step"))
+        expected = [STEP.format(step) for step in range(self._count)]
+        if missing := [name for name in expected if not self.shelf.has(name)]:
             raise RecordError(
                 f"{directory}: {missing[0]} is missing, later steps are there; a record with a gap cannot be used. "
                 "Restore the file, or run again."
             )
-        self._paths = [found[name] for name in expected]
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return self._count
 
     def __getitem__(self, index: int) -> StepRecord:
-        path = self._paths[index]
+        name = STEP.format(range(self._count)[index])
         try:
-            return StepRecord.from_frames(load_arrays(path))
+            return StepRecord.from_frames(self.shelf.arrays(name))
         except (ValueError, OSError, KeyError, RecordError) as error:
-            raise RecordError(f"{path}: {error}") from None
+            raise RecordError(f"{self.shelf.where(name)}: {error}") from None
 
     def __iter__(self) -> Iterator[StepRecord]:
         return (self[i] for i in range(len(self)))

@@ -22,6 +22,7 @@ from ditto_cosim.device.backends.mixed import CheckedBackend, MixedBackend, matc
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.messages import RunSpec
+from ditto_cosim.protocol.suggest import did_you_mean
 
 OWN_RTL = "rtl:"
 ONE_BOARD = "board@"
@@ -57,7 +58,8 @@ def find_backend(name: str) -> BackendFactory:
     module, _, attribute = target.partition(":")
     if not module or not attribute:
         raise BackendError(
-            f"backend {name!r} is unknown; known: {', '.join(names())}, or give module:Class or board@SERIAL"
+            f"backend {name!r} is unknown{did_you_mean(name, names())}; known: {', '.join(names())}, "
+            "or give module:Class or board@SERIAL"
         )
     try:
         return cast(BackendFactory, getattr(importlib.import_module(module), attribute))

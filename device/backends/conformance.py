@@ -501,7 +501,7 @@ def _contract(job: Gemm, chip: Chip) -> int:
     groups, rows, k = job.current.shape
     work = Work(groups, rows, k, job.weights.shape[2])
     if job.mode == "original":
-        return int(work_cycles(chip.geometry, chip.tiles, work, None).total[0])
+        return int(work_cycles(chip.geometry, chip.tiles, work, None, chip.adders).total[0])
     slots, at = [], 0
     for length in split_k(k, chip.geometry.k_max):
         part = slice(at, at + length)
@@ -509,7 +509,9 @@ def _contract(job: Gemm, chip: Chip) -> int:
         reference = job.reference if isinstance(job.reference, int) else job.reference[:, :, part]
         piece = Gemm(job.name, job.current[:, :, part], reference, job.weights[:, part], job.mode)
         slots.append(expected(piece, chip.geometry)[1].reshape(-1))
-    return int(work_cycles(chip.geometry, chip.tiles, work, np.array([slots], np.int64)).total[0])
+    return int(
+        work_cycles(chip.geometry, chip.tiles, work, np.array([slots], np.int64), chip.adders).total[0]
+    )
 
 
 def _layouts(backend: Backend, chip: Chip) -> str:

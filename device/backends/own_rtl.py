@@ -60,16 +60,15 @@ class OwnRtlBackend(RtlBackend):
         self._model.close()
 
     def _ran(
-        self, job: Gemm, share: Share, product: TileProduct, chunks: Sequence[int], rows: slice, edges: I64
+        self, job: Gemm, share: Share, product: TileProduct, pieces: Sequence[slice], rows: slice, edges: I64
     ) -> None:
         """Holds every pass of a share to the user's contract."""
         if not self.own_contract:
             return
-        columns, first = share.columns, 0
+        columns = share.columns
         seen: I32 = np.zeros_like(product.classes)
-        for i, length in enumerate(chunks):
-            part = slice(first, first + length)
-            first += length
+        for i, part in enumerate(pieces):
+            length = part.stop - part.start
             current = job.current[share.group, rows, part]
             reference = (
                 job.reference if isinstance(job.reference, int) else job.reference[share.group, rows, part]

@@ -4,7 +4,7 @@
 The chip's tiles are alike and independent, so a few Verilated ones, one a thread, the caller's among them, take all
 assignments of the schedule in turn; a tile of the chip has taken as long as the sum of its own. Assignments that share
 weights run one after another, so weights are really loaded once a thread; every tile of the chip is charged for its own
-load.
+load. Where the schedule lays parts of K on several tiles, their sums are added here as the chip's adders would.
 What this file does not do: SQ-DM's arrays (`hetero.py`), build or drive the RTL (`sim_harness`), add differences to what was
 before (`layers.py`).
 """
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.timing.schedule import Assignment, Schedule, schedule
 from ditto_cosim.protocol.errors import BackendError, WatchdogError
 from ditto_cosim.protocol.hardware import Geometry
-from ditto_cosim.protocol.record import split_k
+from ditto_cosim.protocol.record import Work, split_k
 from ditto_cosim.sim_harness.build import BuildOptions, rtl_digest
 from ditto_cosim.sim_harness.errors import HarnessError, TileStuckError
 from ditto_cosim.sim_harness.tile import Tile, TileProduct
@@ -43,6 +43,9 @@ class Share:
     """Assignments of several tiles of the chip with the same weights and adjoining rows, for one thread."""
 
     group: int
+    part: int
+    """Of K, where it lies on several tiles."""
+    chunks: slice
     columns: slice
     assignments: tuple[Assignment, ...]
 
@@ -64,7 +67,7 @@ class RtlBackend:
         self._options = options or BuildOptions()
         self.rtl_digest = rtl_digest(self._options.rtl_dir)
         """Of the SystemVerilog that is simulated."""
-        self._tiles = tiles or chip.tiles
+        self._tiles, self._adders = tiles or chip.tiles, chip.adders
         self._threads = len(os.sched_getaffinity(0))
         self._helpers = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="tile")
         self._free = [self._make()]
@@ -74,10 +77,10 @@ class RtlBackend:
     def gemm(self, job: Gemm) -> GemmResult:
         groups, rows, k = job.current.shape
         n = job.weights.shape[2]
-        plan = schedule(self.geometry, self._tiles, groups, rows, n)
+        plan = schedule(self.geometry, self._tiles, Work(groups, rows, k, n), self._adders)
         chunks = split_k(k, self.geometry.k_max)
-        out: I32 = np.empty((groups, rows, n), np.int32)
-        classes = np.empty((3, groups, rows), np.int32)
+        out: I32 = np.empty((plan.k_tiles, groups, rows, n), np.int32)
+        classes = np.empty((plan.k_tiles, 3, groups, rows), np.int32)
         alone = groups * rows * k * max(n, self.geometry.columns) < _WORTH_A_THREAD_MACS
         shares = _shares(plan, 1 if alone else self._threads)
         waiting = iter(shares)
@@ -105,8 +108,10 @@ class RtlBackend:
             raise WatchdogError(f"layer {job.name!r} ({job.mode}): {error}", state=error.state) from error
         except HarnessError as error:
             raise BackendError(f"layer {job.name!r} ({job.mode}): {error}") from error
-        zero, low, full = (int(c) for c in classes.sum((1, 2)))
-        return GemmResult(out, classes[1] + 2 * classes[2], zero, low, full, int(tile_cycles.max()))
+        met = classes.sum(axis=0, dtype=np.int32)
+        zero, low, full = (int(c) for c in met.sum((1, 2)))
+        added: I32 = out[0] if plan.k_tiles == 1 else out.sum(axis=0, dtype=np.int32)
+        return GemmResult(added, met[1] + 2 * met[2], zero, low, full, int(tile_cycles.max()))
 
     def block_gemm(
         self, a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags
@@ -131,24 +136,26 @@ class RtlBackend:
             raise BackendError(str(error)) from error
 
     def _run(
-        self, tile: Tile, job: Gemm, share: Share, chunks: tuple[int, ...], out: I32, classes: I32
+        self, tile: Tile, job: Gemm, share: Share, all_chunks: tuple[int, ...], out: I32, classes: I32
     ) -> I64:
         """Runs one share; returns the cycles it costs every tile of the chip."""
-        g, columns = share.group, share.columns
+        g, columns, chunks = share.group, share.columns, all_chunks[share.chunks]
+        pieces = [slice(*p) for p in pairwise(np.cumsum([0, *all_chunks]).tolist())][share.chunks]
+        k = slice(pieces[0].start, pieces[-1].stop)
         rows = slice(share.assignments[0].rows.start, share.assignments[-1].rows.stop)
         edges = np.array([a.rows.start for a in share.assignments] + [rows.stop], np.int64) - rows.start
         product = tile.run_product(
-            job.current[g, rows],
-            job.reference if isinstance(job.reference, int) else job.reference[g, rows],
-            job.weights[g, :, columns],
+            job.current[g, rows, k],
+            job.reference if isinstance(job.reference, int) else job.reference[g, rows, k],
+            job.weights[g, k, columns],
             job.mode,
             chunks=chunks,
             edges=edges,
-            accumulators=out[g, rows, columns],
+            accumulators=out[share.part, g, rows, columns],
         )
-        self._ran(job, share, product, chunks, rows, edges)
+        self._ran(job, share, product, pieces, rows, edges)
         if columns.start == 0:
-            classes[:, g, rows] = product.classes
+            classes[share.part, :, g, rows] = product.classes
         ran, loaded = product.cycles, product.loaded
         waited = np.broadcast_to(loaded[:, None], ran.shape)
         if self.geometry.weight_banks == 2:  # the next chunk's weights load behind this one's rows
@@ -158,7 +165,7 @@ class RtlBackend:
         return cycles
 
     def _ran(
-        self, job: Gemm, share: Share, product: TileProduct, chunks: Sequence[int], rows: slice, edges: I64
+        self, job: Gemm, share: Share, product: TileProduct, pieces: Sequence[slice], rows: slice, edges: I64
     ) -> None:
         """For who looks at single passes."""
 
@@ -167,18 +174,21 @@ class RtlBackend:
 def _shares(plan: Schedule, threads: int) -> tuple[Share, ...]:
     """The schedule cut into pieces for the threads, each with weights of its own kind."""
 
-    def weights(a: Assignment) -> tuple[int, int, int]:
-        return a.group, a.columns.start, a.columns.stop
+    def weights(a: Assignment) -> tuple[int, ...]:
+        return a.group, a.chunks.start, a.columns.start, a.columns.stop
 
     def place(a: Assignment) -> tuple[int, ...]:
         return *weights(a), a.rows.start
 
     alike = [tuple(part) for _, part in groupby(sorted(plan, key=place), weights)]
     enough = threads == 1 or len(alike) >= 2 * threads
+    firsts = np.cumsum([0, *plan.chunk_shares]).tolist()
     shares = []
     for part in alike:
         rows = part[-1].rows.stop - part[0].rows.start
         size = len(part) if enough else -(-len(part) // max(threads, rows // _SHARE_ROWS))
         for at in range(0, len(part), size):
-            shares.append(Share(part[0].group, part[0].columns, part[at : at + size]))
+            one = part[0]
+            number = firsts.index(one.chunks.start)
+            shares.append(Share(one.group, number, one.chunks, one.columns, part[at : at + size]))
     return tuple(shares)

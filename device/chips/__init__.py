@@ -27,6 +27,7 @@ from ditto_cosim.protocol.hardware import Geometry
 
 Timing = Literal["tlm", "paper"]
 PartialSums = Literal["lanes", "vector"]
+SplitK = Literal["tile", "tiles"]
 
 CHANNELS_PER_STACK = 8
 
@@ -63,6 +64,15 @@ class Chip:
     """How many chunks the lanes may be ahead of the vector unit."""
     partial_sums: PartialSums = "lanes"
     """Where the chunks of a long K are added: `lanes` have adders for it; `vector` costs it a pass for every further chunk."""
+
+    split_k: SplitK = "tile"
+    """`tile`: all of K on one tile. `tiles`: where that is faster, chunks of K go to different tiles; the vector unit adds
+    what they make, a pass over the accumulators for every further part."""
+
+    @property
+    def adders(self) -> int:
+        """Elements of partial sums from different tiles that are added per cycle; 0: none ever come."""
+        return self.vector_lanes if self.split_k == "tiles" else 0
 
     @property
     def clock_hz(self) -> int:
@@ -108,6 +118,7 @@ _FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
         "clock_ghz": (int, float),
         "defo_unit_log2": int,
         "partial_sums": str,
+        "split_k": str,
     },
     "tile": {
         "lanes": int,
@@ -188,6 +199,7 @@ def _parse(data: Mapping[str, Any], name: str, where: str) -> Chip:
         partial_sums=_choice(
             top.get("partial_sums", "lanes"), get_args(PartialSums), f"{where}: partial_sums"
         ),
+        split_k=_choice(top.get("split_k", "tile"), get_args(SplitK), f"{where}: split_k"),
     )
     least = CHUNKS_SET_ASIDE * chip.dma.chunk_bytes
     if chip.buffer_bytes < least:

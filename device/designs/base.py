@@ -28,6 +28,8 @@ from ditto_cosim.device.timing.hetero import Detector, TagSource
 from ditto_cosim.device.timing.traffic import Packing
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import MODES, Mode
+from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS
+from ditto_cosim.protocol.program import Program
 
 Policy = Literal["base", "temporal", "defo", "dynamic", "ideal"]
 Datapath = Literal["slots", "dense8", "sparse8", "low4", "outlier", "hetero", "roofline"]
@@ -62,10 +64,11 @@ class Roofline:
 
 ArrayKinds = Literal["both", "dense", "sparse"]
 Layout = Literal["channel_last", "channel_first"]
+EightBits = Literal["dense", "both"]
 
 
 @dataclass(frozen=True, slots=True)
-class Hetero:
+class TwoArrays:
     """SQ-DM's two arrays. What is published of it: the threshold, the update in every step, the address order; the rest is
     ours."""
 
@@ -80,6 +83,8 @@ class Hetero:
     """`fresh`: counted as this step's input is written; `carried`: those of the step before."""
     sparse_area: float = 1.0
     """Area of a multiplier of the sparse array, in those of the dense one."""
+    eight_bits: EightBits = "dense"
+    """Which arrays compute 8-bit layers: the dense one alone, or both, their output channels shared out by multipliers."""
     layout: Layout = "channel_last"
     """`channel_first` has a pixel's channels beside each other, so that both arrays fetch every burst."""
     operand_bits: int = 0
@@ -126,7 +131,7 @@ class Design:
     power_watts: float = 0.0
     """Table III: compute logic at the paper's size."""
     roofline: Roofline | None = None
-    hetero: Hetero | None = None
+    hetero: TwoArrays | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -179,6 +184,12 @@ def design_names() -> tuple[str, ...]:
     return description.names("designs")
 
 
+def designs_for(program: Program) -> tuple[str, ...]:
+    """Those here that a program can be priced under: two arrays for block-scaled layers, all others for 8-bit ones alone."""
+    scaled = any(c.op in BLOCK_LAYER_OPS for c in program.layers)
+    return tuple(n for n in design_names() if (load_design(n).hetero is not None) == scaled)
+
+
 def load_design(name: str | Path) -> Design:
     """A shipped design by name, or a TOML file by path."""
     source = description.read("design", "designs", name, DesignError)
@@ -227,15 +238,16 @@ def _design(name: str, values: Mapping[str, Any], where: str) -> Design:
     return Design(name=name, **given)
 
 
-def _hetero(values: Mapping[str, Any], where: str) -> Hetero:
-    types = {f.name: (int, float) if f.type == "float" else str for f in fields(Hetero)}
+def _hetero(values: Mapping[str, Any], where: str) -> TwoArrays:
+    types: dict[str, Any] = {f.name: (int, float) if f.type == "float" else str for f in fields(TwoArrays)}
     types |= dict.fromkeys(("interval", "operand_bits", "scale_bits", "scale_block"), int)
     description.check(values, types, f"{where}: [hetero]", DesignError)
-    given = Hetero(**values)
+    given = TwoArrays(**values)
     for field, choices in (
         ("arrays", get_args(ArrayKinds)),
         ("tags", get_args(TagSource)),
         ("layout", get_args(Layout)),
+        ("eight_bits", get_args(EightBits)),
         ("operand_bits", (0, 16)),
     ):
         if getattr(given, field) not in choices:

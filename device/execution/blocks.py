@@ -55,7 +55,8 @@ class BlockLayer(Layer):
             how = Convolution.of(command.attrs)
             self.padding, kernel = how.padding, (codes.shape[2], codes.shape[3])
             self.windows = Windows(kernel, how.stride, (result[2], result[3]), how.dilation)
-            codes, scales = (np.ascontiguousarray(w.transpose(0, 2, 3, 1)) for w in (codes, scales))
+            codes = np.ascontiguousarray(codes.transpose(0, 2, 3, 1))
+            scales = np.ascontiguousarray(scales.transpose(0, 2, 3, 1))
             self.pixels = operand[0] * operand[2] * operand[3]
         else:
             codes, scales = codes[:, None], scales[:, None]
@@ -126,7 +127,7 @@ class BlockLayer(Layer):
         arrays = None
         if made.dense_cycles is not None and made.sparse_cycles is not None:
             arrays = made.dense_cycles, made.sparse_cycles
-        return made.acc, Ran("original", made.nonzero.astype(np.int64), None, arrays=arrays)  # type: ignore[arg-type]  # wider
+        return made.acc, Ran("original", made.nonzero.astype(np.int64), None, arrays=arrays)
 
     def _on_tile(self, codes: I8, scales: I32, backend: Backend) -> tuple[I64, Ran]:
         """A group of products a block: the tile's 32 bits hold a block's sum, its scales come after."""
@@ -165,7 +166,8 @@ class BlockLayer(Layer):
 
     def _nonzero(self, codes: Array) -> I64:
         """By channel."""
-        return np.count_nonzero(codes.reshape(-1, self.channels), axis=0).astype(np.int64)
+        found: I64 = np.count_nonzero(codes.reshape(-1, self.channels), axis=0).astype(np.int64)
+        return found
 
     def _counted(self, codes: Array, sparse: Tags) -> SubOp:
         rows = math.prod(self.result) // len(self.w)
@@ -212,7 +214,7 @@ class BlockLayer(Layer):
 
     @property
     def state_bytes(self) -> int:
-        return 2 * self.channels
+        return 2 * int(self.channels)
 
     @property
     def _images(self) -> int:

@@ -3,7 +3,9 @@
 
 Contract, for every mode the same accumulators:
     original   Σ w·(x − z)
-    temporal   previous accumulators + Σ w·(x − previous x); attention: ΔA·B_prev, then (ΔBᵀ·Aᵀ)ᵀ on top
+    temporal   previous accumulators + Σ w·(x − previous x); attention: ΔA·B_prev, then (ΔBᵀ·Aᵀ)ᵀ on top. The previous
+               x is that of the last step in which the layer ran. A layer may have a reference of its own and keeps
+               nothing then: 0 (`linear` whose attribute says so), or the anchor's x (`linear_increment`: its one mode)
     spatial    running sums, down the rows of an image or head, of Σ w·(row − row before); the first row subtracts z
 What this file does not do: choose the mode (`controller.py`), multiply (backends), take time (`pricing/pricer.py`).
 """
@@ -28,7 +30,7 @@ from ditto_cosim.device.kernels.slots import (
     count_windows_spatial,
     pad,
 )
-from ditto_cosim.protocol.errors import BackendError
+from ditto_cosim.protocol.errors import BackendError, GridError
 from ditto_cosim.protocol.hardware import LowRule, Mode
 from ditto_cosim.protocol.isa import Convolution
 from ditto_cosim.protocol.program import Command
@@ -72,6 +74,9 @@ class Layer(ABC):
         self.previous_accumulators: I32 | None = None
         self.current: Operands = ()
 
+    keeps = True
+    """Whether it keeps a step's operands and accumulators, for the next step's differences."""
+
     # --- one step, in this order ----------------------------------------------------------------------------------------
 
     def begin(self, operands: Sequence[Array]) -> bool:
@@ -82,7 +87,7 @@ class Layer(ABC):
         return self.previous_params is not None and not self._comparable()
 
     def modes(self) -> tuple[Mode, ...]:
-        """The modes possible in this step."""
+        """The modes possible in this step; any of them gives its values."""
         comparable = self.previous_params is not None and self._comparable()
         return ("original", "spatial", "temporal") if comparable else ("original", "spatial")
 
@@ -95,8 +100,9 @@ class Layer(ABC):
         """Accumulators in the shape the instruction set gives them, and what the backend says of its products."""
         results = [backend.gemm(job) for job in self._jobs(mode)]
         accumulators = self._combine(mode, results)
-        self.previous, self.previous_params = self.current, self.params
-        self.previous_accumulators = accumulators
+        if self.keeps:
+            self.previous, self.previous_params = self.current, self.params
+            self.previous_accumulators = accumulators
         self.current = ()
         return self._shape(accumulators), tuple(_ran(mode, r) for r in results)
 
@@ -144,7 +150,7 @@ class Layer(ABC):
             images = self._images
             chains = accumulators.reshape(images, -1, accumulators.shape[-1])
             accumulators = np.cumsum(chains, 1, dtype=np.int32).reshape(accumulators.shape)
-        elif mode == "temporal":
+        elif mode == "temporal" and self.keeps:
             assert self.previous_accumulators is not None
             accumulators += self.previous_accumulators
             if len(results) == 2:
@@ -196,10 +202,15 @@ class _Weighted(Layer):
         if mode == "original":
             reference = self._zero_point()
         elif mode == "temporal":
-            reference = self._rows(self.previous[0])
+            subtracted = self._subtracted(self.current, self.previous)
+            reference = subtracted if isinstance(subtracted, int) else self._rows(subtracted)
         else:
             reference = _before(rows, self._images, self._zero_point())
         return [Gemm(self.command.name, rows, reference, self.weights, mode)]
+
+    def _subtracted(self, current: Operands, previous: Operands) -> I8 | int:
+        """The reference of temporal mode, arranged as the operand, or one number."""
+        return previous[0]
 
 
 class Linear(_Weighted):
@@ -225,7 +236,7 @@ class Linear(_Weighted):
         splits = split_k(rows.shape[1], self.k_max)
         reference: I8 | int = self._zero_point()
         if mode == "temporal":
-            reference = previous[0]
+            reference = self._subtracted(current, previous)
         elif mode == "spatial":
             reference = _before(rows, self._images, self._zero_point())
         work = Work(1, len(rows), rows.shape[1], self.weights.shape[2])
@@ -233,6 +244,43 @@ class Linear(_Weighted):
 
     def _shape(self, accumulators: I32) -> I32:
         return accumulators.reshape(*self.lead, accumulators.shape[-1])
+
+
+class ValueLinear(Linear):
+    """Temporal mode subtracts 0: what is small costs little, and nothing is kept."""
+
+    keeps = False
+
+    def modes(self) -> tuple[Mode, ...]:
+        return ("original", "spatial") if self._zero_point() else ("original", "spatial", "temporal")
+
+    def _subtracted(self, current: Operands, previous: Operands) -> I8 | int:
+        return 0
+
+
+class LinearIncrement(Linear):
+    """Of the difference to the anchor's operand, which comes with the command."""
+
+    keeps = False
+
+    def begin(self, operands: Sequence[Array]) -> bool:
+        if not np.array_equal(operands[1], operands[4]):
+            now, then = (f"{float(p[0])!r}, {int(p[1])}" for p in (operands[1], operands[4]))
+            raise GridError(
+                f"linear_increment {self.command.name!r}: its operand has scale and zero point {now}, the anchor's {then}; a "
+                "difference needs one grid: give the layer a static one, or one that changes in full steps alone"
+            )
+        return super().begin(operands)
+
+    def modes(self) -> tuple[Mode, ...]:
+        return ("temporal",)
+
+    def _arrange(self, operands: Sequence[Array]) -> Operands:
+        anchor = np.ascontiguousarray(operands[3]).reshape(-1, operands[3].shape[-1])
+        return (*super()._arrange(operands), anchor)
+
+    def _subtracted(self, current: Operands, previous: Operands) -> I8 | int:
+        return current[1]
 
 
 class Conv2d(_Weighted):

@@ -2,10 +2,11 @@
 """The machine: executes a run's program, step by step, in function and in time.
 
 Values live here from the command that makes them to the last that reads them; layers keep their temporal state between
-steps. A layer's mode is chosen, then it is computed; beside that a second thread counts what each mode would meet, checks
-what the backend reports and tells its price, so that the values never wait for the books. Layers overlap in time, so a layer
-is reported when a later one shows that it has ended. An oracle design waits for the counts before it chooses. What this file
-does not do: runs and replies (`serving/`), the arithmetic (`layers.py`, `kernels/vector.py`), the cycles (`pricing/`).
+steps, and what a full step keeps under a name lasts until the next full step. A layer's mode is chosen, then it is computed;
+beside that a second thread counts what each mode would meet, checks what the backend reports and tells its price, so that the
+values never wait for the books. Layers overlap in time, so a layer is reported when a later one shows that it has ended. An
+oracle design waits for the counts before it chooses. What this file does not do: runs and replies (`serving/`), the
+arithmetic (`layers.py`, `kernels/vector.py`), the cycles (`pricing/`).
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from ditto_cosim.device.kernels import vector
 from ditto_cosim.device.pricing.contract import contract_digest
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import LayerTime, stack
-from ditto_cosim.device.pricing.pricer import Pricer
+from ditto_cosim.device.pricing.pricer import Plan, Pricer, plans
+from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec
-from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.program import Command, Program, StepClass
 from ditto_cosim.protocol.record import LayerRecord, StepRecord
 
 Array = npt.NDArray[Any]
@@ -80,7 +82,8 @@ class Machine:
             "design": json.dumps(self.design.description),
             **facts_of(chosen),
         }
-        self.pricer = Pricer(program, self.chip, self.design)
+        self.plans = plans(program, self.chip, self.design)
+        self.pricer = self.plans["full"].pricer
         self.counts_lanes = self.pricer.measures and self.backend.geometry == tile
         """Whether the backend's lanes are those that this chip and design are priced with."""
         self.controller = Controller(program, self.chip, self.design)
@@ -97,9 +100,12 @@ class Machine:
         self._refuse_without_arrays(chosen)
         self.layer_index = {c.name: i for i, c in enumerate(program.layers)}
         self.quantizers = {c.name: vector.QuantizeState() for c in program.commands if c.op == "quantize"}
-        self.dying: dict[int, list[int]] = {}
-        for value, index in program.last_use.items():
-            self.dying.setdefault(index, []).append(value)
+        self.kept: dict[str, Array] = {}
+        """What full steps kept, by slot."""
+        self.dying: dict[StepClass, dict[int, list[int]]] = {c: {} for c in program.step_classes}
+        for step_class, dying in self.dying.items():
+            for value, index in program.of(step_class).last_use.items():
+                dying.setdefault(index, []).append(value)
         self.step_cycles = 0
         self.totals: dict[str, int] = {"cycles": 0, "steps": 0}
         self.books = ThreadPoolExecutor(1, thread_name_prefix="books")
@@ -109,7 +115,7 @@ class Machine:
         """Before anything runs: 4-bit block products need a backend that has arrays for them."""
         asking = [n for n, x in self.layers.items() if isinstance(x, BlockLayer) and x.four_bits]
         if asking and not has_arrays(backend):
-            self.close()
+            backend.close()
             raise BackendError(
                 f"backend {backend.name!r} has no arrays for block-scaled products, which {len(asking)} layers such as "
                 f"{asking[0]!r} are; backend model has, or give one with `block_gemm` (docs/backends.md)"
@@ -125,6 +131,7 @@ class Machine:
         return {
             "lane_contract": int(written and plain),
             "tiles": self.chip.tiles,
+            "adders": self.chip.adders,
             "lanes": tile.lanes,
             "columns": tile.columns,
             "encode_width": tile.encode_width,
@@ -149,7 +156,9 @@ class Machine:
         watched = None if observe == "all" else frozenset(() if observe == "none" else observe)
         pending: deque[Future[Booked]] = deque()
         records: list[LayerRecord] = []
-        self.books.submit(self._open_books)
+        step_class = self.program.step_class(step)
+        plan, dying = self.plans[step_class], self.dying[step_class]
+        self.books.submit(self._open_books, plan.pricer)
 
         def settle(wait: bool) -> None:
             while pending and (wait or pending[0].done()):
@@ -158,10 +167,10 @@ class Machine:
                     records.append(record)
                     on_layer(self._report(step, record, time))
 
-        for index, command in enumerate(self.program.commands):
+        for index, command in enumerate(self.program.of(step_class).commands):
             try:
                 if command.is_layer:
-                    result, booked = self._layer(step, command, values, timed)
+                    result, booked = self._layer(step, command, values, timed, plan)
                     results: tuple[Array, ...] = (result,)
                     if booked is not None:
                         pending.append(booked)
@@ -175,7 +184,7 @@ class Machine:
                 values[value] = array
                 if watched is None or value in watched:
                     on_value(value, array)
-            for value in self.dying.get(index, ()):
+            for value in dying.get(index, ()):
                 del values[value]
             settle(wait=False)
         if timed:
@@ -197,41 +206,53 @@ class Machine:
         where = f"{command.op} {command.name!r}"
         if command.op == "quantize":
             return vector.quantize(operands[0], command.attrs, step, self.quantizers[command.name], where)
+        if command.op == "keep":
+            self.kept[isa.slot(command.attrs)] = operands[0]
+            return ()
+        if command.op == "recall":
+            slot = isa.slot(command.attrs)
+            if slot not in self.kept:
+                raise RequestError(
+                    f"step {step}, {where}: nothing is kept in slot {slot!r} yet; a run begins with a full step"
+                )
+            return (self.kept[slot],)
         return vector.execute(command.op, operands, command.attrs, where)
 
     def _layer(
-        self, step: int, command: Command, values: Mapping[int, Array], timed: bool
+        self, step: int, command: Command, values: Mapping[int, Array], timed: bool, plan: Plan
     ) -> tuple[Array, Future[Booked] | None]:
         """The layer's accumulators, and what the books will say of it."""
         layer, index = self.layers[command.name], self.layer_index[command.name]
         layer.step = step
         forced = layer.begin([values[v] for v in command.operands])
         if not timed:
-            counting = layer.counting(("original",))
-            accumulators, ran = layer.run("original", self.backend)
-            layer.check(ran, counting()["original"], self.backend.name)
+            first = layer.modes()[0]
+            counting = layer.counting((first,))
+            accumulators, ran = layer.run(first, self.backend)
+            layer.check(ran, counting()[first], self.backend.name)
             return accumulators, None
         modes = layer.modes()
         counted = self.books.submit(layer.counting(modes))
 
         def alone(mode: Mode) -> int:
             """What an oracle asks, and waits for the counts."""
-            group, works = self.pricer.layers[index], counted.result()[mode]
-            return int(self.pricer.alone([group], mode, self.pricer.lanes(group, stack([works]), mode))[0])
+            group, works, pricer = plan.groups[index], counted.result()[mode], plan.pricer
+            return int(pricer.alone([group], mode, pricer.lanes(group, stack([works]), mode))[0])
 
         mode = self.controller.choose(index, "temporal" in modes, alone)
         keeps = self.controller.keeps_state(step, index, mode)
         accumulators, ran = layer.run(mode, self.backend)
-        return accumulators, self.books.submit(self._book, command, mode, forced, keeps, counted, ran)
+        return accumulators, self.books.submit(self._book, plan, command, mode, forced, keeps, counted, ran)
 
     # --- the books ------------------------------------------------------------------------------------------------------
 
-    def _open_books(self) -> None:
-        self.price, self.step_cycles = self.pricer.begin_step(), 0
+    def _open_books(self, pricer: Pricer) -> None:
+        self.price, self.step_cycles = pricer.begin_step(), 0
         self.unsettled.clear()
 
     def _book(
         self,
+        plan: Plan,
         command: Command,
         mode: Mode,
         forced: bool,
@@ -242,8 +263,8 @@ class Machine:
         """Checks what the backend reported of a layer, and tells its price; returns the layers that ended meanwhile."""
         index, works = self.layer_index[command.name], counted.result()
         self.layers[command.name].check(ran, works[mode], self.backend.name)
-        group = self.pricer.layers[index]
-        lanes = self.pricer.lanes(group, stack([works[mode]], ran=True), mode)
+        group = plan.groups[index]
+        lanes = plan.pricer.lanes(group, stack([works[mode]], ran=True), mode)
         for arrays in (r.arrays for r in ran if r.arrays is not None):
             for name, taken in zip(("dense_array_cycles", "sparse_array_cycles"), arrays, strict=True):
                 self.totals[name] = self.totals.get(name, 0) + taken
@@ -346,7 +367,8 @@ class Machine:
 
     @property
     def state_bytes(self) -> int:
-        return sum(layer.state_bytes for layer in self.layers.values())
+        held = {id(a): a.nbytes for a in self.kept.values()}  # some slots are what a layer keeps anyway
+        return sum(layer.state_bytes for layer in self.layers.values()) + sum(held.values())
 
     def close(self) -> None:
         self.books.shutdown(cancel_futures=True)

@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy.typing as npt
 
-from ditto_cosim.device.designs.base import Hetero
+from ditto_cosim.device.designs.base import TwoArrays
 from ditto_cosim.device.execution.blocks import BlockLayer
-from ditto_cosim.device.execution.layers import Conv2d, Layer, Linear, Matmul
-from ditto_cosim.protocol.errors import BackendError
+from ditto_cosim.device.execution.layers import (
+    Conv2d,
+    Layer,
+    Linear,
+    LinearIncrement,
+    Matmul,
+    ValueLinear,
+)
 from ditto_cosim.protocol.hardware import LowRule
 from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS
 from ditto_cosim.protocol.program import Command, Program
@@ -25,7 +31,7 @@ def make_layer(
     constants: Mapping[int, Array],
     k_max: int,
     rule: LowRule,
-    hetero: Hetero | None = None,
+    hetero: TwoArrays | None = None,
 ) -> Layer:
     """The layer of a command; `constants` by value number, `hetero` the arrays of the design, if it has any."""
     if command.op == "matmul":
@@ -33,8 +39,10 @@ def make_layer(
     if command.op in BLOCK_LAYER_OPS:
         return _block(command, program, constants, k_max, rule, hetero)
     weights = constants[command.operands[2]]
+    if command.op == "linear_increment":
+        return LinearIncrement(command, k_max, rule, weights)
     if command.op == "linear":
-        return Linear(command, k_max, rule, weights)
+        return (ValueLinear if "reference" in command.attrs else Linear)(command, k_max, rule, weights)
     return Conv2d(command, k_max, rule, weights, program.values[command.results[0]].shape)
 
 
@@ -44,13 +52,9 @@ def _block(
     constants: Mapping[int, Array],
     k_max: int,
     rule: LowRule,
-    hetero: Hetero | None,
+    hetero: TwoArrays | None,
 ) -> BlockLayer:
-    if hetero is None:
-        raise BackendError(
-            f"layer {command.name!r} is block-scaled, and this design has no arrays for it; give --design sq_dm, one of its "
-            "baselines (fp16_dense, int4_dense, int4_vsq), or one with a [hetero] table"
-        )
+    assert hetero is not None  # the pricer has refused the program
     layer = BlockLayer(
         command,
         k_max,

@@ -41,7 +41,8 @@ def e4m3(values: F32) -> I32:
     code = np.searchsorted(_MIDDLES, units, "left")  # a tie stays below …
     tie = (code < len(_MIDDLES)) & (_MIDDLES[np.minimum(code, len(_MIDDLES) - 1)] == units)
     code += tie & (code % 2 == 1)  # … unless the code above is the even one
-    return NUMBERS[code]
+    found: I32 = NUMBERS[code]
+    return found
 
 
 def quantize(x: F32, form: BlockFormat, block: int, axis: int, where: str) -> tuple[I8, I32, F32]:

@@ -21,20 +21,29 @@ inline Cycle floor_div(Cycle a, Cycle b) {
   return ((a | b) >> 32) == 0 ? Cycle(uint32_t(a) / uint32_t(b)) : a / b;
 }
 inline Cycle ceil_div(Cycle a, Cycle b) { return floor_div(a + b - 1, b); }
-inline Cycle share(Cycle whole, Cycle count, Cycle index) {
-  return floor_div(whole * (index + 1), count) - floor_div(whole * index, count);
-}
+
+// `share` of `flow.py` for index 0, 1, …, without a division for each.
+struct Shares {
+  Cycle count = 1, least = 0, rest = 0, carried = 0;
+  Shares() = default;
+  Shares(Cycle whole, Cycle parts) : count(parts), least(floor_div(whole, parts)), rest(whole - least * parts) {}
+  Cycle next() {
+    carried += rest;
+    if (carried < count) return least;
+    carried -= count;
+    return least + 1;
+  }
+};
 
 // In the order of `GroupWork.row`.
 struct Work {
   Cycle chunks, early_bytes, late_bytes, out_bytes, load_cycles, starved_cycles, busy_cycles, port_bytes, streamed_cycles,
       after_cycles, passes, needs, whole;
 
-  Cycle late_share(Cycle chunk) const {
-    const Cycle first_pass = ceil_div(chunks, passes);
-    return chunk < first_pass ? share(late_bytes, first_pass, chunk) : 0;
+  Cycle first_pass() const { return ceil_div(chunks, passes); }
+  Cycle needed_lane_chunk(Cycle part) const {
+    return passes == 1 ? part : floor_div((passes - 1) * chunks + part, passes);
   }
-  Cycle needed_lane_chunk(Cycle part) const { return floor_div((passes - 1) * chunks + part, passes); }
   Cycle parts_after(Cycle chunk) const { return std::max<Cycle>(0, passes * (chunk + 1) - (passes - 1) * chunks); }
 };
 
@@ -60,64 +69,87 @@ struct Bank {
 };
 
 struct Channel {
-  std::vector<Bank> banks;
+  Bank* banks = nullptr;
   std::array<Cycle, 4> activates{LONG_AGO, LONG_AGO, LONG_AGO, LONG_AGO};
   Cycle group = -1, column = LONG_AGO, refresh_at = 0;
   bool write = false;
+};
+
+// Where an address lies; whoever walks on from it need not divide again.
+struct Place {
+  Cycle request = -1, channel = 0, group = 0, bank = 0, row = 0, column = 0;
 };
 
 struct Memory {
   const Config& c;
   Pipe pipe;
   std::vector<Channel> channels;
+  std::vector<Bank> banks;
 
   explicit Memory(const Config& config) : c(config) {
     pipe.width = c.pipe_bytes_per_cycle;
     if (pipe.width) return;
     Channel one;
-    one.banks.resize(c.groups * c.banks_per_group);
     one.refresh_at = c.refresh_interval / 2;
     channels.assign(c.channels, one);
+    banks.resize(c.channels * per_channel());
+    for (Cycle i = 0; i < c.channels; ++i) channels[i].banks = &banks[i * per_channel()];
   }
+  Cycle per_channel() const { return c.groups * c.banks_per_group; }
 
-  Cycle transport(Cycle address, Cycle nbytes, bool write, Cycle at) {
+  // `place` is the transfer's own walk; it ends behind the transfer.
+  Cycle transport(Place& place, Cycle address, Cycle nbytes, bool write, Cycle at) {
     if (pipe.width) return pipe.transport(nbytes, at);
     if (!nbytes) return at;
-    const Cycle since = ceil_div(at * 1000, c.clock_mhz), last = ceil_div(address + nbytes, 64);
+    const bool nanoseconds = c.clock_mhz == 1000;
+    const Cycle since = nanoseconds ? at : ceil_div(at * 1000, c.clock_mhz), last = (address + nbytes + 63) / 64;
     Cycle done = since;
-    Cycle request = address / 64, rest = request, column = 0, channel, group, bank;
+    if (place.request != address / 64) place = find(address / 64);
+    while (place.request < last) {
+      const Cycle count = c.fine ? 1 : std::min(last - place.request, c.row_requests - place.column);
+      done = std::max(done, burst(channels[place.channel], place.group, place.bank, place.row, count, write, since));
+      walk(place, count);
+    }
+    return nanoseconds ? done : ceil_div(done * c.clock_mhz, 1000);
+  }
+
+  Place find(Cycle request) const {
+    Place p{request};
+    Cycle rest = request;
     if (c.fine) {
-      channel = take(rest, c.channels), group = take(rest, c.groups), column = take(rest, c.row_requests);
-      bank = take(rest, c.banks_per_group);
+      p.channel = take(rest, c.channels), p.group = take(rest, c.groups), p.column = take(rest, c.row_requests);
+      p.bank = take(rest, c.banks_per_group);
     } else {
-      column = take(rest, c.row_requests), channel = take(rest, c.channels), bank = take(rest, c.banks_per_group);
-      group = take(rest, c.groups);
+      p.column = take(rest, c.row_requests), p.channel = take(rest, c.channels), p.bank = take(rest, c.banks_per_group);
+      p.group = take(rest, c.groups);
     }
-    while (request < last) {
-      const Cycle count = c.fine ? 1 : std::min(last - request, c.row_requests - column);
-      done = std::max(done, burst(channels[channel], group, bank, rest, count, write, since));
-      request += count;
-      if (++channel < c.channels) {
-        if (!c.fine) column = 0;
-        continue;
-      }
-      channel = 0;
-      if (c.fine) {
-        if (++group < c.groups) continue;
-        group = 0;
-        if (++column < c.row_requests) continue;
-        column = 0;
-        if (++bank < c.banks_per_group) continue;
-        bank = 0, ++rest;
-      } else {
-        column = 0;
-        if (++bank < c.banks_per_group) continue;
-        bank = 0;
-        if (++group < c.groups) continue;
-        group = 0, ++rest;
-      }
+    p.row = rest;
+    return p;
+  }
+
+  // Over requests of one row, or in the fine mapping over one.
+  void walk(Place& p, Cycle count) const {
+    p.request += count;
+    if (c.fine) {
+      if (++p.channel < c.channels) return;
+      p.channel = 0;
+      if (++p.group < c.groups) return;
+      p.group = 0;
+      if (++p.column < c.row_requests) return;
+      p.column = 0;
+      if (++p.bank < c.banks_per_group) return;
+      p.bank = 0;
+    } else {
+      if ((p.column += count) < c.row_requests) return;
+      p.column = 0;
+      if (++p.channel < c.channels) return;
+      p.channel = 0;
+      if (++p.bank < c.banks_per_group) return;
+      p.bank = 0;
+      if (++p.group < c.groups) return;
+      p.group = 0;
     }
-    return ceil_div(done * c.clock_mhz, 1000);
+    ++p.row;
   }
 
   // The lowest digit of a number to this base, and the number without it.
@@ -150,7 +182,8 @@ struct Memory {
         bank = {row, opened + c.row_cycle, opened + c.row_active};
         ch.activates = {ch.activates[1], ch.activates[2], ch.activates[3], opened};
       }
-      const Cycle taken = c.refresh_on ? std::min(count, ceil_div(ch.refresh_at - column, c.burst)) : count;
+      Cycle taken = count;
+      if (c.refresh_on && column + (count - 1) * c.burst >= ch.refresh_at) taken = ceil_div(ch.refresh_at - column, c.burst);
       column += (taken - 1) * c.burst;
       ch.column = column, ch.write = write, ch.group = group;
       bank.precharge_at = std::max(bank.precharge_at, column + reach);
@@ -167,9 +200,11 @@ struct Memory {
 
   void refresh(Channel& ch) {
     Cycle start = std::max(ch.refresh_at, ch.column + c.cas);
-    for (const auto& bank : ch.banks) start = std::max(start, bank.precharge_at);
+    Bank* const behind = ch.banks + per_channel();
+    for (const Bank* bank = ch.banks; bank < behind; ++bank) start = std::max(start, bank->precharge_at);
     start += c.precharge;
-    for (auto& bank : ch.banks) bank.row = -1, bank.activate_at = std::max(bank.activate_at, start + c.refresh);
+    for (Bank* bank = ch.banks; bank < behind; ++bank)
+      bank->row = -1, bank->activate_at = std::max(bank->activate_at, start + c.refresh);
     ch.refresh_at += c.refresh_interval;
   }
 };
@@ -226,12 +261,17 @@ struct Step {
   }
   Cycle end(Cycle group) const { return group < 0 ? 0 : group < Cycle(ends.size()) ? ends[group] : NEVER; }
 
-  std::pair<Cycle, Cycle> made(Cycle group, Cycle chunk) const {
+  // The part of its source that a late chunk needs; −1: nothing made in this step.
+  Cycle needed_part(Cycle group, Cycle chunk) const {
     const Work& work = works[group];
-    if (work.needs < 0) return {0, 0};
+    if (work.needs < 0) return -1;
     const Cycle chunks = works[work.needs].chunks;
-    const Passed& source = passed[work.needs];
-    const Cycle part = work.whole ? chunks - 1 : std::min(chunks - 1, ceil_div((chunk + 1) * chunks, work.chunks));
+    if (work.whole) return chunks - 1;
+    return std::min(chunks - 1, chunks == work.chunks ? chunk + 1 : ceil_div((chunk + 1) * chunks, work.chunks));
+  }
+  std::pair<Cycle, Cycle> made(Cycle group, Cycle part) const {
+    if (part < 0) return {0, 0};
+    const Passed& source = passed[works[group].needs];
     if (part >= Cycle(source.written.size())) return {NEVER, NEVER};
     return {source.result[part], source.written[part]};
   }
@@ -240,32 +280,49 @@ struct Step {
 
   struct Engine {
     Cycle group = 0, chunk = 0, free = 0, address = 0, last_done = 0;
+    Place place;
     std::vector<Cycle> under_way;
     size_t oldest = 0;
+    Cycle begun = -1;  // the group that what follows is of
+    Shares shares;
+    Cycle moving = 0, nbytes = 0, part = -1;  // chunks that move at all; of this chunk
   } engines[3];
+
+  void begin(int which) {
+    Engine& engine = engines[which];
+    if (engine.begun == engine.group) return;
+    const Work& work = works[engine.begun = engine.group];
+    engine.moving = which == 1 ? work.first_pass() : work.chunks;
+    engine.shares = Shares(which == 0 ? work.early_bytes : which == 1 ? work.late_bytes : work.out_bytes, engine.moving);
+    look(which);
+  }
+  void look(int which) {
+    Engine& engine = engines[which];
+    engine.nbytes = engine.chunk < engine.moving ? engine.shares.next() : 0;
+    if (which == 1) engine.part = needed_part(engine.group, engine.chunk);
+  }
 
   Cycle transfer(Engine& engine, Cycle nbytes, bool write, Cycle at) {
     if (!nbytes) {
       engine.free = at;
       return at;
     }
-    Cycle done = std::max(memory.transport(engine.address, nbytes, write, at), link.transport(nbytes, at));
+    Cycle done = std::max(memory.transport(engine.place, engine.address, nbytes, write, at), link.transport(nbytes, at));
     busy_until = std::max(busy_until, done);
     ++transactions;
     done = std::max(done, engine.last_done);
-    engine.address += ceil_div(nbytes, 64) * 64;
+    engine.address += (nbytes + 63) / 64 * 64;
     engine.under_way[engine.oldest] = engine.last_done = done;
     if (++engine.oldest == engine.under_way.size()) engine.oldest = 0;
     engine.free = at + c.issue_cycles;
     return done;
   }
-  void next(Engine& engine) {
-    if (++engine.chunk == works[engine.group].chunks) ++engine.group, engine.chunk = 0;
-  }
-  Cycle read_bytes(int late) const {
-    const Engine& engine = engines[late];
-    const Work& work = works[engine.group];
-    return late ? work.late_share(engine.chunk) : share(work.early_bytes, work.chunks, engine.chunk);
+  void next(int which) {
+    Engine& engine = engines[which];
+    if (++engine.chunk == works[engine.group].chunks)
+      ++engine.group, engine.chunk = 0;
+    else
+      look(which);
   }
   Cycle allowed(Cycle group) const {
     return c.prefetch_layers ? lanes_done(group - 1 - c.prefetch_layers) : end(group - 1);
@@ -274,52 +331,51 @@ struct Step {
     const Engine& engine = engines[late];
     Cycle at = std::max(engine.free, allowed(engine.group));
     if (at >= NEVER || engine.group == Cycle(works.size())) return closed ? NEVER : at;
-    if (late) at = std::max(at, made(engine.group, engine.chunk).second);
-    if (const Cycle nbytes = read_bytes(late)) at = std::max({at, engine.under_way[engine.oldest], room[late].when(nbytes)});
+    begin(late);
+    if (late) at = std::max(at, made(engine.group, engine.part).second);
+    if (engine.nbytes) at = std::max({at, engine.under_way[engine.oldest], room[late].when(engine.nbytes)});
     return at;
   }
   bool read(int late, Cycle at) {
     Engine& engine = engines[late];
     if (engine.group == Cycle(works.size())) return false;
     Passed& of_group = passed[engine.group];
-    const Cycle nbytes = read_bytes(late);
-    const auto [result, written] = late ? made(engine.group, engine.chunk) : std::pair<Cycle, Cycle>{0, 0};
+    const Cycle nbytes = engine.nbytes;
+    const auto [result, written] = late ? made(engine.group, engine.part) : std::pair<Cycle, Cycle>{0, 0};
     const Cycle may = std::max(written, allowed(engine.group));
     const Wait wait{result, may, busy_until > may};
     room[late].free -= nbytes;
     const Cycle done = transfer(engine, nbytes, false, at);
     (late ? of_group.late : of_group.early).push_back(done);
     (late ? of_group.late_wait : of_group.early_wait).push_back(wait);
-    next(engine);
+    next(late);
     return true;
   }
-  Cycle write_bytes() const {
-    const Work& work = works[engines[2].group];
-    return share(work.out_bytes, work.chunks, engines[2].chunk);
-  }
-  Cycle writer_ready() const {
+  Cycle writer_ready() {
     const Engine& engine = engines[2];
     if (engine.group == Cycle(works.size())) return NEVER;
     const auto& result = passed[engine.group].result;
     if (engine.chunk == Cycle(result.size())) return NEVER;
+    begin(2);
     const Cycle at = std::max(engine.free, result[engine.chunk]);
-    return write_bytes() ? std::max(at, engine.under_way[engine.oldest]) : at;
+    return engine.nbytes ? std::max(at, engine.under_way[engine.oldest]) : at;
   }
   void write(Cycle at) {
     Engine& engine = engines[2];
     auto& written = passed[engine.group].written;
-    const Cycle nbytes = write_bytes();
+    const Cycle nbytes = engine.nbytes;
     Cycle done = transfer(engine, nbytes, true, at);
     done = std::max(done, written.empty() ? end(engine.group - 1) : written.back());
     room[2].given.push_back({done, nbytes});
     written.push_back(done);
     if (engine.chunk + 1 == works[engine.group].chunks) ends.push_back(done);
-    next(engine);
+    next(2);
   }
 
   // --- the lanes and their line of causes ---
 
-  Cycle lane_group = 0, lane_chunk = 0, lane_free = 0, until = 0;
+  Cycle lane_group = 0, lane_chunk = 0, lane_free = 0, lane_late = 0, until = 0;
+  Shares of_load, of_starved, of_busy, of_port, of_early, of_late;
   std::vector<std::pair<Cycle, Cycle>> left;
   size_t oldest_left = 0;
   std::vector<std::pair<Cycle, Cause>> parts;
@@ -353,15 +409,21 @@ struct Step {
   }
   void compute(Cycle at) {
     const Work& work = works[lane_group];
+    if (!lane_chunk) {
+      of_load = Shares(work.load_cycles, work.chunks), of_starved = Shares(work.starved_cycles, work.chunks);
+      of_busy = Shares(work.busy_cycles, work.chunks), of_port = Shares(work.port_bytes, work.chunks);
+      lane_late = work.first_pass();
+      of_early = Shares(work.early_bytes, work.chunks), of_late = Shares(work.late_bytes, lane_late);
+    }
     waited(at);
-    add(until + share(work.load_cycles, work.chunks, lane_chunk), LOAD);
-    add(until + share(work.starved_cycles, work.chunks, lane_chunk), ENCODE);
-    add(until + share(work.busy_cycles, work.chunks, lane_chunk), COMPUTE);
-    add(port.transport(share(work.port_bytes, work.chunks, lane_chunk), at), ENCODE);
+    add(until + of_load.next(), LOAD);
+    add(until + of_starved.next(), ENCODE);
+    add(until + of_busy.next(), COMPUTE);
+    add(port.transport(of_port.next(), at), ENCODE);
     lane_free = until;
     passed[lane_group].lanes.push_back(lane_free);
-    room[0].given.push_back({lane_free, share(work.early_bytes, work.chunks, lane_chunk)});
-    room[1].given.push_back({lane_free, work.late_share(lane_chunk)});
+    room[0].given.push_back({lane_free, of_early.next()});
+    room[1].given.push_back({lane_free, lane_chunk < lane_late ? of_late.next() : 0});
     left[oldest_left] = {lane_group, work.parts_after(lane_chunk)};
     if (++oldest_left == left.size()) oldest_left = 0;
     if (++lane_chunk == work.chunks) ++lane_group, lane_chunk = 0;
@@ -369,8 +431,9 @@ struct Step {
 
   // --- the vector unit ---
 
-  Cycle vector_group = 0, vector_part = 0, vector_free = 0;
-  bool after = false;
+  Cycle vector_group = 0, vector_part = 0, vector_free = 0, vector_bytes = 0;
+  Shares of_vector, of_out;
+  bool after = false, vector_begun = false;
 
   Cycle vector_ready() {
     if (vector_group == Cycle(works.size())) return NEVER;
@@ -382,22 +445,29 @@ struct Step {
       if (needed >= Cycle(lanes.size())) return NEVER;
       at = std::max(at, lanes[needed]);
     }
-    if (after || !work.after_cycles) at = std::max(at, room[2].when(share(work.out_bytes, work.chunks, vector_part)));
+    if (!vector_begun) {
+      of_vector = Shares(after ? work.after_cycles : work.streamed_cycles, work.chunks);
+      of_out = Shares(work.out_bytes, work.chunks), vector_bytes = of_out.next();
+      vector_begun = true;
+    }
+    if (after || !work.after_cycles) at = std::max(at, room[2].when(vector_bytes));
     return at;
   }
   void vector(Cycle at) {
     const Work& work = works[vector_group];
     Passed& of_group = passed[vector_group];
-    vector_free = at + share(after ? work.after_cycles : work.streamed_cycles, work.chunks, vector_part);
+    vector_free = at + of_vector.next();
     if (!after) of_group.streamed.push_back(vector_free);
     if (after || !work.after_cycles) {
-      room[2].free -= share(work.out_bytes, work.chunks, vector_part);
+      room[2].free -= vector_bytes;
       of_group.result.push_back(vector_free);
     }
+    vector_bytes = of_out.next();
     if (++vector_part == work.chunks) {
       after = !after && work.after_cycles > 0;
       vector_group += !after;
       vector_part = 0;
+      vector_begun = false;
     }
   }
 

@@ -282,6 +282,8 @@ def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tup
             return (dequantize_attention(x, operands[1], operands[2]),)
         case "softmax":
             return softmax(x, where)
+        case "difference":
+            return (np.subtract(x, operands[1]),)
         case "select":
             return (np.where(x != 0, operands[1], operands[2]),)
         case "rms_norm":

@@ -33,9 +33,15 @@ class Controller:
 
     def __init__(self, program: Program, chip: Chip, design: Design) -> None:
         self.design = design
-        uses_table = design.policy in ("defo", "dynamic")
-        self.table = DefoTable(len(program.layers), chip.defo_unit_log2) if uses_table else None
         self.knows_beforehand = design.policy == "ideal"
+        self._differences = frozenset(i for i, c in enumerate(program.layers) if c.op == "linear_increment")
+        """Whose operand is a difference already: no design has a choice."""
+        self._stateless = self._differences | {
+            i for i, c in enumerate(program.layers) if "reference" in c.attrs
+        }
+        in_a_step = max(len(set(program.layers_of(c)) - self._differences) for c in program.step_classes)
+        uses_table = design.policy in ("defo", "dynamic")
+        self.table = DefoTable(len(program.layers), chip.defo_unit_log2, in_a_step) if uses_table else None
         self._temporal_forbidden = frozenset(
             i
             for i, c in enumerate(program.layers)
@@ -44,6 +50,8 @@ class Controller:
 
     def choose(self, layer: int, temporal_possible: bool, alone: Callable[[Mode], int]) -> Mode:
         base, policy = self.design.base_mode, self.design.policy
+        if layer in self._differences:
+            return "temporal"
         if policy == "base" or not temporal_possible or layer in self._temporal_forbidden:
             return base
         if policy == "temporal":
@@ -53,7 +61,7 @@ class Controller:
         return "temporal" if alone("temporal") < alone(base) else base
 
     def keeps_state(self, step: int, layer: int, mode: Mode) -> bool:
-        if self.design.policy == "base" or layer in self._temporal_forbidden:
+        if self.design.policy == "base" or layer in self._temporal_forbidden | self._stateless:
             return False
         if mode == "temporal" or step == 0:
             return True
@@ -63,11 +71,13 @@ class Controller:
         return entry.phase != "frozen" or entry.temporal
 
     def count(self, layer: int, mode: Mode, cycles: int) -> None:
-        if self.table is not None and layer not in self._temporal_forbidden:
+        if self.table is not None and layer not in self._temporal_forbidden | self._differences:
             self.table.observe(layer, mode == "temporal", cycles, self.design.policy == "dynamic")
 
     def judged(self, layer: int) -> bool:
         """Whether the layer's mode is by now a decision, right or wrong, and not a measurement."""
+        if layer in self._differences:
+            return False
         if self.table is None:
             return self.design.policy == "ideal" and layer not in self._temporal_forbidden
         return self.table.entries[layer].phase == "frozen"
@@ -77,7 +87,8 @@ class Controller:
         """Whether nothing that is counted from now on changes a decision."""
         if self.table is None:
             return True
-        frozen = all(self.judged(i) or i in self._temporal_forbidden for i in range(len(self.table.entries)))
+        free = self._temporal_forbidden | self._differences
+        frozen = all(self.judged(i) or i in free for i in range(len(self.table.entries)))
         return frozen and self.design.policy != "dynamic"
 
     @property

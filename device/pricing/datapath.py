@@ -51,7 +51,7 @@ class Datapath(ABC):
     def key(self) -> tuple[object, ...]:
         """Equal keys, equal lanes."""
         chip = self.chip
-        of_chip = chip.timing, chip.geometry, chip.tiles, chip.multipliers
+        of_chip = chip.timing, chip.geometry, chip.tiles, chip.multipliers, chip.adders
         return *of_chip, self.design.datapath, self.multipliers, self.design.outlier_multipliers
 
     @abstractmethod
@@ -79,13 +79,14 @@ class Datapath(ABC):
         work, geometry, tiles = met.work, self.chip.geometry, self.chip.tiles
         stretch = self.chip.multipliers / self.multipliers
         if met.slots is None:
-            cycles = schedule.dense_cycles(geometry, tiles, work)
+            cycles = schedule.dense_cycles(geometry, tiles, work, self.chip.adders)
             stretch *= self._dense_share(operations, met)
         else:
             slots: npt.NDArray[np.integer] = met.slots
             if met.splits != split_k(work.k, geometry.k_max):
                 slots = schedule.resplit(slots, work.k, split_k(work.k, geometry.k_max))
-            cycles = schedule.work_cycles(geometry, tiles, work, self._in_place(slots, operations, met))
+            in_place = self._in_place(slots, operations, met)
+            cycles = schedule.work_cycles(geometry, tiles, work, in_place, self.chip.adders)
         return cycles if stretch == 1 else _stretched(cycles, stretch)
 
     def _dense_share(self, operations: I64, met: Stack) -> float:
@@ -175,12 +176,14 @@ class Hetero(Datapath):
         """What each array does, one entry a step."""
         work, cost = met.work, self.cost(met)
         elements = np.full(len(met.classes), work.groups * work.rows * work.k, np.int64)
-        if (
-            met.channels is None
-        ):  # 8 bits: no zero is skipped, and only a machine without a dense array has another do it
-            none = np.zeros_like(elements)
-            pair = (none, elements) if self.hetero.arrays == "sparse" else (elements, none)
-            return hetero.arrays(pair[0] * work.n, pair[1] * work.n, cost, self.dense, self.sparse)
+        if met.channels is None:  # 8 bits: no zero is skipped
+            every = elements * work.n
+            sparse = np.zeros_like(every)
+            if self.hetero.arrays == "sparse":
+                sparse = every
+            elif self.hetero.arrays == "both" and self.hetero.eight_bits == "both":
+                sparse = every * self.sparse // (self.dense + self.sparse)
+            return hetero.arrays(every - sparse, sparse, cost, self.dense, self.sparse)
         tags, channels = self.tags(met), met.channels.shape[2]
         dense = (~tags).sum(axis=1) * (elements // channels)
         sparse = (met.channels[:, hetero.PRODUCTS] * tags).sum(axis=1)

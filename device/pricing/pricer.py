@@ -2,6 +2,7 @@
 """The price of a program on a chip under a design, layer by layer: what the live run and a price of its record both ask.
 
 Interface
+    plans(program, chip, design, memory)     a `Plan` for each class of a program's steps: its pricer, its layers' groups
     Pricer(program, chip, design, memory=None)
         .prologue, .layers                   the program's groups: what precedes the first layer, then one a layer
         .lanes(group, stacks, mode)          -> LaneColumns, one entry a step
@@ -18,8 +19,8 @@ What this file does not do: choose modes (`controller.py`), price whole records 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,11 +39,13 @@ from ditto_cosim.device.pricing.cost import (
 )
 from ditto_cosim.device.pricing.datapath import datapath_of
 from ditto_cosim.device.timing import buffers
+from ditto_cosim.device.timing.schedule import schedule
 from ditto_cosim.device.timing.traffic import Group, Scope, mode_bytes
 from ditto_cosim.device.timing.traffic import groups as groups_of
 from ditto_cosim.device.timing.vector_time import command_cycles, command_passes, pass_cycles, reduces_whole
 from ditto_cosim.protocol.hardware import Mode
-from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS
+from ditto_cosim.protocol.program import Program, StepClass
 from ditto_cosim.protocol.record import TRAFFIC, Work, layer_work, split_k
 
 EARLY = ("weights", "previous_input", "previous_output")
@@ -50,12 +53,17 @@ EARLY = ("weights", "previous_input", "previous_output")
 
 
 class Pricer:
-    """Prices one program on one chip under one design."""
+    """Prices one program, of one class of steps, on one chip under one design."""
 
     def __init__(
         self, program: Program, chip: Chip, design: Design, memory: MakeMemory | None = None
     ) -> None:
         self.program, self.chip, self.design = program, chip, design
+        if design.hetero is None and any(c.op in BLOCK_LAYER_OPS for c in program.layers):
+            raise PricingError(
+                f"design {design.name} has no arrays for block-scaled layers, which this program has; price it under sq_dm, one "
+                "of its baselines (fp16_dense, int4_dense, int4_vsq), or a design with a [hetero] table"
+            )
         self.scope: Scope = "operands" if chip.timing == "paper" else "group"
         packing = None if design.hetero is None else design.hetero.packing
         self.groups = groups_of(program, self.scope, design.dependency_check, design.sign_mask, packing)
@@ -114,6 +122,13 @@ class Pricer:
             self._costs[key] = self._cost(group, mode, keeps_state)
         return self._costs[key]
 
+    @property
+    def nothing(self) -> GroupCost:
+        """Of a group that has no part in a step."""
+        return GroupCost(
+            self.prologue, self.design.base_mode, *(0,) * 4, (0,) * len(TRAFFIC), *(0,) * 6, 1, 0, 0
+        )
+
     def traffic(self, group: Group, mode: Mode, keeps_state: bool) -> tuple[dict[str, int], dict[str, int]]:
         """DRAM bytes read and written by class, less what stays on the chip."""
         kept = self.kept
@@ -135,14 +150,19 @@ class Pricer:
         early = sum(reads.get(c, 0) for c in EARLY)
         late, out = sum(reads.values()) - early, sum(writes.values())
         moved = (early + late + out,) if chip.timing == "paper" else (early + late, out)
-        passes = sum(len(split_k(w.k, chip.geometry.k_max)) for w in works)
+        chunks = sum(len(split_k(w.k, chip.geometry.k_max)) for w in works)
+        parts = [schedule(chip.geometry, chip.tiles, w, chip.adders).chunk_shares for w in works]
+        passes = sum(max(shares) for shares in parts)
         hetero = self.design.hetero
         if hetero is not None:  # the arrays' accumulators hold a result until all of K is in it
-            passes = len(works)
+            chunks = passes = len(works)
+            parts = []
         streamed, after, elements = self._tails[group.index]
         extra = self._extra_passes(group, mode)
-        if chip.partial_sums == "vector" and passes > 1:
-            extra += passes - 1
+        if chip.partial_sums == "vector" and chunks > 1:
+            extra += chunks - 1
+        elif chip.partial_sums == "lanes":
+            extra += sum(len(shares) - 1 for shares in parts)
         if extra:
             streamed += pass_cycles(group.accumulators, chip.vector_lanes, chip.vector_depth_cycles, extra)
         operands = 1 if mode == "original" else 2
@@ -162,7 +182,7 @@ class Pricer:
             after_cycles=after,
             vector_elements=elements + extra * group.accumulators,
             through_bytes=through,
-            sram_bytes=early + late + out + through + 4 * group.accumulators * max(1, 2 * passes - 1),
+            sram_bytes=early + late + out + through + 4 * group.accumulators * max(1, 2 * chunks - 1),
             passes=max(1, passes),
             macs=sum(w.macs for w in self.works(group, "original")),
             kernels=(group.layer is not None) + sum(command_passes(c) > 0 for c in group.tail),
@@ -178,6 +198,8 @@ class Pricer:
         chip = self.chip
         cycles, elements, whole = [0, 0], 0, False
         for command in group.tail:
+            if not command_passes(command):
+                continue
             operands, result = self.program.specs(command.operands), self.program.values[command.results[0]]
             taken = command_cycles(command, operands, result, chip.vector_lanes, chip.vector_depth_cycles)
             if reduces_whole(command) and not whole:
@@ -193,7 +215,7 @@ class Pricer:
         """Over the accumulators: the previous output's sum, a transposed part, the running sum over rows."""
         if group.layer is None or mode == "original":
             return 0
-        if mode == "temporal" and group.summation_deferred:
+        if mode == "temporal" and (group.summation_deferred or not group.has_state):
             return 0
         return 3 if mode == "temporal" and len(self.works(group, mode)) == 2 else 1
 
@@ -214,6 +236,26 @@ class Pricer:
 
     def begin_step(self) -> StepPrice:
         return StepPrice(self)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps of one class."""
+
+    pricer: Pricer
+    groups: Mapping[int, Group]
+    """Of the layers that run, by their position in the whole program, in order."""
+
+
+def plans(
+    program: Program, chip: Chip, design: Design, memory: MakeMemory | None = None
+) -> dict[StepClass, Plan]:
+    """By class, full steps first."""
+    found = {}
+    for step_class in program.step_classes:
+        pricer = Pricer(program.of(step_class), chip, design, memory)
+        found[step_class] = Plan(pricer, dict(zip(program.layers_of(step_class), pricer.layers, strict=True)))
+    return found
 
 
 class StepPrice:

@@ -42,16 +42,17 @@ from ditto_cosim.device.pricing.cost import (
     stack,
 )
 from ditto_cosim.device.pricing.energy import Events, energy_pj
-from ditto_cosim.device.pricing.pricer import Pricer
+from ditto_cosim.device.pricing.pricer import Plan, Pricer, plans
 from ditto_cosim.device.timing.engine import EngineConfig
 from ditto_cosim.device.timing.traffic import Group
 from ditto_cosim.protocol.hardware import MODES, Mode
-from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.program import Program, StepClass
 from ditto_cosim.protocol.record import TRAFFIC, RunInfo, RunRecord, StepRecord, SubOp
 
 Bools = npt.NDArray[np.bool_]
 F64 = npt.NDArray[np.float64]
 TEMPORAL = MODES.index("temporal")
+Plans = Mapping[StepClass, Plan]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +87,21 @@ class RecordColumns:
         self.charged = tuple(s.charged_cycles for s in steps)
         count, layers = len(steps), len(program.layers)
         self.ran = np.zeros((count, layers), np.int8)
+        self.runs = np.zeros((count, layers), bool)
+        """Which layers run in which steps."""
         self.forced = np.zeros((count, layers), bool)
         self.measured_cycles = np.zeros((count, layers), np.int64)
         self.measured = np.zeros((count, layers), bool)
         found: list[dict[Mode, tuple[list[int], list[tuple[SubOp, ...]]]]] = [{} for _ in range(layers)]
         for i, step in enumerate(steps):
-            if [r.layer for r in step.layers] != list(range(layers)):
+            ran = program.layers_of(program.step_class(step.step))
+            if [r.layer for r in step.layers] != list(ran):
                 raise PricingError(
-                    f"step {step.step}: {len(step.layers)} layers recorded, the program has {layers}"
+                    f"step {step.step}: {len(step.layers)} layers recorded, the program has {len(ran)}"
                 )
             for record in step.layers:
                 self.ran[i, record.layer] = MODES.index(record.mode)
+                self.runs[i, record.layer] = True
                 self.forced[i, record.layer] = record.forced
                 if record.measured_cycles is not None:
                     self.measured_cycles[i, record.layer] = record.measured_cycles
@@ -138,29 +143,39 @@ class RecordColumns:
                 known[list(modes[mode].at), layer] = True
         return known
 
-    def lanes(self, pricer: Pricer, mode: Mode) -> I64:
+    def running(self, step_class: StepClass) -> I64:
+        """Rows of the record that are steps of a class."""
+        found = [i for i, step in enumerate(self.steps) if self.program.step_class(step) == step_class]
+        return np.array(found, np.int64)
+
+    def lanes(self, plans: Plans, mode: Mode) -> I64:
         """The lanes' stage of every layer [fields, steps, layers], zero where not possible; designs with the same lanes share
         it, and layers that met the same."""
-        key = mode, pricer.datapath.key
+        key = mode, plans["full"].pricer.datapath.key
         if key not in self._matrices:
             matrix = np.zeros((len(LaneColumns.__dataclass_fields__), *self.ran.shape), np.int64)
-            for layer, group in enumerate(pricer.layers):
+            for layer, plan in _where(plans).items():
                 if mode in self.met[layer]:
-                    of_layer = self._of_layer(pricer, group, layer, mode)
+                    of_layer = self._of_layer(plan.pricer, plan.groups[layer], layer, mode)
                     matrix[:, list(self.met[layer][mode].at), layer] = of_layer.columns
             self._matrices[key] = matrix
         return self._matrices[key]
 
-    def alone(self, pricer: Pricer, mode: Mode) -> I64:
+    def alone(self, plans: Plans, mode: Mode) -> I64:
         """Cycles of every layer by itself [steps, layers]: what oracles and judges compare."""
+        pricer = plans["full"].pricer
         design = pricer.design
         of_traffic = pricer.kept, pricer.scope, design.dependency_check, design.sign_mask
         of_vector = pricer.chip.vector_lanes, pricer.chip.vector_depth_cycles, pricer.chip.partial_sums
         key = mode, pricer.datapath.key, pricer.contract.key, of_traffic, of_vector
         if key not in self._alone:
-            lanes = LaneColumns(*self.lanes(pricer, mode))
-            matrix = np.where(self.possible(mode), pricer.alone(pricer.layers, mode, lanes), 0)
-            self._alone[key] = matrix
+            lanes, matrix = self.lanes(plans, mode), np.zeros(self.ran.shape, np.int64)
+            for step_class, plan in plans.items():
+                cells = np.ix_(self.running(step_class), np.array(list(plan.groups)))
+                of_class = LaneColumns(*(column[cells] for column in lanes))
+                if of_class.total.size:
+                    matrix[cells] = plan.pricer.alone(list(plan.groups.values()), mode, of_class)
+            self._alone[key] = np.where(self.possible(mode), matrix, 0)
         return self._alone[key]
 
     @cached_property
@@ -176,6 +191,14 @@ class RecordColumns:
                 self._stacks[digest] = stack(self.met[layer][mode].works)
             self._lanes[key] = pricer.lanes(group, self._stacks[digest], mode)
         return self._lanes[key]
+
+
+def _where(plans: Plans) -> dict[int, Plan]:
+    """Layer -> a plan that runs it."""
+    found: dict[int, Plan] = {}
+    for plan in plans.values():
+        found |= {layer: plan for layer in plan.groups if layer not in found}
+    return found
 
 
 def _digest(met: Met) -> bytes:
@@ -199,6 +222,10 @@ class RunTime:
     names: tuple[str, ...]
     modes: npt.NDArray[np.int8]
     """Index into `MODES`."""
+    runs: Bools
+    """Where a layer has no part in a step, its other entries are 0."""
+    increments: Bools
+    """[steps]: those between full steps (`protocol/program.py`)."""
     cycles: I64
     prologue_cycles: I64
     """[steps]: the commands before the first layer."""
@@ -234,6 +261,11 @@ class RunTime:
     def total_bytes(self) -> int:
         return int(sum(t.sum() for t in self.traffic.values()))
 
+    def of_class(self, increments: bool) -> tuple[int, int]:
+        """How many steps are increments, or full ones, and their cycles."""
+        of_class = self.increments == increments
+        return int(self.weights[of_class].sum()), int((self.step_cycles * self.weights)[of_class].sum())
+
     def unit_totals(self) -> dict[str, int]:
         return {unit: int(cycles.sum()) for unit, cycles in self.units.items()}
 
@@ -255,11 +287,13 @@ def price_run(
     memory: MakeMemory | None = None,
 ) -> RunTime:
     """The record under a design and a chip; `weights` lets one step stand for many."""
-    pricer = Pricer(columns.program, chip, design, memory)
-    if not columns.possible(design.base_mode).all():
-        layer = int(np.argmin(columns.possible(design.base_mode).all(axis=0)))
-        raise PricingError(f"layer {pricer.layers[layer].name!r}: no {design.base_mode} works recorded")
-    priced = _Run(columns, pricer, np.ones(len(columns.steps), np.int64) if weights is None else weights)
+    made = plans(columns.program, chip, design, memory)
+    known = columns.possible(design.base_mode) | ~columns.runs
+    known |= [c.op == "linear_increment" for c in columns.program.layers] & columns.possible("temporal")
+    if not known.all():
+        layer = columns.program.layers[int(np.argmin(known.all(axis=0)))]
+        raise PricingError(f"layer {layer.name!r}: no {design.base_mode} works recorded")
+    priced = _Run(columns, made, np.ones(len(columns.steps), np.int64) if weights is None else weights)
     priced.play()
     return priced.sums()
 
@@ -268,7 +302,8 @@ def rows_of_step(
     columns: RecordColumns, chip: Chip, design: Design, step: int
 ) -> tuple[EngineConfig, list[list[int]]]:
     """What the engine is asked for in one step of the record, as the run under this chip and design would ask."""
-    pricer = Pricer(columns.program, chip, design)
+    made = plans(columns.program, chip, design)
+    pricer = made[columns.program.step_class(step)].pricer
     if not isinstance(pricer.contract, Pipelined):
         raise PricingError(
             f"{design.name} on {chip.name}: time there is a closed form, nothing is moved in transactions; "
@@ -278,27 +313,34 @@ def rows_of_step(
         raise PricingError(
             f"step {step} is not in the record, which has {columns.steps[0]} to {columns.steps[-1]}"
         )
-    priced = _Run(columns, pricer, np.ones(len(columns.steps), np.int64))
+    priced = _Run(columns, made, np.ones(len(columns.steps), np.int64))
     priced.play()
-    at = columns.steps.index(step)
-    lanes = LaneColumns(*priced.lanes[:, at])
-    return pricer.contract.config, pricer.contract.rows(priced.costs, priced.chosen[at], lanes).tolist()
+    at, groups = columns.steps.index(step), priced.groups[columns.program.step_class(step)]
+    lanes = LaneColumns(*priced.lanes[:, at, groups])
+    return pricer.contract.config, pricer.contract.rows(
+        priced.costs, priced.chosen[at, groups], lanes
+    ).tolist()
 
 
 class _Run:
-    """A record on its way through a pricer: choices are made step by step until nothing counted changes them."""
+    """A record on its way through its pricers: choices are made step by step until nothing counted changes them."""
 
-    def __init__(self, columns: RecordColumns, pricer: Pricer, weights: I64) -> None:
-        self.columns, self.pricer, self.weights = columns, pricer, weights
-        design = pricer.design
-        self.controller = Controller(columns.program, pricer.chip, design)
+    def __init__(self, columns: RecordColumns, plans: Plans, weights: I64) -> None:
+        self.columns, self.plans, self.weights = columns, plans, weights
+        self.pricer = pricer = plans["full"].pricer
+        design, program = pricer.design, columns.program
+        self.controller = Controller(program, pricer.chip, design)
         self.possible = columns.possible("temporal") & ~columns.forced
         steps, layers = columns.ran.shape
+        self.classes = [program.step_class(step) for step in columns.steps]
+        self.groups = {c: np.array([0, *(layer + 1 for layer in plan.groups)]) for c, plan in plans.items()}
+        """Columns of a class's groups, the prologue first."""
         self.modes = np.full((steps, layers), MODES.index(design.base_mode), np.int8)
         self.chosen = np.zeros((steps, layers + 1), np.int64)
-        self.costs: list[GroupCost] = []
-        self._numbers: dict[tuple[int, Mode, bool], int] = {}
-        self._asked = {mode: columns.lanes(pricer, mode) for mode in design.modes}
+        self.costs = [pricer.nothing]
+        self._numbers: dict[tuple[StepClass, int, Mode, bool], int] = {}
+        modes = dict.fromkeys((*design.modes, *(("temporal",) if program.period > 1 else ())))
+        self._asked: dict[Mode, I64] = {mode: columns.lanes(plans, mode) for mode in modes}
         own_chip = pricer.chip.digest == columns.info.chip_digest
         self._counted = columns.measured & (own_chip and pricer.measures)
         self.measured = np.zeros((steps, layers), bool)
@@ -306,7 +348,7 @@ class _Run:
         self.causes = np.zeros((steps, layers + 1, 1 + len(STALLS)), np.int64)
         self.right = self.judged = 0
         self._by_itself: dict[Mode, I64] = {}
-        self._plans: dict[tuple[bool, bytes], int] = {}
+        self._alike: dict[tuple[StepClass, bool, bytes], int] = {}
 
     def play(self) -> None:
         step, steps = 0, len(self.modes)
@@ -317,46 +359,47 @@ class _Run:
                 until = steps
                 for later in range(step + 1, steps):
                     self._choose(later)
-            self._price(slice(step, until))
+            self._price(step, until)
             for at in range(step, until):
                 self._count(at)
             step = until
 
     def _choose(self, step: int) -> None:
         """Modes, and whether outputs are kept, of one step. Once all is decided, a step like an earlier one is that one."""
-        possible = self.possible[step]
-        key = (self.columns.steps[step] == 0, possible.tobytes())
-        like = self._plans.get(key)
+        possible, step_class = self.possible[step], self.classes[step]
+        key = (step_class, self.columns.steps[step] == 0, possible.tobytes())
+        like = self._alike.get(key)
         if like is not None:
             self.modes[step], self.chosen[step] = self.modes[like], self.chosen[like]
             return
-        controller, pricer, number = self.controller, self.pricer, self.columns.steps[step]
-        base = pricer.design.base_mode
-        alone = {m: self._alone(m)[step] for m in pricer.design.modes} if controller.knows_beforehand else {}
-        self.chosen[step, 0] = self._number(pricer.prologue, base, False)
-        for layer, may in enumerate(possible.tolist()):
-            mode = controller.choose(layer, may, lambda m, at=layer: int(alone[m][at]))  # type: ignore[misc]
+        controller, plan, number = self.controller, self.plans[step_class], self.columns.steps[step]
+        design = plan.pricer.design
+        alone = {m: self._alone(m)[step] for m in design.modes} if controller.knows_beforehand else {}
+        self.chosen[step, 0] = self._number(step_class, plan.pricer.prologue, design.base_mode, False)
+        for layer, group in plan.groups.items():
+            mode = controller.choose(layer, bool(possible[layer]), lambda m, at=layer: int(alone[m][at]))  # type: ignore[misc]
             keeps = controller.keeps_state(number, layer, mode)
-            self.chosen[step, layer + 1] = self._number(pricer.layers[layer], mode, keeps)
+            self.chosen[step, layer + 1] = self._number(step_class, group, mode, keeps)
             if mode == "temporal":
                 self.modes[step, layer] = TEMPORAL
         if controller.decided and not controller.knows_beforehand:
-            self._plans[key] = step
+            self._alike[key] = step
 
     def _alone(self, mode: Mode) -> I64:
         if mode not in self._by_itself:
-            self._by_itself[mode] = self.columns.alone(self.pricer, mode)
+            self._by_itself[mode] = self.columns.alone(self.plans, mode)
         return self._by_itself[mode]
 
-    def _number(self, group: Group, mode: Mode, keeps: bool) -> int:
-        key = group.index, mode, keeps
+    def _number(self, step_class: StepClass, group: Group, mode: Mode, keeps: bool) -> int:
+        key = step_class, group.index, mode, keeps
         if key not in self._numbers:
             self._numbers[key] = len(self.costs)
-            self.costs.append(self.pricer.cost(group, mode, keeps))
+            self.costs.append(self.plans[step_class].pricer.cost(group, mode, keeps))
         return self._numbers[key]
 
-    def _price(self, steps: slice) -> None:
-        """Lanes as the modes have them, measured where they were, then the contract."""
+    def _price(self, first: int, until: int) -> None:
+        """Lanes as the modes have them, measured where they were, then the contract, class by class."""
+        steps = slice(first, until)
         modes = self.modes[steps]
         asked = self._asked[self.pricer.design.base_mode][:, steps]
         if "temporal" in self._asked:
@@ -368,18 +411,22 @@ class _Run:
             asked = np.where(counted, lanes.measured(cycles).columns, asked)
         self.measured[steps] = counted
         self.lanes[:, steps, 1:] = asked
-        of_groups = LaneColumns(*self.lanes[:, steps])
-        self.causes[steps] = self.pricer.contract.steps(self.costs, self.chosen[steps], of_groups)
+        for step_class, plan in self.plans.items():
+            rows = [at for at in range(first, until) if self.classes[at] == step_class]
+            if rows:
+                cells = np.ix_(np.array(rows), self.groups[step_class])
+                of_groups = LaneColumns(*(column[cells] for column in self.lanes))
+                self.causes[cells] = plan.pricer.contract.steps(self.costs, self.chosen[cells], of_groups)
 
     def _count(self, step: int) -> None:
         """Tells Defo, and judges its choices so far."""
         controller, base = self.controller, self.pricer.design.base_mode
         if self.pricer.design.policy in ("base", "temporal"):
             return
-        layers = range(self.modes.shape[1])
+        layers = list(self.plans[self.classes[step]].groups)
         temporal = self.modes[step] == TEMPORAL
         cheaper = self._alone("temporal")[step] < self._alone(base)[step]
-        judged = self.possible[step] & np.fromiter(map(controller.judged, layers), bool)
+        judged = self.possible[step] & np.fromiter(map(controller.judged, range(len(temporal))), bool)
         self.judged += int(self.weights[step]) * int(judged.sum())
         self.right += int(self.weights[step]) * int((judged & (cheaper == temporal)).sum())
         if not controller.decided:
@@ -404,8 +451,10 @@ class _Run:
         return RunTime(
             design=pricer.design.name,
             chip=pricer.chip.name,
-            names=tuple(g.name for g in pricer.layers),
+            names=tuple(c.name for c in self.columns.program.layers),
             modes=self.modes,
+            runs=self.columns.runs,
+            increments=np.array([c == "increment" for c in self.classes]),
             cycles=causes[:, 1:].sum(axis=2),
             prologue_cycles=causes[:, 0].sum(axis=1),
             units={unit: times @ cycles for unit, cycles in zip(UNITS, busy, strict=True)},

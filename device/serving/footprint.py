@@ -43,15 +43,16 @@ def footprint(program: Program) -> Footprint:
     """Of every step of a run."""
     state, temporary, greediest = 0, 0, ""
     for command in program.commands:
-        kept, needed = _layer(command, program) if command.is_layer else (0, _vector(command, program))
+        kept, needed = _layer(command, program) if command.is_layer else _vector(command, program)
         state += kept
         if kept + needed > temporary:
             temporary, greediest = kept + needed, command.name
-    return Footprint(live_bytes(program), state, temporary, greediest)
+    live = max(live_bytes(program.of(step_class)) for step_class in program.step_classes)
+    return Footprint(live, state, temporary, greediest)
 
 
 def live_bytes(program: Program) -> int:
-    """Most bytes of values that are alive at once in a step, constants left out."""
+    """Most bytes of values that are alive at once in a step of a program of one class, constants left out."""
     constants = set(program.constants.values())
     live = sum(program.values[v].nbytes for v in program.inputs.values())
     peak = live
@@ -85,5 +86,7 @@ def _layer(command: Command, program: Program) -> tuple[int, int]:
     return kept + accumulators, _ROW_COPIES * rows + kept + 2 * accumulators
 
 
-def _vector(command: Command, program: Program) -> int:
-    return _VECTOR_COPIES * sum(program.values[v].nbytes for v in {*command.operands, *command.results})
+def _vector(command: Command, program: Program) -> tuple[int, int]:
+    """(state, temporaries)."""
+    touched = sum(program.values[v].nbytes for v in {*command.operands, *command.results})
+    return (touched, 0) if command.op == "keep" else (0, _VECTOR_COPIES * touched)

@@ -64,8 +64,8 @@ def place(groups: Sequence[Group], capacity_bytes: int, chunk_bytes: int, reside
     load = np.zeros(len(groups), np.int64)
     values: set[int] = set()
     for value, (born, nbytes) in made.items():
-        if value not in last_read:
-            continue  # read by the host alone
+        if value not in last_read or value in groups[born].kept:
+            continue  # read by the host alone, or by later steps
         life = slice(born, last_read[value] + 1)
         if int(load[life].max()) + nbytes <= room:
             load[life] += nbytes
@@ -76,9 +76,9 @@ def place(groups: Sequence[Group], capacity_bytes: int, chunk_bytes: int, reside
         for t in group.reads:
             if t.traffic == "weights":
                 wanted.append((-1.0, g, "weights", t.nbytes, t.value))
-        if group.layer is not None and not group.summation_deferred:
+        if group.has_state and not (group.summation_deferred or group.keeps_accumulators):
             wanted.append((-2.0, g, "previous_output", group.accumulators * ACCUMULATOR_BYTES, -1))
-        if group.layer is not None and not group.difference_at_hand:
+        if group.has_state and not group.difference_at_hand:
             wanted.append((-1.0, g, "previous_input", group.previous_input_bytes, -1))
     held_in, held_out = list(nothing), list(nothing)
     held = int(load.max(initial=0))

@@ -53,10 +53,11 @@ class Entry:
 class DefoTable:
     """The table for one run."""
 
-    def __init__(self, layers: int, unit_log2: int) -> None:
-        if layers > ENTRIES:
+    def __init__(self, layers: int, unit_log2: int, in_a_step: int | None = None) -> None:
+        """`in_a_step`: most layers of one step that have a choice, where steps differ; each class of steps has its bank."""
+        if (needed := layers if in_a_step is None else in_a_step) > ENTRIES:
             raise DefoError(
-                f"Defo: {layers} layers, the table has {ENTRIES} entries; split the denoiser into programs"
+                f"Defo: {needed} layers, the table has {ENTRIES} entries; split the denoiser into programs"
             )
         self.unit_log2 = unit_log2
         self.entries = [Entry() for _ in range(layers)]

@@ -8,7 +8,7 @@ Contract (spec: layer schedule and detector; sizes and rates are ours)
     dense    every element of a dense channel is one product with each of N weights
     sparse   every code that is not 0 of a sparse channel is, taps outside the picture left out
     cost     multiplier cycles of a product on a 4b×8b multiplier: 1 with a 4-bit code, 2 with 8 bits, 4 with 16, so that
-             throughput is 4 : 2 : 1. 8-bit layers run on the dense array alone.
+             throughput is 4 : 2 : 1. 8-bit layers run on the dense array alone, or are shared out (a design's choice).
     layer    max(⌈dense × cost ÷ P_D⌉, ⌈sparse × cost ÷ P_S⌉) + FILL_CYCLES, then a barrier: the sums of both arrays meet, and
              the detector needs all of it. A wrong tag costs time and never a bit.
 

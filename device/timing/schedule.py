@@ -3,8 +3,10 @@
 
 Contract
     A layer's works run one after another. A work's groups, rows and column blocks (C columns each) are cut over a grid of
-    tiles (`schedule`); a tile takes its assignments one after another. An assignment is one group, a range of rows and at
-    most `n_max` columns; row r of it goes to lane r mod R. Per assignment and chunk of K (`split_k`) the tile
+    tiles (`schedule`), and its chunks of K (`split_k`) too where the chip has adders for the parts (`split_k = "tiles"`) and
+    that is expected to be faster, the adding included. A tile takes its assignments one after another. An assignment is one
+    group, a range of rows, a range of chunks and at most `n_max` columns; row r of it goes to lane r mod R. Per assignment
+    and chunk the tile
         loads weights   chunk × blocks cycles (two banks: hidden behind the previous chunk's rows, except the first)
         runs its rows   as `lane.py` says: here its recurrence for many lanes, passes and steps at once
     and the layer takes as long as its slowest tile.
@@ -18,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from math import ceil
 from typing import Any
 
@@ -40,30 +43,42 @@ Ints = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one tile takes at a time: [rows] × [columns] of one group, all of K."""
+    """What one tile takes at a time: [rows] × [columns] of one group over some chunks of K."""
 
     tile: int
     group: int
     rows: slice
     columns: slice
+    chunks: slice
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A work cut over `group_tiles × row_tiles × column_tiles` tiles; every share differs by at most one."""
+    """A work cut over `group_tiles × k_tiles × row_tiles × column_tiles` tiles; every share differs by at most one."""
 
     tiles: int
     geometry: Geometry
     groups: int
     rows: int
+    chunks: int
     n: int
     group_tiles: int
+    k_tiles: int
     row_tiles: int
     column_tiles: int
 
     @property
+    def used(self) -> int:
+        """Tiles that have anything to do."""
+        return self.group_tiles * self.k_tiles * self.row_tiles * self.column_tiles
+
+    @property
     def group_shares(self) -> tuple[int, ...]:
         return chunks_of(self.groups, self.group_tiles)
+
+    @property
+    def chunk_shares(self) -> tuple[int, ...]:
+        return chunks_of(self.chunks, self.k_tiles)
 
     @property
     def row_shares(self) -> tuple[int, ...]:
@@ -80,15 +95,14 @@ class Schedule:
     def __iter__(self) -> Iterator[Assignment]:
         """All assignments, tile by tile, each tile's in the order it takes them."""
         tile = 0
-        for groups in _ranges(self.group_shares):
-            for rows in _ranges(self.row_shares):
-                for blocks in _ranges(self.block_shares):
-                    for group in range(groups.start, groups.stop):
-                        for part in _ranges(self.passes(blocks.stop - blocks.start)):
-                            first = (blocks.start + part.start) * self.geometry.columns
-                            last = min((blocks.start + part.stop) * self.geometry.columns, self.n)
-                            yield Assignment(tile, group, rows, slice(first, last))
-                    tile += 1
+        for groups, chunks in product(_ranges(self.group_shares), _ranges(self.chunk_shares)):
+            for rows, blocks in product(_ranges(self.row_shares), _ranges(self.block_shares)):
+                for group in range(groups.start, groups.stop):
+                    for part in _ranges(self.passes(blocks.stop - blocks.start)):
+                        first = (blocks.start + part.start) * self.geometry.columns
+                        last = min((blocks.start + part.stop) * self.geometry.columns, self.n)
+                        yield Assignment(tile, group, rows, slice(first, last), chunks)
+                tile += 1
 
 
 def _ranges(shares: tuple[int, ...]) -> Iterator[slice]:
@@ -104,24 +118,33 @@ original's 0.5 and temporal's 0.15): the grid must not depend on data, or modes 
 
 
 @lru_cache(maxsize=65_536)
-def schedule(geometry: Geometry, tiles: int, groups: int, rows: int, n: int) -> Schedule:
-    """The grid of tiles with the shortest expected time; of equals the one with the fewest tiles."""
-    blocks = -(-n // geometry.columns)
-    best: tuple[float, int, int, int, int] | None = None
-    for group_tiles in _divisions(groups, tiles):
-        for column_tiles in _divisions(blocks, tiles // group_tiles):
-            row_tiles = min(tiles // (group_tiles * column_tiles), -(-rows // geometry.lanes))
-            row_share = ceil(ceil(rows / row_tiles) / geometry.lanes)
-            row_tiles = -(-rows // (row_share * geometry.lanes))
-            block_share = -(-blocks // column_tiles)
-            passes = -(-block_share * geometry.columns // geometry.n_max)
-            run = row_share * max(block_share * _TYPICAL_ROW, passes / geometry.encode_width)
-            load = float(block_share)
-            time = (max(run, load) if geometry.weight_banks == 2 else run + load) * -(-groups // group_tiles)
-            key = (time, group_tiles * row_tiles * column_tiles, group_tiles, column_tiles, row_tiles)
-            best = key if best is None or key < best else best
+def schedule(geometry: Geometry, tiles: int, work: Work, adders: int = 0) -> Schedule:
+    """The grid of tiles with the shortest expected time; of equals the one with the fewest tiles. `adders`: elements of
+    partial sums that are added per cycle where parts of K come from different tiles; 0: they never do."""
+    groups, rows, n = work.groups, work.rows, work.n
+    blocks, chunks = -(-n // geometry.columns), len(split_k(work.k, geometry.k_max))
+    best: tuple[float, int, int, int, int, int] | None = None
+    for k_tiles in _divisions(chunks, tiles if adders else 1):
+        k_share = -(-chunks // k_tiles) / chunks
+        adding = (k_tiles - 1) * groups * rows * n / (adders * work.k) if adders else 0.0
+        for group_tiles in _divisions(groups, tiles // k_tiles):
+            for column_tiles in _divisions(blocks, tiles // (k_tiles * group_tiles)):
+                row_tiles = min(tiles // (k_tiles * group_tiles * column_tiles), -(-rows // geometry.lanes))
+                row_share = ceil(ceil(rows / row_tiles) / geometry.lanes)
+                row_tiles = -(-rows // (row_share * geometry.lanes))
+                block_share = -(-blocks // column_tiles)
+                passes = -(-block_share * geometry.columns // geometry.n_max)
+                run = row_share * max(block_share * _TYPICAL_ROW, passes / geometry.encode_width)
+                load = float(block_share)
+                time = (max(run, load) if geometry.weight_banks == 2 else run + load) * -(
+                    -groups // group_tiles
+                )
+                used = group_tiles * k_tiles * row_tiles * column_tiles
+                key = (time * k_share + adding, used, k_tiles, group_tiles, column_tiles, row_tiles)
+                best = key if best is None or key < best else best
     assert best is not None, "one tile always serves"
-    return Schedule(tiles, geometry, groups, rows, n, best[2], best[4], best[3])
+    _, _, k_tiles, group_tiles, column_tiles, row_tiles = best
+    return Schedule(tiles, geometry, groups, rows, chunks, n, group_tiles, k_tiles, row_tiles, column_tiles)
 
 
 def _divisions(count: int, most: int) -> list[int]:
@@ -206,11 +229,31 @@ class ComputeCycles:
 
 
 def work_cycles(
-    geometry: Geometry, tiles: int, work: Work, slots: npt.NDArray[np.integer[Any]] | None
+    geometry: Geometry,
+    tiles: int,
+    work: Work,
+    slots: npt.NDArray[np.integer[Any]] | None,
+    adders: int = 0,
 ) -> ComputeCycles:
     """Cycles of one work. `slots`: [steps, chunks, groups × rows]; None: two for every element, one step."""
-    plan = schedule(geometry, tiles, work.groups, work.rows, work.n)
+    plan = schedule(geometry, tiles, work, adders)
     chunk = np.array(split_k(work.k, geometry.k_max), np.int64)
+    of_parts = [
+        _of_chunks(plan, chunk[part], None if slots is None else slots[:, part])
+        for part in _ranges(plan.chunk_shares)
+    ]
+    by_tile = np.concatenate(of_parts, axis=1)
+    steps = by_tile.shape[-1]
+    total, busy, load, encode_busy = by_tile[:, by_tile[0].argmax(axis=0), np.arange(steps)]
+    alike = plan.column_tiles if slots is not None else plan.used // plan.k_tiles
+    used = by_tile[0].sum(axis=0) * alike
+    return ComputeCycles(total, busy, total - busy - load, load, encode_busy, total - used // tiles)
+
+
+def _of_chunks(plan: Schedule, chunk: I64, slots: npt.NDArray[np.integer[Any]] | None) -> npt.NDArray[Any]:
+    """Total, busy, load and encode cycles [4, tiles, steps] of the tiles that take these chunks of K; of those that take other
+    columns one stands for all, and of tiles whose data are not known one for all."""
+    geometry = plan.geometry
     encode = -(-chunk // geometry.encode_width) + ENCODE_FLUSH_CYCLES
     of_pass = _passes(plan, chunk, encode, slots)
     parts: npt.NDArray[Any] = np.zeros(1, np.int64)  # of what; groups, row tiles, steps
@@ -226,22 +269,15 @@ def work_cycles(
         parts = parts + np.stack([whole, busy.sum(axis=-1) * blocks, waits, encoded.sum(axis=-1)])
     shares, steps = plan.group_shares, parts.shape[-1]
     if slots is None:
-        by_tile = parts.reshape(4, -1, steps) * max(shares)
-    else:
-        starts = np.concatenate([[0], np.cumsum(shares)[:-1]])
-        by_tile = np.add.reduceat(parts, starts, axis=1).reshape(4, -1, steps)
-    total, busy, load, encode_busy = by_tile[:, by_tile[0].argmax(axis=0), np.arange(steps)]
-    if slots is None:
-        used = total * plan.group_tiles * plan.row_tiles * plan.column_tiles
-    else:
-        used = by_tile[0].sum(axis=0) * plan.column_tiles
-    return ComputeCycles(total, busy, total - busy - load, load, encode_busy, total - used // tiles)
+        return parts.reshape(4, -1, steps) * max(shares)
+    starts = np.concatenate([[0], np.cumsum(shares)[:-1]])
+    return np.add.reduceat(parts, starts, axis=1).reshape(4, -1, steps)
 
 
 @lru_cache(maxsize=4096)
-def dense_cycles(geometry: Geometry, tiles: int, work: Work) -> ComputeCycles:
+def dense_cycles(geometry: Geometry, tiles: int, work: Work, adders: int = 0) -> ComputeCycles:
     """Cycles of one work in original mode: two slots for every element, whatever the data."""
-    return work_cycles(geometry, tiles, work, None)
+    return work_cycles(geometry, tiles, work, None, adders)
 
 
 @lru_cache(maxsize=4096)

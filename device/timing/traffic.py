@@ -12,6 +12,9 @@ Contract
     (`keeps_state`). Static bypass (`dependency_check`): no previous input where the program says a difference
     is at hand (`skip_difference`), no previous accumulators where only differences follow (`skip_summation`).
     It changes traffic, never values: through a requantization the bypass would not be exact.
+    A layer whose reference is its own (an anchor's operand, or 0) reads no state and leaves none. What is kept for later
+    steps (`keep`) is written to DRAM: accumulators as the state they are (`previous_output`), an operand where it is made.
+    What is recalled is read, operands as `previous_input`, accumulators as `previous_output`, and never written back.
     Sign-mask (Cambricon-D): SiLU and group norm count as linear for the bypass.
 
     What a group reads of the step's own making it waits for: `producer` is the latest group that makes any of it; `whole`
@@ -39,6 +42,8 @@ from ditto_cosim.protocol.program import Command, Program
 
 Scope = Literal["group", "operands"]
 ACCUMULATOR_BYTES = 4
+STATE = ("previous_input", "previous_output")
+"""Classes of traffic whose values are of an earlier step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,12 @@ class Group:
     """Index of the latest group that makes what this one reads."""
     whole: bool
     """Whether it needs all of it before it can begin."""
+    has_state: bool
+    """Whether differences are taken to what the layer kept of an earlier step."""
+    keeps_accumulators: bool
+    """Whether the program keeps them, whatever the layer itself does."""
+    kept: frozenset[int]
+    """Of what it makes, what the program keeps: it cannot stay on the chip alone."""
 
     @property
     def position(self) -> int | None:
@@ -148,6 +159,7 @@ def _groups(
 ) -> tuple[Group, ...]:
     program = key.program
     sizes = {} if packing is None else packing.sizes(program)
+    kept = {c.operands[0] for c in program.commands if c.op == "keep"}
     starts = [i for i, c in enumerate(program.commands) if c.is_layer]
     edges = list(pairwise([0, *starts, len(program.commands)]))
     home, root, readers = _homes(program, edges)
@@ -171,7 +183,9 @@ def _groups(
         ]
         elements = program.values[layer.results[0]].elements if layer else 0
         if scope == "operands":
-            reads = [t for t in reads if layer is not None and _is_operand(t, layer, root)]
+            reads = [
+                t for t in reads if layer is not None and (_is_operand(t, layer, root) or t.traffic in STATE)
+            ]
             writes = [Transfer(layer.results[0], "output", elements)] if layer else []
         producer = max((home[t.value] for t in reads if t.value in home), default=None)
         found.append(
@@ -187,6 +201,9 @@ def _groups(
                 layer is not None and layer.name in summation,
                 producer,
                 layer is not None and producer is not None and _second_operand(layer, root, home) == producer,
+                layer is not None and _has_state(layer),
+                layer is not None and layer.results[0] in kept,
+                frozenset(made[g]) & {root.get(v, v) for v in kept},
             )
         )
     return tuple(found)
@@ -201,12 +218,12 @@ def mode_bytes(group: Group, mode: Mode, keeps_state: bool) -> tuple[dict[str, i
             total[t.traffic] = total.get(t.traffic, 0) + t.nbytes
     if group.layer is None:
         return reads, writes
-    if mode == "temporal" and not group.difference_at_hand:
+    if mode == "temporal" and group.has_state and not group.difference_at_hand:
         reads["previous_input"] = group.previous_input_bytes
     if not group.summation_deferred:
-        if mode == "temporal":
+        if mode == "temporal" and group.has_state:
             reads["previous_output"] = group.accumulators * ACCUMULATOR_BYTES
-        if keeps_state:
+        if (keeps_state and group.has_state) or group.keeps_accumulators:
             writes["previous_output"] = group.accumulators * ACCUMULATOR_BYTES
     return reads, writes
 
@@ -225,7 +242,7 @@ def _homes(
             if command.op == "reshape":
                 source = command.operands[0]
                 root[command.results[0]] = root.get(source, source)
-            else:
+            elif command.op != "recall":
                 home.update(dict.fromkeys(command.results, g))
     return home, root, readers
 
@@ -239,6 +256,7 @@ def _reads(
     sizes: Mapping[int, int],
 ) -> list[Transfer]:
     found: dict[int, Transfer] = {}
+    recalled = {v for c in program.commands if c.op == "recall" for v in c.results}
     for command in commands:
         for at, value in enumerate(command.operands):
             source = root.get(value, value)
@@ -246,6 +264,8 @@ def _reads(
                 continue
             if source in constants or (command.op == "matmul" and at == 2 and command.attrs["static_b"]):
                 traffic = "weights"
+            elif source in recalled:
+                traffic = "previous_input" if program.values[source].dtype == "i8" else "previous_output"
             else:
                 traffic = "input" if command.is_layer else "residual"
             found[source] = Transfer(source, traffic, sizes.get(source, program.values[source].nbytes))
@@ -264,8 +284,12 @@ def _is_operand(transfer: Transfer, layer: Command, root: Mapping[int, int]) -> 
     return transfer.value in {root.get(v, v) for v in layer.operands}
 
 
+def _has_state(layer: Command) -> bool:
+    return layer.op != "linear_increment" and "reference" not in layer.attrs
+
+
 def _previous_input_bytes(program: Program, layer: Command | None) -> int:
-    if layer is None:
+    if layer is None or not _has_state(layer):
         return 0
     nbytes = program.values[layer.operands[0]].nbytes
     if layer.op == "matmul" and not layer.attrs["static_b"]:
@@ -292,7 +316,11 @@ def _sign_mask_bypass(program: Program) -> tuple[frozenset[str], frozenset[str]]
     constants, outputs = set(program.constants.values()), set(program.outputs.values())
 
     def passes(command: Command) -> bool:
-        return command.op in _SIGN_MASKED or isa.ISA[command.op].kind == "move"
+        moves = isa.ISA[command.op].kind == "move" and command.op not in ("keep", "recall")
+        return command.op in _SIGN_MASKED or moves
+
+    def takes_differences(command: Command) -> bool:
+        return command.is_layer and not command.when and _has_state(command)
 
     back: dict[int, bool] = {}
     ahead: dict[int, bool] = {}
@@ -300,18 +328,19 @@ def _sign_mask_bypass(program: Program) -> tuple[frozenset[str], frozenset[str]]
         for value in command.operands:
             if value not in back:
                 back[value] = value in constants
-        clear = command.is_layer or (passes(command) and all(back[v] for v in command.operands))
+        clear = takes_differences(command) or (passes(command) and all(back[v] for v in command.operands))
         back.update(dict.fromkeys(command.results, clear))
     for command in reversed(program.commands):
         for value in command.results:
             ahead[value] = value not in outputs and all(
-                c.is_layer or (passes(c) and ahead[c.results[0]]) for c in consumers.get(value, [])
+                takes_differences(c) or (passes(c) and ahead[c.results[0]]) for c in consumers.get(value, [])
             )
     difference = {
         c.name
         for c in program.layers
-        if all(back[v] for v in c.operands if v in producer and program.values[v] != PARAMS)
+        if takes_differences(c)
+        and all(back[v] for v in c.operands if v in producer and program.values[v] != PARAMS)
         and not any(v in program.inputs.values() for v in c.operands)
     }
-    summation = {c.name for c in program.layers if ahead[c.results[0]]}
+    summation = {c.name for c in program.layers if takes_differences(c) and ahead[c.results[0]]}
     return program.skip_difference | difference, program.skip_summation | summation

@@ -35,6 +35,8 @@ PASSES: dict[str, int] = {
     "reshape": 0,
     "broadcast": 0,
     "slice": 0,
+    "keep": 0,
+    "recall": 0,
 }
 """Passes over the larger of operand and result; anything else takes one."""
 

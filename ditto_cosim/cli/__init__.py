@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `ditto`: a table of subcommands, each imported when it is called.
 
-`ditto --help` imports none of them, so it answers at once. Every error that a user can cause ends in one sentence and exit
-status 2, a failed check (verification, regression) in status 1, a fault of ours in a traceback and status 3. DITTO_DEBUG=1
-shows the traceback of every error and has the device log everything.
+`ditto --help` imports none of them, so it answers at once. Exit statuses, of every command:
+    0     done, and what was checked holds
+    1     a check failed: verification, regression, conformance, a finding of `doctor`
+    2     what was asked cannot be done; one sentence says why and what to do
+    3     no verdict: a check that came not far enough, or a fault of ours, with a traceback
+    130   interrupted by Ctrl-C (143: by SIGTERM); what is complete is on disk
+DITTO_DEBUG=1 shows the traceback of every error and has the device log everything.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import shlex
 import signal
 import sys
@@ -19,9 +24,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ditto_cosim.cli.completion import VARIABLE, start_completion
+from ditto_cosim.cli.examples import epilog_of
+from ditto_cosim.cli.plain_text import speak_ascii
 from ditto_cosim.protocol.errors import debugging, is_ours
+from ditto_cosim.protocol.suggest import did_you_mean
 
-GROUPS = ("Run", "Look", "Hardware", "Device", "Measure")
+GROUPS = ("Run", "Look", "Hardware", "Device", "Measure", "Help")
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ COMMANDS: dict[str, _Entry] = {
         "Run", "models:compile_model", "Compile a model's denoiser into a program, and save it"
     ),
     "calibrate": _Entry("Run", "models:calibrate", "Choose a model's 8-bit scales from real trajectories"),
+    "factor": _Entry("Run", "factor:factor", "Factorise a transformer's layers for --cache icc"),
     "data": _Entry("Run", "models:data", "Fetch a training data set through the package clients"),
     "report": _Entry("Look", "models:report", "Show a finished run again"),
     "show": _Entry("Look", "show:app", "Print what flows: a program, a record, one layer of a run"),
@@ -50,12 +60,18 @@ COMMANDS: dict[str, _Entry] = {
     "sweep": _Entry("Look", "price:sweep", "Sweep chip size, bandwidth, buffer and low rule"),
     "export": _Entry("Look", "price:export", "A run's memory requests and layers for other simulators"),
     "paper": _Entry("Look", "price:paper", "Hold the paper's claims against this model of it"),
+    "study": _Entry("Look", "study:app", "Hold SQ-DM's claims against this model of it"),
+    "chips": _Entry("Hardware", "hardware:chips", "List the chips, or print every parameter of one"),
+    "designs": _Entry("Hardware", "hardware:designs", "List the designs, or print every parameter of one"),
+    "backends": _Entry("Hardware", "hardware:backends", "List who can compute a layer's products"),
     "rtl": _Entry("Hardware", "rtl_trust:app", "Build, test, replay, mutate, prove and synthesise the RTL"),
     "device": _Entry("Device", "device:device", "Run a device that hosts connect to"),
     "keys": _Entry("Device", "device:keys", "Make the keys for a device on another machine"),
     "conform": _Entry("Device", "device:conform", "Check a backend against everything a device needs of it"),
     "board": _Entry("Device", "board:app", "Boards behind a serial line: list, test, load, simulate"),
     "bench": _Entry("Measure", "bench:bench", "Measure speed: rtl, model, wire, price, dram, size"),
+    "doctor": _Entry("Help", "doctor:doctor", "Look for what this machine lacks, and say the remedy"),
+    "completion": _Entry("Help", "completion:completion", "Print the completion script of bash, zsh or fish"),
 }
 
 
@@ -76,12 +92,32 @@ class _Ditto(TyperGroup):
             found.command(cmd_name)(function)
         command = typer.main.get_command(found)
         command.name = cmd_name
+        _show_examples(command, cmd_name)
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(
+                f"No such command {args[0]!r}{did_you_mean(args[0], COMMANDS)}. `ditto --help` lists them."
+            )
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        from typer._click.shell_completion import CompletionItem
+
+        return [CompletionItem(n, help=e.help) for n, e in COMMANDS.items() if n.startswith(incomplete)]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         for group in GROUPS:
             with formatter.section(group):
                 formatter.write_dl([(n, e.help) for n, e in COMMANDS.items() if e.group == group])
+
+
+def _show_examples(command: Any, name: str) -> None:
+    """Ends the help of a command, and of those below it, with what to type."""
+    command.epilog = epilog_of(name) or command.epilog
+    for below, inner in getattr(command, "commands", {}).items():
+        _show_examples(inner, f"{name} {below}")
 
 
 _PLAIN: dict[str, Any] = {
@@ -93,7 +129,8 @@ root = typer.Typer(
     cls=_Ditto,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with `ditto generate`: it makes a picture and says where picture and report are. "
-    "DITTO_DEBUG=1 shows tracebacks and has devices log every message.",
+    "Something is missing? `ditto doctor`. DITTO_DEBUG=1 shows tracebacks and has devices log every message. "
+    "Exit status: 0 done, 1 a check failed, 2 cannot be done as asked, 3 no verdict or a fault of ours.",
     **_PLAIN,
 )
 
@@ -122,12 +159,15 @@ def _root(
 def main() -> None:
     """Entry point of the `ditto` script."""
     signal.signal(signal.SIGTERM, _terminate)
+    speak_ascii()
+    if VARIABLE in os.environ:
+        start_completion()
     if debugging():
         from ditto_cosim.device.process import log_to_stderr
 
         log_to_stderr("warning")
     try:
-        root()
+        root(prog_name="ditto")
     except _Terminated:
         _end("terminated", 143)
     except KeyboardInterrupt:

@@ -62,7 +62,10 @@ def analyze(
 
 
 def quality(
-    model: Annotated[str, typer.Argument(help="A model that ships (`ditto models`)")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A model that ships (`ditto models`), or a folder that save_pretrained wrote"),
+    ],
     count: Annotated[
         int, typer.Option(min=2, help="Pictures per seed; a Fréchet distance depends on their number")
     ] = 1000,
@@ -85,6 +88,15 @@ def quality(
     keep: Annotated[
         Path | None, typer.Option(help="Folder of pictures: those there are not made again")
     ] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="For a folder with text: prompts, one a line, gone through in turn")
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 0 leaves the model's own")] = 0.0,
+    dtype: Annotated[str, typer.Option(help="Load a folder as fp32, fp16, bf16 or fp64")] = "",
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="For a folder: LoRA file or folder, perhaps :scale; may be repeated"),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Picture of all, side by side")
     ] = None,
@@ -92,9 +104,11 @@ def quality(
 ) -> None:
     """What int8 costs: the same seeds in fp32 and in the accelerator's arithmetic, scored and side by side.
 
-    The int8 pictures come from the int8 reference, which every exact design equals bit for bit.
+    The int8 pictures come from the int8 reference, which every exact design equals bit for bit. A model that ships is
+    scored against the pictures it was trained on; of a folder's, the distance from fp32 is told.
     """
     from ditto_cosim.host.analysis.quality import measure_quality, side_by_side
+    from ditto_cosim.host.pipeline.models import Wish, prompts_of
     from ditto_cosim.host.report.quality import quality_figures, quality_table
 
     result = measure_quality(
@@ -106,10 +120,12 @@ def quality(
         batch=batch,
         scales=scales,
         observer=observer,
+        wish=Wish(prompts=prompts_of(prompt_file), guidance=guidance),
+        options={"dtype": dtype, "lora": lora or ()},
         keep=keep,
         progress=None if as_json or not sys.stderr.isatty() else _show_pictures,
     )
-    path = output or Path(f"quality-{model}.png")
+    path = output or Path(f"quality-{Path(model).name}.png")
     from ditto_cosim.protocol.files import replacing
 
     with replacing(path) as unfinished:

@@ -12,22 +12,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ditto_cosim.cli import completion
+from ditto_cosim.protocol.suggest import did_you_mean
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ditto_cosim.host.generation import Outcome, Watcher
-    from ditto_cosim.protocol.messages import LayerReport
+    from ditto_cosim.host.compiler.cache import Cache
+    from ditto_cosim.host.generation import Outcome
 
 
 def generate(
     how: Annotated[str, typer.Argument(hidden=True)] = "",
     model: Annotated[
-        str, typer.Option(help="A model that ships (`ditto models`), or a folder that save_pretrained wrote")
+        str,
+        typer.Option(
+            help="A model that ships (`ditto models`), or a folder that save_pretrained wrote",
+            autocompletion=completion.models,
+        ),
     ] = "fashion-ddpm",
     backend: Annotated[
         str,
         typer.Option(
-            help="rtl (lane cycles measured), rtl_wide (values through RTL, sooner), model, board, or your own (module:Class)"
+            help="rtl (lane cycles measured), rtl_wide (values through RTL, sooner), model, board, or your own (module:Class)",
+            autocompletion=completion.backends,
         ),
     ] = "rtl",
     board: Annotated[
@@ -37,11 +45,13 @@ def generate(
     chip: Annotated[
         str,
         typer.Option(
-            help="paper, paper_twin, edge, tiny, or a TOML file  [default: paper_twin; on a board tiny]"
+            help="A chip (`ditto chips`) or a TOML file  [default: paper_twin; on a board tiny]",
+            autocompletion=completion.chips,
         ),
     ] = "",
     design: Annotated[
-        str, typer.Option(help="ditto, ditto_plus, itc, diffy, sq_dm, … (`ditto compare` shows all)")
+        str,
+        typer.Option(help="A design (`ditto designs`) or a TOML file", autocompletion=completion.designs),
     ] = "ditto",
     plan: Annotated[
         str,
@@ -91,6 +101,27 @@ def generate(
         str, typer.Option(help="How calibration chooses a range: mse, percentile or minmax")
     ] = "mse",
     scales: Annotated[Path | None, typer.Option(help="File of scales (`ditto calibrate` writes one)")] = None,
+    cache: Annotated[
+        str,
+        typer.Option(
+            help="Between full steps compute less: icc (low-rank corrections) or reuse (outputs again); transformers only"
+        ),
+    ] = "",
+    period: Annotated[
+        int, typer.Option(help="With --cache: steps from one full step to the next; 1: every step is full")
+    ] = 3,
+    rank: Annotated[
+        int, typer.Option(help="With --cache icc: rank of the corrections; 0: the factors' own")
+    ] = 0,
+    factors: Annotated[
+        str, typer.Option(help="With --cache icc: svd, ca or cd, or a file that `ditto factor` wrote")
+    ] = "cd",
+    anchor: Annotated[
+        str,
+        typer.Option(
+            help="With --cache icc: what corrections start from, difference (of operands) or projected (of products); same bits"
+        ),
+    ] = "difference",
     rtl_layers: Annotated[
         list[str] | None, typer.Option(help="Layers (patterns) that run in RTL whatever the backend")
     ] = None,
@@ -106,8 +137,23 @@ def generate(
         Path | None, typer.Option(help="Keys for a device on another machine (`ditto keys`)")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Directory for pictures, record, report")
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Directory for pictures, record, report  [default: a new one in runs/]"
+        ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that the directory holds")
+    ] = False,
+    fp32: Annotated[
+        bool, typer.Option(help="Draw the same picture in fp32 afterwards, beside it in the report")
+    ] = True,
+    view: Annotated[
+        bool, typer.Option("--view", help="Show the report as it grows, in a browser on this machine")
+    ] = False,
+    silent: Annotated[
+        bool, typer.Option("-q", "--quiet", help="Say nothing while it runs; print where things are")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")] = False,
 ) -> None:
     """Generate pictures through the emulated accelerator.
@@ -122,15 +168,25 @@ def generate(
         )
     backend = f"board@{board}" if board else backend
     sample = _sample(how, verify)
+    asked = _cache(cache, period, rank, factors, anchor)
+    _known("--observer", observer, "mse", "percentile", "minmax")
+    _known("--policy", policy, "auto", "static", "clustered", "dynamic")
+    _known("--dtype", dtype, "", "fp32", "fp16", "bf16", "fp64")
+    from ditto_cosim.cli.progress import watching
+    from ditto_cosim.cli.view import viewing
+    from ditto_cosim.host.rundir import free, refuse_used, run_name
+
     if rtl_dir is not None or contract:
         backend = _own_rtl(backend, rtl_dir, contract, connect)
     if not plan and _has_arrays(design, connect):
         plan = "sq_dm"
-    directory = output or Path("runs") / f"{Path(model).name}-{design}-{_short(backend)}-seed{seed}"
+    if output is not None and not overwrite:
+        refuse_used(output)
     if not connect:
         _check_names(chip, design, *(name for name in (backend, cross_check) if name))
-    with quiet(as_json) as say:
+    with quiet(as_json or silent) as say:
         say(f"loading {model}")
+        from ditto_cosim.appraisal import appraise
         from ditto_cosim.host.generation import generate_run
         from ditto_cosim.host.pipeline.models import Wish, load_model, prompts_of
 
@@ -149,7 +205,10 @@ def generate(
             control_image,
             strength,
         )
-        with watching(as_json) as watcher:
+        kind = f"-{cache}{period}" if cache else ""
+        named = run_name(model, chip, design + kind, _short(backend), steps or loaded.steps, seed)
+        directory = output or (Path("runs") / named if overwrite else free(Path("runs") / named))
+        with viewing(view, watching(as_json or silent, directory), directory) as watcher:
             outcome = generate_run(
                 loaded,
                 wish,
@@ -163,14 +222,38 @@ def generate(
                 plan=plan,
                 policy=policy,
                 observer=observer,
+                cache=asked,
                 verify=verify,
                 verify_sample=sample,
                 connect_to=connect or None,
                 keys=keys,
                 rtl_layers=tuple(rtl_layers or ()),
                 cross_check=cross_check,
+                overwrite=overwrite,
+                fp32=fp32,
+                appraise=appraise,
             )
-        tell(outcome, as_json, say)
+        tell(outcome, as_json, say, silent)
+
+
+def _cache(kind: str, period: int, rank: int, factors: str, anchor: str) -> Cache | None:
+    """What is computed between full steps, if anything is left out."""
+    from ditto_cosim.host.compiler.cache import Cache
+
+    if anchor not in ("difference", "projected"):
+        raise typer.BadParameter(f"{anchor!r} is neither difference nor projected", param_hint="--anchor")
+    if not kind:
+        return None
+    return Cache(kind, period, rank, factors, anchor == "projected")  # type: ignore[arg-type]  # refused there
+
+
+def _known(option: str, value: str, *known: str) -> None:
+    """Refuses what an option does not know, before anything is loaded."""
+    if value not in known:
+        raise typer.BadParameter(
+            f"{value!r} is unknown{did_you_mean(value, known)}; known: {', '.join(filter(None, known))}",
+            param_hint=option,
+        )
 
 
 def _has_arrays(design: str, connect: str) -> bool:
@@ -229,23 +312,45 @@ def _check_names(chip: str, design: str, *backends: str) -> None:
         find_backend(backend)
 
 
-def tell(outcome: Outcome, as_json: bool, say: Callable[[str], None]) -> None:
+def tell(outcome: Outcome, as_json: bool, say: Callable[[str], None], silent: bool = False) -> None:
     """Prints what a run gave; a failed verification ends the command with status 1."""
     if as_json:
-        print(json.dumps(outcome.summary))
+        print(json.dumps({"schema": "ditto.generate", "version": 1, **outcome.summary}))
+    elif silent:
+        print(outcome.summary["directory"])
     else:
-        from ditto_cosim.host.report import print_report
-
-        if outcome.report is not None:
-            print_report(outcome.report)
-        if own := outcome.summary.get("own_lane_cycles"):
-            ours = outcome.summary["lane_cycles"]
-            say(f"lanes     yours took {own:,} cycles, ours take {ours:,} ({own / ours:.3f})")
-        say(f"pictures  {', '.join(outcome.summary['pictures']) or 'none'}")
-        say(f"report    {outcome.summary['report']}")
+        _tell_a_person(outcome, say)
     if outcome.failure is not None:
         print(f"error: {outcome.failure}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _tell_a_person(outcome: Outcome, say: Callable[[str], None]) -> None:
+    """Tables, and last what matters most: the picture, the verdict, what the design was good for and why."""
+    from ditto_cosim.host.report import print_report
+    from ditto_cosim.host.report.prices import load_prices
+    from ditto_cosim.host.report.why import sentences
+
+    directory = Path(outcome.summary["directory"])
+    if outcome.report is not None:
+        print_report(outcome.report)
+    if own := outcome.summary.get("own_lane_cycles"):
+        ours = outcome.summary["lane_cycles"]
+        say(f"lanes     yours took {own:,} cycles, ours take {ours:,} ({own / ours:.3f})")
+    if outcome.pictures and sys.stdout.isatty():
+        from rich.console import Console
+
+        from ditto_cosim.cli.progress import half_blocks
+
+        Console().print(half_blocks(outcome.pictures[0], 48))
+    report = outcome.report
+    if report is not None and report.verdict is not None and report.verdict.bit_identical:
+        print(f"bit-identical: {len(report.names)} layers × {len(report.steps)} steps")
+    if report is not None:
+        for sentence in sentences(report, load_prices(directory)):
+            print(sentence)
+    say(f"pictures  {', '.join(outcome.summary['pictures']) or 'none'}")
+    say(f"report    {outcome.summary['report']}")
 
 
 @contextmanager
@@ -262,48 +367,6 @@ def quiet(as_json: bool) -> Iterator[Any]:
         torch.set_num_threads(fair_threads())
     warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
     yield (lambda text: None) if as_json else (lambda text: print(text, file=sys.stderr))
-
-
-@contextmanager
-def watching(as_json: bool) -> Iterator[Watcher]:
-    """Sentences on standard error, and a bar drawn from what the device reports: layers, cycles, what runs now."""
-    from ditto_cosim.host.generation import Watcher
-
-    class Speaking(Watcher):
-        def say(self, text: str) -> None:
-            if not as_json:
-                print(text, file=sys.stderr)
-
-    if as_json or not sys.stderr.isatty():
-        yield Speaking()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("step {task.fields[step]}/{task.fields[steps]}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[cycles]:,} cycles  {task.fields[layer]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None, step=0, steps=0, cycles=0, layer="starting the device")
-        spent = 0
-
-        class Drawing(Speaking):
-            def opened(self, layers: int, steps: int) -> None:
-                bar.update(task, total=layers * steps, steps=steps)
-
-            def layer(self, report: LayerReport) -> None:
-                nonlocal spent
-                spent += report.cycles
-                name = f"{report.name} ({report.mode})"
-                bar.update(task, advance=1, step=report.step + 1, cycles=spent, layer=name[:48])
-
-        yield Drawing()
 
 
 def _command_line() -> str:

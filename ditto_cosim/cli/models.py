@@ -11,6 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+CLIPPED_SHOWN = 5
+"""Points named after a calibration for the share of their values that the grid cuts off."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 
 
@@ -48,10 +51,10 @@ def models(
     if as_json:
         print(json.dumps(rows))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from ditto_cosim.cli.tables import show_table
+
     for title, with_weights in (
         ("Models that ship", True),
         ("The paper's workloads, without weights", False),
@@ -64,8 +67,8 @@ def models(
             purpose = f"\n[dim]{row['for']}[/dim]" if row["for"] else ""
             sampler = f"{row['sampler']} {row['steps']}"
             table.add_row(row["name"], row["image"], sampler, row["description"] + purpose)
-        console.print(table)
-        console.print()
+        show_table(table)
+        print()
     print(
         "ditto generate --model NAME runs one that ships (docs/models.md shows them); ditto paper prices the paper's."
     )
@@ -144,29 +147,91 @@ def calibrate(
     lora: Annotated[
         list[str] | None, typer.Option(help="LoRA file or folder, perhaps :scale; may be repeated")
     ] = None,
+    plan: Annotated[
+        str,
+        typer.Option(help="sq_dm: choose formats of block-scaled layers instead, by a sensitivity sweep"),
+    ] = "",
+    block: Annotated[
+        int, typer.Option(help="With --plan: input channels that share a scale (16, 32 or 64)")
+    ] = 32,
+    as_json: AsJson = False,
 ) -> None:
     """Choose a model's 8-bit scales from real fp32 denoising trajectories, and keep them as a file.
 
-    A file `ditto_scales.json` beside the weights is used by `generate` from then on.
+    A file `ditto_scales.json` beside the weights is used by `generate` from then on. With --plan sq_dm the formats of SQ-DM's
+    layers are chosen instead, and kept as `ditto_plan.json`: every residual block in turn at 4 bits, all else at 8.
+
+    \b
+      ditto calibrate fashion-ddpm-relu -o scales.json
+      ditto calibrate fashion-ddpm-relu --plan sq_dm -o plan.json
     """
     from ditto_cosim.host.compiler.quantize import save_grids
     from ditto_cosim.host.pipeline.accelerate import SCALES_FILE, accelerate
     from ditto_cosim.host.pipeline.models import Wish, load_model, prompts_of
 
+    wish = Wish(steps, seed, batch, (), prompt, guidance, prompts_of(prompt_file))
+    if plan:
+        _calibrate_plan(model, load_model, wish, plan, block, output, as_json)
+        return
     loaded = load_model(model, dtype=dtype, lora=lora or ())
     accelerate(
         loaded.pipe,
         backend="model",
         observer=observer,
         policy=policy,
-        calibration=loaded.calibration(
-            Wish(steps, seed, batch, (), prompt, guidance, prompts_of(prompt_file))
-        ),
+        calibration=loaded.calibration(wish),
     )
     denoiser: Any = loaded.denoiser
     target = output or (loaded.folder / SCALES_FILE if loaded.folder is not None else Path(SCALES_FILE))
     save_grids(denoiser.grids, target)
+    if as_json:
+        print(json.dumps({"scales": str(target), "points": len(denoiser.grids), "clipped": denoiser.clipped}))
+        return
     print(f"{len(denoiser.grids)} scales written to {target}")
+    worst = sorted(denoiser.clipped.items(), key=lambda item: -item[1])[:CLIPPED_SHOWN]
+    if worst and worst[0][1]:
+        print("most clipped: " + ", ".join(f"{point} {share:.2%}" for point, share in worst if share))
+    else:
+        print("no value of the calibration is clipped")
+
+
+SWEPT_CALLS = 5
+"""Steps of a trajectory that a sensitivity sweep looks at, evenly spread."""
+
+
+def _calibrate_plan(
+    model: str, load: Any, wish: Any, plan: str, block: int, output: Path | None, as_json: bool
+) -> None:
+    """A sensitivity sweep along one trajectory, and the plan it leads to."""
+    from ditto_cosim.host.analysis.formats import find_plan
+    from ditto_cosim.host.compiler.plan import PLAN_FILE, PLANS, PlanError, save_plan
+    from ditto_cosim.host.pipeline.accelerate import trajectory_of
+    from ditto_cosim.protocol.blocks import BLOCKS
+
+    if plan not in PLANS:
+        raise PlanError(f"no plan {plan!r}; known: {', '.join(PLANS)}")
+    if block not in BLOCKS:
+        raise PlanError(f"blocks of {block}, expected one of {', '.join(map(str, BLOCKS))}")
+    loaded = load(model)
+    captured, calls = trajectory_of(loaded.pipe, loaded.arguments(wish))
+    spread = [calls[round(i * (len(calls) - 1) / max(1, SWEPT_CALLS - 1))] for i in range(SWEPT_CALLS)]
+
+    def tell(name: str, snr_db: float) -> None:
+        print(f"{name:40} {snr_db:6.2f} dB at 4 bits", file=sys.stderr)
+
+    found = find_plan(captured, spread, block, (lambda *_: None) if as_json else tell)
+    target = output or (loaded.folder / PLAN_FILE if loaded.folder is not None else Path(PLAN_FILE))
+    save_plan(found, target)
+    if as_json:
+        told = {"block": found.block, "layers": dict(found.layers), "figures": dict(found.figures)}
+        measured = [{"block": s.block, "snr_db": s.snr_db} for s in found.sensitivity]
+        print(json.dumps({"file": str(target), "plan": found.name, **told, "sensitivity": measured}))
+        return
+    four = sum(form == "uint4" for form in found.layers.values())
+    print(
+        f"{four} of {len(found.layers)} layers at 4 bits ({found.figures['four_bit_share']:.1%} of all MACs), "
+        f"{found.figures['snr_db']:.1f} dB; written to {target}"
+    )
 
 
 def data(
@@ -181,12 +246,26 @@ def data(
 def report(
     directory: Annotated[Path, typer.Argument(help="Directory of a run")],
     slow: Annotated[int, typer.Option(help="How many of the slowest layers to show")] = 10,
+    full: Annotated[
+        bool, typer.Option("--full", help="Price all designs and a grid of chips into the page (a minute)")
+    ] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Write layers.csv beside layers.parquet")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show a finished run again: verdict, where its cycles went, Defo's decisions, the slowest layers and why."""
-    from ditto_cosim.host.report import load_report, print_report
+    from ditto_cosim.host.report import load_report, print_report, write_csv, write_report
 
     found = load_report(directory)
+    if full:
+        from ditto_cosim.appraisal import appraise
+        from ditto_cosim.host.report.prices import save_prices
+
+        save_prices(appraise(directory, full=True), directory)
+        write_report(found, directory)
+    if csv:
+        path = write_csv(found, directory)
+        if not as_json:
+            print(f"written: {path}")
     if as_json:
         print(found.to_json())
     else:

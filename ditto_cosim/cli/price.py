@@ -50,7 +50,7 @@ def price(
     wanted = load_design(design) if design else design_of(columns.info)
     memory = _memory(dram, made)
     found = price_run(columns, made, wanted, memory=memory)
-    itc = price_run(columns, made, load_design("itc"), memory=memory)
+    itc = price_run(columns, made, _baseline(columns), memory=memory)
     figures = _figures(found, made, itc)
     exact = None if dram else _as_charged(columns, found, made, wanted)
     figures["equals_the_run"] = exact
@@ -63,7 +63,7 @@ def price(
         end=" ",
     )
     print(
-        f"{figures['speedup_over_itc']:.2f}× ITC, {figures['energy_j']:.4g} J,"
+        f"{figures[f'speedup_over_{itc.design}']:.2f}× {_baseline(columns).title}, {figures['energy_j']:.4g} J,"
         f" {figures['measured_share']:.0%} measured"
     )
     if exact is not None:
@@ -119,19 +119,21 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """All designs side by side on one recorded run."""
-    from ditto_cosim.device.designs.base import design_names, load_design
+    from ditto_cosim.device.designs.base import designs_for, load_design
     from ditto_cosim.device.pricing.recorded import price_run
 
     columns, made = _load(run, chip)
-    names = [n.strip() for n in designs.split(",") if n.strip()] or list(design_names())
+    fitting = designs_for(columns.program)
+    names = [n.strip() for n in designs.split(",") if n.strip()] or list(fitting)
     memory = _memory(dram, made)
-    itc = price_run(columns, made, load_design("itc"), memory=memory)
+    itc = price_run(columns, made, _baseline(columns), memory=memory)
     found = {name: price_run(columns, made, load_design(name), memory=memory) for name in names}
+    over = f"speedup_over_{itc.design}"
     figures = {name: _figures(time, made, itc) for name, time in found.items()}
     measured = _measure_gpu(columns, itc.total_cycles / made.clock_ghz / 1e9) if gpu else None
     path = run / "compare.png"
     if plot:
-        _draw_compare(figures, path)
+        _draw_compare(figures, path, itc.design)
     survives = _robust(columns, made, names, run) if robust else None
     if as_json:
         drawn = str(path) if plot else None
@@ -142,17 +144,29 @@ def compare(
         [
             load_design(name).title,
             f"{f['total_cycles']:,}",
-            f"{f['speedup_over_itc']:.2f}",
+            f"{f[over]:.2f}",
             f"{f['unit_cycles']['compute'] / max(f['total_cycles'], 1):.0%}",
             f"{f['stall_cycles']['dram'] / max(f['total_cycles'], 1):.0%}",
             f"{f['total_bytes'] / 1e6:,.1f}",
             f"{f['energy_j'] * 1e3:.4g}",
             f"{f['temporal_share']:.0%}",
         ]
-        for name, f in sorted(figures.items(), key=lambda item: -item[1]["speedup_over_itc"])
+        for name, f in sorted(figures.items(), key=lambda item: -item[1][over])
     ]
     print(f"{run}: {columns.info.model}, {len(columns.steps)} steps on {made.name} ({made.timing})")
-    _print_table(["design", "cycles", "× ITC", "computing", "DRAM stall", "MB", "mJ", "temporal"], rows)
+    _print_table(
+        [
+            "design",
+            "cycles",
+            f"× {_baseline(columns).title}",
+            "computing",
+            "DRAM stall",
+            "MB",
+            "mJ",
+            "temporal",
+        ],
+        rows,
+    )
     if measured is not None:
         print(
             f"{measured['name']}, measured: {measured['run_s'] * 1e3:.1f} ms,"
@@ -320,6 +334,13 @@ def _load(run: Path, chip: str) -> tuple[RecordColumns, Chip]:
     return columns, load_chip(chip) if chip else chip_of(columns.info)
 
 
+def _baseline(columns: RecordColumns) -> Design:
+    """What a run's other prices are held against: a dense design of the kind that it can be priced under."""
+    from ditto_cosim.device.designs.base import designs_for, load_design
+
+    return load_design("itc" if "itc" in designs_for(columns.program) else "fp16_dense")
+
+
 def _memory(name: str, chip: Chip) -> MakeMemory | None:
     """Another memory model, made anew for every step."""
     from ditto_cosim.device.timing.memory import find_memory
@@ -345,10 +366,12 @@ ROBUST_DESIGNS = ("diffy", "cambricon_d", "ditto_plus")
 
 def _robust(columns: RecordColumns, chip: Chip, names: Sequence[str], run: Path) -> Robustness:
     """Asks, and leaves the sentence in the run's report if there is one."""
-    from ditto_cosim.device.designs.base import design_names
+    from ditto_cosim.device.designs.base import designs_for
     from ditto_cosim.device.pricing.robust import robustness
 
-    found = robustness(columns, chip, ROBUST_DESIGNS if set(names) == set(design_names()) else names)
+    found = robustness(
+        columns, chip, ROBUST_DESIGNS if set(names) == set(designs_for(columns.program)) else names
+    )
     if (run / "report.json").exists():
         from ditto_cosim.host.report import load_report, write_report
 
@@ -398,8 +421,8 @@ def _figures(found: RunTime, chip: Chip, itc: RunTime) -> dict[str, Any]:
         "total_bytes": found.total_bytes,
         "energy_pj": found.energy_totals(),
         "energy_j": found.total_energy_pj / 1e12,
-        "speedup_over_itc": itc.total_cycles / max(found.total_cycles, 1),
-        "energy_over_itc": found.total_energy_pj / max(itc.total_energy_pj, 1e-30),
+        f"speedup_over_{itc.design}": itc.total_cycles / max(found.total_cycles, 1),
+        f"energy_over_{itc.design}": found.total_energy_pj / max(itc.total_energy_pj, 1e-30),
         "temporal_share": float((found.modes == 1).mean()),
         "measured_share": float(found.measured.mean()),
         "defo_accuracy": found.accuracy,
@@ -446,21 +469,21 @@ def _numbers(text: str, what: str) -> list[float]:
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
+
+    from ditto_cosim.cli.tables import show_table
 
     if not rows:
         return
-    console = Console() if sys.stdout.isatty() else Console(width=120)
     table = Table(box=SIMPLE, pad_edge=False)
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    show_table(table)
 
 
-def _draw_compare(figures: dict[str, dict[str, Any]], path: Path) -> None:
+def _draw_compare(figures: dict[str, dict[str, Any]], path: Path, base: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -468,12 +491,12 @@ def _draw_compare(figures: dict[str, dict[str, Any]], path: Path) -> None:
 
     from ditto_cosim.protocol.files import replacing
 
-    names = sorted(figures, key=lambda n: -figures[n]["speedup_over_itc"])
+    names = sorted(figures, key=lambda n: -figures[n][f"speedup_over_{base}"])
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.5), layout="constrained")
     for axis, key, label in zip(
         axes,
-        ("speedup_over_itc", "energy_over_itc", "total_bytes"),
-        ("speed-up over ITC", "energy over ITC", "DRAM bytes"),
+        (f"speedup_over_{base}", f"energy_over_{base}", "total_bytes"),
+        (f"speed-up over {base}", f"energy over {base}", "DRAM bytes"),
         strict=True,
     ):
         axis.barh(names[::-1], [figures[n][key] for n in names[::-1]])

@@ -23,12 +23,14 @@ def resume(
 
     Whatever ended it: Ctrl-C, a signal, a full disk, a killed process. A run that is complete is told again.
     """
-    from ditto_cosim.cli.generate import quiet, tell, watching
+    from ditto_cosim.cli.generate import quiet, tell
+    from ditto_cosim.cli.progress import watching
 
     with quiet(as_json) as say:
         say(f"resuming {run}")
+        from ditto_cosim.appraisal import appraise
         from ditto_cosim.host.resume import resume_run
 
         with watching(as_json) as watcher:
-            outcome = resume_run(run, watcher=watcher, connect_to=connect, keys=keys)
+            outcome = resume_run(run, watcher=watcher, connect_to=connect, keys=keys, appraise=appraise)
         tell(outcome, as_json, say)

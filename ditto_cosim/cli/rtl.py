@@ -21,11 +21,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ditto_cosim.protocol.suggest import did_you_mean
+
 if TYPE_CHECKING:
     from ditto_cosim.sim_harness.array_regression import ArrayReport
     from ditto_cosim.sim_harness.regression import Mismatch, Report
 
-app = typer.Typer(help="The silicon: build, test, replay, synthesise.", no_args_is_help=True)
+app = typer.Typer(
+    help="The silicon: build, test, replay, synthesise.", no_args_is_help=True, rich_markup_mode=None
+)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -89,8 +93,9 @@ def block_reference() -> Any:
 
 
 def fail(message: object) -> NoReturn:
+    """Ends the command: what was asked cannot be done."""
     typer.echo(f"ditto rtl: {message}", err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(2)
 
 
 @contextmanager
@@ -115,7 +120,7 @@ def set_names(names: list[str] | None, chip: str = "") -> list[str]:
         return ["chip"]
     for name in names or []:
         if name not in SETS:
-            fail(f"{name!r} is no parameter set; known: {', '.join(SETS)}")
+            fail(f"{name!r} is no parameter set{did_you_mean(name, SETS)}; known: {', '.join(SETS)}")
     return names or [name for name in SETS if name != "tall"]
 
 

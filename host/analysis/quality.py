@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What int8 costs in pictures: the same seeds in fp32 and in the accelerator's arithmetic, side by side.
 
+A model of the zoo is scored against its training pictures; of a folder's pictures only the distance from fp32 is known.
+
 The int8 pictures come from golden, bit-identical to what every exact design computes, in batches that would
 take a device long. Pictures can be kept in a folder, and a measurement goes on with what it finds there. What this file
 does not do: score (`zoo/measure.py` has the extractors).
@@ -11,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from torch import Tensor
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.compiler.quantize import load_grids
 from ditto_cosim.host.pipeline.accelerate import accelerate
-from ditto_cosim.host.pipeline.models import Wish, load_model, usual
+from ditto_cosim.host.pipeline.models import FOLDER_STEPS, LoadedModel, Wish, load_model, usual
 from ditto_cosim.host.pipeline.run import Generation
 from ditto_cosim.host.reference.golden import Golden
 
@@ -127,34 +129,39 @@ def measure_quality(
     policies: Sequence[str] = ("static",),
     steps: int | None = None,
     batch: int = 50,
-    guidance: float | None = None,
+    wish: Wish | None = None,
+    options: Mapping[str, Any] | None = None,
     keep: Path | None = None,
     progress: Callable[[str, int], None] | None = None,
     **settings: Any,
 ) -> Quality:
-    """Pictures and figures of a zoo model in fp32 and under each policy; `settings` go to `accelerate`.
+    """Pictures and figures in fp32 and under each policy; `settings` go to `accelerate`.
 
-    With `keep`, pictures are kept in that folder as they are made, and those found there are not made again.
+    A model of the zoo makes its own series (`zoo/measure.py`); a folder, loaded with `options`, the one of `wish`. With
+    `keep`, pictures are kept in that folder as they are made, and those found there are not made again.
     """
     from ditto_cosim.host.zoo import find_trained
     from ditto_cosim.host.zoo.classifier import JUDGES, load_classifier
     from ditto_cosim.host.zoo.measure import asked_for, figures_of
 
-    known = find_trained(model)
-    if known.dataset in JUDGES:
+    wish = replace(wish or Wish(), steps=steps or 0)
+    known = None if Path(model).is_dir() else find_trained(model)
+    if known is not None and known.dataset in JUDGES:
         load_classifier(known.dataset)  # a missing one is better known before the pictures are made
     series: dict[str, Series] = {}
     for kind in (FP32, *policies):
-        maker = _Maker(model, kind, steps, guidance, min(batch, count), settings, progress)
+        maker = _Maker(model, kind, wish, options or {}, min(batch, count), settings, progress)
         began = time.perf_counter()
         pictures = tuple(maker.pictures(count, seed, keep) for seed in seeds)
         wall_s = time.perf_counter() - began
         figures = tuple(
-            figures_of(found, known.dataset, asked_for(known, count, seed))
+            {} if known is None else figures_of(found, known.dataset, asked_for(known, count, seed))
             for found, seed in zip(pictures, seeds, strict=True)
         )
         series[kind] = Series(pictures, figures, wall_s)
-    return Quality(model, count, steps or known.steps, tuple(seeds), series)
+    return Quality(
+        model, count, steps or (FOLDER_STEPS if known is None else known.steps), tuple(seeds), series
+    )
 
 
 class _Maker:
@@ -164,21 +171,21 @@ class _Maker:
         self,
         model: str,
         kind: str,
-        steps: int | None,
-        guidance: float | None,
+        wish: Wish,
+        options: Mapping[str, Any],
         batch: int,
         settings: Mapping[str, Any],
         progress: Callable[[str, int], None] | None,
     ) -> None:
-        self._model, self._kind, self._steps, self._guidance = model, kind, steps, guidance
+        self._model, self._kind, self._wish, self._options = model, kind, wish, options
         self._batch, self._settings, self._progress = batch, dict(settings), progress
-        self._pipeline: Any = None
+        self._loaded: LoadedModel | None = None
 
     def pictures(self, count: int, seed: int, keep: Path | None) -> Pictures:
         """In 0…1, in 256 steps: as they are kept, and as they are shown."""
         if keep is None:
             return self._make(count, seed).astype(np.float32) / np.float32(255)
-        path = keep / f"{self._model}.{self._kind}.seed{seed}.npz"
+        path = keep / f"{Path(self._model).name}.{self._kind}.seed{seed}.npz"
         if path.is_file():
             found = np.load(path)["pictures"]
             if len(found) >= count:
@@ -190,36 +197,51 @@ class _Maker:
         return made.astype(np.float32) / np.float32(255)
 
     def _make(self, count: int, seed: int) -> npt.NDArray[np.uint8]:
+        if self._loaded is None:
+            self._loaded = self._load()
+        told = None if self._progress is None else (lambda done: self._progress(self._kind, done))  # type: ignore[misc]
+        with torch.no_grad():
+            make = self._of_folder if Path(self._model).is_dir() else self._of_zoo
+            found = make(self._loaded, count, seed, told)
+        return np.rint(np.clip(found, 0, 1) * 255).astype(np.uint8)
+
+    def _of_zoo(
+        self, loaded: LoadedModel, count: int, seed: int, told: Callable[[int], None] | None
+    ) -> Pictures:
         from ditto_cosim.host.zoo import find_trained
         from ditto_cosim.host.zoo.measure import generate
 
-        if self._pipeline is None:
-            self._pipeline = self._loaded()
-        told = None if self._progress is None else (lambda done: self._progress(self._kind, done))  # type: ignore[misc]
-        with torch.no_grad():
-            found, _ = generate(
-                self._pipeline,
-                find_trained(self._model),
-                count,
-                seed,
-                self._steps,
-                self._batch,
-                self._guidance,
-                told,
-            )
-        return np.rint(np.clip(found, 0, 1) * 255).astype(np.uint8)
+        wish, known = self._wish, find_trained(self._model)
+        found, _ = generate(
+            loaded.pipe, known, count, seed, wish.steps or None, self._batch, wish.guidance or None, told
+        )
+        return found
 
-    def _loaded(self) -> Any:
-        loaded = load_model(self._model)
+    def _of_folder(
+        self, loaded: LoadedModel, count: int, seed: int, told: Callable[[int], None] | None
+    ) -> Pictures:
+        parts = []
+        for start in range(0, count, self._batch):
+            indices = range(start, min(start + self._batch, count))
+            images = loaded.pipe(**loaded.series(self._wish, seed, indices)).images
+            parts.append(np.asarray(images, np.float32))
+            if told is not None:
+                told(indices[-1] + 1)
+        return np.concatenate(parts)
+
+    def _load(self) -> LoadedModel:
+        loaded = load_model(self._model, **self._options)
         if self._kind == FP32:
-            return loaded.pipe
+            return loaded
         settings = {"policy": self._kind, **self._settings}
         if settings.get("scales") is None and usual(settings) and loaded.scales is not None:
             settings["scales"] = load_grids(loaded.scales)
         if settings.get("scales") is None:
-            steps = self._steps or loaded.steps
-            settings["calibration"] = loaded.calibration(Wish(steps, CALIBRATION_SEED, CALIBRATION_PICTURES))
-        return on_golden(loaded.pipe, **settings)
+            steps = self._wish.steps or loaded.steps
+            settings["calibration"] = loaded.calibration(
+                replace(self._wish, steps=steps, seed=CALIBRATION_SEED, batch=CALIBRATION_PICTURES)
+            )
+        return replace(loaded, pipe=on_golden(loaded.pipe, **settings))
 
 
 def side_by_side(quality: Quality, count: int = 64) -> Any:

@@ -23,10 +23,10 @@ from ditto_cosim.host.compiler.quantize import Grid
 from ditto_cosim.host.pipeline.run import INPUTS
 from ditto_cosim.host.reference.golden import Golden
 from ditto_cosim.protocol.errors import DittoError
-from ditto_cosim.protocol.files import load_arrays
 from ditto_cosim.protocol.hardware import LowRule, Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import RunInfo, RunRecord
+from ditto_cosim.protocol.shelf import Shelf
 
 
 class AnalysisError(DittoError):
@@ -35,13 +35,16 @@ class AnalysisError(DittoError):
 
 def recorded_inputs(directory: Path, step: int) -> dict[str, Tensor]:
     """The denoiser's inputs in one step of a recorded run."""
-    path = directory / INPUTS.format(step)
-    if not path.exists():
-        raise AnalysisError(f"{directory}: {path.name} is missing; record the run again with this version")
+    name = INPUTS.format(step)
     try:
-        return {name: torch.from_numpy(array) for name, array in load_arrays(path).items()}
+        shelf = Shelf(directory)
+        return {key: torch.from_numpy(array) for key, array in shelf.arrays(name).items()}
+    except FileNotFoundError:
+        raise AnalysisError(
+            f"{directory}: {name} is missing; record the run again with this version"
+        ) from None
     except (ValueError, TypeError) as error:
-        raise AnalysisError(f"{path}: {error}") from None
+        raise AnalysisError(f"{directory}: {name}: {error}") from None
 
 
 def captured_again(denoiser: torch.nn.Module, inputs: Mapping[str, Tensor], info: RunInfo | None) -> Captured:

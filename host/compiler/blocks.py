@@ -44,7 +44,8 @@ def as_seen(x: Tensor, form: BlockFormat, block: int, axis: int, *, of_weights: 
     codes, scales, t = _blocks(last, form, block, tuple(range(of_weights, last.ndim)))
     unit = (scales.to(torch.float32) * 2.0**-SCALE_BITS).repeat_interleave(block, -1)[..., : last.shape[-1]]
     shape = [-1] + [1] * (last.ndim - 1) if of_weights else []
-    return (codes * unit * t.reshape(shape)).movedim(-1, axis)
+    found: Tensor = codes * unit * t.reshape(shape)
+    return found.movedim(-1, axis)
 
 
 def baseline_as_seen(x: Tensor, kind: Baseline, axis: int, *, of_weights: bool = False) -> Tensor:
@@ -58,12 +59,13 @@ def baseline_as_seen(x: Tensor, kind: Baseline, axis: int, *, of_weights: bool =
     top = last.abs().amax(over, keepdim=True).clamp_min(1e-30)
     if kind == "int4_tensor":
         scale = top / 7
-        return ((last / scale).round().clamp(-7, 7) * scale).movedim(-1, axis)
+        whole: Tensor = (last / scale).round().clamp(-7, 7) * scale
+        return whole.movedim(-1, axis)
     parts = pad(last, (0, -last.shape[-1] % VSQ_BLOCK)).unflatten(-1, (-1, VSQ_BLOCK))  # type: ignore[no-untyped-call]  # torch leaves it untyped
     levels = 2**VSQ_SCALE_BITS - 1
     coarse = (top / 7 / levels)[..., None]
     fine = (parts.abs().amax(-1, keepdim=True) / 7 / coarse).round().clamp(1, levels)
-    seen = (parts / (fine * coarse)).round().clamp(-7, 7) * fine * coarse
+    seen: Tensor = (parts / (fine * coarse)).round().clamp(-7, 7) * fine * coarse
     return seen.flatten(-2)[..., : last.shape[-1]].movedim(-1, axis)
 
 

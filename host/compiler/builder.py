@@ -16,6 +16,7 @@ import torch
 from torch.fx import Node
 
 from ditto_cosim.host.compiler.blocks import quantize_weight as quantize_weight_blocks
+from ditto_cosim.host.compiler.cache import Plan
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.plan import FormatPlan
 from ditto_cosim.host.compiler.points import example, name_layers, quantization_points
@@ -24,7 +25,7 @@ from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.blocks import FORMATS, BlockFormat
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.isa import Attr, Attrs, DType, TensorSpec
-from ditto_cosim.protocol.program import Command
+from ditto_cosim.protocol.program import Command, When
 
 DTYPES: dict[torch.dtype, DType] = {
     torch.float32: "f32",
@@ -90,11 +91,15 @@ class Builder:
         captured: Captured,
         grids: Mapping[str, Grid] | None,
         steps: int,
-        plan: FormatPlan | None = None,
+        plan: Plan | None = None,
+        formats: FormatPlan | None = None,
     ) -> None:
+        self.plan = None if plan is None or plan.cache.idle else plan
+        """What increments compute in place of some layers."""
+        self.formats = formats
+        """Which layers are block-scaled."""
         self.captured = captured
         self.grids = grids
-        self.plan = plan
         self.steps = steps
         self.values: list[TensorSpec] = []
         self.commands: list[Command] = []
@@ -127,18 +132,31 @@ class Builder:
 
     def emit(self, op: str, *operands: Value, name: str | None = None, **attrs: Attr) -> tuple[Value, ...]:
         """One command, or the results of an equal one that is there already."""
+        return self.emit_in("", op, operands, attrs, name)
+
+    def emit_in(
+        self,
+        when: When,
+        op: str,
+        operands: tuple[Value, ...],
+        attrs: Attrs,
+        name: str | None = None,
+        into: Value | None = None,
+    ) -> tuple[Value, ...]:
+        """The same in steps of one class. `into`: the value that steps of the other define otherwise."""
         ids = tuple(v.id for v in operands)
-        key = (op, ids, tuple(sorted(attrs.items())))
-        if key in self.merged:
+        key = (op, ids, tuple(sorted(attrs.items())), when)
+        if into is None and key in self.merged:
             return self.merged[key]
         specs = isa.infer(op, [v.spec for v in operands], attrs)
-        varying = any(v.varying for v in operands)
-        results = tuple(self._value(spec, varying) for spec in specs)
+        varying = any(v.varying for v in operands) or op == "recall"
+        results = (into,) if into is not None else tuple(self._value(spec, varying) for spec in specs)
         label = self._unique(name if name is not None else f"{self.scope}/{op}".lstrip("/"))
-        command = Command(op, label, ids, tuple(r.id for r in results), attrs)
+        command = Command(op, label, ids, tuple(r.id for r in results), attrs, when)
         self.commands.append(command)
         self.makers.update((r.id, command) for r in results)
-        self.merged[key] = results
+        if into is None:
+            self.merged[key] = results
         return results
 
     def constant(self, tensor: torch.Tensor, name: str) -> Value:
@@ -221,8 +239,37 @@ class Builder:
             shape = [-1] + [1] * (len(value.spec.shape) - 1 - axis % len(value.spec.shape))
             inverse = self.constant((1 / torch.tensor(grid.channels)).reshape(shape), f"{point}/channels")
             (value,) = self.emit("mul", value, inverse, name=f"{point}/channels")
-        q, params = self.emit("quantize", value, name=f"{point}/quantize", **grid.attrs(self.steps))
+        q, params = self.emit_in("", "quantize", (value,), self._attrs(point, grid), f"{point}/quantize")
         return q, params
+
+    def _attrs(self, point: str, grid: Grid) -> Attrs:
+        """Of a quantizer. Where differences to a full step are taken, its grid may change in full steps alone."""
+        attrs = grid.attrs(self.steps)
+        if self.plan is None or point.rpartition(":")[0] not in self.plan.layers:
+            return attrs
+        if grid.policy == "dynamic":
+            raise QuantizationError(
+                f"{point} has a dynamic scale, which may move between a full step and an increment, and a difference needs one "
+                "grid; calibrate it with policy auto, static or clustered"
+            )
+        period = self.plan.cache.period
+        starts = dict(
+            zip(
+                (round(b / period) * period for b in isa.ints(attrs, "bounds")),
+                range(self.steps),
+                strict=False,
+            )
+        )
+        kept = list(starts.values())  # of clusters that begin together, the last
+        scales, points = attrs["scales"], attrs["zero_points"]
+        assert isinstance(scales, tuple)
+        assert isinstance(points, tuple)
+        return {
+            **attrs,
+            "scales": tuple(scales[i] for i in kept),
+            "zero_points": tuple(points[i] for i in kept),
+            "bounds": tuple(starts),
+        }
 
     def _factors(self, point: str, weight: torch.Tensor) -> torch.Tensor | None:
         """What the channels of a layer's input are divided by, and its weights multiplied."""
@@ -241,8 +288,59 @@ class Builder:
         layer = self.layers[node.name]
         if (form := self._block_format(layer)) is not None:
             return self._block_scaled(layer, "linear_block", form, x, weight, bias)
+        if self.plan is not None and layer in self.plan.layers and self.value(x).varying:
+            return self._cached(self.plan, layer, x, weight, bias)
         acc, params, scale = self._weighted(layer, "linear", x, weight)
         return self._dequantize(layer, acc, params, scale, bias, -1)
+
+    def _cached(self, plan: Plan, layer: str, x: Argument, weight: Argument, bias: Argument) -> Value:
+        """A linear layer in full steps; between them, what it gave in the last one, corrected by its factors."""
+        acc, params, scale = self._weighted(layer, "linear", x, weight, when="full")
+        y = self._dequantize(layer, acc, params, scale, bias, -1, when="full")
+        acc0, params0 = self._anchored(acc), self._anchored(params)
+        factors = plan.factors.get(layer)
+        if factors is None:
+            return self._dequantize(layer, acc0, params0, scale, bias, -1, when="increment", into=y)
+        if factors.channels != self._channels(f"{layer}:x"):
+            raise QuantizationError(
+                f"{layer}: its factors were made for other scales of the operand's channels; make them again with `ditto factor`"
+            )
+        (q,) = (self.by_id[v] for v in self.makers[acc.id].operands[:1])
+        b = self.constant(factors.b, f"{layer}.B.weight")
+        if plan.cache.projected:
+            (projected,) = self.emit("linear", q, params, b, name=f"{layer}.B")
+            products = projected, self._anchored(projected)
+            (p,) = self.emit_in("increment", "difference", products, {}, f"{layer}.B/difference")
+        else:
+            operands = q, params, b, self._anchored(q), params0
+            (p,) = self.emit_in("increment", "linear_increment", operands, {}, f"{layer}.B")
+        b_scale, a_scale = (
+            self.constant(scale, f"{layer}.{name}.weight_scale")
+            for name, scale in (("B", factors.b_scale), ("A", factors.a_scale))
+        )
+        h = self._dequantize(f"{layer}.B", p, params, b_scale, None, -1, when="increment")
+        grid = Grid("static", (factors.h_scale(plan.cache.period),), (0,), symmetric=True)
+        name = f"{layer}.A:x/quantize"
+        qh, ph = self.emit_in("increment", "quantize", (h,), grid.attrs(self.steps), name)
+        a = self.constant(factors.a, f"{layer}.A.weight")
+        (acc,) = self.emit_in("increment", "linear", (qh, ph, a), {"reference": "zero"}, f"{layer}.A")
+        correction = self._dequantize(f"{layer}.A", acc, ph, a_scale, None, -1, when="increment")
+        y0 = self._dequantize(layer, acc0, params0, scale, bias, -1, when="increment")  # in the group of A
+        return self.emit_in("increment", "add", (y0, correction), {}, f"{layer}/add", y)[0]
+
+    def _anchored(self, value: Value) -> Value:
+        """What a value was in the last full step."""
+        made = self.makers[value.id]
+        slot = (
+            made.name if made.results.index(value.id) == 0 else f"{made.name}/{made.results.index(value.id)}"
+        )
+        self.emit_in("full", "keep", (value,), {"slot": slot}, f"{slot}/keep")
+        recalled: Attrs = {"slot": slot, "shape": value.spec.shape, "dtype": value.spec.dtype}
+        return self.emit_in("increment", "recall", (), recalled, f"{slot}/recall")[0]
+
+    def _channels(self, point: str) -> tuple[float, ...]:
+        grid = None if self.grids is None else self.grids.get(point)
+        return () if grid is None else grid.channels
 
     def conv2d(
         self,
@@ -263,7 +361,7 @@ class Builder:
         return self._dequantize(layer, acc, params, scale, bias, 1)
 
     def _block_format(self, layer: str) -> BlockFormat | None:
-        return None if self.plan is None else self.plan.layers.get(layer)
+        return None if self.formats is None else self.formats.layers.get(layer)
 
     def _block_scaled(
         self,
@@ -280,15 +378,15 @@ class Builder:
             raise LoweringError(
                 f"{layer}: its weights are computed, not parameters; {op} needs constant weights"
             )
-        assert self.plan is not None
+        assert self.formats is not None
         value = self.f32(x)
         rank = len(value.spec.shape)
         axis = 1 if op == "conv2d_block" else rank - 1
-        how: dict[str, Attr] = {"format": form, "block": self.plan.block}
+        how: dict[str, Attr] = {"format": form, "block": self.formats.block}
         codes, scales, params = self.emit(
             "quantize_block", value, name=f"{layer}:x/quantize", axis=axis, **how
         )
-        held = quantize_weight_blocks(weight, FORMATS[form].weights, self.plan.block)
+        held = quantize_weight_blocks(weight, FORMATS[form].weights, self.formats.block)
         w, w_scales, w_t = (
             self.constant(tensor, f"{layer}.{name}")
             for tensor, name in zip(held, ("weight", "weight_blocks", "weight_scale"), strict=True)
@@ -307,6 +405,7 @@ class Builder:
         weight: Argument,
         operand: str = "x",
         attrs: Attrs | None = None,
+        when: When = "",
     ) -> tuple[Value, Value, Value]:
         if not isinstance(weight, torch.Tensor):
             raise LoweringError(
@@ -327,16 +426,25 @@ class Builder:
             raise QuantizationError(f"{layer}: {error}") from None
         q, params = self.quantize(layer, operand, x, axis)
         w = self.constant(q_weight, f"{layer}.weight")
-        (acc,) = self.emit(op, q, params, w, name=layer, **(attrs or {}))
+        (acc,) = self.emit_in(when, op, (q, params, w), attrs or {}, layer)
         return acc, params, self.constant(w_scale, f"{layer}.weight_scale")
 
     def _dequantize(
-        self, layer: str, acc: Value, params: Value, scale: Value, bias: Argument, axis: int
+        self,
+        layer: str,
+        acc: Value,
+        params: Value,
+        scale: Value,
+        bias: Argument,
+        axis: int,
+        when: When = "",
+        into: Value | None = None,
     ) -> Value:
         operands = [acc, params, scale]
         if isinstance(bias, torch.Tensor):
             operands.append(self.constant(bias.to(torch.float32), f"{layer}.bias"))
-        return self.emit("dequantize", *operands, name=f"{layer}/dequantize", axis=axis)[0]
+        name = f"{layer}/dequantize"
+        return self.emit_in(when, "dequantize", tuple(operands), {"axis": axis}, name, into)[0]
 
     def matmul(self, node: Node, a: Argument, b: Argument) -> Argument:
         shape = tuple(example(node).shape)

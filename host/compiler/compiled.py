@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ditto_cosim.host.compiler.cache import Plan
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.compiler.plan import FormatPlan
@@ -90,10 +91,16 @@ def wire_array(tensor: torch.Tensor) -> npt.NDArray[np.generic]:
 
 
 def compile_denoiser(
-    captured: Captured, grids: Mapping[str, Grid], *, steps: int = 50, plan: FormatPlan | None = None
+    captured: Captured,
+    grids: Mapping[str, Grid],
+    *,
+    steps: int = 50,
+    plan: Plan | None = None,
+    formats: FormatPlan | None = None,
 ) -> Compiled:
-    """Lowers a captured denoiser onto its grids, and onto a plan's formats."""
-    lowered = lower(captured, grids, steps=steps, plan=plan)
+    """Lowers a captured denoiser onto its grids, with what increments between full steps compute if there is a plan, and onto
+    block-scaled formats if there are any."""
+    lowered = lower(captured, grids, steps=steps, plan=plan, formats=formats)
     live = {_storage(t) for t in captured.parameters.values()}
     constants = {n: t.clone() if _storage(t) in live else t for n, t in lowered.constants.items()}
     return Compiled(lowered.program, constants, grids, steps)

@@ -25,6 +25,7 @@ from ditto_cosim.host.compiler.builder import (
     Probabilities,
     Value,
 )
+from ditto_cosim.host.compiler.cache import Plan
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.plan import FormatPlan, check
 from ditto_cosim.host.compiler.points import module_path
@@ -33,7 +34,7 @@ from ditto_cosim.host.compiler.rules import COMPONENTWISE, RULES
 from ditto_cosim.protocol.errors import IsaError
 from ditto_cosim.protocol.isa import DType, TensorSpec
 from ditto_cosim.protocol.paths import bypass
-from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.program import Program, StepClass
 
 __all__ = ["Lowered", "LoweringError", "lower"]
 
@@ -80,9 +81,10 @@ class Lowering(Builder):
         captured: Captured,
         grids: Mapping[str, Grid] | None,
         steps: int,
-        plan: FormatPlan | None = None,
+        plan: Plan | None = None,
+        formats: FormatPlan | None = None,
     ) -> None:
-        super().__init__(captured, grids, steps, plan)
+        super().__init__(captured, grids, steps, plan, formats)
         self.env: dict[str, Any] = {}
         self.missing: dict[str, list[str]] = {}
         """Operation, or what it was refused for -> modules that ask for it."""
@@ -110,6 +112,7 @@ class Lowering(Builder):
             constants={n: c.value.id for n, c in self.constants.items()},
             outputs={n: v.id for n, v in outputs.items()},
             commands=tuple(self.commands),
+            period=1 if self.plan is None else self.plan.cache.period,
         )
         program = _prune(program)
         difference, summation = bypass(program)
@@ -239,21 +242,35 @@ def _leaves(tree: Any) -> list[Any]:
 
 
 def _prune(program: Program) -> Program:
-    """Without commands and constants that no output needs, and with values numbered in order of definition."""
-    needed = set(program.outputs.values())
-    kept: list[Command] = []
-    for command in reversed(program.commands):
-        if needed & set(command.results):
-            kept.append(command)
-            needed |= set(command.operands)
-    kept.reverse()
-    constants = {n: v for n, v in program.constants.items() if v in needed}
-    order = [*program.inputs.values(), *constants.values(), *(r for c in kept for r in c.results)]
+    """Without commands and constants that no output needs, and with values numbered in order of definition. A command that is
+    needed in steps of one class alone runs in those alone."""
+    needed: dict[StepClass, set[int]] = {c: set(program.outputs.values()) for c in program.step_classes}
+    needs: dict[int, set[StepClass]] = {}
+    recalled: set[str] = set()
+    for step_class in reversed(program.step_classes):  # what increments recall, full steps keep
+        values = needed[step_class]
+        for place in reversed(program.places(step_class)):
+            command = program.commands[place]
+            if values & set(command.results) or (command.op == "keep" and command.attrs["slot"] in recalled):
+                needs.setdefault(place, set()).add(step_class)
+                values |= set(command.operands)
+                if command.op == "recall":
+                    recalled.add(str(command.attrs["slot"]))
+    kept = [
+        replace(c, when="" if len(needs[i]) == len(needed) else min(needs[i]))
+        for i, c in enumerate(program.commands)
+        if i in needs
+    ]
+    used = {v for values in needed.values() for v in values}
+    constants = {n: v for n, v in program.constants.items() if v in used}
+    order = dict.fromkeys(
+        [*program.inputs.values(), *constants.values(), *(r for c in kept for r in c.results)]
+    )
     number = {old: new for new, old in enumerate(order)}
-    return Program(
+    return replace(
+        program,
         values=tuple(program.values[v] for v in order),
         inputs={n: number[v] for n, v in program.inputs.items()},
-        static_inputs=program.static_inputs,
         constants={n: number[v] for n, v in constants.items()},
         outputs={n: number[v] for n, v in program.outputs.items()},
         commands=tuple(
@@ -270,10 +287,11 @@ def lower(
     grids: Mapping[str, Grid] | None,
     *,
     steps: int = 50,
-    plan: FormatPlan | None = None,
+    plan: Plan | None = None,
+    formats: FormatPlan | None = None,
 ) -> Lowered:
-    """The program of a captured denoiser. `grids = None` gives unit scales: right in shape, for counting only. Layers that a
-    plan names are block-scaled."""
-    if plan is not None:
-        check(plan, captured)
-    return Lowering(captured, grids, steps, plan).run()
+    """The program of a captured denoiser. `grids = None` gives unit scales: right in shape, for counting only. With a plan of
+    caching it has two classes of steps. Layers that `formats` names are block-scaled."""
+    if formats is not None:
+        check(formats, captured)
+    return Lowering(captured, grids, steps, plan, formats).run()

@@ -42,7 +42,7 @@ class PlanError(DittoError):
 
 
 @dataclass(frozen=True, slots=True)
-class Sensitivity:
+class BlockSensitivity:
     """What one residual block at 4 bits does to the denoiser's output, all else at 8."""
 
     block: str
@@ -57,7 +57,7 @@ class FormatPlan:
     layers: Mapping[str, BlockFormat]
     block: int = BLOCK
     """Neighbouring input channels that share a scale."""
-    sensitivity: tuple[Sensitivity, ...] = ()
+    sensitivity: tuple[BlockSensitivity, ...] = ()
     """In the order of execution, as measured for this plan."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """Share of MACs at 4 bits and what else the plan's making found."""
@@ -213,6 +213,6 @@ def _plan_of(data: Any, path: Path) -> FormatPlan:
         str(data.get("plan", "sq_dm")),
         dict(data["layers"]),
         block,
-        tuple(Sensitivity(str(s["block"]), float(s["snr_db"])) for s in measured),
+        tuple(BlockSensitivity(str(s["block"]), float(s["snr_db"])) for s in measured),
         figures,
     )

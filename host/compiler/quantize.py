@@ -289,10 +289,10 @@ def quantize_weight(
             raise QuantizationError(
                 f"weight_scale has shape {tuple(own_scale.shape)}, {len(largest)} positive numbers are expected"
             )
-        if (torch.round(largest / scale) > 127).any():
-            raise QuantizationError("weights exceed 127 times their own weight_scale")
-    q = torch.clamp(torch.round(flat / scale[:, None]), -127, 127).to(torch.int8)
-    return q.reshape(weight.shape), scale
+    q = torch.round(flat / scale[:, None])
+    if own_scale is not None and ((q < -128) | (q > 127)).any():  # −128 is some libraries' lowest code
+        raise QuantizationError("weights leave −128…127 times their own weight_scale")
+    return q.to(torch.int8).reshape(weight.shape), scale
 
 
 def load_quantized(module: torch.nn.Module, path: Path) -> torch.nn.Module:
@@ -301,7 +301,9 @@ def load_quantized(module: torch.nn.Module, path: Path) -> torch.nn.Module:
     A safetensors file of the module's state, or a folder of such files. Quantized weights are int8, each with a `weight_scale`
     beside its `weight`: one number, or one per output channel (symmetric: a `weight_zero_point` must be 0). Beside them may
     stand what the input was quantized with, as nvidia-modelopt and compressed-tensors export it: `input_scale`, one number,
-    `input_zero_point`, and `pre_quant_scale`, by which the input's channels are multiplied before.
+    `input_zero_point`, and `pre_quant_scale`, by which the input's channels are multiplied before. What torchao writes
+    (`flatten_tensor_state_dict`) says the same in other names. Where a checkpoint scales each row of the input as it
+    comes, as torchao's dynamic form does, the input's grid is calibrated here: one for the tensor.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -315,12 +317,29 @@ def load_quantized(module: torch.nn.Module, path: Path) -> torch.nn.Module:
         raise QuantizationError(f"{path}: no such file") from None
     except (OSError, SafetensorError) as error:
         raise QuantizationError(f"{path}: not a safetensors file ({error})") from None
+    state = {_usual_name(name): tensor for name, tensor in state.items()}
     if not any(name.endswith(".weight_scale") for name in state):
         raise QuantizationError(f"{path}: holds no weight_scale, so no quantized weights")
     for name in [n for n in state if n.endswith(".weight_scale")]:
         _put_quantized(module, path, name.removesuffix(".weight_scale"), state)
     module.load_state_dict(state)
     return module
+
+
+TORCHAO = {
+    "_weight_qdata": "weight",
+    "_weight_scale": "weight_scale",
+    "_weight_zero_point": "weight_zero_point",
+    "_weight_act_quant_scale": "input_scale",
+    "_weight_act_quant_zero_point": "input_zero_point",
+    "_weight_act_pre_scale": "pre_quant_scale",
+}
+"""How torchao names the parts of a quantized weight, and how everybody else does."""
+
+
+def _usual_name(name: str) -> str:
+    owner, dot, part = name.rpartition(".")
+    return f"{owner}{dot}{TORCHAO.get(part, part)}"
 
 
 def _put_quantized(module: torch.nn.Module, path: Path, owner: str, state: dict[str, torch.Tensor]) -> None:

@@ -15,20 +15,26 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from ditto_cosim.host.compiler.cache import METHODS, Cache
+from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.compiled import Compiled
+from ditto_cosim.host.compiler.factors import Factors
 from ditto_cosim.host.compiler.plan import PLAN_FILE, PLANS, FormatPlan, PlanError, load_plan
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, load_grids
 from ditto_cosim.host.pipeline.denoiser import AcceleratedDenoiser, Acceleration, OpenRun, attach, detach
-from ditto_cosim.host.pipeline.run import SNR_FLOOR_DB, Recording, Run, Settings
+from ditto_cosim.host.pipeline.factor import LONGEST_PERIOD, factor_denoiser
+from ditto_cosim.host.pipeline.run import SNR_FLOOR_DB, Generation, Recording, Run, Settings
 from ditto_cosim.host.wire.client import Device, OnLayer, connect
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import RunSpec
+
+Target = TypeVar("Target")
 
 SCALES_FILE = "ditto_scales.json"
 CALIBRATION_STEPS = 20
@@ -45,7 +51,7 @@ class TargetError(DittoError, TypeError):
 
 
 def accelerate(
-    target: Any,
+    target: Target,
     *,
     parts: Sequence[str] | None = None,
     backend: str = "rtl",
@@ -67,13 +73,16 @@ def accelerate(
     clusters: int = 4,
     hysteresis: float = 1.25,
     overrides: Mapping[str, Grid] | None = None,
+    cache: Any = None,
+    factors: Path | Factors | None = None,
     record: Recording | None = None,
     on_layer: OnLayer | None = None,
     on_step: Callable[[int], None] | None = None,
     on_open: Callable[[Compiled, int], None] | None = None,
     keep_weights: bool = True,
     open_run: OpenRun | None = None,
-) -> Any:
+    generation: Callable[[], Generation] | None = None,
+) -> Target:
     """`target` with its denoiser on the accelerator: a pipeline or a module, changed in place and returned.
 
     The denoiser stays the module it was; only its call goes to the device. Without `parts`, every component that is called
@@ -89,11 +98,15 @@ def accelerate(
     With a `plan` its layers are block-scaled (SQ-DM): a file of formats, or the name of the rules that make one, for which a
     `ditto_plan.json` beside the model's weights is taken first. The design must have arrays for them.
 
+    `cache` has most of a transformer's steps compute less (`compiler/cache.py`): a `Cache`, its name (`"icc"`, `"reuse"`), or a
+    cache configuration of diffusers that does the same. `icc` needs `factors`, a file of `ditto factor`'s; without one they are
+    made from the calibration's call.
+
     Without `keep_weights` the module's fp32 weights are dropped as soon as its program is made: a large model is then held
     once, in 8 bits, and can neither be saved nor called with other shapes.
 
     The device is started by this process unless `connect_to` names one; `open_run` (compiled denoiser, steps, recording →
-    run) puts something else in its place, such as golden.
+    run) puts something else in its place, such as golden; `generation` makes what each run fills in.
     """
     found = find_parts(target, parts)
     if taken := [name for name, module in found.items() if isinstance(module, AcceleratedDenoiser)]:
@@ -106,6 +119,13 @@ def accelerate(
     device = _Devices(connect_to, keys, [n for n in (backend, cross_check) if ":" in n or "@" in n], record)
     pipeline = None if isinstance(target, nn.Module) else target
     calibrated: list[Any] = []
+    wanted = Cache.of(cache)
+    cached = next(iter(found)) if wanted is not None else None
+    if wanted is not None and wanted.kind == "icc" and not wanted.idle:
+        made = Factors.load(factors) if isinstance(factors, Path) else factors
+        factors = made or _factors(
+            wanted, found[cached or ""], _given_scales(scales, found[cached or ""]), target, calibration
+        )
     for at, (name, module) in enumerate(found.items()):
         settings = Settings(
             spec,
@@ -118,6 +138,7 @@ def accelerate(
             snr_floor_db,
             verify_sample,
             keep_weights,
+            generation,
         )
 
         def run_on_device(
@@ -134,6 +155,8 @@ def accelerate(
             device.close,
             pipeline=pipeline,
             plan=_given_plan(plan, module),
+            cache=wanted if name == cached else None,
+            factors=factors if isinstance(factors, Factors) else None,
         )
         attach(module, made)
         if grids is None and (pipeline is not None or calibration is not None):
@@ -183,7 +206,24 @@ def compile_pipeline(pipe: Any, arguments: Mapping[str, Any], scales: Path | Map
     raise TargetError(f"{type(pipe).__name__} made its pictures without calling its {name}")
 
 
-def restore(target: Any) -> Any:
+def trajectory_of(
+    pipe: Any, arguments: Mapping[str, Any]
+) -> tuple[Captured, list[Mapping[str, torch.Tensor]]]:
+    """A pipeline's denoiser as it is captured, and the inputs of every call that these arguments make of it, in fp32. The
+    pipeline stays as it was."""
+    name = next(iter(find_parts(pipe)))
+    accelerate(pipe, parts=[name], scales={}, backend="model")
+    part: Any = _components(pipe)[name]
+    try:
+        part.start_calibration()
+        pipe(**arguments)
+        found: tuple[Captured, list[Mapping[str, torch.Tensor]]] = part.watched()
+        return found
+    finally:
+        restore(pipe)
+
+
+def restore(target: Target) -> Target:
     """Undoes `accelerate`: every part computes its call itself again. Returns `target`."""
     for module in _components(target).values():
         for part in module.modules():
@@ -275,7 +315,29 @@ def _calibration_call(target: Any, calibration: Any, *, decodes: bool) -> None:
             f"{type(target).__name__} needs {', '.join(missing)} for its calibration run; "
             f"pass accelerate(…, calibration={{{missing[0]!r}: …}})"
         )
-    target(**arguments)
+    try:
+        target(**arguments)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, DittoError):
+            raise
+        raise TargetError(
+            f"{type(target).__name__} failed in its own fp32 calibration call, before anything was accelerated: {error}"
+        ) from error
+
+
+def _factors(
+    cache: Cache, module: nn.Module, grids: Mapping[str, Grid] | None, target: Any, calibration: Any
+) -> Factors:
+    """A denoiser's factors: those in a file that is named, or made from the call that calibrates."""
+    if cache.factors not in METHODS:
+        return Factors.load(Path(cache.factors))
+
+    def call() -> None:
+        _calibration_call(target, calibration, decodes=False)
+
+    return factor_denoiser(
+        call, module, cache.factors, cache.rank, grids=grids, longest_period=max(cache.period, LONGEST_PERIOD)
+    )
 
 
 def _given_scales(scales: Path | Mapping[str, Grid] | None, original: nn.Module) -> dict[str, Grid] | None:

@@ -45,10 +45,10 @@ class BarePipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
         self,
         batch_size: int = 1,
         num_inference_steps: int = 50,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
     ) -> Any:
-        """Pictures from noise; `output_type="latent"` gives the tensor."""
+        """Pictures from noise; `output_type="np"` gives them as an array, `"latent"` the tensor."""
         denoiser: Any = self.unet or self.transformer
         arguments = _conditions(denoiser, batch_size, generator)
         sample = randn_tensor(_shape(denoiser, batch_size), generator, dtype=denoiser.dtype)
@@ -64,7 +64,7 @@ class BarePipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
             return ImagePipelineOutput(images=sample)
         pixels = (sample.float() / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).numpy()
         pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
-        return ImagePipelineOutput(images=self.numpy_to_pil(pixels))
+        return ImagePipelineOutput(images=pixels if output_type == "np" else self.numpy_to_pil(pixels))
 
 
 def _shape(denoiser: Any, batch: int) -> tuple[int, ...]:
@@ -77,7 +77,7 @@ def _shape(denoiser: Any, batch: int) -> tuple[int, ...]:
     return batch, denoiser.config["in_channels"], height, width
 
 
-def _conditions(denoiser: Any, batch: int, generator: torch.Generator | None) -> dict[str, Any]:
+def _conditions(denoiser: Any, batch: int, generator: Any) -> dict[str, Any]:
     """Conditions of the right shapes, drawn once."""
     config, kind = denoiser.config, type(denoiser).__name__
 

@@ -26,9 +26,11 @@ import torch
 from torch import nn
 
 from ditto_cosim.host.compiler.arguments import Call, describe, put_together, take_apart
+from ditto_cosim.host.compiler.cache import Cache, plan_of
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, as_fp32, capture_call
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.factors import Factors
 from ditto_cosim.host.compiler.plan import FormatPlan, draft
 from ditto_cosim.host.compiler.points import quantization_points
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, serves
@@ -120,7 +122,12 @@ class Acceleration:
         static_inputs: frozenset[str] = STATIC_INPUTS,
         pipeline: Any = None,
         plan: FormatPlan | str | None = None,
+        cache: Cache | None = None,
+        factors: Factors | None = None,
     ) -> None:
+        self._cache, self._factors = cache, factors
+        if cache is not None and not cache.idle:
+            plan_of(cache, module, factors)  # what does not fit is better known before anything runs
         self.settings = settings
         self.plan = plan
         """Formats of block-scaled layers, or the rules that make them."""
@@ -141,6 +148,8 @@ class Acceleration:
         self._lock = threading.RLock()
         self._steps = 50
         self._quick = self._thorough = 0
+        self.clipped: dict[str, float] = {}
+        """After a calibration: point -> the share of what it saw that lies beyond its grid."""
         self._calibrators: list[Calibrator] | None = None
         self._choice: dict[str, Any] | None = None
         """How grids were chosen here; None: they were given."""
@@ -174,7 +183,8 @@ class Acceleration:
                 self._steps = steps
 
     def finish(self, outcome: Mapping[str, Any] | None = None) -> Generation | None:
-        """Ends the generation under way; returns what it showed. `outcome` goes beside its record.
+        """Ends the generation under way; returns what it showed, or what the last one showed where none is. `outcome` goes
+        beside its record.
 
         From a thread that has none under way, those of the others end.
         """
@@ -182,7 +192,7 @@ class Acceleration:
             own = self._stages.get(threading.get_ident())
             stages = [own] if own is not None and own.streams else list(self._stages.values())
             ended = [g for g in (self._end(stage, outcome) for stage in stages) if g is not None]
-            return ended[-1] if ended else None
+            return ended[-1] if ended else next(reversed(self.generations), None)
 
     def _end(self, stage: _Stage, outcome: Mapping[str, Any] | None = None) -> Generation | None:
         streams, stage.streams, stage.active = stage.streams, [], None
@@ -192,6 +202,12 @@ class Acceleration:
         seen[0].others = tuple(seen[1:])
         self.generations.append(seen[0])
         return seen[0]
+
+    @property
+    def generation(self) -> Generation | None:
+        """What the generation under way has shown so far, or the last one; None before the first."""
+        run = self.run
+        return run.seen if run is not None else next(reversed(self.generations), None)
 
     @property
     def run(self) -> AnyRun | None:
@@ -221,9 +237,17 @@ class Acceleration:
                 "calibration saw no denoiser call; run the pipeline between start and stop"
             )
         self.grids, self._choice = _grids(calibrators, choice), choice
+        self.clipped = calibrators[0].clipped(self.grids)
         self._outgrown = False
         self._programs.clear()
         return dict(self.grids)
+
+    def watched(self) -> tuple[Captured, list[Mapping[str, torch.Tensor]]]:
+        """The denoiser as it was captured, and the inputs of the calls that calibration has watched (the first shapes' alone)."""
+        if not self._calibrators or not self._trajectory:
+            raise QuantizationError("calibration saw no denoiser call; run the pipeline first")
+        key = self._trajectory[0].key
+        return self._calibrators[0].captured, [c.tensors for c in self._trajectory if c.key == key]
 
     def _calibrate(self, call: Call) -> Any:
         assert self._calibrators is not None
@@ -416,8 +440,13 @@ class Acceleration:
             )
         captured = self._capture(call)
         captured = replace(captured, static_inputs=captured.static_inputs - self._varying)
-        plan = draft(captured) if isinstance(self.plan, str) else self.plan
-        compiled = compile_denoiser(captured, self._grids_for(captured, call), steps=self._steps, plan=plan)
+        plan = None
+        if self._cache is not None and not self._cache.idle:
+            plan = plan_of(self._cache, self.module, self._factors)
+        formats = draft(captured) if isinstance(self.plan, str) else self.plan
+        compiled = compile_denoiser(
+            captured, self._grids_for(captured, call), steps=self._steps, plan=plan, formats=formats
+        )
         dtypes = self._result_dtypes(call, captured)
         known.append(_Program(compiled, captured.held, captured.outputs, captured.result, dtypes))
         if not clustered:
@@ -511,6 +540,8 @@ class Acceleration:
             static_inputs=self._static_inputs,
             pipeline=memo.get(id(pipeline)),
             plan=self.plan,
+            cache=self._cache,
+            factors=self._factors,
         )
         made._kind = self._kind
         made._own_forward = copy.deepcopy(self._own_forward, memo)
@@ -523,7 +554,9 @@ SHOWN = frozenset(
     {
         "abandon_calibration",
         "begin",
+        "clipped",
         "finish",
+        "generation",
         "generations",
         "grids",
         "program_of",
@@ -532,6 +565,7 @@ SHOWN = frozenset(
         "shut_down",
         "start_calibration",
         "stop_calibration",
+        "watched",
     }
 )
 """What of an acceleration is seen as attributes of its module."""

@@ -19,9 +19,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ditto_cosim.protocol.files import load_arrays, replacing
+from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.messages import LayerReport
 from ditto_cosim.protocol.record import RecordError
+from ditto_cosim.protocol.shelf import Shelf
 from ditto_cosim.protocol.tensors import Array
 
 INPUTS = "inputs-{:04d}.npz"
@@ -72,12 +73,16 @@ def write(directory: Path, finished: Finished) -> None:
 
 def read(directory: Path, step: int) -> Finished:
     """The inverse of `write`; what cannot be gone behind is a `RecordError`."""
-    inputs, outputs = (_load(directory / name.format(step)) for name in (INPUTS, OUTPUTS))
-    path = directory / OUTPUTS.format(step)
+    try:
+        shelf = Shelf(directory)
+    except ValueError as error:
+        raise RecordError(str(error)) from None
+    inputs, outputs = (_load(shelf, name.format(step)) for name in (INPUTS, OUTPUTS))
     try:
         state = msgspec.msgpack.decode(outputs.pop(_STATE).tobytes(), type=State)
     except (KeyError, msgspec.DecodeError) as error:
-        raise RecordError(f"{path}: not what a step leaves ({type(error).__name__}: {error})") from None
+        where = shelf.where(OUTPUTS.format(step))
+        raise RecordError(f"{where}: not what a step leaves ({type(error).__name__}: {error})") from None
     return Finished(step, inputs, {n.removeprefix("output."): a for n, a in outputs.items()}, state)
 
 
@@ -86,12 +91,12 @@ def _save(path: Path, arrays: Mapping[str, Any]) -> None:
         np.savez_compressed(unfinished, allow_pickle=False, **arrays)
 
 
-def _load(path: Path) -> dict[str, Array]:
+def _load(shelf: Shelf, name: str) -> dict[str, Array]:
     try:
-        return load_arrays(path)
+        return shelf.arrays(name)
     except FileNotFoundError:
         raise RecordError(
-            f"{path} is missing, so nobody can go on behind that step; run again from the start"
+            f"{shelf.where(name)} is missing, so nobody can go on behind that step; run again from the start"
         ) from None
     except (ValueError, OSError) as error:
-        raise RecordError(f"{path}: cannot be read ({error})") from None
+        raise RecordError(f"{shelf.where(name)}: cannot be read ({error})") from None

@@ -26,6 +26,9 @@ from ditto_cosim.protocol.errors import DittoError
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
 
+FOLDER_STEPS = 50
+"""Of a folder's model, which does not say how many it is meant for."""
+
 
 class ModelError(DittoError, ValueError):
     """A model that cannot be loaded, or cannot do what is asked of it; the message says what it takes."""
@@ -75,6 +78,8 @@ class LoadedModel:
     """What it is meant for; 0 leaves the pipeline's own."""
     prompts: tuple[str, ...] = ()
     """Prompts it knows, for its calibration."""
+    labels: int = 0
+    """Class labels it was trained with; 0: what its denoiser's table holds."""
 
     @property
     def title(self) -> str:
@@ -85,6 +90,13 @@ class LoadedModel:
     def denoiser(self) -> nn.Module:
         """The network that runs once per step."""
         return next(iter(find_parts(self.pipe).values()))
+
+    @property
+    def classes(self) -> int:
+        """How many class labels the denoiser knows; 0: none, or it does not say."""
+        config: Mapping[str, Any] = getattr(self.denoiser, "config", {})
+        found = self.labels or config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
+        return int(found)
 
     @property
     def scales(self) -> Path | None:
@@ -101,6 +113,11 @@ class LoadedModel:
         }
         if "class_labels" in taken:
             labels = list(wish.labels) or [0]
+            classes = self.classes
+            if classes and (wrong := [label for label in labels if not 0 <= label < classes]):
+                raise ModelError(
+                    f"{self.name}: class label {wrong[0]} is outside 0…{classes - 1} (--label); it knows {classes} classes"
+                )
             found["class_labels"] = (labels * wish.batch)[: max(wish.batch, len(labels))]
         elif wish.labels:
             raise ModelError(f"{self.name} takes no class labels")
@@ -156,6 +173,22 @@ class LoadedModel:
         except ValueError as error:
             raise ModelError(f"{self.name}: {error}") from None
         return replace(self, pipe=_silent(pipe))
+
+    def series(self, wish: Wish, seed: int, indices: Sequence[int]) -> dict[str, Any]:
+        """The arguments of a call that makes some of a series of pictures, each from a seed of its own and as an array.
+
+        Labels and prompts of the wish are gone through in turn.
+        """
+        taken = inspect.signature(self.pipe.__call__).parameters
+        labels = tuple(wish.labels[i % len(wish.labels)] for i in indices) if wish.labels else ()
+        prompts = wish.prompts or ((wish.prompt,) if wish.prompt else ())
+        prompts = tuple(prompts[i % len(prompts)] for i in indices) if prompts else ()
+        batch = 1 if "prompt" in taken else len(indices)
+        return {
+            **self.arguments(replace(wish, batch=batch, labels=labels, prompts=prompts, prompt="")),
+            "generator": [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in indices],
+            "output_type": "np",
+        }
 
     def calibration(self, wish: Wish) -> dict[str, Any]:
         """The arguments of a call that shows the denoiser what it will meet: several pictures, labels and prompts."""
@@ -228,9 +261,10 @@ def load_model(
             known.weights,
             guidance=known.guidance,
             prompts=known.prompts,
+            labels=known.classes,
         )
     else:
-        loaded = LoadedModel(name, _silent(_from_folder(folder)), 50, folder)
+        loaded = LoadedModel(name, _silent(_from_folder(folder)), FOLDER_STEPS, folder)
     pipe = loaded.pipe
     if controlnet:
         pipe = _with_controlnet(pipe, controlnet)

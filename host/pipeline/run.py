@@ -27,6 +27,7 @@ from ditto_cosim.host.wire.client import Completed, Device, OnLayer, RemoteRun, 
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec
 from ditto_cosim.protocol.record import RUN, RunInfo, RunRecord, RunWriter
+from ditto_cosim.protocol.shelf import pack
 from ditto_cosim.protocol.tensors import Array
 
 __all__ = [
@@ -101,6 +102,8 @@ class Settings:
     """Layers that `verify` compares in a step, taking turns; 0: everything."""
     keep_weights: bool = True
     """Whether the module keeps its fp32 weights when its program is made."""
+    generation: Callable[[], Generation] | None = None
+    """Makes what a run fills in; something that can also show it, perhaps."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,12 @@ class Generation:
     """Of the line to a board, if one computes: link, baud, digest; bytes, resends and tile cycles so far."""
     recoveries: int = 0
     verdict: Verdict | None = None
+    spec: RunSpec | None = None
+    """As the device took it: its defaults filled in."""
+    directory: Path | None = None
+    """Where its record is, if there is one."""
+    model: str = ""
+    seed: int = 0
     others: tuple[Generation, ...] = ()
     """Runs beside this one in the same generation: calls with other static inputs, or of another structure."""
 
@@ -152,7 +161,7 @@ class Run:
     ) -> None:
         """`record` says where this run's record goes, which for all but the first of a generation is beside the settings'."""
         self.compiled = compiled
-        self.seen = Generation()
+        self.seen = (settings.generation or Generation)()
         self.spec = settings.spec
         self._device, self._settings, self._steps = device, settings, steps
         self._recording = record
@@ -166,6 +175,8 @@ class Run:
         self._past: RunRecord | None = None
         self._last: Finished | None = None
         self._digests: Mapping[str, str] = {}
+        if record is not None:
+            self.seen.directory, self.seen.model, self.seen.seed = record.directory, record.model, record.seed
         if record is not None and record.resume and (record.directory / RUN).exists():
             self._past = self._same_run(RunRecord(record.directory))
             self._digests = self._past.info.digests
@@ -204,6 +215,8 @@ class Run:
             self._writer = RunWriter.behind(self._past)
         if self._writer is not None:
             self._writer.close(outcome or {})
+            if not (outcome or {}).get("interrupted"):
+                pack(self._writer.directory)
             self._writer = None
         return self.seen
 
@@ -272,10 +285,13 @@ class Run:
 
     def _open(self, behind: Finished | None) -> None:
         """Opens the run on the device, behind a recorded step if there is one."""
-        compiled, after = self.compiled, None
+        compiled = self.compiled
         if behind is not None:
             self._same_digests({"weights": weights_digest(compiled.arrays)})
-            after = Completed(behind.step, dict(behind.inputs), dict(behind.outputs), behind.state.snapshot)
+        after = [
+            Completed(f.step, dict(f.inputs), dict(f.outputs), f.state.snapshot)
+            for f in self._rests_on(behind)
+        ]
         self._remote = self._device.open_run(compiled.program, compiled.arrays, self.spec, after)
         self.spec = self._remote.spec
         facts = self._remote.started.facts
@@ -289,6 +305,7 @@ class Run:
             self._writer = RunWriter(self._recording.directory, info)
         self._digests = digests
         self.seen.low_rule, self.seen.clock_hz = str(facts["low_rule"]), int(facts["clock_hz"])
+        self.seen.spec = self.spec
         self.seen.board |= board_figures(facts)
         if self._settings.verify and self._settings.verify_sample:
             self._verifier = SampledVerifier(
@@ -301,6 +318,14 @@ class Run:
             self._verifier = Verifier(compiled.program, compiled.constants, self._audit)
             if behind is not None:
                 self._verify_behind(behind)
+
+    def _rests_on(self, behind: Finished | None) -> list[Finished]:
+        """A recorded step, behind the full step before it if it is an increment."""
+        if behind is None:
+            return []
+        anchor = self.compiled.program.anchor(behind.step)
+        assert self._past is not None
+        return [*([journal.read(self._past.directory, anchor)] if anchor != behind.step else []), behind]
 
     def _info(self, record: Recording, facts: Mapping[str, str | int], digests: Mapping[str, str]) -> RunInfo:
         program = self.compiled.program
@@ -332,9 +357,11 @@ class Run:
         assert isinstance(self._verifier, Verifier)
         assert self._audit is not None
         self._audit.resume(behind.state.totals["cycles"], behind.state.totals["steps"])
-        inputs = {name: torch.from_numpy(array) for name, array in behind.inputs.items()}
-        scales = self._count_on(behind).scales
-        self._verifier.resume(behind.step, inputs, behind.outputs, scales)
+        for finished in self._rests_on(behind):
+            inputs = {name: torch.from_numpy(array) for name, array in finished.inputs.items()}
+            scales = self._count_on(finished).scales
+            if not self._verifier.resume(finished.step, inputs, finished.outputs, scales):
+                break
         self._count_on(behind)  # what has just been compared again had been counted
         self._judge()
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from ditto_cosim.host.reference.detector import Recount
-from ditto_cosim.host.reference.encoder import Encoder, LayerOperands, RowCounts, arrange, comparable
+from ditto_cosim.host.reference.encoder import Encoder, LayerOperands, RowCounts, arrange, modes_of
 from ditto_cosim.host.reference.lanes import lane_cycles
 from ditto_cosim.protocol.errors import GeometryError
 from ditto_cosim.protocol.hardware import Geometry, Mode
@@ -56,7 +56,7 @@ class Audit:
         self.program = program
         self._encoder = Encoder(str(facts["low_rule"]), int(facts["k_max"]))  # type: ignore[arg-type]  # refused there
         self._geometry = _geometry(facts)
-        self._tiles = int(facts.get("tiles", 0))
+        self._tiles, self._adders = int(facts.get("tiles", 0)), int(facts.get("adders", 0))
         self._recount = Recount(str(facts.get("design", "")))
         self._before: dict[int, LayerOperands] = {}
         self._now: dict[int, LayerOperands] = {}
@@ -87,16 +87,15 @@ class Audit:
             self._forced[layer] = False
             self._met[layer] = {"original": self._encoder.meets(command, "original", now, None, operands[2])}
             return
-        possible = before is not None and comparable(command, now, before)
-        self._forced[layer] = before is not None and not possible
-        modes: tuple[Mode, ...] = ("original", "spatial", "temporal") if possible else ("original", "spatial")
+        modes, self._forced[layer] = modes_of(command, now, before)
         self._met[layer] = {
             mode: self._encoder.meets(command, mode, now, before, operands[2]) for mode in modes
         }
 
     def end_step(self) -> None:
-        """What was observed is the previous step from now on."""
-        self._before, self._now = self._now, {}
+        """What was observed is what later steps take differences to: a layer's is the last step in which it ran."""
+        self._before |= self._now
+        self._now = {}
         self._met, self._forced, self._lanes = {}, {}, {}
 
     def check(
@@ -110,9 +109,10 @@ class Audit:
 
     def _check_record(self, record: StepRecord) -> Discrepancy | None:
         layers = [r.layer for r in record.layers]
-        if layers != list(range(len(self.program.layers))):
+        expected = self.program.layers_of(self.program.step_class(record.step))
+        if layers != list(expected):
             return Discrepancy(
-                record.step, "record", f"{len(layers)} layers", f"each of {len(self.program.layers)} once"
+                record.step, "record", f"{len(layers)} layers", f"each of {len(expected)} once"
             )
         for layer in record.layers:
             if (found := self._check_layer(record.step, layer)) is not None:
@@ -157,8 +157,8 @@ class Audit:
         if subop.splits != splits or (subop.slots is None) != (mode == "original"):
             return Discrepancy(step, f"{where}, chunks of K", str(subop.splits), str(splits))
         if (subop.channels is None) != (met.channels is None):
-            said = "counts of channels" if met.channels is None else "none"
-            return Discrepancy(step, f"{where}, counts by channel", said, "those of 4-bit products alone")
+            what = "counts of channels" if met.channels is None else "none"
+            return Discrepancy(step, f"{where}, counts by channel", what, "those of 4-bit products alone")
         if subop.channels is not None and met.channels is not None:
             return _check_channels(step, where, subop.channels, met.channels.numpy())
         if subop.slots is None:
@@ -193,7 +193,9 @@ class Audit:
         works = layer_work(self.program, record.layer, record.mode)
         original = record.mode == "original"
         return sum(
-            lane_cycles(self._geometry, self._tiles, work, None if original else met.slots.numpy())
+            lane_cycles(
+                self._geometry, self._tiles, work, None if original else met.slots.numpy(), self._adders
+            )
             for work, met in zip(works, self._met[record.layer][record.mode], strict=True)
         )
 

@@ -5,8 +5,9 @@ Written from the text of `protocol/isa.py` (rows of a layer), `protocol/record.p
 `protocol/hardware.py` (what is low), and from nothing else; the device counts the same by itself.
 
     d = current − reference;  d = 0 makes no slot, a low d one, any other two;  original mode bypasses the classes.
-    Reference: the zero point (original), the previous step's operand (temporal), the row before (spatial; the first
-    row of an image or head subtracts the zero point).
+    Reference: the zero point (original), the operand of the step before in which the layer ran (temporal), the row before
+    (spatial; the first row of an image or head subtracts the zero point). A layer may have a temporal reference of its own: the
+    anchor's operand (linear_increment, which has no other mode), or 0.
 
 A convolution's rows are never made: what row (i, j) meets is a sum over its window of what its pixels meet, cut
 where a chunk of K ends. What this file does not do: values (`golden.py`), cycles (`lanes.py`).
@@ -16,9 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
+from torch.nn.grad import conv2d_input
 
 from ditto_cosim.protocol.hardware import LowRule, Mode
 from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS, Convolution, ints
@@ -44,7 +48,8 @@ class LayerOperands:
     """A layer's operands in one step, as the encoder will see them."""
 
     arrays: tuple[Tensor, ...]
-    """conv2d: the padded picture [B, H, W, C]. linear: [images, rows, K]. matmul: a [G, M, K] and bᵀ [G, N, K]."""
+    """conv2d: the padded picture [B, H, W, C]. linear: [images, rows, K]. linear_increment: that, and the anchor's.
+    matmul: a [G, M, K] and bᵀ [G, N, K]."""
     params: tuple[Tensor, ...]
     """Scale and zero point of each."""
 
@@ -62,9 +67,10 @@ def arrange(command: Command, operands: list[Tensor]) -> LayerOperands:
         rows = tuple(t.reshape(-1, *t.shape[-2:]) for t in (a, b))
         return LayerOperands(rows, (operands[1], operands[3]))
     x, params = operands[0], operands[1]
-    if command.op == "linear":
+    if command.op in ("linear", "linear_increment"):
         images = x.shape[0] if x.dim() > 1 else 1
-        return LayerOperands((x.reshape(images, -1, x.shape[-1]),), (params,))
+        rows = tuple(t.reshape(images, -1, x.shape[-1]) for t in (x, *operands[3:4]))
+        return LayerOperands(rows, (params,))
     above, beside = ints(command.attrs, "padding")
     picture = torch.nn.functional.pad(
         x.permute(0, 2, 3, 1), (0, 0, beside, beside, above, above), "constant", 0
@@ -74,6 +80,20 @@ def arrange(command: Command, operands: list[Tensor]) -> LayerOperands:
         inside[above : picture.shape[1] - above, beside : picture.shape[2] - beside] = True
         picture = torch.where(inside[None, :, :, None], picture, torch.full_like(picture, zero_point))
     return LayerOperands((picture.contiguous(),), (params,))
+
+
+def modes_of(
+    command: Command, now: LayerOperands, before: LayerOperands | None
+) -> tuple[tuple[Mode, ...], bool]:
+    """The modes that a layer may run in, and whether something forbids differences to the step before."""
+    if command.op == "linear_increment":
+        return ("temporal",), False
+    if "reference" in command.attrs:
+        possible, forced = now.zero_point == 0, False
+    else:
+        possible = before is not None and comparable(command, now, before)
+        forced = before is not None and not possible
+    return (("original", "spatial", "temporal") if possible else ("original", "spatial")), forced
 
 
 def comparable(command: Command, now: LayerOperands, before: LayerOperands) -> bool:
@@ -93,7 +113,8 @@ class Encoder:
     def meets(
         self, command: Command, mode: Mode, now: LayerOperands, before: LayerOperands | None, weight: Tensor
     ) -> tuple[RowCounts, ...]:
-        """The works of a layer in a mode, in the order of `record.layer_work`. `before` is needed in temporal mode."""
+        """The works of a layer in a mode, in the order of `record.layer_work`. `before` is needed in temporal mode, unless the
+        layer has a reference of its own."""
         if command.op in BLOCK_LAYER_OPS:
             return (self._block(command, now.arrays[0], weight),)
         if command.op == "conv2d":
@@ -103,7 +124,11 @@ class Encoder:
         for side in range(sides):
             rows = now.arrays[side]
             reference: Tensor | int = now.zero_point
-            if mode == "temporal":
+            if mode == "temporal" and command.op == "linear_increment":
+                reference = now.arrays[1]
+            elif mode == "temporal" and "reference" in command.attrs:
+                reference = 0
+            elif mode == "temporal":
                 assert before is not None
                 reference = before.arrays[side]
             elif mode == "spatial":
@@ -123,9 +148,13 @@ class Encoder:
             how, kernel = Convolution.of(command.attrs), weight.shape[2:]
             picture = (1, 1, marks.shape[2], marks.shape[3])
             ones = torch.ones(1, 1, *kernel, dtype=torch.float64)
-            where = {"stride": how.stride, "padding": how.padding, "dilation": how.dilation}
-            out = torch.nn.functional.conv2d(torch.ones(picture, dtype=torch.float64), ones, **where)  # type: ignore[arg-type]
-            cover = torch.nn.grad.conv2d_input(picture, ones, torch.ones_like(out), **where)  # type: ignore[arg-type]
+            where: dict[str, Any] = {
+                "stride": how.stride,
+                "padding": how.padding,
+                "dilation": how.dilation,
+            }
+            out = conv2d(torch.ones(picture, dtype=torch.float64), ones, **where)
+            cover = conv2d_input(picture, ones, torch.ones_like(out), **where)  # type: ignore[no-untyped-call]  # torch leaves it untyped
             met, by_channel = (marks * cover).sum((0, 2, 3)), marks.sum((0, 2, 3))
             elements = out.numel() * len(marks) * weight[0].numel()
         some = int(met.sum())

@@ -20,10 +20,10 @@ from torch import Tensor
 from ditto_cosim.host.reference import golden_blocks as blocks
 from ditto_cosim.host.reference import golden_ops as ops
 from ditto_cosim.host.reference.audit import Audit, Discrepancy
-from ditto_cosim.protocol.errors import DittoError, IsaError, NonFiniteError
+from ditto_cosim.protocol.errors import DittoError, GridError, IsaError, NonFiniteError, RequestError
 from ditto_cosim.protocol.isa import DType, TensorSpec, integer, ints, number
 from ditto_cosim.protocol.messages import LayerReport
-from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.program import Command, Program, StepClass
 from ditto_cosim.protocol.record import StepRecord
 
 Array = Tensor | npt.NDArray[np.generic]
@@ -49,7 +49,7 @@ def as_tensor(array: Array, spec: TensorSpec, what: str) -> Tensor:
 
 
 class Golden:
-    """Executes a program step by step. Holds what the instruction set makes stateful: the dynamic scales."""
+    """Executes a program step by step. Holds what the instruction set makes stateful: dynamic scales, kept values."""
 
     def __init__(self, program: Program, constants: Mapping[str, Array], *, prepare: bool = True) -> None:
         """Weights are prepared once, at the price of holding them twice, or at every use."""
@@ -68,9 +68,13 @@ class Golden:
         }
         self.scales: dict[str, float] = {}
         """Of dynamic quantizers, as of the last step."""
-        self._dying: list[list[int]] = [[] for _ in program.commands]
-        for value, last in program.last_use.items():
-            self._dying[last].append(value)
+        self.kept: dict[str, Tensor] = {}
+        """By slot, as of the last full step."""
+        self._dying: dict[StepClass, dict[int, list[int]]] = {}
+        for step_class in program.step_classes:
+            places, dying = program.places(step_class), self._dying.setdefault(step_class, {})
+            for value, last in program.of(step_class).last_use.items():
+                dying.setdefault(places[last], []).append(value)
 
     def constant(self, value: int) -> Tensor:
         """A constant of the program."""
@@ -108,18 +112,21 @@ class Golden:
         values.update(self._constants)
         for name, value in program.inputs.items():
             values[value] = as_tensor(inputs[name], program.values[value], f"input {name!r}")
-        for index, command in enumerate(program.commands):
+        step_class = program.step_class(step)
+        dying = self._dying[step_class]
+        for index in program.places(step_class):
+            command = program.commands[index]
             try:
                 with torch.no_grad():
                     results = self._execute(command, step, [values[v] for v in command.operands])
-            except NonFiniteError as error:
-                raise NonFiniteError(
+            except (NonFiniteError, GridError) as error:
+                raise type(error)(
                     f"step {step}, command {index} ({command.op} {command.name!r}): {error}"
                 ) from None
             for value, tensor in zip(command.results, results, strict=True):
                 values[value] = tensor
                 yield index, value, tensor
-            for value in self._dying[index]:
+            for value in dying.get(index, ()):
                 del values[value]
 
     def _execute(self, command: Command, step: int, t: list[Tensor]) -> tuple[Tensor, ...]:
@@ -130,8 +137,17 @@ class Golden:
                 return (ops.conv2d(t[0], t[1], self._weights_of(command, t[2]), command, kernel),)
             case "linear":
                 return (ops.linear(t[0], t[1], self._weights_of(command, t[2])),)
+            case "linear_increment":
+                return (ops.linear_increment(t[0], t[1], self._weights_of(command, t[2]), t[3], t[4]),)
             case "matmul":
                 return (ops.matmul(t[0], t[2]),)
+            case "keep":
+                self.kept[str(attrs["slot"])] = t[0].clone()
+                return ()
+            case "recall":
+                return (self._recall(str(attrs["slot"])),)
+            case "difference":
+                return (t[0] - t[1],)
             case "quantize":
                 return self._quantize(command, step, t[0])
             case "dequantize":
@@ -174,6 +190,11 @@ class Golden:
             case "sum":
                 return (ops.total(t[0]),)
         return (ops.move(command, t),)
+
+    def _recall(self, slot: str) -> Tensor:
+        if slot not in self.kept:
+            raise RequestError(f"golden: nothing is kept in slot {slot!r}; a run begins with a full step")
+        return self.kept[slot]
 
     def _weights_of(self, command: Command, w: Tensor) -> ops.Weights:
         return self._weights.get(command.operands[2]) or ops.Weights.of(w)
@@ -230,6 +251,7 @@ class Verifier:
     def __init__(self, program: Program, constants: Mapping[str, Array], audit: Audit | None = None) -> None:
         self._golden = Golden(program, constants)
         self._audit = audit
+        self._program = program
         self._layer_index = {c.name: i for i, c in enumerate(program.layers)}
         self._values: dict[int, Tensor] = {}
         self._pending: Iterator[tuple[int, int, Tensor]] = iter(())
@@ -261,17 +283,16 @@ class Verifier:
         scales: Mapping[str, float],
     ) -> bool:
         """Goes on behind a step that was completed elsewhere, with the scales as they were behind it: golden computes it
-        again, and what it gave there must be what golden gives here."""
+        again, and what it gave there must be what golden gives here. Behind an increment, for its full step first."""
         self._golden.scales = dict(scales)
         self._values = {}
         self._step, self._left = step, 0
-        layer = 0
         done = -1
         for index, _, _ in self._golden.run(step, inputs, self._values):
-            command = self._golden.program.commands[index]
+            command = self._program.commands[index]
             if command.is_layer and index != done and self._audit is not None:
-                self._audit.observe(layer, [self._values[v] for v in command.operands], counts=False)
-                layer += 1
+                operands = [self._values[v] for v in command.operands]
+                self._audit.observe(self._layer_index[command.name], operands, counts=False)
             done = index
         if self._audit is not None:
             self._audit.end_step()
@@ -289,7 +310,7 @@ class Verifier:
         self._values = {}
         self._pending = self._golden.run(step, inputs, self._values)
         self._step = step
-        self._left = sum(len(c.results) for c in self._golden.program.commands)
+        self._left = sum(len(c.results) for c in self._program.of(self._program.step_class(step)).commands)
 
     def check(self, value: int, array: Array) -> bool:
         """Compares the next value in program order; False once anything has differed."""
@@ -299,7 +320,7 @@ class Verifier:
             raise VerifyError(f"verify: value {value} arrived, but step {self._step} expects no more values")
         index, expected_value, golden = next(self._pending)
         self._left -= 1
-        command = self._golden.program.commands[index]
+        command = self._program.commands[index]
         if command.is_layer and self._audit is not None:
             operands = [self._values[v] for v in command.operands]
             self._audit.observe(self._layer_index[command.name], operands)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ditto_cosim.protocol.errors import NonFiniteError
+from ditto_cosim.protocol.errors import GridError, NonFiniteError
 from ditto_cosim.protocol.isa import Convolution, integer, ints
 from ditto_cosim.protocol.program import Command
 
@@ -134,6 +134,17 @@ def _groups_times(rows: Tensor, params: Tensor, weights: Weights) -> Tensor:
 
 def linear(x: Tensor, params: Tensor, weights: Weights) -> Tensor:
     return _rows_times(x.reshape(-1, x.shape[-1]), params, weights).view(*x.shape[:-1], -1)
+
+
+def linear_increment(x: Tensor, params: Tensor, weights: Weights, x0: Tensor, params0: Tensor) -> Tensor:
+    """W·x − W·x₀ in integers modulo 2³²."""
+    if not torch.equal(params, params0):
+        raise GridError(
+            f"its operand has scale and zero point {params.tolist()}, the anchor's {params0.tolist()}; a difference needs "
+            "one grid"
+        )
+    rows = [product(t.reshape(-1, t.shape[-1]), weights.matrix) for t in (x, x0)]
+    return rows[0].sub_(rows[1]).view(*x.shape[:-1], -1)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:

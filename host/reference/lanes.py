@@ -8,7 +8,7 @@ Written from the contract's text (the header of `device/timing/schedule.py`) and
              done[r] = max(done[r−1], enc[r]) + blocks × max(1, ⌈slots ÷ 4⌉)          r counts a lane's own rows
     pass     FILL_CYCLES + the slowest lane's last done + DRAIN_CYCLES
     weights  chunk × blocks cycles before each pass; with two banks only what the previous pass does not hide
-    tile     all passes of its groups, one after another;  work: its slowest tile
+    tile     all passes of its groups and its chunks of K, one after another;  work: its slowest tile
 
 What this file does not do: count slots (`encoder.py`); DRAM, vector unit.
 """
@@ -40,13 +40,10 @@ TYPICAL_ROW = 0.25
 class BlockGrid:
     """How many tiles share a work's groups, rows and column blocks."""
 
+    chunks: int
     groups: int
     rows: int
     blocks: int
-
-    @property
-    def tiles(self) -> int:
-        return self.groups * self.rows * self.blocks
 
 
 def _up(a: int, b: int) -> int:
@@ -60,31 +57,44 @@ def _ways(count: int, most: int) -> list[int]:
 
 
 @lru_cache(maxsize=65_536)
-def grid_of(geometry: Geometry, tiles: int, groups: int, rows: int, n: int) -> BlockGrid:
-    """The grid that is expected to be fastest; of equals the one with the fewest tiles, then of the fewest along groups,
-    column blocks and rows."""
-    blocks, candidates = _up(n, geometry.columns), []
-    for by_group in _ways(groups, tiles):
-        for by_block in _ways(blocks, tiles // by_group):
-            by_row = min(tiles // (by_group * by_block), _up(rows, geometry.lanes))
-            share = _up(_up(rows, by_row), geometry.lanes)
-            by_row = _up(rows, share * geometry.lanes)
-            most_blocks = _up(blocks, by_block)
-            passes = _up(most_blocks * geometry.columns, geometry.n_max)
-            run = share * max(most_blocks * TYPICAL_ROW, passes / geometry.encode_width)
-            load = float(most_blocks)
-            time = (max(run, load) if geometry.weight_banks == 2 else run + load) * _up(groups, by_group)
-            candidates.append((time, by_group * by_row * by_block, by_group, by_block, by_row))
-    _, _, by_group, by_block, by_row = min(candidates)
-    return BlockGrid(by_group, by_row, by_block)
+def grid_of(geometry: Geometry, tiles: int, work: Work, adders: int) -> BlockGrid:
+    """The grid that is expected to be fastest; of equals the one with the fewest tiles, then of the fewest along chunks,
+    groups, column blocks and rows. K stays on one tile unless there are adders for its parts."""
+    blocks, candidates = _up(work.n, geometry.columns), []
+    chunks = len(split_k(work.k, geometry.k_max))
+    for by_chunk in _ways(chunks, tiles) if adders else [1]:
+        results = work.groups * work.rows * work.n
+        adding = (by_chunk - 1) * results / (adders * work.k) if adders else 0.0
+        for by_group in _ways(work.groups, tiles // by_chunk):
+            for by_block in _ways(blocks, tiles // (by_chunk * by_group)):
+                by_row = min(tiles // (by_chunk * by_group * by_block), _up(work.rows, geometry.lanes))
+                share = _up(_up(work.rows, by_row), geometry.lanes)
+                by_row = _up(work.rows, share * geometry.lanes)
+                most_blocks = _up(blocks, by_block)
+                passes = _up(most_blocks * geometry.columns, geometry.n_max)
+                run = share * max(most_blocks * TYPICAL_ROW, passes / geometry.encode_width)
+                load = float(most_blocks)
+                time = max(run, load) if geometry.weight_banks == 2 else run + load
+                time = time * _up(work.groups, by_group) * (_up(chunks, by_chunk) / chunks) + adding
+                used = by_chunk * by_group * by_row * by_block
+                candidates.append((time, used, by_chunk, by_group, by_block, by_row))
+    _, _, by_chunk, by_group, by_block, by_row = min(candidates)
+    return BlockGrid(by_chunk, by_group, by_row, by_block)
 
 
-def lane_cycles(geometry: Geometry, tiles: int, work: Work, slots: I64 | None) -> int:
-    """Cycles of a work. `slots`: [chunks, groups × rows]; None: two for every element (original mode)."""
-    grid = grid_of(geometry, tiles, work.groups, work.rows, work.n)
+def lane_cycles(geometry: Geometry, tiles: int, work: Work, slots: I64 | None, adders: int = 0) -> int:
+    """Cycles of a work. `slots`: [chunks, groups × rows]; None: two for every element (original mode). `adders`: elements of
+    partial sums added per cycle where K may lie on several tiles, 0 where it may not."""
+    grid = grid_of(geometry, tiles, work, adders)
     chunks = np.array(split_k(work.k, geometry.k_max), np.int64)
     if slots is None:
         slots = np.broadcast_to(2 * chunks[:, None], (len(chunks), work.groups * work.rows))
+    of_parts = _shares(len(chunks), grid.chunks)
+    return max(_of_chunks(geometry, grid, work, chunks[a:b], slots[a:b]) for a, b in of_parts)
+
+
+def _of_chunks(geometry: Geometry, grid: BlockGrid, work: Work, chunks: I64, slots: I64) -> int:
+    """The slowest of the tiles that take these chunks."""
     words = np.maximum(-(-slots.reshape(len(chunks), work.groups, work.rows) // SLOTS_PER_CYCLE), 1)
     encode = -(-chunks // geometry.encode_width) + ENCODE_FLUSH_CYCLES
     rows_of = _shares(work.rows, grid.rows)

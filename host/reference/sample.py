@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ditto_cosim.host.reference.golden import Array, Difference, Golden, VerifyError, as_tensor, difference_of
-from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.program import Program, StepClass
 
 
 class SampledVerifier:
@@ -23,10 +23,15 @@ class SampledVerifier:
     def __init__(self, program: Program, constants: Mapping[str, Array], count: int) -> None:
         self._golden = Golden(program, constants, prepare=False)
         self._constants = {v: self._golden.constant(v) for v in program.constants.values()}
-        self._layers = [i for i, c in enumerate(program.commands) if c.is_layer]
-        made = {r: i for i, c in enumerate(program.commands) for r in c.results}
-        self._last = [made[v] for v in program.outputs.values() if v in made]
-        self._count = min(count, len(self._layers))
+        self._layers: dict[StepClass, list[int]] = {}
+        self._last: dict[StepClass, list[int]] = {}
+        for step_class in program.step_classes:
+            places = program.places(step_class)
+            self._layers[step_class] = [i for i in places if program.commands[i].is_layer]
+            made = {r: i for i in places for r in program.commands[i].results}
+            self._last[step_class] = [made[v] for v in program.outputs.values() if v in made]
+        most = max(map(len, self._layers.values()))
+        self._count = min(count, most)
         self._due: dict[int, int] = {}
         """Commands of the step under way, each under the value behind which it can be computed."""
         self._seen: dict[int, Tensor] = {}
@@ -38,7 +43,7 @@ class SampledVerifier:
         self.delivered_checked = 0
         self.first_difference: Difference | None = None
         self.not_checked = [
-            f"all but {self._count} of {len(self._layers)} layers a step, and what lies between them",
+            f"all but {self._count} of {most} layers a step, and what lies between them",
             "records, reports and cycles",
         ]
 
@@ -55,9 +60,10 @@ class SampledVerifier:
     def expect(self, step: int, inputs: Mapping[str, Tensor]) -> None:
         """The step whose values `check` will see next; `wanted` says which."""
         program = self._golden.program
-        first = step * self._count
-        chosen = [self._layers[(first + i) % len(self._layers)] for i in range(self._count)]
-        chosen += [i for i in self._last if program.commands[i].op != "quantize"]
+        step_class = program.step_class(step)
+        layers, first = self._layers[step_class], step // program.period * self._count
+        chosen = [layers[(first + i) % len(layers)] for i in range(min(self._count, len(layers)))]
+        chosen += [i for i in self._last[step_class] if program.commands[i].op not in ("quantize", "recall")]
         self._step, self._due, self._seen = step, {}, dict(self._constants)
         for name, value in program.inputs.items():
             self._seen[value] = as_tensor(inputs[name], program.values[value], f"input {name!r}")

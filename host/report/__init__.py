@@ -15,22 +15,42 @@ from pathlib import Path
 from ditto_cosim.host.report.model import CheckSummary, ReportError, RunReport, load_report
 from ditto_cosim.protocol.files import write_text
 
-__all__ = ["CheckSummary", "ReportError", "RunReport", "load_report", "print_report", "write_report"]
+__all__ = [
+    "CheckSummary",
+    "ReportError",
+    "RunReport",
+    "load_report",
+    "print_report",
+    "write_csv",
+    "write_report",
+]
 
 
 def write_report(report: RunReport, directory: Path) -> tuple[Path, ...]:
-    """Writes `report.json`, `report.html` and `timeline.json` beside the run's record."""
-    from ditto_cosim.host.report import html, timeline  # drawing is slow to import and seldom needed
+    """Writes `report.json`, `report.html`, `certificate.json`, `layers.parquet` and the timeline beside the run's record.
+
+    Prices that lie there (`prices.json`) are in the page.
+    """
+    from ditto_cosim.host.report import certificate, columns, html, timeline  # drawing is slow to import
+    from ditto_cosim.host.report.prices import load_prices
 
     directory.mkdir(parents=True, exist_ok=True)
     texts = {
         "report.json": report.to_json(),
-        "report.html": html.render(report, directory),
+        "report.html": html.render(report, directory, load_prices(directory)),
+        certificate.CERTIFICATE: certificate.as_json(report),
         "timeline.json": timeline.trace(report),
     }
     for name, text in texts.items():
         write_text(directory / name, text)
-    return tuple(directory / name for name in texts)
+    return (*(directory / name for name in texts), columns.write_parquet(report, directory))
+
+
+def write_csv(report: RunReport, directory: Path) -> Path:
+    """Its layers and steps as `layers.csv`."""
+    from ditto_cosim.host.report import columns
+
+    return columns.write_csv(report, directory)
 
 
 def print_report(report: RunReport, slow: int = 10) -> None:

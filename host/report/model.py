@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ import numpy.typing as npt
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import MODES
 from ditto_cosim.protocol.messages import LayerReport
+from ditto_cosim.protocol.record import RUN, RunRecord
 
 I64 = npt.NDArray[np.int64]
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
+ABSENT = -1
+"""In place of a mode: the layer has no part in the step (`protocol/program.py`: steps of two classes)."""
 
 
 class ReportError(DittoError):
@@ -68,7 +71,7 @@ class RunReport:
     ops: tuple[str, ...]
     steps: tuple[int, ...]
     mode: I64
-    """Index into `MODES`."""
+    """Index into `MODES`, or `ABSENT`."""
     forced: I64
     """1 where a changed scale or zero point forced the base mode."""
     measured: I64
@@ -95,6 +98,28 @@ class RunReport:
     """Intermediate pictures: step, path."""
     recoveries: int = 0
     """Times the device was restarted and the run went on."""
+    period: int = 1
+    """A full step, and the increments behind it up to the next (`protocol/program.py`)."""
+    fp32: tuple[str, ...] = ()
+    """The same pictures as the model itself makes them in fp32, as paths; empty where nobody asked."""
+    fp32_psnr_db: tuple[float, ...] = ()
+    """Each picture against the one of `fp32`; infinite where they are equal."""
+    picture_digests: tuple[str, ...] = ()
+    """SHA-256 of each picture's pixels, before it was enlarged."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of what made the run."""
+    spans: tuple[tuple[str, float, float], ...] = ()
+    """What the host did, and when: name, begin and end in seconds from the run's begin."""
+
+    @property
+    def classified(self) -> npt.NDArray[np.bool_]:
+        """Where an encoder told zero, low and full apart."""
+        return self.mode > MODES.index("original")
+
+    @property
+    def increments(self) -> npt.NDArray[np.bool_]:
+        """Which steps are not full."""
+        return np.array(self.steps) % self.period > 0
 
     @classmethod
     def of(cls, reports: Sequence[LayerReport], **run: Any) -> RunReport:
@@ -104,16 +129,21 @@ class RunReport:
         latest = {(r.step, r.layer): r for r in reports}
         steps = sorted({step for step, _ in latest})
         layers = sorted({layer for _, layer in latest})
-        missing = [(s, i) for s in steps for i in layers if (s, i) not in latest]
+        period: int = run.get("period", 1)
+        of_class: dict[bool, set[int]] = {}
+        for step, layer in latest:
+            of_class.setdefault(step % period > 0, set()).add(layer)
+        missing = [(s, i) for s in steps for i in sorted(of_class[s % period > 0]) if (s, i) not in latest]
         if missing:
             raise ReportError(
                 f"report: step {missing[0][0]} has no report of layer {missing[0][1]} "
                 f"({len(missing)} missing in all); report whole steps only"
             )
-        rows = [[latest[s, i] for i in layers] for s in steps]
+        rows = [[latest.get((s, i)) for i in layers] for s in steps]
+        named = {layer: report for (_, layer), report in latest.items()}
 
-        def array(value: Any) -> I64:
-            return np.array([[int(value(r)) for r in row] for row in rows], np.int64)
+        def array(value: Any, absent: int = 0) -> I64:
+            return np.array([[absent if r is None else int(value(r)) for r in row] for row in rows], np.int64)
 
         def by_name(attribute: str) -> dict[str, I64]:
             keys = dict.fromkeys(k for r in latest.values() for k in getattr(r, attribute))
@@ -122,10 +152,10 @@ class RunReport:
         cycles = array(lambda r: r.cycles)
         run.setdefault("total_cycles", int(cycles.sum()))
         return cls(
-            names=tuple(r.name for r in rows[0]),
-            ops=tuple(r.op for r in rows[0]),
+            names=tuple(named[i].name for i in layers),
+            ops=tuple(named[i].op for i in layers),
             steps=tuple(steps),
-            mode=array(lambda r: MODES.index(r.mode)),
+            mode=array(lambda r: MODES.index(r.mode), ABSENT),
             forced=array(lambda r: r.forced_base),
             measured=array(lambda r: r.measured),
             zero=array(lambda r: r.zero),
@@ -152,8 +182,9 @@ class RunReport:
                 f"report: version {version!r} with modes {modes}, this program reads {REPORT_VERSION}"
             )
         known = {f.name: f.type for f in fields(cls)}
-        if unknown := data.keys() ^ known.keys():
-            raise ReportError(f"report: fields {', '.join(sorted(unknown))} are missing or unknown")
+        needed = {f.name for f in fields(cls) if f.default is MISSING}
+        if wrong := (needed - data.keys()) | (data.keys() - known.keys()):
+            raise ReportError(f"report: fields {', '.join(sorted(wrong))} are missing or unknown")
         return cls(**{name: _typed(name, str(known[name]), value) for name, value in data.items()})
 
 
@@ -161,6 +192,10 @@ def load_report(directory: Path) -> RunReport:
     """The report a run left in its directory."""
     path = directory / "report.json"
     if not path.exists():
+        if (directory / RUN).exists() and (why := RunRecord(directory).interrupted):
+            raise ReportError(
+                f"{directory}: no report yet, the run was interrupted after {why}; `ditto resume {directory}` goes on"
+            )
         raise ReportError(f"{directory}: no report.json here; give the directory a run was written to")
     return RunReport.from_json(path.read_text(encoding="utf-8"))
 
@@ -186,4 +221,6 @@ def _typed(name: str, annotation: str, value: Any) -> Any:
         )
     if name == "strip":
         return tuple((int(step), str(path)) for step, path in value)
+    if name == "spans":
+        return tuple((str(what), float(begin), float(end)) for what, begin, end in value)
     return tuple(value) if isinstance(value, list) else value

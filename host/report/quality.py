@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -30,7 +31,9 @@ def quality_figures(quality: Quality) -> dict[str, Any]:
         "count": quality.count,
         "seeds": list(quality.seeds),
         "steps": quality.steps,
-        "extractor": extractor_of(find(quality.model).dataset),
+        "extractor": "none: a folder does not say what its model was trained on"
+        if Path(quality.model).is_dir()
+        else extractor_of(find(quality.model).dataset),
         "series": {},
     }
     for name, series in quality.series.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.host.report.model import I64, RunReport
+from ditto_cosim.host.report.model import ABSENT, I64, RunReport
 from ditto_cosim.protocol.hardware import MODES
 
 CAUSES = {
@@ -63,7 +63,7 @@ def cycles_by_cause(report: RunReport) -> dict[str, int]:
 
 def shares(report: RunReport, mode: str | None = None) -> dict[str, float]:
     """Zero, low and full shares of what the encoder met, in one mode or in all that classify."""
-    where = report.mode != MODES.index("original") if mode is None else report.mode == MODES.index(mode)
+    where = report.classified if mode is None else report.mode == MODES.index(mode)
     counts = {name: int(getattr(report, name)[where].sum()) for name in ("zero", "low", "full")}
     total = sum(counts.values())
     return {name: count / total if total else 0.0 for name, count in counts.items()}
@@ -71,7 +71,7 @@ def shares(report: RunReport, mode: str | None = None) -> dict[str, float]:
 
 def shares_by_step(report: RunReport) -> dict[str, npt.NDArray[np.float64]]:
     """The same by step; NaN where no layer classified."""
-    where = report.mode != MODES.index("original")
+    where = report.classified
     counts = {n: np.where(where, getattr(report, n), 0).sum(1).astype(float) for n in ("zero", "low", "full")}
     total = sum(counts.values(), np.zeros(len(report.steps)))
     total[total == 0] = np.nan
@@ -80,7 +80,7 @@ def shares_by_step(report: RunReport) -> dict[str, npt.NDArray[np.float64]]:
 
 def measured_share(report: RunReport) -> float:
     """Of the layers' executions, how many had their lanes' cycles counted by RTL or hardware."""
-    return float(report.measured.mean())
+    return float(report.measured[report.mode != ABSENT].mean())
 
 
 def measured_words(report: RunReport) -> str:
@@ -103,23 +103,59 @@ class Decision:
     cycles_share: float
     """Their share of the layers' cycles."""
     first_cycles: int
-    """Their cycles in the first step, and …"""
+    """Their cycles in the first step in which they run, and …"""
     second_cycles: int
     """… in the second, which Defo compares."""
 
 
 def decisions(report: RunReport) -> list[Decision]:
     """What Defo settled on: layers by the mode of the last step in which theirs was not forced."""
-    free = np.where(report.forced == 0, np.arange(len(report.steps))[:, None], -1).max(0)
+    free = np.where(
+        (report.forced == 0) & (report.mode != ABSENT), np.arange(len(report.steps))[:, None], -1
+    ).max(0)
     last = report.mode[np.maximum(free, 0), np.arange(len(report.names))]
     total = max(int(report.cycles.sum()), 1)
     found = []
     for index, mode in enumerate(MODES):
         chosen = last == index
         if chosen.any():
-            by_step = report.cycles[:, chosen].sum(1)
-            second = int(by_step[1]) if len(by_step) > 1 else 0
-            found.append(Decision(mode, int(chosen.sum()), by_step.sum() / total, int(by_step[0]), second))
+            cycles, ran = report.cycles[:, chosen], report.mode[:, chosen] != ABSENT
+            turn = np.cumsum(ran, 0) * ran
+            first, second = (int(cycles[turn == at].sum()) for at in (1, 2))
+            found.append(Decision(mode, int(chosen.sum()), cycles.sum() / total, first, second))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class StepsOfClass:
+    """Full steps of a run, or the increments between them."""
+
+    name: str
+    steps: int
+    layers: int
+    """That run in one of them."""
+    cycles: int
+    """Of their layers."""
+    slots: int
+    traffic_bytes: int
+
+
+def step_classes(report: RunReport) -> list[StepsOfClass]:
+    """One row, or two if the run has increments."""
+    found = []
+    for name, chosen in (("full", ~report.increments), ("increment", report.increments)):
+        if not chosen.any():
+            continue
+        found.append(
+            StepsOfClass(
+                name,
+                int(chosen.sum()),
+                int((report.mode[chosen] != ABSENT).sum(1).max()),
+                int(report.cycles[chosen].sum()),
+                int(report.slots[chosen].sum()),
+                sum(int(array[chosen].sum()) for array in report.traffic_bytes.values()),
+            )
+        )
     return found
 
 
@@ -179,8 +215,10 @@ def headline(report: RunReport) -> list[tuple[str, str]]:
     """The run in a few lines: label and text."""
     steps = len(report.steps)
     time = f"{seconds(report) * 1e3:,.2f} ms at {report.clock_hz / 1e9:g} GHz"
+    full = int((~report.increments).sum())
+    classes = f" ({full} full, {steps - full} increments)" if report.period > 1 else ""
     lines = [
-        ("model", f"{report.model}, {steps} steps, {len(report.names)} layers, seed {report.seed}"),
+        ("model", f"{report.model}, {steps} steps{classes}, {len(report.names)} layers, seed {report.seed}"),
         (
             "accelerator",
             f"{report.design} on {report.chip}, {report.backend} backend, low rule {report.low_rule}",

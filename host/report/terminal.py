@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 
@@ -17,8 +17,14 @@ FORCED_LAYERS = 5
 
 def tables(report: RunReport, slow: int = 10) -> Group:
     """Everything worth a look after a run."""
+    classes: list[RenderableType] = [_steps(report)] if report.period > 1 else []
     return Group(
-        _headline(report), _causes(report), _decisions(report), _shares(report), _slowest(report, slow)
+        _headline(report),
+        _causes(report),
+        *classes,
+        _decisions(report),
+        _shares(report),
+        _slowest(report, slow),
     )
 
 
@@ -49,6 +55,16 @@ def _causes(report: RunReport) -> Table:
     total = max(sum(by_cause.values()), 1)
     for name, cycles in sorted(by_cause.items(), key=lambda item: -item[1]):
         table.add_row(summary.CAUSES.get(name, name), f"{cycles:,}", f"{cycles / total:.1%}")
+    return table
+
+
+def _steps(report: RunReport) -> Table:
+    table = _table(
+        "Classes of steps", "class", "steps", "layers", "cycles a step", "slots a step", "bytes a step"
+    )
+    for row in summary.step_classes(report):
+        each = (count // row.steps for count in (row.cycles, row.slots, row.traffic_bytes))
+        table.add_row(row.name, str(row.steps), str(row.layers), *(f"{count:,}" for count in each))
     return table
 
 

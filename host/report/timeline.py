@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ditto_cosim.host.report.model import RunReport
+from ditto_cosim.host.report.model import ABSENT, RunReport
 from ditto_cosim.protocol.hardware import MODES
 
 COLOURS = {"original": "grey", "temporal": "good", "spatial": "yellow"}
@@ -43,6 +43,8 @@ def _events(report: RunReport) -> Iterator[dict[str, Any]]:
         step_cycles = int(report.cycles[s].sum())
         yield piece(0, f"step {step}", clock, step_cycles)
         for i, name in enumerate(report.names):
+            if report.mode[s, i] == ABSENT:
+                continue
             cycles, mode = int(report.cycles[s, i]), MODES[report.mode[s, i]]
             facts = {
                 "op": report.ops[i],

@@ -9,8 +9,9 @@
 When the device is lost in the middle of a step, the run is opened again on whatever `Device.revive` finds
 (the same address, or a new process): constants, the snapshot of the last completed step, that step replayed
 untimed to rebuild temporal state and compared with what it gave the first time, then the interrupted step
-from its beginning. Callbacks see every layer and value once. What this file does not do: sockets and retries
-(link.py), processes (supervisor.py), torch.
+from its beginning. Behind an increment, the full step before it is replayed first: what it kept is needed too.
+Callbacks see every layer and value once. What this file does not do: sockets and retries (link.py), processes
+(supervisor.py), torch.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
+from ditto_cosim.host.wire import products
 from ditto_cosim.host.wire.link import DEAD_S, Link, Pending
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import DeviceError, DeviceLostError, DittoError, LinkError, UnknownRunError
+from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import StepRecord
 from ditto_cosim.protocol.tensors import (
@@ -78,6 +82,9 @@ class Completed:
 class Device:
     """A device reached over the wire; a context manager. Runs of one device may be used from several threads."""
 
+    defaults = m.RunSpec()
+    """What single products run on."""
+
     def __init__(self, link: Link, *, revivals: int = 5) -> None:
         self._link = link
         self._revivals = self._revivals_left = revivals
@@ -102,11 +109,54 @@ class Device:
         program: Program,
         constants: Mapping[str, Array],
         spec: m.RunSpec | None = None,
-        after: Completed | None = None,
+        after: Sequence[Completed] = (),
     ) -> RemoteRun:
         """Open a run; weights the device holds already are not sent again. The arrays must stay unchanged. `after`: go on
-        behind this step, which another process completed."""
+        behind the last of these steps, which another process completed; the others are what it rests on (`Program.anchor`)."""
         return RemoteRun(self, program, constants, spec or m.RunSpec(), after)
+
+    def linear(
+        self, x: Any, w: Any, *, previous: Any = None, zero_point: int = 0, mode: Mode | None = None
+    ) -> tuple[npt.NDArray[np.int32], m.LayerReport]:
+        """One linear layer alone: Σ w·(x − zero_point) of int8 x[…, K] and w[N, K], and what it cost.
+
+        With `previous`, x of the step before, it runs in temporal mode: from the difference. `mode="spatial"` takes the
+        difference of each row to the one before. The sums are the same in every mode.
+        """
+        return products.linear(self, x, w, previous=previous, zero_point=zero_point, mode=mode)
+
+    def conv2d(
+        self,
+        x: Any,
+        w: Any,
+        *,
+        previous: Any = None,
+        stride: products.Pair = 1,
+        padding: products.Pair = 0,
+        dilation: products.Pair = 1,
+        groups: int = 1,
+        zero_point: int = 0,
+        mode: Mode | None = None,
+    ) -> tuple[npt.NDArray[np.int32], m.LayerReport]:
+        """One convolution alone, of int8 x[B, C, H, W] with w[N, C ÷ groups, kh, kw]; otherwise as `linear`."""
+        return products.conv2d(
+            self,
+            x,
+            w,
+            previous=previous,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            zero_point=zero_point,
+            mode=mode,
+        )
+
+    def attention(
+        self, a: Any, b: Any, *, previous: Sequence[Any] | None = None, mode: Mode | None = None
+    ) -> tuple[npt.NDArray[np.int32], m.LayerReport]:
+        """One product of attention alone, int8 a[heads, M, K] · b[heads, K, N]; `previous` is the pair of the step before."""
+        return products.attention(self, a, b, previous=previous, mode=mode)
 
     def revive(self, lost: Link, why: Exception) -> None:
         """Make the device answer again after `lost` failed, or raise. Runs that come late find it done."""
@@ -175,14 +225,15 @@ class RemoteRun:
         program: Program,
         constants: Mapping[str, Array],
         spec: m.RunSpec,
-        after: Completed | None = None,
+        after: Sequence[Completed] = (),
     ) -> None:
         self.program = program
         self._device = device
         self._spec = spec
         self._constants = dict(constants)
         self._keys = {name: key_of(name, array) for name, array in constants.items()}
-        self._last = after
+        self._done = list(after)
+        """The last completed step, behind the full step that it rests on if it is an increment."""
         self._closed = False
         self._unfinished = False
         """A step was left before its end: by Ctrl-C, or an exception of a callback."""
@@ -225,7 +276,8 @@ class RemoteRun:
         kept = {name: array.copy() if array.flags.writeable else array for name, array in inputs.items()}
         seen = _Seen(on_layer, on_value)
         result = self._surviving(lambda: self._step(step, kept, observe, timed, seen))
-        self._last = Completed(step, kept, result.outputs, result.snapshot)
+        rests_on = self._done[:1] if self.program.step_class(step) == "increment" else []
+        self._done = [*rests_on, Completed(step, kept, result.outputs, result.snapshot)]
         self._device.settled()
         return result
 
@@ -348,15 +400,14 @@ class RemoteRun:
         """Open the run, behind the last completed step if there is one."""
         started = self._open()
         self._unfinished = False
-        last = self._last
-        if last is not None:
-            frame: list[Buffer] = [last.snapshot]
+        for done in self._done:
+            frame: list[Buffer] = [done.snapshot]
             self._link.request(m.Restore(run=self._run, seq=self._next()), frame)
-            again = self._step(last.step, last.inputs, "none", False, _Seen(None, None))
+            again = self._step(done.step, done.inputs, "none", False, _Seen(None, None))
             for name, array in again.outputs.items():
-                if not np.array_equal(array, last.outputs[name], equal_nan=array.dtype.kind == "f"):
+                if not np.array_equal(array, done.outputs[name], equal_nan=array.dtype.kind == "f"):
                     raise DeviceError(
-                        f"recovery: step {last.step} replayed on the device gives another {name!r} than before, so the "
+                        f"recovery: step {done.step} replayed on the device gives another {name!r} than before, so the "
                         "run cannot go on. The device or its backend is not deterministic, or not the one that began."
                     )
         return started
@@ -365,10 +416,8 @@ class RemoteRun:
         began = time.monotonic()
         self.recoveries += 1
         self.started = self._begin()
-        last = self._last
-        log.warning(
-            "run %s goes on after step %s (%.2f s)", self._run, last and last.step, time.monotonic() - began
-        )
+        last = self._done[-1].step if self._done else None
+        log.warning("run %s goes on after step %s (%.2f s)", self._run, last, time.monotonic() - began)
 
 
 def weights_digest(constants: Mapping[str, Array]) -> str:

@@ -45,7 +45,7 @@ ASK_AGAIN_MOST_S = 4.0
 SEND_MOST = 20
 """Times a request is sent before it is given up."""
 DAMAGED_MOST = 50
-DAMAGED_GREETINGS_MOST = 3
+DAMAGED_GREETINGS_MOST = 8
 """Damaged messages in a row, before and after the device has greeted, until it is given up."""
 
 log = logging.getLogger("ditto.host")

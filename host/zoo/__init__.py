@@ -66,6 +66,14 @@ class ZooModel:
         """Whether the pipeline takes class labels."""
         return self.family == "dit"
 
+    @property
+    def classes(self) -> int:
+        """Labels it was trained with, 0 up to this; 0 without any. Its table of labels may have room for more."""
+        return DATASET_CLASSES.get(self.dataset, 0) if self.class_conditional else 0
+
+
+DATASET_CLASSES = {"fashion-mnist": 10, "cifar-10": 10}
+
 
 EMOJI_PROMPTS = (
     "smiling cat",

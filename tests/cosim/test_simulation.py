@@ -35,6 +35,11 @@ def test_thousand_worlds_give_what_they_must_and_take_every_edge() -> None:
     assert not gave_up
 
 
+@pytest.mark.parametrize("seed", [9826])  # four greetings in a row damaged
+def test_worlds_that_once_failed_give_what_they_must(seed: int) -> None:
+    assert not simulate(seed).gave_up
+
+
 def test_seed_replays_itself() -> None:
     assert simulate(3) == simulate(3)
 

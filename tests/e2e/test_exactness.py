@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from ditto_cosim.protocol.isa import ISA, LAYER_OPS, Attrs
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.program import Command
 from ditto_cosim.protocol.tensors import Array
-from support.families import FAMILIES, calibrated, compiled
+from support.families import CACHED, FAMILIES, calibrated, compiled
 
 
 def run(
@@ -123,8 +123,43 @@ def test_exactness_without_a_compiler(name: str, monkeypatch: pytest.MonkeyPatch
     assert (bare_reports, bare_totals) == (reports, totals)
 
 
+@pytest.mark.parametrize("design", ["ditto", "ditto_plus", "itc", "diffy", "ideal_ditto"])
+@pytest.mark.parametrize("name", CACHED)
+def test_exactness_steps_of_two_classes_equal_golden(name: str, design: str) -> None:
+    verifier, reports, _, output = run(name, design=design)
+    assert verifier.bit_identical, verifier.first_difference
+    np.testing.assert_array_equal(output, run(name)[3])
+    program = compiled(name).program
+    for step in range(4):
+        ran = {r.layer for r in reports if r.step == step}
+        assert ran == set(program.layers_of(program.step_class(step)))
+    increments = {r.mode for r in reports if r.op == "linear_increment"}
+    assert increments == ({"temporal"} if name == "dit-icc" else set())
+
+
+def test_exactness_a_projected_anchor_gives_the_same_bits_for_other_work() -> None:
+    """Specification 6.1, test 5."""
+    _, reports, _, output = run("dit-icc")
+    _, others, _, projected = run("dit-icc-projected")
+    np.testing.assert_array_equal(output, projected)
+    assert sum(r.slots for r in reports) != sum(r.slots for r in others)
+
+
+def test_exactness_rtl_equals_model_in_every_product_of_an_increment() -> None:
+    """Specification 6.1, test 2: slots and cycles of every B and A product, as recounted and as the contract says."""
+    rtl, rtl_reports, rtl_totals, rtl_output = run("dit-icc", backend="rtl")
+    _, reports, totals, output = run("dit-icc")
+    assert rtl.bit_identical, rtl.first_difference
+    np.testing.assert_array_equal(rtl_output, output)
+    assert rtl_totals == totals
+    assert [(r.slots, r.lane_cycles) for r in rtl_reports] == [(r.slots, r.lane_cycles) for r in reports]
+    products = [r for r in rtl_reports if r.name.endswith((".A", ".B"))]
+    assert len(products) == 2 * 2 * 12  # two increments, two blocks of six layers, each A and B
+    assert all(r.measured for r in products)
+
+
 def first_command(op: str) -> tuple[str, Command] | None:
-    for name in ("unet", "dit", "unet-conditional", "latte", "odds"):
+    for name in ("unet", "dit", "unet-conditional", "latte", "odds", "dit-icc", "dit-icc-projected"):
         for command in compiled(name).program.commands:
             if command.op == op:
                 return name, command
@@ -159,6 +194,19 @@ def test_exactness_verify_reports_an_error_planted_in(op: str, monkeypatch: pyte
             return (np.where(spoil(q) > q, q ^ 1, q), params) if command.name in where else (q, params)
 
         monkeypatch.setattr(vector, "quantize", spoiled_quantize)
+    elif op in ("keep", "recall"):
+        own = Machine._vector
+
+        def run_vector(self: Machine, step: int, executed: Command, values: Mapping[int, Array]) -> Any:
+            results = own(self, step, executed, values)
+            if executed.name != command.name:
+                return results
+            if op == "keep":
+                slot = str(command.attrs["slot"])
+                self.kept[slot] = spoil(self.kept[slot])
+            return tuple(map(spoil, results))
+
+        monkeypatch.setattr(Machine, "_vector", run_vector)
     else:
         execute = vector.execute
 
@@ -171,7 +219,12 @@ def test_exactness_verify_reports_an_error_planted_in(op: str, monkeypatch: pyte
     verifier, _, _, _ = run(name)
     difference = verifier.first_difference
     assert isinstance(difference, Difference), f"an error in {op} went unnoticed"
-    shape = compiled(name).program.values[command.results[0]].shape
-    assert (difference.step, difference.op, difference.name) == (0, op, command.name)
+    program = compiled(name).program
+    if op == "keep":  # it shows where the value is recalled
+        slot = command.attrs["slot"]
+        command = next(c for c in program.commands if c.op == "recall" and c.attrs["slot"] == slot)
+    shape = program.values[command.results[0]].shape
+    first = 1 if command.when == "increment" else 0
+    assert (difference.step, difference.op, difference.name) == (first, command.op, command.name)
     assert difference.index == tuple(d - 1 for d in shape)
     assert difference.device != difference.golden

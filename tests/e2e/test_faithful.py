@@ -19,13 +19,12 @@ import pytest
 import torch
 from torch import nn
 
-from ditto_cosim import accelerate
 from ditto_cosim.host.analysis.quality import GoldenRun
 from ditto_cosim.host.compiler.arguments import ArgumentError
 from ditto_cosim.host.compiler.capture import CaptureError
 from ditto_cosim.host.compiler.lower import LoweringError
 from ditto_cosim.host.compiler.quantize import save_grids
-from ditto_cosim.host.pipeline.accelerate import restore
+from ditto_cosim.host.pipeline.accelerate import accelerate, restore
 from ditto_cosim.host.pipeline.fingerprint import UnfaithfulError
 from ditto_cosim.host.pipeline.run import FidelityError
 from ditto_cosim.host.wire.supervisor import LocalDevice

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -89,11 +90,106 @@ def test_folders_of_a_denoiser_alone_are_calibrated_compiled_and_run(
     ditto: Any, folders: Any, tmp_path: Path
 ) -> None:
     scales = tmp_path / "scales.json"
-    ditto("calibrate", folders / "bare", "-o", scales, "--steps", 2, "--batch", 1)
+    said = ditto("calibrate", folders / "bare", "-o", scales, "--steps", 2, "--batch", 1, "--json").out
+    assert 0 <= min(json.loads(said)["clipped"].values()) <= max(json.loads(said)["clipped"].values()) < 0.01
     ditto("compile", folders / "bare", "-o", tmp_path / "c", "--scales", scales, "--steps", 2, "--json")
     assert len(Compiled.load(tmp_path / "c").program.layers) > 20
     found = generated(ditto, folders / "bare", tmp_path, "--scales", scales)
     assert len(found["pictures"]) == 1
+
+
+@pytest.fixture(scope="module")
+def adapter(folders: Any) -> Any:
+    """A LoRA as peft and diffusers write it, strong enough to be seen."""
+    from diffusers import StableDiffusionPipeline
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipe = load_model(str(folders / "sd")).pipe
+    names = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.2"]
+    pipe.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=names))
+    with torch.no_grad():
+        for name, tensor in pipe.unet.named_parameters():
+            if "lora_B" in name:
+                tensor.normal_(0, 1.0, generator=torch.Generator().manual_seed(len(name)))
+    StableDiffusionPipeline.save_lora_weights(
+        folders / "adapter", unet_lora_layers=get_peft_model_state_dict(pipe.unet)
+    )
+    return folders / "adapter"
+
+
+def picture(tmp_path: Path) -> Any:
+    return np.asarray(Image.open(tmp_path / "run" / "picture-0.png"), np.float32)
+
+
+def test_folders_take_adapters_at_their_scale(ditto: Any, folders: Any, adapter: Any, tmp_path: Path) -> None:
+    """Judged, like every verified run, in dB against the live module, whose weights the adapter is part of."""
+    made = {}
+    for words in ((), ("--lora", adapter), ("--lora", f"{adapter}:0.25"), ("--lora", f"{adapter}:0")):
+        generated(ditto, folders / "sd", tmp_path, "--prompt", "a cat", *words)
+        made[words[1:]] = picture(tmp_path)
+    plain, whole, quarter, none = made.values()
+    assert np.array_equal(plain, none)
+    assert 0 < np.abs(quarter - plain).mean() < np.abs(whole - plain).mean()
+
+
+def test_folders_follow_a_controlnet(ditto: Any, folders: Any, tmp_path: Path) -> None:
+    from diffusers import ControlNetModel
+
+    torch.manual_seed(5)
+    unet = load_model(str(folders / "sd")).pipe.unet
+    ControlNetModel.from_unet(unet).save_pretrained(
+        tmp_path / "net"
+    )  # eight pixels a latent; this VAE has two
+    words = ("--prompt", "a cat", "--controlnet", tmp_path / "net", "--control-image", folders / "first.png")
+    said = ditto(
+        "generate", "--model", folders / "sd", "--backend", "model", *words, "-o", tmp_path, status=2
+    ).err
+    assert "failed in its own fp32 calibration call" in said
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32))
+    with torch.no_grad():  # as trained: a fresh one adds nothing
+        for layer in (
+            *net.controlnet_down_blocks,
+            net.controlnet_mid_block,
+            net.controlnet_cond_embedding.conv_out,
+        ):
+            layer.weight.normal_(0, 0.5)
+    net.save_pretrained(tmp_path / "net")
+    Image.new("RGB", (16, 16), "black").save(tmp_path / "black.png")
+    made = []
+    for control in (folders / "first.png", tmp_path / "black.png"):
+        words = ("--prompt", "a cat", "--controlnet", tmp_path / "net", "--control-image", control)
+        generated(ditto, folders / "sd", tmp_path, *words)
+        made.append(picture(tmp_path))
+    assert not np.array_equal(*made)
+
+
+def test_folders_paint_into_a_mask_and_in_few_steps(ditto: Any, folders: Any, tmp_path: Path) -> None:
+    from diffusers import LatentConsistencyModelPipeline, LCMScheduler, UNet2DConditionModel
+
+    mask = Image.new("L", (16, 16), 0)
+    mask.paste(255, (8, 0, 16, 16))
+    mask.save(tmp_path / "mask.png")
+    words = ("--init-image", folders / "first.png", "--mask-image", tmp_path / "mask.png", "--strength", 1.0)
+    assert len(generated(ditto, folders / "sd", tmp_path, "--prompt", "a cat", *words)["pictures"]) == 1
+
+    pipe = load_model(str(folders / "sd")).pipe
+    distilled = UNet2DConditionModel.from_config({**pipe.unet.config, "time_cond_proj_dim": 8})
+    LatentConsistencyModelPipeline(
+        **{**pipe.components, "scheduler": LCMScheduler(), "unet": distilled}, requires_safety_checker=False
+    ).save_pretrained(tmp_path / "lcm")
+    found = generated(ditto, tmp_path / "lcm", tmp_path, "--prompt", "a cat", "--guidance", 8)
+    assert found["steps"] == 2
+
+
+def test_folders_are_measured_against_their_own_fp32(ditto: Any, folders: Any, tmp_path: Path) -> None:
+    asked = ("--count", 3, "--seeds", 1, "--steps", 2, "--batch", 2, "--json", "-o", tmp_path / "all.png")
+    for words in ((folders / "bare",), (folders / "sd", "--prompt-file", folders / "prompts.txt")):
+        found = json.loads(ditto("quality", *words, *asked).out)
+        assert found["series"]["static"]["psnr_db"] > 20
+        assert "frechet_distance" not in found["series"]["static"]
+    with Image.open(tmp_path / "all.png") as picture:
+        assert picture.height > 2 * 16
 
 
 def test_folders_say_what_is_missing(ditto: Any, folders: Any, tmp_path: Path) -> None:

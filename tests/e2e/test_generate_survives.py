@@ -13,6 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
+from ditto_cosim.protocol.shelf import Shelf
+
 STEPS = 6
 
 
@@ -57,10 +59,9 @@ def test_generation_survives_two_kills(backend: str, tmp_path: Path) -> None:
         assert killed[figure] == calm[figure]
     assert (tmp_path / "killed/picture-0.png").read_bytes() == (tmp_path / "calm/picture-0.png").read_bytes()
     for step in range(STEPS):
-        with (
-            np.load(tmp_path / f"calm/step-{step:04d}.npz") as expected,
-            np.load(tmp_path / f"killed/step-{step:04d}.npz") as got,
-        ):
-            assert got.files == expected.files
-            for name in got.files:
-                assert np.array_equal(got[name], expected[name]), (step, name)
+        calm_step, killed_step = (
+            Shelf(tmp_path / run).arrays(f"step-{step:04d}.npz") for run in ("calm", "killed")
+        )
+        assert list(killed_step) == list(calm_step)
+        for name, array in killed_step.items():
+            assert np.array_equal(array, calm_step[name]), (step, name)

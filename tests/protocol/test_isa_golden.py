@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from ditto_cosim.host.reference.golden import TORCH_DTYPES, Golden
 from ditto_cosim.protocol import isa
-from ditto_cosim.protocol.errors import NonFiniteError
+from ditto_cosim.protocol.errors import GridError, NonFiniteError
 from ditto_cosim.protocol.isa import TensorSpec
-from ditto_cosim.protocol.program import Command, Program
 from support.isa_cases import OPS, Case, Seeded, T, make
+from support.isa_programs import program_of
 from support.isa_scalar import Refused, Value, execute
+from support.isa_vectors import results_of
 
 
 class Drawn:
@@ -43,29 +44,12 @@ def tensor(value: Value) -> torch.Tensor:
     return torch.tensor(value.data, dtype=TORCH_DTYPES[value.dtype]).reshape(value.shape)
 
 
-def program_of(case: Case) -> Program:
-    """A program of this one command; its operands are inputs, except weights, which golden prepares once."""
-    specs = [TensorSpec(v.shape, v.dtype) for v in case.steps[0][1]]
-    results = isa.infer(case.op, specs, case.attrs)
-    count = len(specs)
-    constants = {"w": 2} if case.op in ("conv2d", "linear") else {}
-    return Program(
-        values=(*specs, *results),
-        inputs={f"x{i}": i for i in range(count) if i not in constants.values()},
-        static_inputs=frozenset(),
-        constants=constants,
-        outputs={f"y{i}": count + i for i in range(len(results))},
-        commands=(
-            Command(
-                case.op, "it", tuple(range(count)), tuple(range(count, count + len(results))), case.attrs
-            ),
-        ),
-    )
-
-
 def run(case: Case) -> list[tuple[torch.Tensor, ...]]:
-    program = program_of(case)
-    golden = Golden(program, {name: tensor(case.steps[0][1][v]) for name, v in program.constants.items()})
+    """Its operands are inputs, except weights, which golden prepares once."""
+    specs = [TensorSpec(v.shape, v.dtype) for v in case.steps[0][1]]
+    weights = (2,) if case.op in ("conv2d", "linear", "linear_increment") else ()
+    program = program_of(case.op, case.attrs, specs, weights)
+    golden = Golden(program, {f"w{i}": tensor(case.steps[0][1][i]) for i in weights})
     done = []
     for step, operands in case.steps:
         outputs = golden.step(step, {name: tensor(operands[v]) for name, v in program.inputs.items()})
@@ -86,8 +70,9 @@ def same(got: torch.Tensor, expected: Value) -> bool:
 def test_golden_equals_the_scalar_instruction_set(op: str, data: st.DataObject) -> None:
     case = make(op, Drawn(data))
     previous = None
+    held: dict[str, Value] = {}
     for (step, operands), got in zip(case.steps, run(case), strict=True):
-        expected = execute(case.op, operands, case.attrs, step, previous)
+        expected = results_of(case, step, operands, previous, held)
         assert len(got) == len(expected)
         for left, right in zip(got, expected, strict=True):
             assert same(left, right), f"{case.op} {case.attrs}: golden {left.tolist()}, scalar {right.data}"
@@ -139,6 +124,15 @@ def test_golden_refuses_what_the_text_refuses(
         execute(op, values, attrs)
     with pytest.raises(NonFiniteError, match=f"step 0, command 0 \\({op} 'it'\\)"):
         run(Case(op, attrs, ((0, values),)))
+
+
+def test_golden_refuses_an_increment_between_two_grids() -> None:
+    x, w = Value((1, 2), "i8", [1, 2]), Value((1, 2), "i8", [3, 4])
+    then, now = Value((2,), "f32", [0.5, 0.0]), Value((2,), "f32", [0.5, 1.0])
+    with pytest.raises(Refused):
+        execute("linear_increment", (x, now, w, x, then), {})
+    with pytest.raises(GridError, match=r"linear_increment 'it'.*one grid"):
+        run(Case("linear_increment", {}, ((0, (x, now, w, x, then)),)))
 
 
 def test_golden_refuses_an_index_outside_the_table() -> None:

@@ -115,7 +115,7 @@ def test_cli_poke_sets_clocks_prints_and_runs_python(tmp_path: Path) -> None:
     )
     assert "ready 1" in run.output
     wrong = CliRunner().invoke(app, ["poke", "encoder", "readdy_o"])
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 2
     own = tmp_path / "own"
     own.mkdir()
     text = next(path for path in sources().design if path.name == "encoder.sv").read_text()

@@ -94,7 +94,7 @@ def test_cli_prove_prints_json_and_refuses_unknown_names() -> None:
     (row,) = json.loads(result.stdout.splitlines()[-1])["properties"]
     assert {"name", "result", "depth", "seconds"} <= set(row)
     assert (row["name"], row["result"]) == ("tile_start", "proved")
-    assert CliRunner().invoke(app, ["prove", "everything"]).exit_code == 1
+    assert CliRunner().invoke(app, ["prove", "everything"]).exit_code == 2
 
 
 def test_a_property_that_gets_no_time_is_a_timeout() -> None:

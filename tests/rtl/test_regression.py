@@ -133,7 +133,7 @@ def test_cli_test_prints_json(tmp_path: Path) -> None:
     wave = tmp_path / "x.vcd"
     assert CliRunner().invoke(app, ["wave", "-o", str(wave)]).exit_code == 0
     assert wave.stat().st_size > 1000
-    assert CliRunner().invoke(app, ["build", "no_such_set"]).exit_code == 1
+    assert CliRunner().invoke(app, ["build", "no_such_set"]).exit_code == 2
 
 
 def test_sets_cover_both_low_rules_and_both_bank_counts() -> None:

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ditto_cosim.host.compiler.cache import Cache, plan_of
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.factors import Factors
 from ditto_cosim.host.compiler.quantize import Policy
+from ditto_cosim.host.pipeline.factor import factor_denoiser
 
 STEPS = 4
 Inputs = dict[str, torch.Tensor]
@@ -154,6 +157,13 @@ _BUILDERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], list[Inputs]]]]
 PLAIN = ("odds", "convolutions")
 """Modules of the tests' own; the others are diffusers'."""
 FAMILIES = tuple(n for n in _BUILDERS if n not in PLAIN)
+PERIOD, RANK = 3, 8
+CACHED = {
+    "dit-icc": Cache("icc", PERIOD, RANK),
+    "dit-icc-projected": Cache("icc", PERIOD, RANK, projected=True),
+    "dit-reuse": Cache("reuse", PERIOD),
+}
+"""The same DiT, with full steps and increments."""
 
 
 def build(name: str) -> nn.Module:
@@ -161,9 +171,13 @@ def build(name: str) -> nn.Module:
     return _BUILDERS[name][0]().eval()
 
 
-@lru_cache
 def calibrated(name: str) -> tuple[Calibrator, list[Inputs], torch.Tensor]:
     """Calibrator after the whole trajectory, the trajectory, and the fp32 result of its last step."""
+    return _calibrated("dit" if name in CACHED else name)
+
+
+@lru_cache
+def _calibrated(name: str) -> tuple[Calibrator, list[Inputs], torch.Tensor]:
     torch.manual_seed(0)
     module, steps = build(name), _BUILDERS[name][1]()
     extra: dict[str, Any] = {} if name in PLAIN else {"return_dict": False}
@@ -176,4 +190,22 @@ def calibrated(name: str) -> tuple[Calibrator, list[Inputs], torch.Tensor]:
 @lru_cache
 def compiled(name: str, policy: Policy = "static") -> Compiled:
     calibrator, steps, _ = calibrated(name)
-    return compile_denoiser(calibrator.captured, calibrator.grids(policy=policy), steps=len(steps))
+    plan = None
+    if name in CACHED:
+        module, factors = _factored()
+        plan = plan_of(CACHED[name], module, factors)
+    return compile_denoiser(calibrator.captured, calibrator.grids(policy=policy), steps=len(steps), plan=plan)
+
+
+@lru_cache
+def _factored() -> tuple[nn.Module, Factors]:
+    """The DiT and its factors, from its trajectory."""
+    torch.manual_seed(0)
+    module = build("dit")
+    steps = _calibrated("dit")[1]
+
+    def call() -> None:
+        for inputs in steps:
+            module(**inputs)
+
+    return module, factor_denoiser(call, module, "cd", RANK, longest_period=PERIOD)

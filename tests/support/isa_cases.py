@@ -39,7 +39,10 @@ OPS = (
     *("gelu", "cast", "group_norm", "layer_norm", "reshape", "permute", "concat", "slice", "broadcast"),
     *("upsample_nearest", "gather"),
     *("quantize_block", "conv2d_block", "linear_block", "dequantize_block"),
+    *("linear_increment", "difference", "keep", "recall"),
 )
+PERIOD = 3
+"""Of the programs in which values are kept and recalled."""
 
 
 class Source(Protocol):
@@ -81,7 +84,8 @@ class Seeded:
 
 @dataclass(frozen=True)
 class Case:
-    """One command and its operands in successive steps (more than one only where it keeps state)."""
+    """One command and its operands in successive steps (more than one only where it keeps state). `keep` and `recall` are one
+    case: full steps keep the operand and give it, the increments behind them recall it."""
 
     op: str
     attrs: dict[str, Any]
@@ -185,10 +189,20 @@ def _block(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
     return {**attrs, **how, **told}, (x, scales, w, w_scales)
 
 
+def _kept(op: str, s: Source) -> Case:
+    shape, dtype = _shape(s, s.integer(1, 3)), s.choice(("f32", "i8", "i32"))
+    makers: dict[str, Callable[..., Value]] = {"f32": _f32, "i8": _i8, "i32": _i32}
+    steps = tuple((step, (makers[dtype](s, *shape),)) for step in range(2 * PERIOD))
+    slot = {"slot": "it"}
+    return Case(op, slot if op == "keep" else {**slot, "shape": shape, "dtype": dtype}, steps)
+
+
 def make(op: str, s: Source) -> Case:
     """A case of this command."""
     if op == "quantize":
         return _quantize(s)
+    if op in ("keep", "recall"):
+        return _kept(op, s)
     attrs, operands = _stateless(op, s)
     return Case(op, attrs, ((0, operands),))
 
@@ -214,7 +228,18 @@ def _stateless(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
         case "linear":
             k = s.choice((1, 5, 40))
             lead = _shape(s, s.integer(0, 2), 3)
-            return {}, (_i8(s, *lead, k), _params(s), _i8(s, s.integer(1, 4), k))
+            zero = s.choice((True, False))
+            attrs = {"reference": "zero"} if zero else {}
+            x = _i8(s, *lead, k, symmetric=zero)
+            return attrs, (x, _params(s, 0 if zero else None), _i8(s, s.integer(1, 4), k))
+        case "linear_increment":
+            k = s.choice((1, 5, 40))
+            lead, params = _shape(s, s.integer(0, 2), 3), _params(s)
+            x, anchor = _i8(s, *lead, k), _i8(s, *lead, k)
+            return {}, (x, params, _i8(s, s.integer(1, 4), k), anchor, params)
+        case "difference":
+            shape = _shape(s, 2)
+            return {}, (_i32(s, *shape), _i32(s, *shape))
         case "matmul":
             outer, m = _shape(s, s.integer(1, 2), 2), s.integer(1, 3)
             k, n = s.choice((1, 7, 32)), s.integer(1, 3)
@@ -232,8 +257,8 @@ def _stateless(op: str, s: Source) -> tuple[dict[str, Any], tuple[Value, ...]]:
             return _block(op, s)
         case "dequantize_block":
             shape = _shape(s, 3)
-            axis, reach = s.integer(-3, 2), s.choice((2**20, 2**54, 2**62))
-            acc = Value(shape, "i64", [s.integer(-reach, reach) for _ in range(math.prod(shape))])
+            axis, most = s.integer(-3, 2), s.choice((2**20, 2**54, 2**62))
+            acc = Value(shape, "i64", [s.integer(-most, most) for _ in range(math.prod(shape))])
             operands = [acc, _params(s, 0), _f32(s, shape[axis], low=f32(1e-9), high=0.5)]
             if s.choice((True, False)):
                 operands.append(_f32(s, shape[axis], low=-64.0, high=64.0))

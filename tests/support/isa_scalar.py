@@ -294,6 +294,22 @@ def linear(t: Sequence[Value], a: Mapping[str, Any]) -> Value:
     return build((*x.shape[:-1], w.shape[0]), "i32", element)
 
 
+def linear_increment(t: Sequence[Value]) -> Value:
+    x, params, w, anchor, params_of_anchor = t
+    if params.data != params_of_anchor.data:
+        raise Refused("a difference between values on two grids")
+
+    def element(index: tuple[int, ...]) -> int:
+        *lead, n = index
+        terms = (
+            int(w.at((n, k))) * (int(x.at((*lead, k))) - int(anchor.at((*lead, k))))
+            for k in range(w.shape[1])
+        )
+        return i32(sum(terms))
+
+    return build((*x.shape[:-1], w.shape[0]), "i32", element)
+
+
 def matmul(t: Sequence[Value], a: Mapping[str, Any]) -> Value:
     left, right = t[0], t[2]
 
@@ -577,10 +593,27 @@ def move(op: str, t: Sequence[Value], a: Mapping[str, Any]) -> Value:
 
 
 def execute(
-    op: str, t: Sequence[Value], a: Mapping[str, Any], step: int = 0, previous_scale: float | None = None
+    op: str,
+    t: Sequence[Value],
+    a: Mapping[str, Any],
+    step: int = 0,
+    previous_scale: float | None = None,
+    held: dict[str, Value] | None = None,
 ) -> tuple[Value, ...]:
-    """The results of one command; `previous_scale` is the state of a dynamic quantize."""
+    """The results of one command; `previous_scale` is the state of a dynamic quantize, `held` what was kept, by slot."""
     match op:
+        case "keep":
+            assert held is not None
+            held[a["slot"]] = Value(t[0].shape, t[0].dtype, list(t[0].data))
+            return ()
+        case "recall":
+            if held is None or a["slot"] not in held:
+                raise Refused("nothing is kept in the slot")
+            return (held[a["slot"]],)
+        case "linear_increment":
+            return (linear_increment(t),)
+        case "difference":
+            return (build(t[0].shape, "i32", lambda i: i32(int(t[0].at(i)) - int(t[1].at(i)))),)
         case "conv2d":
             return (conv2d(t, a),)
         case "linear":

@@ -3,8 +3,9 @@
 
     PYTHONPATH=tests python -m support.isa_vectors
 
-Numbers of type f32 are hexadecimal floats. A case is one command over one or more steps, between which only a
-dynamic quantize keeps state. `refused` marks operands the command must refuse.
+Numbers of type f32 are hexadecimal floats. A case is one command over one or more steps, between which a
+dynamic quantize keeps state and `keep` a value (its programs, and those of `recall`, have period 3). `refused` marks operands
+that the command must refuse.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from support.isa_cases import OPS, Case, Seeded, make
+from support.isa_cases import OPS, PERIOD, Case, Seeded, make
 from support.isa_scalar import Refused, Value, execute, f32
 
 VECTORS = Path(__file__).parents[1] / "golden" / "isa_vectors.json"
@@ -74,6 +75,11 @@ def _chosen() -> Iterator[Case]:
         yield Case("quantize", {**dynamic, "hysteresis": 1.0}, ((0, (value,)),))
         yield Case("quantize", {**dynamic, "policy": "static", "hysteresis": 1.0}, ((0, (value,)),))
     yield from _chosen_blocks()
+    row, half, other = Value((1, 3), "i8", [1, 2, 3]), _params(0.5, 0.0), _params(0.25, 0.0)
+    weights = Value((1, 3), "i8", [127, -127, 1])
+    yield Case("linear_increment", {}, ((0, (row, half, weights, row, half)),))  # nothing changed
+    for then in (other, _params(0.5, 1.0)):
+        yield Case("linear_increment", {}, ((0, (row, half, weights, row, then)),))
     table, index = Value((2,), "f32", [1.0, 2.0]), Value((1,), "i64", [2])
     yield Case("gather", {}, ((0, (table, index)),))
 
@@ -99,17 +105,38 @@ def _chosen_blocks() -> Iterator[Case]:
             yield Case("quantize_block", attrs, ((0, (Value((1, 2), "f32", [bad, 1.0]),)),))
 
 
+def _params(scale: float, zero_point: float) -> Value:
+    return Value((2,), "f32", [scale, zero_point])
+
+
 def _plain(value: Value) -> dict[str, Any]:
     data = [float(v).hex() for v in value.data] if value.dtype == "f32" else [int(v) for v in value.data]
     return {"shape": list(value.shape), "dtype": value.dtype, "data": data}
 
 
+def results_of(
+    case: Case,
+    step: int,
+    operands: tuple[Value, ...],
+    previous_scale: float | None,
+    held: dict[str, Value],
+) -> tuple[Value, ...]:
+    """What a case gives in a step."""
+    if case.op not in ("keep", "recall"):
+        return execute(case.op, operands, case.attrs, step, previous_scale)
+    if step % PERIOD:
+        return execute("recall", (), case.attrs, step, held=held)
+    execute("keep", operands, case.attrs, step, held=held)
+    return operands
+
+
 def _case(case: Case) -> dict[str, Any]:
     previous, steps = None, []
+    held: dict[str, Value] = {}
     for step, operands in case.steps:
         done: dict[str, Any] = {"step": step, "operands": [_plain(v) for v in operands]}
         try:
-            results = execute(case.op, operands, case.attrs, step, previous)
+            results = results_of(case, step, operands, previous, held)
             done["results"] = [_plain(v) for v in results]
             if case.op == "quantize":
                 previous = float(results[1].data[0])

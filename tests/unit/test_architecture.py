@@ -86,7 +86,7 @@ def test_room_imports_what_its_row_says(room: str) -> None:
 
 
 def test_every_python_file_names_its_licence() -> None:
-    folders = (*ROOMS, "protocol", "sim_harness", "rtl", "ditto_cosim", "tests", "examples")
+    folders = (*ROOMS, "protocol", "sim_harness", "rtl", "ditto_cosim", "tests", "examples", "docs")
     files = [p for folder in folders for p in (ROOT / folder).rglob("*.py") if not p.is_symlink()]
     without = [
         str(p.relative_to(ROOT))

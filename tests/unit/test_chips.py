@@ -27,7 +27,7 @@ lanes = 8
 
 
 def test_presets_have_the_published_sizes() -> None:
-    assert chip_names() == ("edge", "paper", "paper_twin", "tiny")
+    assert chip_names() == ("edge", "paper", "paper_twin", "stonne", "tiny")
     twin = load_chip("paper_twin")
     assert (twin.lanes, twin.geometry.columns, twin.multipliers) == (77, 128, 39_424)
     assert load_chip("paper").multipliers == 39_398

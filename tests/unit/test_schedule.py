@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ditto_cosim.device.timing import schedule as scheduling
 from ditto_cosim.device.timing.lane import tile_times, weight_load_cycles
 from ditto_cosim.device.timing.schedule import resplit, schedule, work_cycles
+from ditto_cosim.host.reference import lanes as golden
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.record import Work, split_k
 
@@ -22,65 +23,85 @@ WIDE = Geometry(lanes=3, columns=8, encode_width=8, k_max=32, n_max=32)
 BANKED = Geometry(lanes=1, columns=4, encode_width=4, k_max=16, n_max=8, weight_banks=2)
 
 works = st.builds(Work, st.integers(1, 5), st.integers(1, 23), st.integers(1, 70), st.integers(1, 40))
+adder_counts = st.sampled_from([0, 1, 64, 10_000])
+"""Of partial sums from different tiles; 0: K stays on one."""
 geometries = st.sampled_from([SMALL, WIDE])
 tile_counts = st.integers(1, 9)
 
 
-@given(works, geometries, tile_counts)
-def test_schedule_covers_every_output_exactly_once(work: Work, geometry: Geometry, tiles: int) -> None:
-    plan = schedule(geometry, tiles, work.groups, work.rows, work.n)
-    seen = np.zeros((work.groups, work.rows, work.n), int)
+@given(works, geometries, tile_counts, adder_counts)
+def test_schedule_covers_every_product_exactly_once(
+    work: Work, geometry: Geometry, tiles: int, adders: int
+) -> None:
+    plan = schedule(geometry, tiles, work, adders)
+    seen = np.zeros((len(split_k(work.k, geometry.k_max)), work.groups, work.rows, work.n), int)
+    assert plan.k_tiles == 1 or adders
     for a in plan:
         assert 0 <= a.tile < tiles
         assert a.columns.stop - a.columns.start <= geometry.n_max
         assert a.columns.start % geometry.columns == 0
-        seen[a.group, a.rows, a.columns] += 1
+        seen[a.chunks, a.group, a.rows, a.columns] += 1
     assert (seen == 1).all()
 
 
-def by_assignment(geometry: Geometry, tiles: int, work: Work, slots: npt.NDArray[Any]) -> int:
+def by_assignment(geometry: Geometry, tiles: int, work: Work, slots: npt.NDArray[Any], adders: int) -> int:
     """The slowest tile, from the lane model alone."""
     taken = np.zeros(tiles, np.int64)
     chunks = split_k(work.k, geometry.k_max)
-    for a in schedule(geometry, tiles, work.groups, work.rows, work.n):
+    by_chunk = slots.reshape(len(chunks), work.groups, work.rows)
+    for a in schedule(geometry, tiles, work, adders):
         n = a.columns.stop - a.columns.start
-        for k, counts in zip(chunks, slots.reshape(len(chunks), work.groups, work.rows), strict=True):
+        for k, counts in zip(chunks[a.chunks], by_chunk[a.chunks], strict=True):
             rows = counts[a.group, a.rows]
             taken[a.tile] += weight_load_cycles(k, n, geometry) + tile_times(rows, k, n, geometry).cycles
     return int(taken.max())
 
 
 @settings(deadline=None)
-@given(works, geometries, tile_counts, st.integers(0, 2**31), st.floats(0, 2))
-def test_work_cycles_equal_the_lane_model(
-    work: Work, geometry: Geometry, tiles: int, seed: int, density: float
+@given(works, geometries, tile_counts, st.integers(0, 2**31), st.floats(0, 2), adder_counts)
+def test_work_cycles_equal_the_lane_model_and_golden(
+    work: Work, geometry: Geometry, tiles: int, seed: int, density: float, adders: int
 ) -> None:
     rng = np.random.default_rng(seed)
     lengths = np.array(split_k(work.k, geometry.k_max))[:, None]
     share = density * rng.random((len(lengths), work.groups * work.rows))
     slots = np.minimum(np.rint(lengths * share), 2 * lengths).astype(np.uint16)
-    found = work_cycles(geometry, tiles, work, slots[None])
-    assert int(found.total[0]) == by_assignment(geometry, tiles, work, slots)
+    found = work_cycles(geometry, tiles, work, slots[None], adders)
+    assert int(found.total[0]) == by_assignment(geometry, tiles, work, slots, adders)
+    assert int(found.total[0]) == golden.lane_cycles(geometry, tiles, work, slots.astype(np.int64), adders)
     assert int(found.busy[0] + found.starved[0] + found.weight_load[0]) == int(found.total[0])
     assert min(int(found.starved[0]), int(found.imbalance[0])) >= 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scheduling, "kernels", lambda: None)
-        in_numpy = work_cycles(geometry, tiles, work, slots[None])
+        in_numpy = work_cycles(geometry, tiles, work, slots[None], adders)
     for name in ("total", "busy", "starved", "weight_load", "encode", "imbalance"):
         assert getattr(in_numpy, name) == getattr(found, name), name
 
 
 @settings(deadline=None)
-@given(works, geometries, tile_counts)
+@given(works, geometries, tile_counts, adder_counts)
 def test_work_cycles_of_original_mode_are_those_of_two_slots_an_element(
-    work: Work, geometry: Geometry, tiles: int
+    work: Work, geometry: Geometry, tiles: int, adders: int
 ) -> None:
     lengths = np.array(split_k(work.k, geometry.k_max))[:, None]
     slots = np.broadcast_to(2 * lengths, (len(lengths), work.groups * work.rows)).astype(np.uint16)
-    dense = work_cycles(geometry, tiles, work, None)
-    counted = work_cycles(geometry, tiles, work, slots[None])
+    dense = work_cycles(geometry, tiles, work, None, adders)
+    counted = work_cycles(geometry, tiles, work, slots[None], adders)
     for name in ("total", "busy", "starved", "weight_load"):
         assert int(getattr(dense, name)[0]) == int(getattr(counted, name)[0]), name
+
+
+def test_few_rows_of_a_long_k_go_over_tiles_where_their_parts_can_be_added() -> None:
+    """One row that waits for its weights: eight chunks on eight tiles wait an eighth as long."""
+    geometry, work = Geometry(lanes=1, columns=4, encode_width=4, k_max=16, n_max=8), Work(1, 1, 128, 4)
+    slots = np.full((1, 8, 1), 8, np.uint16)
+    one, many = (work_cycles(geometry, 8, work, slots, adders) for adders in (0, 64))
+    assert int(one.weight_load[0]) == 128
+    assert int(many.weight_load[0]) == 16
+    assert int(one.total[0]) == 8 * int(many.total[0])
+    assert schedule(geometry, 8, work, 64).k_tiles == 8
+    many_rows = Work(1, 64, 128, 4)
+    assert schedule(geometry, 8, many_rows, 1).k_tiles == 1, "adding would take longer than it saves"
 
 
 def test_work_cycles_of_many_steps_are_those_of_each() -> None:

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prices a finished run for its report: designs beside each other, layers against the chip's limits, one step over time.
+
+    prices = appraise(Path("runs/demo"))                 seconds: the best-known designs, the chips that ship
+    prices = appraise(Path("runs/demo"), full=True)      all designs, and a grid of chips for the what-if sliders
+
+What this file does not do: price (`device/pricing/`) or draw (`host/report/`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ditto_cosim.device.chips import Chip, chip_names, load_chip
+from ditto_cosim.device.designs.base import Design, designs_for, load_design
+from ditto_cosim.device.pricing.contracts import Pipelined
+from ditto_cosim.device.pricing.energy import AREA_MM2
+from ditto_cosim.device.pricing.moments import ROOMS, StepMoments, moments
+from ditto_cosim.device.pricing.pricer import Pricer
+from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, chip_of, design_of, price_run
+from ditto_cosim.device.pricing.sweep import points, run_points
+from ditto_cosim.host.report.prices import DesignPrice, Elsewhere, LayerPrice, Prices, StepSeries, WhatIf
+from ditto_cosim.protocol.hardware import MODES
+from ditto_cosim.protocol.record import RunRecord, layer_work
+
+WELL_KNOWN = ("itc", "diffy", "cambricon_d", "ditto", "ditto_plus", "ideal_ditto")
+BLOCK_SCALED = ("fp16_dense", "int4_dense", "sq_dm")
+"""Those of a program with block-scaled layers, the first what others are held against."""
+TILES, BANDWIDTHS, BUFFERS_MB = (0.5, 1.0, 2.0), (0.5, 1.0, 2.0), (0.0, 192.0)
+BINS = 240
+SERIES_STEP = 2
+"""Of the steps that are there, the first in which Defo's decisions stand."""
+
+
+def appraise(run: Path, *, full: bool = False) -> Prices:
+    """Prices the run; it must have been recorded."""
+    columns = RecordColumns.load(RunRecord(run))
+    chip, own = chip_of(columns.info), design_of(columns.info)
+    fitting = designs_for(columns.program)
+    known = [n for n in WELL_KNOWN if n in fitting] or BLOCK_SCALED
+    names = dict.fromkeys((*known, *(fitting if full else ())))
+    designs = {own.name: own, **{n: load_design(n) for n in names if n != own.name}}
+    times = {name: price_run(columns, chip, design) for name, design in designs.items()}
+    return Prices(
+        design=own.name,
+        chip=chip.name,
+        clock_hz=chip.clock_hz,
+        multipliers=chip.multipliers,
+        peak_bytes_per_cycle=float(chip.dram.peak_bytes_per_cycle(chip.clock_mhz)),
+        area_mm2=AREA_MM2,
+        area_source="Table III of the paper, one figure for all designs",
+        equals_run=None
+        if None in columns.charged
+        else times[own.name].step_cycles.tolist() == list(columns.charged),
+        designs=[_design(designs[name], time) for name, time in times.items()],
+        layers=_layers(columns, times[own.name]),
+        elsewhere=[_elsewhere(columns, load_chip(name), own) for name in chip_names() if name != chip.name],
+        series=_series(columns, chip, own),
+        what_if=_what_if(run, own) if full else [],
+    )
+
+
+def _design(design: Design, time: RunTime) -> DesignPrice:
+    total = max(time.total_cycles, 1)
+    return DesignPrice(
+        name=design.name,
+        title=design.title,
+        cycles=time.total_cycles,
+        energy_pj=time.energy_totals(),
+        dram_bytes=time.total_bytes,
+        computing=time.unit_totals()["compute"] / total,
+        waits={cause: cycles / total for cause, cycles in time.stall_totals().items()},
+        temporal=float((time.modes == MODES.index("temporal")).mean()),
+    )
+
+
+def _layers(columns: RecordColumns, time: RunTime) -> list[LayerPrice]:
+    """Work of each layer over the run, as it ran."""
+    nbytes = sum(time.traffic.values())
+    found = []
+    for layer in range(len(time.names)):
+        macs = sum(work.macs for work in layer_work(columns.program, layer, "original")) * len(columns.steps)
+        products = 0
+        for mode, met in columns.met[layer].items():
+            ran = [
+                w
+                for at, w in zip(met.at, met.works, strict=True)
+                if columns.ran[at, layer] == MODES.index(mode)
+            ]
+            products += sum(s.slot_total * s.work.n for works in ran for s in works)
+        found.append(
+            LayerPrice(
+                macs=macs,
+                products=products,
+                dram_bytes=int(nbytes[layer + 1]),
+                cycles=int(time.cycles[:, layer].sum()),
+            )
+        )
+    return found
+
+
+def _elsewhere(columns: RecordColumns, chip: Chip, own: Design) -> Elsewhere:
+    fitting = designs_for(columns.program)
+    against = load_design("itc" if "itc" in fitting else BLOCK_SCALED[0])
+    base, mine = price_run(columns, chip, against), price_run(columns, chip, own)
+    return Elsewhere(
+        chip=chip.name,
+        speedup=base.total_cycles / max(mine.total_cycles, 1),
+        energy=mine.total_energy_pj / max(base.total_energy_pj, 1e-30),
+    )
+
+
+def _series(columns: RecordColumns, chip: Chip, own: Design) -> StepSeries | None:
+    """One step in transactions, if this chip and design have any."""
+    if not isinstance(Pricer(columns.program, chip, own).contract, Pipelined):
+        return None
+    step = moments(columns, chip, own, columns.steps[min(SERIES_STEP, len(columns.steps) - 1)])
+    at, bandwidth = step.bandwidth(BINS)
+    return StepSeries(
+        step=step.step,
+        at_cycles=at.tolist(),
+        dram_bytes_per_cycle=[round(float(b), 2) for b in bandwidth],
+        held_bytes={room: _most(step, room) for room in ROOMS},
+        rooms_bytes=dict(step.rooms),
+    )
+
+
+def _most(step: StepMoments, room: str) -> list[int]:
+    """The most that was held in each bin."""
+    found, level, bin_ = [0] * BINS, 0, 0
+    for at, held in step.fill(room):  # type: ignore[arg-type]  # one of ROOMS
+        until = min(at * BINS // step.cycles, BINS - 1)
+        for passed in range(bin_, until + 1):
+            found[passed] = max(found[passed], level)
+        level, bin_ = held, until
+        found[until] = max(found[until], level)
+    return found
+
+
+def _what_if(run: Path, own: Design) -> list[WhatIf]:
+    fitting = designs_for(RunRecord(run).program)
+    names = [n for n in dict.fromkeys(("itc", "ditto", own.name)) if n in fitting]
+    wanted = points(run, "", names, TILES, BANDWIDTHS, BUFFERS_MB)
+    return [
+        WhatIf(
+            design=row["design"],
+            tiles=row["tiles"],
+            bytes_per_cycle=row["bytes_per_cycle"],
+            buffer_mb=row["buffer_mb"],
+            cycles=row["cycles"],
+            energy_pj=row["energy_j"] * 1e12,
+        )
+        for row in run_points(wanted)
+    ]

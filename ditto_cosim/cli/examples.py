@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to type: the examples that end every command's help, and that the documentation shows.
+
+One place, so that a test can hold each to the options that there are (`tests/unit/test_cli.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "generate": (
+        "ditto generate",
+        'ditto generate --model emoji-sd --prompt "smiling cat" --verify',
+        "ditto generate --backend model --batch 8 --design ditto_plus --chip edge",
+        "ditto generate --model ./my-model --steps 20 --seed 3 --output runs/mine",
+        "ditto generate --rtl-dir mine --verify",
+    ),
+    "resume": ("ditto resume runs/mine", "ditto resume runs/mine --connect tcp://10.0.0.7:5590 --keys keys"),
+    "models": ("ditto models", "ditto models --json", "ditto models --coverage"),
+    "compile": ("ditto compile fashion-ddpm -o fashion-ddpm.safetensors",),
+    "calibrate": ("ditto calibrate ./my-model", "ditto calibrate ./my-model --observer percentile"),
+    "data": ("ditto data fashion-mnist",),
+    "report": ("ditto report runs/demo",),
+    "show program": ("ditto show program fashion-ddpm",),
+    "show record": ("ditto show record runs/demo", "ditto show record runs/demo --step 3"),
+    "show run": ("ditto show run runs/demo --step 3 --layer conv_in",),
+    "analyze": ("ditto analyze runs/demo",),
+    "quality": ("ditto quality fashion-ddpm",),
+    "price": ("ditto price runs/demo --design diffy --chip edge", "ditto price runs/demo --sources --json"),
+    "compare": ("ditto compare runs/demo", "ditto compare runs/demo --designs itc,ditto,mine.toml --robust"),
+    "sweep": ("ditto sweep runs/demo",),
+    "export": ("ditto export runs/demo --dram dramsim3 --topology scalesim -o traces",),
+    "paper": ("ditto paper", "ditto paper --json"),
+    "chips": ("ditto chips", "ditto chips paper_twin", "ditto chips examples/my_chip.toml --json"),
+    "designs": ("ditto designs", "ditto designs ditto_plus"),
+    "backends": ("ditto backends", "ditto backends rtl"),
+    "rtl build": ("ditto rtl build", "ditto rtl build tiny"),
+    "rtl test": (
+        "ditto rtl test",
+        "ditto rtl test --set tiny --rtl-dir mine",
+        "ditto rtl test --seconds 60",
+    ),
+    "rtl wave": ('ditto rtl wave --case "$CASE"',),
+    "rtl coverage": ("ditto rtl coverage",),
+    "rtl lint": ("ditto rtl lint",),
+    "rtl synth": ("ditto rtl synth", "ditto rtl synth --chip tiny --clock"),
+    "rtl replay": ("ditto rtl replay runs/demo --step 3 --layer conv_in --row 17",),
+    "rtl diff": ("ditto rtl diff --rtl-dir mine",),
+    "rtl mutate": ("ditto rtl mutate --count 500",),
+    "rtl prove": ("ditto rtl prove",),
+    "rtl poke": ("ditto rtl poke encoder k_i=4 open_i=1 valid_i=1 current_i_0=3 tick ready_o",),
+    "rtl pnr": ("ditto rtl pnr --board ulx3s --seeds 5",),
+    "device": (
+        "ditto device --bind tcp://127.0.0.1:5590 --backend rtl",
+        "ditto device --bind tcp://*:5590 --keys keys --offer my_board:Board",
+    ),
+    "keys": ("ditto keys keys --host laptop",),
+    "conform": ("ditto conform my_board:Board --chip tiny --seconds 60",),
+    "board list": ("ditto board list",),
+    "board sim": ("ditto board sim --chip tiny",),
+    "board test": ("ditto board test sim",),
+    "board load": ("ditto board load build/pnr/ulx3s.bit --board ulx3s",),
+    "bench": ("ditto bench model --quick", "ditto bench rtl --json"),
+    "doctor": ("ditto doctor", "ditto doctor --json"),
+    "completion": (
+        'eval "$(ditto completion bash)"',
+        'eval "$(ditto completion zsh)"',
+        "ditto completion fish | source",
+    ),
+}
+
+
+def epilog_of(command: str) -> str:
+    """The end of a command's help; empty for one without examples."""
+    lines = EXAMPLES.get(command, ())
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) if lines else ""

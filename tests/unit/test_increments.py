@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Increment-calibrated caching: what must hold of factors, programs and state, layer by layer.
+
+The numbers in the names are those of the acceptance tests that its specification asks for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ditto_cosim.device.execution.machine import Machine
+from ditto_cosim.device.timing.traffic import groups, mode_bytes
+from ditto_cosim.host.analysis.increments import increments
+from ditto_cosim.host.compiler.cache import Cache, CacheError, Plan, places, plan_of
+from ditto_cosim.host.compiler.capture import capture
+from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.factors import Factors, FactorsError, LayerFactors, weight_digest
+from ditto_cosim.host.compiler.lowrank import Magnitudes, factorize
+from ditto_cosim.host.compiler.quantize import Grid, QuantizationError
+from ditto_cosim.host.pipeline.factor import factor_denoiser
+from ditto_cosim.host.reference.golden import Golden
+from ditto_cosim.protocol.errors import GridError, IsaError
+from ditto_cosim.protocol.messages import LayerReport, RunSpec
+from ditto_cosim.protocol.program import Command, Program
+from support.families import PERIOD, RANK, build, calibrated, compiled
+
+Inputs = dict[str, Tensor]
+
+
+def dit() -> nn.Module:
+    torch.manual_seed(0)
+    return build("dit")
+
+
+def trajectory(count: int = 7, spread: float = 0.05) -> list[Inputs]:
+    generator = torch.Generator().manual_seed(5)
+    start = torch.randn(2, 4, 8, 8, generator=generator)
+    return [
+        {
+            "hidden_states": start + spread * i * torch.randn(start.shape, generator=generator),
+            "timestep": torch.full((2,), 900 - 20 * i),
+            "class_labels": torch.tensor([1, 2]),
+        }
+        for i in range(count)
+    ]
+
+
+def caller(module: nn.Module, steps: list[Inputs]) -> Callable[[], None]:
+    def call() -> None:
+        for inputs in steps:
+            module(**inputs)
+
+    return call
+
+
+def factors(method: str = "cd", rank: int = RANK) -> tuple[nn.Module, Factors]:
+    module = dit()
+    found = factor_denoiser(caller(module, trajectory()), module, method, rank, longest_period=PERIOD)
+    return module, found
+
+
+def on_golden(program: Compiled, steps: list[Inputs]) -> list[Tensor]:
+    golden = Golden(program.program, program.constants)
+    return [next(iter(golden.step(i, inputs).values())) for i, inputs in enumerate(steps)]
+
+
+def on_device(
+    program: Compiled, steps: list[Inputs], see: Callable[[Machine, int], None] = lambda machine, step: None
+) -> tuple[list[Any], list[LayerReport]]:
+    machine = Machine(program.program, program.arrays, RunSpec(backend="model", chip="tiny", design="ditto"))
+    reports: list[LayerReport] = []
+    outputs = []
+    for i, inputs in enumerate(steps):
+        result = machine.step(
+            i,
+            {n: t.numpy() for n, t in inputs.items()},
+            observe="none",
+            timed=True,
+            on_layer=reports.append,
+            on_value=lambda *_: None,
+        )
+        outputs.append(next(iter(result.outputs.values())))
+        see(machine, i)
+    machine.close()
+    return outputs, reports
+
+
+# --- 6.1 exactness ------------------------------------------------------------------------------------------------------
+
+
+def test_increments_1_a_period_of_one_is_the_program_without_a_cache() -> None:
+    calibrator = calibrated("dit")[0]
+    module, found = factors()
+    plan = plan_of(Cache("icc", 1), module, found)
+    cached = compile_denoiser(calibrator.captured, calibrator.grids(policy="static"), steps=4, plan=plan)
+    assert cached.program.digest == compiled("dit").program.digest
+
+
+def test_increments_3_nothing_changed_gives_the_full_step_again_without_a_slot() -> None:
+    steps = trajectory(1) * 3
+    outputs, reports = on_device(compiled("dit-icc"), steps)
+    np.testing.assert_array_equal(outputs[1], outputs[0])
+    np.testing.assert_array_equal(outputs[2], outputs[0])
+    slots = {r.slots for r in reports if r.op == "linear_increment"}
+    assert slots == {0}
+
+
+def test_increments_4_between_full_steps_what_is_kept_is_only_read() -> None:
+    seen: list[str] = []
+
+    def digest(machine: Machine, step: int) -> None:
+        found = hashlib.sha256()
+        for slot, array in sorted(machine.kept.items()):
+            found.update(slot.encode() + np.ascontiguousarray(array).tobytes())
+        seen.append(found.hexdigest())
+
+    on_device(compiled("dit-icc"), trajectory(), digest)
+    assert seen[0] == seen[1] == seen[2] != seen[3] == seen[4] == seen[5] != seen[6]
+
+
+def test_increments_4_a_full_step_takes_differences_to_the_full_step_before() -> None:
+    """Temporal mode, three steps after the anchor, gives the bits of original mode."""
+    steps = trajectory()
+    outputs, reports = on_device(compiled("dit-icc"), steps)
+    corrected = {r.mode for r in reports if r.step == 3 and r.name.endswith("attn1.to_q")}
+    assert corrected == {"temporal"}
+    for step in (0, 3, 6):
+        alone = on_golden(compiled("dit"), [steps[step]])[0]
+        np.testing.assert_array_equal(outputs[step], alone.numpy())
+
+
+class OneLayer(nn.Module):
+    """A transformer block's last layer, alone, already on integers."""
+
+    def __init__(self, weight: Tensor, scale: float) -> None:
+        super().__init__()
+        self.ff = nn.Module()
+        last = nn.Linear(weight.shape[1], weight.shape[0])
+        last.weight = nn.Parameter(weight * scale, requires_grad=False)
+        last.bias = nn.Parameter(torch.arange(weight.shape[0]) / 8, requires_grad=False)
+        last.register_buffer("weight_scale", torch.full((weight.shape[0],), scale))
+        self.ff.net = nn.ModuleList([nn.Identity(), nn.Identity(), last])
+
+    def forward(self, sample: Tensor) -> Tensor:
+        result: Tensor = self.ff.net[2](sample)
+        return result
+
+
+def one_layer() -> tuple[OneLayer, LayerFactors, list[Inputs], dict[str, Grid]]:
+    """W = A·B in small integers, every scale a power of two, so that no rounding is anywhere."""
+    generator = torch.Generator().manual_seed(2)
+    a, b = (torch.randint(-2, 3, shape, generator=generator).to(torch.int8) for shape in ((6, 3), (3, 10)))
+    module = OneLayer((a.int() @ b.int()).float(), 2.0**-4)
+    made = LayerFactors(
+        *(a, torch.full((6,), 2.0**-2), b, torch.full((3,), 2.0**-2)),
+        h_scales=(2.0**-5,),
+        digest=weight_digest(module.ff.net[2].weight),
+    )
+    start = torch.randint(-40, 40, (2, 5, 10), generator=generator)
+    steps = [
+        {"sample": 2.0**-3 * (start + torch.randint(-i, i + 1, start.shape, generator=generator)).float()}
+        for i in range(4)
+    ]
+    return module, made, steps, {"ff.net.2:x": Grid("static", (2.0**-3,), (3,))}
+
+
+def test_increments_6_with_exact_factors_a_layer_is_exact() -> None:
+    module, made, steps, grids = one_layer()
+    captured = capture(module, steps[0])
+    plan = Plan(Cache("icc", 4), frozenset({"ff.net.2"}), {"ff.net.2": made})
+    cached = compile_denoiser(captured, grids, steps=4, plan=plan)
+    plain = compile_denoiser(captured, grids, steps=4)
+    assert cached.program.period == 4
+    for got, expected in zip(on_golden(cached, steps), on_golden(plain, steps), strict=True):
+        assert torch.equal(got, expected)
+
+
+def test_increments_7_a_scale_that_may_move_inside_a_period_is_refused() -> None:
+    calibrator = calibrated("dit")[0]
+    module, found = factors()
+    plan = plan_of(Cache("icc", PERIOD), module, found)
+    with pytest.raises(QuantizationError, match=r"attn1.to_q:x has a dynamic scale.*policy auto, static"):
+        compile_denoiser(calibrator.captured, calibrator.grids(policy="dynamic"), steps=4, plan=plan)
+
+
+def test_increments_7_clusters_begin_with_full_steps() -> None:
+    calibrator = calibrated("dit")[0]
+    module, found = factors()
+    plan = plan_of(Cache("icc", PERIOD), module, found)
+    grids = calibrator.grids(policy="clustered", clusters=4)
+    program = compile_denoiser(calibrator.captured, grids, steps=22, plan=plan).program
+    corrected = {v for c in program.commands if c.op == "linear_increment" for v in c.operands[:1]}
+    bounds = [c.attrs["bounds"] for c in program.commands if c.results[:1] and c.results[0] in corrected]
+    assert bounds
+    assert all(isinstance(b, tuple) and len(b) > 1 and not any(start % PERIOD for start in b) for b in bounds)  # type: ignore[operator]  # whole numbers
+
+
+def test_increments_7_a_device_refuses_a_difference_between_two_grids() -> None:
+    program = compiled("dit-icc").program
+    first = next(c for c in program.commands if c.op == "linear_increment")
+    quantizer = next(c for c in program.commands if first.operands[0] in c.results)
+    clustered = {**quantizer.attrs, "policy": "clustered", "bounds": (0, 2)}
+    clustered |= {n: (*quantizer.attrs[n], *quantizer.attrs[n]) for n in ("scales", "zero_points")}  # type: ignore[misc]  # sequences
+    clustered["scales"] = (clustered["scales"][0], 2 * clustered["scales"][0])  # type: ignore[index,operator]  # numbers
+    moved = [replace(c, attrs=clustered) if c is quantizer else c for c in program.commands]
+    broken = Compiled(replace(program, commands=tuple(moved)), compiled("dit-icc").constants, {}, 4)
+    with pytest.raises(GridError, match=r"linear_increment '.*\.B'.*one grid"):
+        on_device(broken, trajectory(3))
+    with pytest.raises(GridError, match="step 2"):
+        on_golden(broken, trajectory(3))
+
+
+def test_increments_8_swapping_the_halves_of_a_batch_swaps_the_results_alone() -> None:
+    steps = trajectory(3)
+    swapped = [{n: t.flip(0) for n, t in inputs.items()} for inputs in steps]
+    for got, other in zip(*(on_golden(compiled("dit-icc"), s) for s in (steps, swapped)), strict=True):
+        assert torch.equal(got, other.flip(0))
+
+
+# --- 6.2 factors ---------------------------------------------------------------------------------------------------------
+
+
+def test_increments_9_factors_are_the_nearest_of_their_rank() -> None:
+    rng = np.random.default_rng(3)
+    w, left, right = rng.standard_normal((12, 17)), rng.uniform(0.1, 2, 12), rng.uniform(0.1, 2, 17)
+    weighed = left[:, None] * w * right
+    singular = np.linalg.svd(weighed, compute_uv=False)
+    for rank in (1, 5, 11):
+        a, b = (
+            t.numpy()
+            for t in factorize(*map(torch.from_numpy, (w,)), rank, *map(torch.from_numpy, (left, right)))
+        )
+        error = np.square(left[:, None] * (w - a @ b) * right).sum()
+        np.testing.assert_allclose(error, np.square(singular[rank:]).sum(), rtol=1e-6)
+        for _ in range(5):
+            worse = a + 1e-2 * rng.standard_normal(a.shape)
+            assert np.square(left[:, None] * (w - worse @ b) * right).sum() > error
+    full = [t.numpy() for t in factorize(torch.from_numpy(w), 12)]
+    np.testing.assert_allclose(full[0] @ full[1], w, atol=1e-12)
+
+
+def test_increments_11_weights_of_channels_are_as_the_text_has_them() -> None:
+    """Row 9 of the specification's table, number by number."""
+    batches = np.random.default_rng(4).standard_normal((3, 2, 5, 4)) * [0.0, 1.0, 3.0, 0.1]
+    found = Magnitudes()
+    for batch in batches:
+        found.add(torch.from_numpy(batch))
+    total = np.zeros(4)
+    for sample in batches.reshape(6, 5, 4):
+        mean = [sum(abs(sample[t][c]) for t in range(5)) / 5 for c in range(4)]
+        total += [(m - min(mean) + 1e-6) / (max(mean) - min(mean) + 1e-6) for m in mean]
+    rooted = np.sqrt(total / 6)
+    expected = [max(r, max(rooted) / 1000) + 1e-6 for r in rooted]
+    np.testing.assert_allclose(found.weights().numpy(), expected, rtol=1e-12)
+
+
+def test_increments_10_at_full_rank_the_published_algorithm_is_the_model() -> None:
+    module, steps = dit().double(), trajectory()
+    for inputs in steps:
+        inputs["hidden_states"] = inputs["hidden_states"].double()
+    layers: dict[str, Any] = {n: factorize(m.weight, min(m.weight.shape)) for n, m in places(module).items()}
+    with torch.no_grad():
+        plain = [module(**inputs).sample for inputs in steps]
+        with increments(module, layers, PERIOD):
+            cached = [module(**inputs).sample for inputs in steps]
+    for got, expected in zip(cached, plain, strict=True):
+        assert (got - expected).norm() / expected.norm() < 1e-10
+
+
+def test_increments_anchored_equal_telescoped_in_exact_arithmetic() -> None:
+    """y_i = y_{i−1} + A·B·(x_i − x_{i−1}), on integers, gives y₀ + A·B·(x_i − x₀)."""
+    rng = np.random.default_rng(7)
+    w, a, b = (rng.integers(-9, 10, shape) for shape in ((5, 8), (5, 2), (2, 8)))
+    xs = rng.integers(-99, 100, (4, 8))
+    y = telescoped = w @ xs[0]
+    for before, x in pairwise(xs):
+        telescoped = telescoped + a @ (b @ (x - before))
+        anchored = y + a @ (b @ (x - xs[0]))
+        assert (telescoped == anchored).all()
+
+
+# --- 6.3 for the right reason ------------------------------------------------------------------------------------------------
+
+
+def corrections(
+    program: Program, constants: Any, steps: list[Inputs]
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Of the first increment, layer by layer: what was given, what the layer in full would give there, what the anchor gave."""
+    golden, values = Golden(program, constants), dict[int, Tensor]()
+    golden.step(0, steps[0])
+    for _, value, tensor in golden.run(1, steps[1], {}):
+        values[value] = tensor
+    made = {c.name: c for c in program.commands}
+    found = {}
+    for name in (c.name.removesuffix(".B") for c in program.commands if c.op == "linear_increment"):
+        layer, dequantize, add = made[name], made[f"{name}/dequantize"], made[f"{name}/add"]
+        q = values[layer.operands[0]].long() - round(float(values[layer.operands[1]][1]))
+        numbers = {
+            v: golden.constant(v)
+            for v in (*layer.operands, *dequantize.operands)
+            if v in program.constants.values()
+        }
+        scale = float(values[layer.operands[1]][0]) * numbers[dequantize.operands[2]].double()
+        full = (q @ numbers[layer.operands[2]].long().t()).double() * scale
+        full += numbers[dequantize.operands[3]].double() if len(dequantize.operands) > 3 else 0
+        found[name] = values[add.results[0]].double(), full, values[add.operands[0]].double()
+    return found
+
+
+def flipped(factors: Factors) -> Factors:
+    return replace(factors, layers={n: replace(f, a=-f.a) for n, f in factors.layers.items()})
+
+
+def cached_program(module: nn.Module, found: Factors) -> Compiled:
+    calibrator = calibrated("dit")[0]
+    plan = plan_of(Cache("icc", PERIOD), module, found)
+    return compile_denoiser(calibrator.captured, calibrator.grids(policy="static"), steps=4, plan=plan)
+
+
+def test_increments_13b_every_layer_is_corrected_in_the_right_direction() -> None:
+    """A picture does not show a sign error; the error of each layer over the size of its change does."""
+    module, found = factors()
+    for made, right in ((found, True), (flipped(found), False)):
+        program = cached_program(module, made)
+        seen = corrections(program.program, program.constants, trajectory(2, spread=0.5))
+        assert len(seen) == 12
+        for name, (given, full, anchor) in seen.items():
+            ratio = float((given - full).norm() / (full - anchor).norm())
+            assert (ratio < 1) == right, f"{name}: {ratio:.2f} of the change is left"
+
+
+def test_increments_14_without_a_correction_they_are_reuse_bit_for_bit() -> None:
+    module, found = factors()
+    nothing = replace(found, layers={n: replace(f, a=torch.zeros_like(f.a)) for n, f in found.layers.items()})
+    steps = trajectory()
+    for got, expected in zip(
+        on_golden(cached_program(module, nothing), steps),
+        on_golden(compiled("dit-reuse"), steps),
+        strict=True,
+    ):
+        assert torch.equal(got, expected)
+
+
+def test_increments_follow_the_published_algorithm_within_int8() -> None:
+    """The compiled program's error against the model is no larger than twice fp32 ICC's and int8's together."""
+    module, found = factors("svd", 24)
+    layers: dict[str, Any] = {n: factorize(m.weight, 24) for n, m in places(module).items()}
+    steps = trajectory(3)
+    with torch.no_grad():
+        plain = [module(**inputs).sample for inputs in steps]
+        with increments(module, layers, PERIOD):
+            published = [module(**inputs).sample for inputs in steps]
+    int8, cached = on_golden(compiled("dit"), steps), on_golden(cached_program(module, found), steps)
+    for a, b, c, d in zip(plain, published, int8, cached, strict=True):
+        allowed = (b - a).norm() + (c - a).norm()
+        assert (d - a).norm() < 2 * allowed
+
+
+# --- 6.4 hardware --------------------------------------------------------------------------------------------------------------
+
+
+def test_increments_18_the_stages_may_be_spent_three_ways() -> None:
+    """A at two slots an element, A classified, and a projected anchor: the same bits, three counts of slots."""
+    steps = trajectory(3)
+    machine = Machine(
+        compiled("dit-icc").program,
+        compiled("dit-icc").arrays,
+        RunSpec(backend="model", chip="tiny", design="ditto"),
+    )
+    records = [
+        machine.step(
+            i,
+            {n: t.numpy() for n, t in inputs.items()},
+            observe="none",
+            timed=True,
+            on_layer=lambda _: None,
+            on_value=lambda *_: None,
+        ).record
+        for i, inputs in enumerate(steps)
+    ]
+    machine.close()
+    layers = compiled("dit-icc").program.layers
+    works = [
+        r.works for record in records if record for r in record.layers if layers[r.layer].name.endswith(".A")
+    ]
+    dense, classified = (
+        sum(s.slot_total for w in works for s in w[mode]) for mode in ("original", "temporal")
+    )  # type: ignore[index]  # modes
+    assert classified < dense
+    _, projected = on_device(compiled("dit-icc-projected"), steps)
+    _, difference = on_device(compiled("dit-icc"), steps)
+    totals = [sum(r.slots for r in reports if r.name.endswith(".B")) for reports in (projected, difference)]
+    assert totals[0] != totals[1]
+
+
+def test_increments_19_nothing_of_an_anchor_is_written_back() -> None:
+    program = compiled("dit-icc").program
+    full, increment = (groups(program.of(c), "group", True, False) for c in program.step_classes)
+    corrected = {c.name.removesuffix(".B") for c in program.layers if c.op == "linear_increment"}
+    held = {g.name: 4 * g.accumulators for g in full}
+    for group in full:
+        if group.name in corrected:  # written whatever mode the layer runs in
+            assert mode_bytes(group, "original", False)[1]["previous_output"] == held[group.name]
+    read = 0
+    for group in increment:
+        if group.name.endswith((".A", ".B")):
+            reads, writes = mode_bytes(group, "temporal", True)
+            assert "previous_output" not in writes
+            read += reads.get("previous_output", 0)
+            if group.name.endswith(".B"):
+                assert reads["previous_input"] > 0
+    assert read == sum(held[name] for name in corrected)
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"period": 0}, "period of 0 has no full step"),
+        ({"kind": "fora"}, "'fora' is unknown; it is icc or reuse"),
+        ({"rank": -1}, "rank -1 is none"),
+        ({"parts": ()}, "parts"),
+    ],
+)
+def test_increments_what_cannot_be_is_refused_in_a_sentence(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(CacheError, match=words):
+        Cache(**asked)
+
+
+def test_increments_ranks_and_models_are_checked_before_anything_runs(tmp_path: Path) -> None:
+    module, found = factors()
+    found.save(tmp_path / "f.safetensors")
+    loaded = Factors.load(tmp_path / "f.safetensors")
+    assert loaded.for_run(places(module), 0, PERIOD).keys() == found.layers.keys()
+    assert {f.rank for f in loaded.for_run(places(module), 3, PERIOD).values()} == {3}
+    for rank, period, words in (
+        (33, PERIOD, r"rank 33 is outside 1…32: layer .* is 32×32"),
+        (RANK + 1, PERIOD, f"have rank {RANK}, {RANK + 1} is asked; `ditto factor --rank {RANK + 1}`"),
+        (0, PERIOD + 1, f"periods up to {PERIOD}, {PERIOD + 1} is asked"),
+    ):
+        with pytest.raises(FactorsError, match=words):
+            plan_of(Cache("icc", period, rank), module, loaded)
+    with torch.no_grad():
+        next(iter(places(module).values())).weight.add_(1e-3)
+    with pytest.raises(FactorsError, match="made from other weights"):
+        plan_of(Cache("icc", PERIOD), module, loaded)
+    with pytest.raises(CacheError, match=r"UNet2DModel has \d+ convolutions: caching is for transformers"):
+        plan_of(Cache("reuse"), build("unet"), None)
+    (tmp_path / "g.safetensors").write_bytes(b"nothing")
+    with pytest.raises(FactorsError, match="not a file of factors"):
+        Factors.load(tmp_path / "g.safetensors")
+
+
+def test_increments_diffusers_configurations_that_do_the_same_are_taken() -> None:
+    from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
+
+    plain = TaylorSeerCacheConfig(cache_interval=4, max_order=0, disable_cache_before_step=0)
+    assert Cache.of(plain) == Cache("reuse", 4, parts=("attention",))
+    for other in (TaylorSeerCacheConfig(), FirstBlockCacheConfig()):
+        with pytest.raises(CacheError, match=f"{type(other).__name__}: .*cache='icc' or cache='reuse'"):
+            Cache.of(other)
+
+
+def test_increments_slots_are_filled_in_full_steps_and_read_between_them() -> None:
+    program = compiled("dit-icc").program
+    keep = next(i for i, c in enumerate(program.commands) if c.op == "keep")
+
+    def broken(change: Callable[[Command], Command]) -> Program:
+        return replace(
+            program, commands=tuple(change(c) if i == keep else c for i, c in enumerate(program.commands))
+        )
+
+    with pytest.raises(IsaError, match="filled once, in full steps"):
+        broken(lambda c: replace(c, when="")).validate()
+    with pytest.raises(IsaError, match="holds nothing"):
+        broken(lambda c: replace(c, attrs={"slot": "elsewhere"})).validate()
+    again = Program.from_dict(program.to_dict())
+    assert (again.digest, again.period) == (program.digest, PERIOD)
