@@ -152,6 +152,7 @@ class Pipelined(Contract):
     def __init__(self, config: EngineConfig, memory: MakeMemory | None = None) -> None:
         self.config, self.memory = config, memory
         self.most_chunks = MOST_CHUNKS
+        self._rows: dict[tuple[int, int], tuple[GroupCost, tuple[int, ...]]] = {}
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -171,10 +172,20 @@ class Pipelined(Contract):
 
     def rows(self, costs: Sequence[GroupCost], chosen: I64, lanes: LaneColumns) -> I64:
         """`GroupWork`s [steps, groups, fields]."""
-        table = np.array([self.work(c).row for c in costs], np.int64).reshape(len(costs), -1)
+        table = np.array([self._row(c) for c in costs], np.int64).reshape(len(costs), -1)
         rows: I64 = table[chosen]
         rows[..., 4], rows[..., 5], rows[..., 6] = lanes.weight_load, lanes.starved, lanes.busy
         return rows
+
+    def _row(self, cost: GroupCost) -> tuple[int, ...]:
+        """Of a cost without lanes; a pricer makes each cost once and asks for it in every step."""
+        key = id(cost), self.most_chunks
+        if key not in self._rows:
+            self._rows[key] = (
+                cost,
+                self.work(cost).row,
+            )  # the cost is kept, so that its identity stays its own
+        return self._rows[key][1]
 
     def work(self, cost: GroupCost, lanes: LaneColumns | None = None) -> GroupWork:
         """What the engine is asked for."""

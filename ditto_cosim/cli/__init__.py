@@ -58,6 +58,7 @@ COMMANDS: dict[str, _Entry] = {
     "price": _Entry("Look", "price:price", "Price a recorded run under another design or chip"),
     "compare": _Entry("Look", "price:compare", "All designs side by side on one recorded run"),
     "sweep": _Entry("Look", "price:sweep", "Sweep chip size, bandwidth, buffer and low rule"),
+    "whatif": _Entry("Look", "price:whatif", "What bounds each layer, what would next, what doubling gains"),
     "export": _Entry("Look", "price:export", "A run's memory requests and layers for other simulators"),
     "paper": _Entry("Look", "price:paper", "Hold the paper's claims against this model of it"),
     "study": _Entry("Look", "study:app", "Hold SQ-DM's claims against this model of it"),

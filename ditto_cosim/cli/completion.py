@@ -33,7 +33,7 @@ WHERE = {
 
 def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish")]) -> None:
     """Print the script that has a shell complete `ditto`: commands, options, models, chips, designs, backends."""
-    from typer.completion import get_completion_script
+    from typer._completion_shared import get_completion_script
 
     print(get_completion_script(prog_name="ditto", complete_var=VARIABLE, shell=shell.value))
     if sys.stdout.isatty():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ditto price`, `compare`, `sweep`, `export`, `paper`: what a recorded run costs, under any design and chip.
+"""`ditto price`, `compare`, `sweep`, `whatif`, `export`, `paper`: what a recorded run costs, under any design and chip.
 
 Heavy imports wait until a command runs. What this file does not do: price (`device/`) or judge
 (`ditto_cosim/study/claims.py`).
@@ -274,6 +274,44 @@ def sweep(
     print(f"plot: {output}")
 
 
+def whatif(
+    run: RunArgument,
+    layer: Annotated[
+        str, typer.Option("--layer", help="One layer, by name or a part of it that is unique")
+    ] = "",
+    design: Annotated[
+        str, typer.Option("--design", help="Preset or TOML file; the run's own by default")
+    ] = "",
+    chip: ChipOption = "",
+    layers: Annotated[int, typer.Option(help="How many of the slowest layers to show")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What bounds each layer, what would bound it next, and what doubling each resource gains.
+
+    Example: ditto whatif runs/demo --layer mid_block --chip paper_twin"""
+    from ditto_cosim.device.designs.base import load_design
+    from ditto_cosim.device.pricing.recorded import design_of
+    from ditto_cosim.device.pricing.whatif import bounds, of_layer
+
+    columns, made = _load(run, chip)
+    wanted = load_design(design) if design else design_of(columns.info)
+    found, whole = bounds(columns, made, wanted)
+    shown = [of_layer(found, layer)] if layer else found
+    if as_json:
+        rows = [asdict(b) for b in shown]
+        named = {"run": str(run), "chip": made.name, "design": wanted.name}
+        print(json.dumps({**named, "layers": rows, "whole": asdict(whole)}))
+        return
+    print(f"{run}: {columns.info.model}, {len(columns.steps)} steps, as {wanted.name} on {made.name}")
+    _print_table(
+        ["layer", "cycles", "bound", "next", *(f"2× {name}" for name in whole.gain)],
+        [
+            [b.name, f"{b.cycles:,}", b.bound, b.next, *(f"{gain:.2f}" for gain in b.gain.values())]
+            for b in [whole, *sorted(shown, key=lambda b: -b.cycles)[:layers]]
+        ],
+    )
+
+
 def paper(
     record: Annotated[Path | None, typer.Option(help="A recorded run, judged beside and kept apart")] = None,
     output: Annotated[
@@ -286,13 +324,14 @@ def paper(
 
     from ditto_cosim.device.pricing.recorded import RecordColumns
     from ditto_cosim.protocol.record import RunRecord
-    from ditto_cosim.study.claims import judge
+    from ditto_cosim.study.claims import judge, null_test
     from ditto_cosim.study.evaluation import evaluate_all, evaluate_record
 
     with ProcessPoolExecutor(2) as pool:
         by_preset = evaluate_all(pool.map)
     measured = evaluate_record(RecordColumns.load(RunRecord(record))) if record is not None else None
     verdicts = judge(by_preset["paper"], by_preset["tlm"], measured)
+    null = null_test(by_preset["paper"], by_preset["tlm"])
     counts: dict[str, int] = {}
     for v in verdicts:
         counts[v.verdict] = counts.get(v.verdict, 0) + 1
@@ -302,7 +341,8 @@ def paper(
 
         drawn = [str(path) for evaluation in by_preset.values() for path in draw(evaluation, output)]
     if as_json:
-        print(json.dumps({"claims": [asdict(v) for v in verdicts], "verdicts": counts, "figures": drawn}))
+        claims = [asdict(v) for v in verdicts]
+        print(json.dumps({"claims": claims, "verdicts": counts, "null_test": null, "figures": drawn}))
         return
     for v in verdicts:
         deviation = "" if v.deviation is None else f"{v.deviation:+.1%}"
@@ -312,6 +352,10 @@ def paper(
                 print(f"{'':25}{label:>9}  {text}")
         print(f"{'':25}{'why':>9}  {v.why}")
     print(", ".join(f"{n} {verdict}" for verdict, n in sorted(counts.items(), key=lambda item: -item[1])))
+    print(
+        f"null test, every design equal to its baseline: {null['reproduced']} of {len(null['claims'])} graded claims would read"
+        f" reproduced, {null['near']} near"
+    )
     for path in drawn:
         print(f"figure: {path}")
 

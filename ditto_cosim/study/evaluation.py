@@ -78,6 +78,15 @@ class Evaluation:
     drifting: Mapping[str, Mapping[str, RunTime]]
     shares: Mapping[Mode, Shares]
     """Of elements, as fed in or as measured."""
+    naive: tuple[float, ...] = ()
+    """Temporal traffic without the dependency check over original traffic, by workload."""
+
+    def null(self) -> Evaluation:
+        """A world in which no design differs from ITC, nor differences from activations."""
+        runs = {w: dict.fromkeys(found, found["itc"]) for w, found in self.runs.items()}
+        drifting = {w: dict.fromkeys(found, found["ideal_ditto"]) for w, found in self.drifting.items()}
+        shares = dict.fromkeys(self.shares, self.shares["original"])
+        return Evaluation(self.preset, runs, drifting, shares, (1.0,) * len(self.naive))
 
     def speedup(self, design: str, over: str = "itc") -> list[float]:
         return [r[over].total_cycles / r[design].total_cycles for r in self.runs.values()]
@@ -99,7 +108,7 @@ class Evaluation:
     def back(self, design: str) -> list[float]:
         """Share of layers that Defo returned to the base mode."""
         return [
-            sum(not d["temporal"] for d in r[design].decisions) / len(r[design].decisions)
+            sum(not d["temporal"] for d in r[design].decisions) / max(1, len(r[design].decisions))
             for r in self.runs.values()
         ]
 
@@ -123,7 +132,7 @@ def evaluate(preset: Preset, only: Sequence[str] | None = None) -> Evaluation:
     for name in only or WORKLOADS:
         runs[name] = _steady(name, preset)
         drifting[name] = _drifting(name, preset)
-    return Evaluation(preset, runs, drifting, PUBLISHED)
+    return Evaluation(preset, runs, drifting, PUBLISHED, naive_traffic())
 
 
 def evaluate_all(mapped: Callable[..., Iterable[Evaluation]] = map) -> dict[Preset, Evaluation]:
@@ -134,7 +143,7 @@ def evaluate_all(mapped: Callable[..., Iterable[Evaluation]] = map) -> dict[Pres
     for preset in PRESETS:
         runs = {w: found[w, preset].runs[w] for w in WORKLOADS}
         drifting = {w: found[w, preset].drifting[w] for w in WORKLOADS}
-        merged[preset] = Evaluation(preset, runs, drifting, PUBLISHED)
+        merged[preset] = Evaluation(preset, runs, drifting, PUBLISHED, naive_traffic())
     return merged
 
 

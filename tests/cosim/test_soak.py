@@ -62,6 +62,7 @@ def whole_model() -> Compiled:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(4 * 3600)
 def test_device_is_the_same_after_hundreds_of_runs_and_a_million_hostile_messages() -> None:
     compiled = whole_model()
     with LocalDevice(["--backend", "model", "--log-level", "error"], restarts=0) as device:

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-LONG = {"tutorials/encoder", "tutorials/board", "tutorials/three_chips"}
+LONG = {"tutorials/first_picture", "tutorials/encoder", "tutorials/board", "tutorials/three_chips"}
 """Pages that take more than a few seconds."""
 
 

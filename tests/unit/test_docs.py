@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -71,12 +72,12 @@ def test_docs_link_to_what_is_there(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_docs_name_commands_with_options_they_take(page: Path) -> None:
-    root = typer.main.get_command(cli.root)
+    root: Any = typer.main.get_command(cli.root)
     for line in commands(page):
         words = shlex.split(line)[1:]
         command, name = root, "ditto"
         while hasattr(command, "list_commands") and words and not words[0].startswith("-"):
-            inner = command.get_command(None, words[0])  # type: ignore[arg-type]  # no context is needed to look
+            inner = command.get_command(None, words[0])
             assert inner is not None, f"{page.name}: {line}"
             name, command, words = f"{name} {words[0]}", inner, words[1:]
         if words == ["…"] or (not words and hasattr(command, "list_commands")):

@@ -94,7 +94,7 @@ def test_command_line_ends_by_whose_fault_it_is(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def root() -> None:
+    def root(prog_name: str) -> None:
         raise error
 
     monkeypatch.setattr(cli, "root", root)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from typer.testing import CliRunner
 from ditto_cosim.cli import root
 from ditto_cosim.device.chips import ChipError, load_chip
 from ditto_cosim.device.designs.base import design_names, load_design
+from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
 from ditto_cosim.device.pricing.sweep import pareto, points, run_points
-from ditto_cosim.protocol.record import RunInfo, RunWriter
+from ditto_cosim.device.pricing.whatif import WhatIfError, bounds, of_layer
+from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter
 from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
 from ditto_cosim.study.workloads import workload_program
 
@@ -77,6 +80,30 @@ def test_sweep_is_the_same_on_one_and_on_two_processes(run: Path) -> None:
 def test_sweep_refuses_sizes_that_are_none(run: Path) -> None:
     with pytest.raises(ChipError, match="must be positive"):
         points(run, "edge", ["ditto"], [0], [1], [0])
+
+
+def test_whatif_names_what_really_bounds(run: Path) -> None:
+    """On a chip starved of one thing, that thing is the run's bound; doubling it is priced as a chip that has it."""
+    edge = load_chip("edge")
+    columns = RecordColumns.load(RunRecord(run))
+    ditto = load_design("ditto")
+    few_lanes = replace(edge, vector_lanes=1)
+    layers, whole = bounds(columns, few_lanes, ditto)
+    assert whole.bound == "vector"
+    assert len(layers) == 125
+    twice = price_run(columns, replace(edge, vector_lanes=2), ditto)
+    assert whole.gain["vector"] == whole.cycles / twice.total_cycles
+    thin = replace(edge, dram=replace(edge.dram, channels=1, burst_ns=64))
+    assert bounds(columns, thin, ditto)[1].bound == "dram"
+    with pytest.raises(WhatIfError, match=r"nearest: .*mid_block"):
+        of_layer(layers, "mid_blok.resnets.0.conv1")
+
+
+def test_whatif_answers_for_a_layer(run: Path) -> None:
+    found = call("whatif", str(run), "--layer", "mid_block.attentions.0.to_q", "--chip", "edge")
+    (layer,) = found["layers"]
+    assert layer.keys() == {"name", "cycles", "bound", "next", "gain"}
+    assert layer["bound"] in {*layer["gain"], "latency"}
 
 
 def test_pareto_keeps_what_nothing_beats_in_both() -> None:
