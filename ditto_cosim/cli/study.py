@@ -74,7 +74,8 @@ def sq_dm(
 
 
 def _run(model: str, steps: int, directory: Path, as_json: bool) -> None:
-    from ditto_cosim.cli.generate import quiet, watching
+    from ditto_cosim.cli.generate import quiet
+    from ditto_cosim.cli.progress import watching
     from ditto_cosim.host.generation import generate_run
     from ditto_cosim.host.pipeline.models import Wish, load_model
 
