@@ -202,16 +202,16 @@ def test_increments_7_clusters_begin_with_full_steps() -> None:
     corrected = {v for c in program.commands if c.op == "linear_increment" for v in c.operands[:1]}
     bounds = [c.attrs["bounds"] for c in program.commands if c.results[:1] and c.results[0] in corrected]
     assert bounds
-    assert all(isinstance(b, tuple) and len(b) > 1 and not any(start % PERIOD for start in b) for b in bounds)  # type: ignore[operator]  # whole numbers
+    assert all(isinstance(b, tuple) and len(b) > 1 and not any(start % PERIOD for start in b) for b in bounds)
 
 
 def test_increments_7_a_device_refuses_a_difference_between_two_grids() -> None:
     program = compiled("dit-icc").program
     first = next(c for c in program.commands if c.op == "linear_increment")
     quantizer = next(c for c in program.commands if first.operands[0] in c.results)
-    clustered = {**quantizer.attrs, "policy": "clustered", "bounds": (0, 2)}
-    clustered |= {n: (*quantizer.attrs[n], *quantizer.attrs[n]) for n in ("scales", "zero_points")}  # type: ignore[misc]  # sequences
-    clustered["scales"] = (clustered["scales"][0], 2 * clustered["scales"][0])  # type: ignore[index,operator]  # numbers
+    clustered: dict[str, Any] = {**quantizer.attrs, "policy": "clustered", "bounds": (0, 2)}
+    clustered |= {n: (*clustered[n], *clustered[n]) for n in ("scales", "zero_points")}
+    clustered["scales"] = (clustered["scales"][0], 2 * clustered["scales"][0])
     moved = [replace(c, attrs=clustered) if c is quantizer else c for c in program.commands]
     broken = Compiled(replace(program, commands=tuple(moved)), compiled("dit-icc").constants, {}, 4)
     with pytest.raises(GridError, match=r"linear_increment '.*\.B'.*one grid"):
@@ -238,7 +238,7 @@ def test_increments_9_factors_are_the_nearest_of_their_rank() -> None:
     for rank in (1, 5, 11):
         a, b = (
             t.numpy()
-            for t in factorize(*map(torch.from_numpy, (w,)), rank, *map(torch.from_numpy, (left, right)))
+            for t in factorize(torch.from_numpy(w), rank, torch.from_numpy(left), torch.from_numpy(right))
         )
         error = np.square(left[:, None] * (w - a @ b) * right).sum()
         np.testing.assert_allclose(error, np.square(singular[rank:]).sum(), rtol=1e-6)
@@ -395,7 +395,7 @@ def test_increments_18_the_stages_may_be_spent_three_ways() -> None:
     ]
     dense, classified = (
         sum(s.slot_total for w in works for s in w[mode]) for mode in ("original", "temporal")
-    )  # type: ignore[index]  # modes
+    )
     assert classified < dense
     _, projected = on_device(compiled("dit-icc-projected"), steps)
     _, difference = on_device(compiled("dit-icc"), steps)
