@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from ditto_cosim.device.chips import Chip, chip_names, load_chip
 from ditto_cosim.device.designs.base import Design, designs_for, load_design
 from ditto_cosim.device.pricing.contracts import Pipelined
@@ -76,7 +78,7 @@ def _design(design: Design, time: RunTime) -> DesignPrice:
 
 def _layers(columns: RecordColumns, time: RunTime) -> list[LayerPrice]:
     """Work of each layer over the run, as it ran."""
-    nbytes = sum(time.traffic.values())
+    nbytes = np.sum(list(time.traffic.values()), axis=0)
     found = []
     for layer in range(len(time.names)):
         macs = sum(work.macs for work in layer_work(columns.program, layer, "original")) * len(columns.steps)
@@ -121,7 +123,7 @@ def _series(columns: RecordColumns, chip: Chip, own: Design) -> StepSeries | Non
         at_cycles=at.tolist(),
         dram_bytes_per_cycle=[round(float(b), 2) for b in bandwidth],
         held_bytes={room: _most(step, room) for room in ROOMS},
-        rooms_bytes=dict(step.rooms),
+        rooms_bytes={str(room): size for room, size in step.rooms.items()},
     )
 
 

@@ -22,8 +22,9 @@ from ditto_cosim.protocol.shelf import clear
 
 MARKS = (RUN, "report.json")
 LEFT = (
-    OUTCOME, "certificate.json", "device.log", "layers.*", "report.*", "timeline.*", "picture-*.png", "fp32-*.png",
-    "step-*.png", "grid.png", "strip.png", "compare.png", "analysis.json", "analysis-*.png", "trace",
+    OUTCOME, "certificate.json", "device.log", "layers.*", "report.*", "timeline.*", "prices.json",
+    "transactions.pftrace", "picture-*.png", "fp32-*.png",
+    "step-*.png", "grid.png", "strip.png", "compare.png", "analysis.json", "analysis-*.png",
 )  # fmt: skip
 """What a run, and what is asked of it later, leaves beside its steps and `MARKS`."""
 

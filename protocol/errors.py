@@ -11,7 +11,8 @@
     │   ├── TensorError         an input or constant of the wrong name, type or shape
     │   ├── QuotaError          more memory or runs than the device grants
     │   ├── UnknownRunError     a run the device does not hold: closed, freed, or before its restart
-    │   └── NonFiniteError      NaN or infinity where a command quantizes or reduces
+    │   ├── NonFiniteError      NaN or infinity where a command quantizes or reduces
+    │   └── GridError           a difference between values on two grids, which is none
     ├── BackendError            a backend refused a layer or failed in it
     │   └── WatchdogError       … made no progress; `state` holds what it was doing
     ├── DeviceError (ours)      the device failed in a way that has no better name; its log has the traceback

@@ -426,7 +426,7 @@ class ArrayTile:
             raise TileInputError(
                 f"array: weights have N = {n}, this tile takes 1…{self.geometry.n_max}; split N"
             )
-        if weights.strides[1] != 1 or scales.strides[1] != 1:
+        if n > 1 and (weights.strides[1] != 1 or scales.strides[1] != 1):
             raise TileInputError("array: columns of weights and of their scales must be adjacent")
         return _Weights(n, weights.strides[0], scales.strides[0], weights.ctypes.data, scales.ctypes.data)
 
@@ -453,7 +453,7 @@ class ArrayTile:
             )
         if not 1 <= m <= ROWS_MAX:
             raise TileInputError(f"array: codes have M = {m} rows, a pass takes 1…{ROWS_MAX}")
-        if codes.strides[1] != 1 or scales.strides[1] != 1:
+        if codes.strides[1] != 1 or (blocks > 1 and scales.strides[1] != 1):
             raise TileInputError("array: codes of a row, and its scales, must be adjacent")
         return m
 

@@ -334,25 +334,33 @@ class Array {
     for (int64_t column = 0; column < weights.n; column += kColumns) {
       const int64_t width = std::min(kColumns, weights.n - column);
       for (int64_t s = 0; s < layout.segments; ++s) {
-        const int32_t* places = layout.places + s * kBlock;
-        for (int64_t i = 0; i < layout.counts[s]; i += 2, ++cycles) {
-          const int8_t* low = weights.codes + places[i] * weights.codes_stride + column;
-          const bool pair = i + 1 < layout.counts[s];
-          const int8_t* high = pair ? weights.codes + places[i + 1] * weights.codes_stride + column : nullptr;
-          wait_a_little();
-          for (int64_t c = 0; c < width; ++c) {
-            ports_->weight_i[c] = (low[c] & 15) | (pair ? (high[c] & 15) << 4 : 0);
-          }
-          write_row(column / kColumns, s * kBlock + i, width, false);
-        }
-        wait_a_little();
-        std::memcpy(&ports_->weight_i[0], weights.scales + layout.blocks[s] * weights.scales_stride + column, width);
-        write_row(column / kColumns, s * kBlock, width, true);
-        ++cycles;
+        const bool scales_first = s & 1;  // either order is as good
+        if (scales_first) write_scales(weights, layout, s, column, width);
+        write_weights(weights, layout, s, column, width);
+        if (!scales_first) write_scales(weights, layout, s, column, width);
+        cycles += (layout.counts[s] + 1) / 2 + 1;
       }
     }
     ports_->weight_valid_i = 0;
     return cycles;
+  }
+
+  void write_weights(const ArrayWeights& weights, const ArrayLayout& layout, int64_t s, int64_t column, int64_t width) {
+    const int32_t* places = layout.places + s * kBlock;
+    for (int64_t i = 0; i < layout.counts[s]; i += 2) {
+      const int8_t* low = weights.codes + places[i] * weights.codes_stride + column;
+      const bool pair = i + 1 < layout.counts[s];
+      const int8_t* high = pair ? weights.codes + places[i + 1] * weights.codes_stride + column : nullptr;
+      wait_a_little();
+      for (int64_t c = 0; c < width; ++c) ports_->weight_i[c] = (low[c] & 15) | (pair ? (high[c] & 15) << 4 : 0);
+      write_row(column / kColumns, s * kBlock + i, width, false);
+    }
+  }
+
+  void write_scales(const ArrayWeights& weights, const ArrayLayout& layout, int64_t s, int64_t column, int64_t width) {
+    wait_a_little();
+    std::memcpy(&ports_->weight_i[0], weights.scales + layout.blocks[s] * weights.scales_stride + column, width);
+    write_row(column / kColumns, s * kBlock, width, true);
   }
 
   void wait_a_little() {

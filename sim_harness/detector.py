@@ -168,7 +168,7 @@ class DetectorBlock:
         count = (channels + _TAIL) if ready is None else len(ready)
         taken = np.ones(count, np.uint8) if ready is None else ready
         request = np.zeros(count, np.uint8)
-        request[0] = 1
+        request[:channels] = 1  # heard once: a list is being made in all but the first of these cycles
         inputs = {
             "scan_i": request,
             "scan_layer_i": np.full(count, layer),

@@ -92,8 +92,28 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"scale_valid_o <= 1'b0;",
-        r"1'b0 → 1'b1|scale_valid_o <= 1'b0; → ",
+        r"1'b0 → 1'(b|d)1|scale_valid_o <= 1'b0; → ",
         "a scale that is written out of a reset is written again before a word asks for it",
+    ),
+    (
+        r"begun_q = 1'b0;",
+        r"1'b0 → 1'(b|d)1",
+        "a segment without slots then marks the word before it, which ends a segment and is marked already",
+    ),
+    (
+        r"scale_valid_o <= valid_i && ready_o && last_i;",
+        r"valid_i && ready_o && last_i → valid_i && ready_o",
+        "whatever earlier beats leave as a segment's scale, its last one overwrites before a word asks for it",
+    ),
+    (
+        r"if \(beat_valid_i && beat_last_i\) begin",
+        r"beat_valid_i && beat_last_i → beat_last_i",
+        "what stands beside sums that are not valid",
+    ),
+    (
+        r"for .* shift_window.*|.*window_q\[i\+GroupSlots\];",
+        r"i\+GroupSlots → i - GroupSlots",
+        "half a window on is half a window back: the index wraps",
     ),
     (
         r"if \(word_valid_i && word_ready_o\) begin",

@@ -79,7 +79,7 @@ PROPERTIES: tuple[Property, ...] = (
         "prove_accumulator", free_products=True,
     ),
     Property(
-        "detector_tags", "SQ-DM: a channel's tag is its recount's, two cycles behind its last word; no code waits; lists ascend",
+        "detector_tags", "SQ-DM: any channel's tag is its recount's, two cycles behind its last word; no code waits; lists rise",
         "prove_detector",
     ),
     Property("slot_buffer_words", _WORDS, "prove_slot_buffer", "EncodeWidth=4 KMax=16"),

@@ -28,11 +28,12 @@ from typing import Any
 import numpy as np
 
 from ditto_cosim.device.backends import find_backend
-from ditto_cosim.device.backends.base import I8, I32, Backend, Gemm, GemmResult
+from ditto_cosim.device.backends.base import I8, I32, Backend, Codes, Gemm, GemmResult, has_arrays
 from ditto_cosim.device.backends.watched import WatchedBackend
 from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.core import Activity
 from ditto_cosim.device.timing.schedule import work_cycles
+from ditto_cosim.protocol.blocks import E4M3_CODES, e4m3_scale
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.hardware import MODES, Geometry, Mode
 from ditto_cosim.protocol.record import Work, split_k
@@ -568,6 +569,49 @@ def _endurance(backend: Backend, chip: Chip, seconds: float) -> str:
     return f"{count} products, {_compared.values - before} values in {seconds:g} s"
 
 
+def _blocks(backend: Backend, chip: Chip) -> str:
+    """Products of block-scaled codes: exact, whatever array a channel goes to, and every code other than 0 met once."""
+    inner = getattr(backend, "inner", backend)
+    if not has_arrays(inner):
+        return "none: this backend has no arrays for them"
+    rng, count = np.random.default_rng(11), 0
+    numbers = np.array([e4m3_scale(code) for code in range(E4M3_CODES)], np.int32)
+    for block, channels, taps, n in ((32, 40, 2, chip.geometry.columns + 1), (16, 16, 1, 1), (64, 33, 1, 3)):
+        filled = -(-channels // block) * block
+        channel = np.tile(np.where(np.arange(filled) < channels, np.arange(filled), -1), taps).astype(
+            np.int32
+        )
+        for unsigned in (True, False):
+            codes = (
+                rng.integers(0, 16, (5, len(channel))) if unsigned else rng.integers(-7, 8, (5, len(channel)))
+            )
+            codes[:, channel < 0] = 0
+            codes[rng.random(codes.shape) < 0.5] = 0
+            a: Codes = codes.astype(np.uint8) if unsigned else codes.astype(np.int8)
+            w = rng.integers(-7, 8, (n, len(channel))).astype(np.int8)
+            a_scales = rng.choice(numbers, (5, len(channel) // block))
+            w_scales = rng.choice(numbers, (n, len(channel) // block))
+            cut = codes.reshape(5, -1, block).transpose(1, 0, 2) @ w.astype(np.int64).reshape(
+                n, -1, block
+            ).transpose(1, 2, 0)
+            right = (cut * a_scales.T[:, :, None].astype(np.int64) * w_scales.T[:, None]).sum(0)
+            met = np.array([np.count_nonzero(codes[:, channel == c]) for c in range(channels)])
+            for sparse in (np.zeros(channels, bool), np.ones(channels, bool), rng.random(channels) < 0.5):
+                made = inner.block_gemm(a, a_scales, w, w_scales, channel, sparse)
+                where = f"blocks of {block}, {channels} channels, {int(sparse.sum())} of them sparse, N = {n}"
+                if made.acc.shape != right.shape or not np.array_equal(made.acc, right):
+                    raise _Wrong(f"{where}: acc is not the exact sum")
+                if not np.array_equal(made.nonzero, met):
+                    raise _Wrong(
+                        f"{where}: codes other than 0 by channel are {made.nonzero.tolist()}, not {met.tolist()}"
+                    )
+                if backend.measures and (made.dense_cycles is None or made.sparse_cycles is None):
+                    raise _Wrong(f"{where}: it measures, and gives no cycles of its arrays")
+                _compared.values += right.size
+                count += 1
+    return f"{count} products exact, whatever array a channel goes to"
+
+
 def _concurrency(make: Callable[[], Backend], chip: Chip) -> str:
     """Two runs at once have a backend each, in a thread each."""
     failures: list[Exception] = []
@@ -614,6 +658,7 @@ _CHECKS: list[tuple[str, Callable[[Backend, Chip], str]]] = [
     ("other weights", _other_weights),
     ("cycles", _cycles),
     ("layouts", _layouts),
+    ("block products", _blocks),
 ]
 
 

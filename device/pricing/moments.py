@@ -43,7 +43,7 @@ Engine = Iterator[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Happening:
     """Something a unit did."""
 
     unit: Unit
@@ -66,7 +66,7 @@ class StepMoments:
     """Of the groups; empty where no layer is."""
     ends: tuple[int, ...]
     """Cycle at which each group ends."""
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Happening, ...]
     rooms: dict[Room, int]
     """Size in bytes of each part of the buffer that streams."""
     held: dict[Room, tuple[tuple[int, int], ...]]
@@ -109,7 +109,7 @@ def moments(columns: RecordColumns, chip: Chip, design: Design, step: int) -> St
     for payload, asked, done in log:
         moved[payload.address // REGION_BYTES].append((asked, done))
     engines = [iter(transfers) for transfers in moved]
-    pieces: list[Piece] = []
+    pieces: list[Happening] = []
     held: dict[Room, list[tuple[int, int]]] = {room: [] for room in ROOMS}
     for g, (work, passed) in enumerate(zip(flow.works, flow.passed, strict=True)):
         for c in range(work.chunks):
@@ -123,12 +123,12 @@ def moments(columns: RecordColumns, chip: Chip, design: Design, step: int) -> St
             for unit, room, nbytes, engine in reads:
                 if nbytes:
                     asked, done = next(engine)
-                    pieces.append(Piece(unit, g, c, asked, done, nbytes))
+                    pieces.append(Happening(unit, g, c, asked, done, nbytes))
                     held[room] += [(asked, nbytes), (lanes_end, -nbytes)]
             pieces += _lanes(g, c, work, lanes_end)
             if out:
                 asked, done = next(engines[2])
-                pieces.append(Piece("write", g, c, asked, done, out))
+                pieces.append(Happening("write", g, c, asked, done, out))
                 held["results"] += [(passed.result[c], out), (passed.written[c], -out)]
         pieces += _vector(g, work, passed)
     modes = _modes(columns, step)
@@ -147,7 +147,7 @@ def moments(columns: RecordColumns, chip: Chip, design: Design, step: int) -> St
     )
 
 
-def _lanes(group: int, chunk: int, work: GroupWork, end: int) -> Iterator[Piece]:
+def _lanes(group: int, chunk: int, work: GroupWork, end: int) -> Iterator[Happening]:
     """What the lanes did with a chunk, one after another up to its end."""
     parts: tuple[tuple[Unit, int], ...] = (
         ("load", share(work.load_cycles, work.chunks, chunk)),
@@ -157,16 +157,16 @@ def _lanes(group: int, chunk: int, work: GroupWork, end: int) -> Iterator[Piece]
     at = end - sum(cycles for _, cycles in parts)
     for unit, cycles in parts:
         if cycles:
-            yield Piece(unit, group, chunk, at, at + cycles)
+            yield Happening(unit, group, chunk, at, at + cycles)
         at += cycles
 
 
-def _vector(group: int, work: GroupWork, passed: Passed) -> Iterator[Piece]:
+def _vector(group: int, work: GroupWork, passed: Passed) -> Iterator[Happening]:
     """What the vector unit did of a group."""
     for cycles, ends in ((work.streamed_cycles, passed.streamed), (work.after_cycles, passed.result)):
         for c in range(work.chunks):
             if took := share(cycles, work.chunks, c):
-                yield Piece("vector", group, c, ends[c] - took, ends[c])
+                yield Happening("vector", group, c, ends[c] - took, ends[c])
 
 
 def _modes(columns: RecordColumns, step: int) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ COMMANDS: dict[str, _Entry] = {
     "factor": _Entry("Run", "factor:factor", "Factorise a transformer's layers for --cache icc"),
     "data": _Entry("Run", "models:data", "Fetch a training data set through the package clients"),
     "report": _Entry("Look", "models:report", "Show a finished run again"),
+    "diff": _Entry("Look", "diff:diff", "Two runs: values, pictures, cycles by layer and cause, energy"),
+    "timeline": _Entry("Look", "timeline:timeline", "Steps of a run in transactions, for Perfetto"),
     "show": _Entry("Look", "show:app", "Print what flows: a program, a record, one layer of a run"),
     "analyze": _Entry("Look", "analyze:analyze", "Similarity, ranges, bit widths and BOPs of a run"),
     "quality": _Entry("Look", "analyze:quality", "What int8 costs: Fréchet distance and class scores"),

@@ -88,6 +88,9 @@ def conform(
     progress_s: Annotated[
         float, typer.Option(help="A product may take so long, and a second more a million multiplications.")
     ] = 60.0,
+    junit: Annotated[
+        Path | None, typer.Option(help="Write JUnit XML for a build server into this file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
 ) -> None:
     """Check a backend against everything a device needs of it; exit status 1 if it fails. It runs in a process of its own, so
@@ -117,4 +120,9 @@ def conform(
         typer.echo(f"{backend} on {chip}: {report.verdict}, {report.values:,} values compared")
         if rate is not None:
             typer.echo(f"a share of wrong values above {rate:.1g} is excluded with 95 % certainty")
+    if junit is not None:
+        from ditto_cosim.cli.junit import JUnitCase, write_junit
+
+        cases = [JUnitCase(f.check, "" if f.passed else f.text, f.text) for f in report.findings]
+        write_junit(junit, f"ditto conform {backend}", cases)
     raise typer.Exit(0 if report.passed else 1)

@@ -24,6 +24,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "ditto calibrate ./my-model --observer percentile",
         "ditto calibrate fashion-ddpm-relu --plan sq_dm -o plan.json",
     ),
+    "factor": (
+        "ditto factor fashion-dit",
+        "ditto factor fashion-dit --method svd --rank 43 -o svd.safetensors",
+    ),
     "data": ("ditto data fashion-mnist",),
     "report": ("ditto report runs/demo",),
     "show program": ("ditto show program fashion-ddpm",),
@@ -33,6 +37,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "quality": ("ditto quality fashion-ddpm",),
     "price": ("ditto price runs/demo --design diffy --chip edge", "ditto price runs/demo --sources --json"),
     "compare": ("ditto compare runs/demo", "ditto compare runs/demo --designs itc,ditto,mine.toml --robust"),
+    "whatif": ("ditto whatif runs/demo --layer mid_block --chip paper_twin",),
     "sweep": ("ditto sweep runs/demo",),
     "export": ("ditto export runs/demo --dram dramsim3 --topology scalesim -o traces",),
     "paper": ("ditto paper", "ditto paper --json"),

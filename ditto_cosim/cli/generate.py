@@ -159,7 +159,7 @@ def generate(
     """Generate pictures through the emulated accelerator.
 
     Writes into the output directory: picture-N.png, strip.png (how the picture emerges), report.html, report.json,
-    timeline.json (for a trace viewer) and the run's record, which `ditto price`, `compare` and `analyze` read.
+    timeline.pftrace (for ui.perfetto.dev) and the run's record, which `ditto price`, `compare` and `analyze` read.
     """
     chip = chip or ("tiny" if backend == "board" else "paper_twin")
     if board and backend != "board":

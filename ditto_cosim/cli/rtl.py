@@ -218,6 +218,9 @@ def run_test(
     rtl_dir: RtlDir = None,
     contract: ContractName = "",
     chip: ChipName = "",
+    junit: Annotated[
+        Path | None, typer.Option(help="Write JUnit XML for a build server into this file.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Hold the RTL to its model, row by row and cycle by cycle: Ditto's tile, then SQ-DM's arrays and detector.
@@ -275,6 +278,8 @@ def run_test(
             _print_report(report)
         if arrays:
             _print_arrays(arrays)
+    if junit is not None:
+        _write_junit(report, [chosen.geometry] if case else names, arrays, junit)
     if report.mismatches or (arrays and arrays.mismatches):
         raise typer.Exit(1)
     if not report.complete or (arrays and not arrays.complete):
@@ -335,6 +340,27 @@ def _print_arrays(report: ArrayReport) -> None:
         typer.echo(
             f"INCOMPLETE: {min(report.done, report.directed)} of {report.directed} directed cases were run"
         )
+
+
+def _write_junit(report: Report, sets: list[str], arrays: ArrayReport | None, path: Path) -> None:
+    """A case a parameter set, and one that says whether everything was run."""
+    from ditto_cosim.cli.junit import JUnitCase, write_junit
+
+    cases = []
+    for name in sets:
+        found = [f"{m}\n{m.command}" for m in report.mismatches if m.case.geometry == name]
+        cases.append(JUnitCase(f"tile {name}", failure="\n".join(found)))
+    ran = f"{min(report.done, report.directed)} of {report.directed} directed cases were run"
+    told = f"{report.rows} rows, {report.cycles} cycles compared, seed {report.seed}"
+    stopped = not report.complete and not report.mismatches
+    cases.append(JUnitCase("complete", failure=ran if stopped else "", text=told))
+    if arrays is not None:
+        found = [f"{m}\n{m.command}" for m in arrays.mismatches]
+        cases.append(JUnitCase("arrays and detector of SQ-DM", failure="\n".join(found)))
+        ran = f"{min(arrays.done, arrays.directed)} of {arrays.directed} directed cases were run"
+        stopped = not arrays.complete and not arrays.mismatches
+        cases.append(JUnitCase("arrays and detector of SQ-DM, complete", failure=ran if stopped else ""))
+    write_junit(path, "ditto rtl test", cases, report.seconds)
 
 
 def _recorded(path: Path | None, model: Any) -> Any:

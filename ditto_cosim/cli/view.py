@@ -84,7 +84,7 @@ def serving(page: LivePage) -> Iterator[str]:
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.headers.get("Host") != f"{LOOPBACK}:{self.server.server_address[1]}":
+            if self.headers.get("Host") != f"{LOOPBACK}:{server.server_port}":
                 self.send_error(403)
                 return
             pages: dict[str, tuple[str, Callable[[], str]]] = {

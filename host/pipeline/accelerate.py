@@ -147,7 +147,7 @@ def accelerate(
             return Run(device(), compiled, settings, steps, record)
 
         grids = _given_scales(scales, module)
-        made = Acceleration(
+        acceleration = Acceleration(
             module,
             open_run or run_on_device,
             grids,
@@ -158,7 +158,7 @@ def accelerate(
             cache=wanted if name == cached else None,
             factors=factors if isinstance(factors, Factors) else None,
         )
-        attach(module, made)
+        attach(module, acceleration)
         if grids is None and (pipeline is not None or calibration is not None):
             calibrated.append(module)
     choice = {

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ditto_cosim.host.report.model import CheckSummary, ReportError, RunReport, load_report
-from ditto_cosim.protocol.files import write_text
+from ditto_cosim.protocol.files import replacing, write_text
 
 __all__ = [
     "CheckSummary",
@@ -39,11 +39,13 @@ def write_report(report: RunReport, directory: Path) -> tuple[Path, ...]:
         "report.json": report.to_json(),
         "report.html": html.render(report, directory, load_prices(directory)),
         certificate.CERTIFICATE: certificate.as_json(report),
-        "timeline.json": timeline.trace(report),
     }
     for name, text in texts.items():
         write_text(directory / name, text)
-    return (*(directory / name for name in texts), columns.write_parquet(report, directory))
+    with replacing(directory / timeline.TIMELINE) as unfinished:
+        unfinished.write_bytes(timeline.trace(report))
+    written = (*texts, timeline.TIMELINE)
+    return (*(directory / name for name in written), columns.write_parquet(report, directory))
 
 
 def write_csv(report: RunReport, directory: Path) -> Path:

@@ -49,6 +49,16 @@ def modes(used: Sequence[str]) -> Any:
     return colour("mode", MODE_COLOURS, [m for m in MODES if m in used])
 
 
+def values(rows: list[dict[str, Any]]) -> Any:
+    """Rows that one chart has for itself."""
+    return alt.Data(values=rows)  # type: ignore[no-untyped-call]  # Altair's classes of the schema have no types
+
+
+def shared(name: str) -> Any:
+    """Rows that lie in the page (`page.js`)."""
+    return alt.NamedData(name)
+
+
 def finished(chart: Any, height: int) -> dict[str, Any]:
     """As wide as its place, as a specification."""
     made: dict[str, Any] = chart.properties(width=WIDTH, height=height).to_dict()

@@ -12,6 +12,7 @@ import base64
 import json
 import os
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +112,11 @@ def picture(directory: Path, path: str) -> str:
 @cache
 def vega() -> str:
     """Vega, Vega-Lite and vega-embed as one script."""
-    name = f"vega-{vl_convert.get_vega_version()}-{vl_convert.__version__}.js"
+    name = f"vega-{vl_convert.get_vega_version()}-{metadata.version('vl-convert-python')}.js"
     kept = user_cache_path("ditto-cosim") / "report" / name
     if _ours(kept):
         return kept.read_text(encoding="utf-8")
-    text: str = vl_convert.javascript_bundle()
+    text: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # its stub asks for what it defaults
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with replacing(kept) as unfinished:
         unfinished.write_text(text, encoding="utf-8")

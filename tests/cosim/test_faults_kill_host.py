@@ -100,7 +100,7 @@ def test_killed_writers_leave_whole_files(place: Place, tmp_path: Path) -> None:
     for job, argument, names in (
         ("calibrate", (), ["scales.json"]),
         ("sweep", (str(place.calm),), ["sweep.json"]),
-        ("report", (str(place.calm),), ["report.json", "report.html", "timeline.json"]),
+        ("report", (str(place.calm),), ["report.json", "report.html", "timeline.pftrace"]),
     ):
         folder = tmp_path / job
         target = str(folder if job == "report" else folder / names[0])

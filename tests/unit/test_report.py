@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 import polars
 import pytest
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace as PerfettoTrace
+from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TrackEvent
 from PIL import Image
 from rich.console import Console
 
@@ -205,9 +207,8 @@ def test_report_takes_the_chips_own_clock(
     line = dict(summary.headline(shown))["cycles"]
     assert f"{milliseconds:,.2f} ms at {words}" in line
     write_report(shown, tmp_path)
-    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
-    steps_us = sum(e["dur"] for e in events if e["ph"] == "X" and e["tid"] == 0)
-    assert steps_us == pytest.approx(report.cycles.sum() / clock_hz * 1e6)
+    steps_ns = sum(end - start for _, start, end, _ in slices(tmp_path / "timeline.pftrace")["steps"])
+    assert steps_ns == pytest.approx(report.cycles.sum() / clock_hz * 1e9, rel=1e-6)
     page = (tmp_path / "report.html").read_text()
     assert f"{milliseconds:,.2f} ms at {words}" in page
     assert f"One cycle takes {1e9 / clock_hz:g} ns." in page
@@ -329,15 +330,47 @@ def test_report_names_a_missing_picture(report: RunReport, tmp_path: Path) -> No
         load_report(tmp_path / "elsewhere")
 
 
-def test_timeline_is_the_run(report: RunReport, tmp_path: Path) -> None:
+def slices(path: Path) -> dict[str, list[tuple[str, int, int, dict[str, Any]]]]:
+    """(name, begin, end in ns, arguments) of every slice, by track, as any reader of the format finds them."""
+    read = PerfettoTrace()
+    read.ParseFromString(path.read_bytes())
+    tracks = {
+        p.track_descriptor.uuid: p.track_descriptor.name
+        for p in read.packet
+        if p.HasField("track_descriptor")
+    }
+    found: dict[str, list[tuple[str, int, int, dict[str, Any]]]] = {}
+    begun: dict[int, Any] = {}
+    for packet in read.packet:
+        event = packet.track_event
+        if event.type == TrackEvent.TYPE_SLICE_BEGIN:
+            assert event.track_uuid not in begun, "slices of a track overlap"
+            begun[event.track_uuid] = packet
+        elif event.type == TrackEvent.TYPE_SLICE_END:
+            first = begun.pop(event.track_uuid)
+            facts = {a.name: a.string_value or a.int_value for a in first.track_event.debug_annotations}
+            row = (first.track_event.name, first.timestamp, packet.timestamp, facts)
+            found.setdefault(tracks[event.track_uuid], []).append(row)
+    assert not begun
+    return found
+
+
+def test_timeline_read_back_adds_up_to_the_report(report: RunReport, tmp_path: Path) -> None:
     write_report(report, tmp_path)
-    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
-    layers = [e for e in events if e["ph"] == "X" and e["tid"] == 1]
-    assert [e["name"] for e in layers] == list(NAMES) * STEPS
-    assert sum(e["dur"] for e in layers) == pytest.approx(report.cycles.sum() / 100)
+    found = slices(tmp_path / "timeline.pftrace")
+    layers = found["layers"]
+    assert [facts["layer"] for *_, facts in layers] == list(NAMES) * STEPS
+    assert [name.split()[0] for name, *_ in layers] == [MODES[m] for m in report.mode.reshape(-1)]
+    assert sum(facts["cycles"] for *_, facts in layers) == report.total_cycles
+    assert sum(facts["weights_bytes"] for *_, facts in layers) == report.traffic_bytes["weights"].sum()
     for before, after in pairwise(layers):
-        assert after["ts"] == pytest.approx(before["ts"] + before["dur"])
-    assert {e["args"]["lane_cycles"] for e in layers} == {"measured", "modelled"}
+        assert after[1] == before[2]
+    spent: dict[str, int] = {}
+    for name, *_, facts in found["PEs: at work, or waiting for"]:
+        spent[name] = spent.get(name, 0) + facts["cycles"]
+    by_cause = {summary.CAUSES[c]: n for c, n in summary.cycles_by_cause(report).items()}
+    assert spent == by_cause
+    assert {facts["lane_cycles"] for *_, facts in layers} == {"measured", "modelled"}
 
 
 @pytest.mark.parametrize("identical", [True, False, None])
@@ -446,6 +479,8 @@ def test_report_works_in_a_browser(report: RunReport, tmp_path: Path) -> None:
         assert cell.count() == 1
         tab.emulate_media(media="print")
         assert len(tab.pdf()) > 20_000
+        tab.emulate_media(media="screen")
         tab.goto(page.as_uri() + "#layer-1")
+        tab.reload()
         tab.wait_for_selector("dialog[open]")
         assert tab.inner_text("#layer-name") == "mid.attention.to_q"

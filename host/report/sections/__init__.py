@@ -4,7 +4,7 @@
 A module has `section(shown) -> Section | None` (None: nothing to say of this run) and beside it a template of its name,
 which sees `shown`, the section's `values` and the filters of `html.py`. A chart is a Vega-Lite specification by name;
 the template says where it goes: `<div data-chart="name"></div>`. Data that several charts share lies in the page once
-(`page.js` makes the rows): a specification names it, `alt.NamedData("cells")`.
+(`page.js` makes the rows): a specification names it, `charts.shared("cells")`.
 
 To add a section: its module, its template, its place in `ORDER`.
 """

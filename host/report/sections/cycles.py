@@ -50,7 +50,7 @@ def _by_step(shown: Shown) -> dict[str, object]:
         for step, cycles in zip(shown.report.steps, array.sum(1), strict=True)
     ]
     chart = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(charts.values(rows))
         .mark_bar()
         .encode(
             x=alt.X("step:O", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
@@ -65,7 +65,7 @@ def _by_step(shown: Shown) -> dict[str, object]:
 def _of_a_layer(shown: Shown) -> dict[str, object]:
     """What `page.js` fills with one layer's rows."""
     chart = (
-        alt.Chart(alt.Data(values=[]))
+        alt.Chart(charts.values([]))
         .mark_bar()
         .encode(
             x=alt.X("step:O", axis=alt.Axis(labelAngle=0, labelOverlap=True)),

@@ -29,14 +29,14 @@ def section(shown: Shown) -> Section | None:
         }
         for d in sorted(prices.designs, key=lambda d: d.cycles)
     ]
-    points = alt.Chart(alt.Data(values=rows)).mark_point(filled=True, size=110, opacity=1).encode(
+    points = alt.Chart(charts.values(rows)).mark_point(filled=True, size=110, opacity=1).encode(
         y=alt.Y("design:N", sort=[str(r["design"]) for r in rows], title=None),
         x=alt.X("speedup:Q", scale=alt.Scale(type="log"), title="speed ÷ ITC, logarithmic", axis=alt.Axis(format="~g")),
         color=alt.condition("datum.own", alt.value("#2a9d8f"), alt.value("#8f99a3")),
         tooltip=["design:N", alt.Tooltip("speedup:Q", format=".3f"), alt.Tooltip("cycles:Q", format=","),
                  alt.Tooltip("energy:Q", title="energy ÷ ITC", format=".3f")],
     )  # fmt: skip
-    rule = alt.Chart(alt.Data(values=[{"one": 1}])).mark_rule(strokeDash=[4, 3]).encode(x="one:Q")
+    rule = alt.Chart(charts.values([{"one": 1}])).mark_rule(strokeDash=[4, 3]).encode(x="one:Q")
     return Section(
         "designs",
         "Designs side by side",

@@ -21,7 +21,7 @@ def section(shown: Shown) -> Section:
         if not np.isnan(share)
     ]
     chart = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(charts.values(rows))
         .mark_bar()
         .encode(
             x=alt.X("step:O", axis=alt.Axis(labelAngle=0, labelOverlap=True)),

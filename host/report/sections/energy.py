@@ -26,7 +26,7 @@ def section(shown: Shown) -> Section | None:
         if pj
     ]
     chart = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(charts.values(rows))
         .mark_bar()
         .encode(
             y=alt.Y("design:N", sort=[d.title for d in drawn], title=None),

@@ -49,7 +49,7 @@ def section(shown: Shown) -> Section:
 
 
 def _map(shown: Shown, colour: Any, height: int) -> dict[str, Any]:
-    chart = alt.Chart(alt.NamedData("cells")).mark_rect(cursor="pointer").encode(
+    chart = alt.Chart(charts.shared("cells")).mark_rect(cursor="pointer").encode(
         x=alt.X("step:O", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
         y=alt.Y("layer:O", title="layer, in program order", axis=alt.Axis(labelOverlap=True)),
         color=colour,

@@ -46,7 +46,7 @@ def _bandwidth(prices: Prices) -> dict[str, Any]:
         for at, moved in zip(series.at_cycles, series.dram_bytes_per_cycle, strict=True)
     ]
     area = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(charts.values(rows))
         .mark_area(interpolate="step-after", color=charts.CAUSE_COLOURS["dram"])
         .encode(
             x=alt.X("cycle:Q", axis=alt.Axis(format="~s")),
@@ -55,7 +55,7 @@ def _bandwidth(prices: Prices) -> dict[str, Any]:
         )
     )
     peak = (
-        alt.Chart(alt.Data(values=[{"peak": prices.peak_bytes_per_cycle}]))
+        alt.Chart(charts.values([{"peak": prices.peak_bytes_per_cycle}]))
         .mark_rule(strokeDash=[4, 3])
         .encode(y="peak:Q", tooltip=[alt.Tooltip("peak:Q", title="peak, bytes a cycle", format=".0f")])
     )
@@ -72,7 +72,7 @@ def _fill(prices: Prices) -> dict[str, Any]:
     ]
     colours = dict(zip(ROOM_WORDS.values(), ("#e9a03b", "#577590", "#8d6fa8"), strict=True))
     line = (
-        alt.Chart(alt.Data(values=rows))
+        alt.Chart(charts.values(rows))
         .mark_line(interpolate="step-after", strokeWidth=1)
         .encode(
             x=alt.X("cycle:Q", axis=alt.Axis(format="~s")),

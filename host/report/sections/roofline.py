@@ -48,7 +48,7 @@ def _roofline(prices: Prices) -> dict[str, Any]:
         for name, top in roofs.items()
         for i in np.geomspace(low, high, 60)
     ]
-    points = alt.Chart(alt.NamedData("layers")).mark_circle(opacity=0.75, cursor="pointer").encode(
+    points = alt.Chart(charts.shared("layers")).mark_circle(opacity=0.75, cursor="pointer").encode(
         x=alt.X("intensity:Q", scale=alt.Scale(type="log"), title="MACs a DRAM byte", axis=alt.Axis(format="~g")),
         y=alt.Y("macs_per_cycle:Q", scale=alt.Scale(type="log"), title="MACs a cycle", axis=alt.Axis(format="~s")),
         size=alt.Size("cycles:Q", legend=None, scale=alt.Scale(range=[15, 400])),
@@ -57,7 +57,7 @@ def _roofline(prices: Prices) -> dict[str, Any]:
                  alt.Tooltip("macs_per_cycle:Q", format=",.0f")],
     )  # fmt: skip
     roof = (
-        alt.Chart(alt.Data(values=lines))
+        alt.Chart(charts.values(lines))
         .mark_line()
         .encode(
             x="intensity:Q",
@@ -72,7 +72,7 @@ def _roofline(prices: Prices) -> dict[str, Any]:
 
 
 def _use() -> dict[str, Any]:
-    chart = alt.Chart(alt.NamedData("layers")).mark_circle(opacity=0.75, cursor="pointer").encode(
+    chart = alt.Chart(charts.shared("layers")).mark_circle(opacity=0.75, cursor="pointer").encode(
         x=alt.X("occupancy:Q", title="cycles in which the PEs work", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
         y=alt.Y("utilisation:Q", title="multipliers used, of all cycles", axis=alt.Axis(format="%")),
         size=alt.Size("cycles:Q", legend=None, scale=alt.Scale(range=[15, 400])),
