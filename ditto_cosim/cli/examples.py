@@ -19,7 +19,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "resume": ("ditto resume runs/mine", "ditto resume runs/mine --connect tcp://10.0.0.7:5590 --keys keys"),
     "models": ("ditto models", "ditto models --json", "ditto models --coverage"),
     "compile": ("ditto compile fashion-ddpm -o fashion-ddpm.safetensors",),
-    "calibrate": ("ditto calibrate ./my-model", "ditto calibrate ./my-model --observer percentile"),
+    "calibrate": (
+        "ditto calibrate ./my-model",
+        "ditto calibrate ./my-model --observer percentile",
+        "ditto calibrate fashion-ddpm-relu --plan sq_dm -o plan.json",
+    ),
     "factor": (
         "ditto factor fashion-dit",
         "ditto factor fashion-dit --method svd --rank 43 -o svd.safetensors",
@@ -34,10 +38,14 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "price": ("ditto price runs/demo --design diffy --chip edge", "ditto price runs/demo --sources --json"),
     "compare": ("ditto compare runs/demo", "ditto compare runs/demo --designs itc,ditto,mine.toml --robust"),
     "whatif": ("ditto whatif runs/demo --layer mid_block --chip paper_twin",),
-    "study sq_dm": ("ditto study sq_dm", "ditto study sq_dm --record runs/demo --json"),
     "sweep": ("ditto sweep runs/demo",),
     "export": ("ditto export runs/demo --dram dramsim3 --topology scalesim -o traces",),
     "paper": ("ditto paper", "ditto paper --json"),
+    "study sq_dm": (
+        "ditto study sq_dm",
+        "ditto study sq_dm --record runs/sq_dm --json",
+        "ditto study sq_dm --record runs/sq_dm --formats",
+    ),
     "chips": ("ditto chips", "ditto chips paper_twin", "ditto chips examples/my_chip.toml --json"),
     "designs": ("ditto designs", "ditto designs ditto_plus"),
     "backends": ("ditto backends", "ditto backends rtl"),

@@ -160,10 +160,6 @@ def calibrate(
 
     A file `ditto_scales.json` beside the weights is used by `generate` from then on. With --plan sq_dm the formats of SQ-DM's
     layers are chosen instead, and kept as `ditto_plan.json`: every residual block in turn at 4 bits, all else at 8.
-
-    \b
-      ditto calibrate fashion-ddpm-relu -o scales.json
-      ditto calibrate fashion-ddpm-relu --plan sq_dm -o plan.json
     """
     from ditto_cosim.host.compiler.quantize import save_grids
     from ditto_cosim.host.pipeline.accelerate import SCALES_FILE, accelerate

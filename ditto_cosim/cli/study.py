@@ -43,13 +43,7 @@ def sq_dm(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
 ) -> None:
-    """SQ-DM's claims Q01 to Q15: published, ours, verdict, why; sweeps of threshold, split, interval and area.
-
-    \b
-      ditto study sq_dm
-      ditto generate --model fashion-ddpm-relu --design sq_dm --chip stonne --backend model -o RUN
-      ditto study sq_dm --record RUN --json
-    """
+    """SQ-DM's claims Q01 to Q15: published, ours, verdict, why; sweeps of threshold, split, interval and area."""
     from tempfile import TemporaryDirectory
 
     from ditto_cosim.device.chips import load_chip
