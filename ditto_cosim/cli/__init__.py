@@ -51,6 +51,7 @@ COMMANDS: dict[str, _Entry] = {
     "sweep": _Entry("Look", "price:sweep", "Sweep chip size, bandwidth, buffer and low rule"),
     "export": _Entry("Look", "price:export", "A run's memory requests and layers for other simulators"),
     "paper": _Entry("Look", "price:paper", "Hold the paper's claims against this model of it"),
+    "study": _Entry("Look", "study:app", "Published systems on this accelerator: icc"),
     "rtl": _Entry("Hardware", "rtl_trust:app", "Build, test, replay, mutate, prove and synthesise the RTL"),
     "device": _Entry("Device", "device:device", "Run a device that hosts connect to"),
     "keys": _Entry("Device", "device:keys", "Make the keys for a device on another machine"),
