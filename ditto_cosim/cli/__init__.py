@@ -63,7 +63,7 @@ COMMANDS: dict[str, _Entry] = {
     "whatif": _Entry("Look", "price:whatif", "What bounds each layer, what would next, what doubling gains"),
     "export": _Entry("Look", "price:export", "A run's memory requests and layers for other simulators"),
     "paper": _Entry("Look", "price:paper", "Hold the paper's claims against this model of it"),
-    "study": _Entry("Look", "study:app", "Hold SQ-DM's claims against this model of it"),
+    "study": _Entry("Look", "study:app", "Hold the claims of SQ-DM and ICC against this model of them"),
     "chips": _Entry("Hardware", "hardware:chips", "List the chips, or print every parameter of one"),
     "designs": _Entry("Hardware", "hardware:designs", "List the designs, or print every parameter of one"),
     "backends": _Entry("Hardware", "hardware:backends", "List who can compute a layer's products"),

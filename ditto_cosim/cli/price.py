@@ -467,11 +467,16 @@ def _figures(found: RunTime, chip: Chip, itc: RunTime) -> dict[str, Any]:
         "energy_j": found.total_energy_pj / 1e12,
         f"speedup_over_{itc.design}": itc.total_cycles / max(found.total_cycles, 1),
         f"energy_over_{itc.design}": found.total_energy_pj / max(itc.total_energy_pj, 1e-30),
-        "temporal_share": float((found.modes == 1).mean()),
-        "measured_share": float(found.measured.mean()),
+        "temporal_share": _mean(found.modes[found.runs] == 1),
+        "measured_share": _mean(found.measured[found.runs]),
         "defo_accuracy": found.accuracy,
         "step_cycles": found.step_cycles.tolist(),
     }
+
+
+def _mean(of_executions: Any) -> float:
+    """A share of a layer's executions; 0 if it has not run."""
+    return float(of_executions.mean()) if len(of_executions) else 0.0
 
 
 def _as_charged(columns: RecordColumns, found: RunTime, chip: Chip, design: Design) -> bool | None:
@@ -492,8 +497,8 @@ def _layer_rows(found: RunTime) -> list[dict[str, Any]]:
             "name": name,
             "cycles": int(found.cycles[:, i].sum()),
             "bound": BOUNDS[int(found.bound[-1, i])],
-            "temporal": float((found.modes[:, i] == 1).mean()),
-            "measured": float(found.measured[:, i].mean()),
+            "temporal": _mean(found.modes[found.runs[:, i], i] == 1),
+            "measured": _mean(found.measured[found.runs[:, i], i]),
             "stall_cycles": {k: int(v[i + 1]) for k, v in found.stalls.items()},
         }
         for i, name in enumerate(found.names)

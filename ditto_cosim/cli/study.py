@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ditto study`: other papers' systems, held against what this product measures of them."""
+"""`ditto study`: other papers' systems, held against what this product measures of them (ICC in `study_icc.py`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from ditto_cosim.cli.study_icc import icc
 
 if TYPE_CHECKING:
     from ditto_cosim.study.sq_dm import Findings, Judged
@@ -26,6 +28,9 @@ app = typer.Typer(
 @app.callback()
 def _studies() -> None:
     """A group, so that a study is named."""
+
+
+app.command("icc")(icc)
 
 
 @app.command("sq_dm")

@@ -34,5 +34,11 @@ TITLES = {
 @cache
 def workload_program(name: str) -> Program:
     """The lowered denoiser of one workload."""
+    return packed_program(name)
+
+
+@cache
+def packed_program(name: str) -> Program:
+    """A workload's program, or one of DiT-XL/2 with increments: `dit_reuse`, `dit_icc_128`, … (`icc.py`)."""
     file = resources.files("ditto_cosim.study").joinpath("programs").joinpath(f"{name}.json.gz")
     return Program.from_dict(json.loads(gzip.decompress(file.read_bytes())))

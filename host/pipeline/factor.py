@@ -58,22 +58,31 @@ def factor_denoiser(
     if method not in METHODS:
         raise CacheError(f"factors {method!r} are unknown; they are {', '.join(METHODS)}")
     layers = places(denoiser)
-    rank = rank or usual_rank(denoiser)
-    check_rank(rank, layers)
-    weighed: Mapping[str, tuple[Tensor | None, Tensor | None]] = dict.fromkeys(layers, (None, None))
-    if method != "svd":
-        weighed = _weights(call, denoiser, layers, method == "cd", tell)
+    pairs = factor_pairs(call, denoiser, method, rank, tell)
     made: dict[str, LayerFactors] = {}
     for name, layer in layers.items():
         grid = (grids or {}).get(f"{name}:x")
         divisors = () if grid is None else grid.channels
-        a, b = factorize(layer.weight, rank, *weighed[name])
+        a, b = pairs[name]
         if divisors:
             b = b * torch.tensor(divisors, dtype=b.dtype)
         (qa, a_scale), (qb, b_scale) = quantized(a), quantized(b)
         made[name] = LayerFactors(qa, a_scale, qb, b_scale, (), weight_digest(layer.weight), divisors)
     made = _measured(call, denoiser, layers, made, longest_period, tell)
-    return Factors(model, method, made, {"rank": rank, **(about or {})})
+    return Factors(model, method, made, {"rank": max(f.rank for f in made.values()), **(about or {})})
+
+
+def factor_pairs(
+    call: Callable[[], object], denoiser: nn.Module, method: str, rank: int, tell: Tell | None = None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of every layer in binary64, before any grid."""
+    layers = places(denoiser)
+    rank = rank or usual_rank(denoiser)
+    check_rank(rank, layers)
+    weighed: Mapping[str, tuple[Tensor | None, Tensor | None]] = dict.fromkeys(layers, (None, None))
+    if method != "svd":
+        weighed = _weights(call, denoiser, layers, method == "cd", tell)
+    return {name: factorize(layer.weight, rank, *weighed[name]) for name, layer in layers.items()}
 
 
 def _weights(

@@ -15,7 +15,7 @@ import torch
 from ditto_cosim.host.compiler.cache import METHODS, Cache, places
 from ditto_cosim.host.compiler.factors import Factors, check_rank
 from ditto_cosim.host.compiler.quantize import load_grids
-from ditto_cosim.host.pipeline.factor import LONGEST_PERIOD, Tell, factor_denoiser
+from ditto_cosim.host.pipeline.factor import LONGEST_PERIOD, Tell, factor_denoiser, factor_pairs
 from ditto_cosim.host.pipeline.models import LoadedModel, Wish
 
 FACTORS_FILE = "ditto_factors_{}.safetensors"
@@ -34,13 +34,7 @@ def factor_model(
     tell: Tell | None = None,
 ) -> Factors:
     """Factors from the trajectories that the wish asks for, to be met by operands on the model's scales, or those in `scales`."""
-    arguments = model.calibration(wish)
-    if "vae" in getattr(model.pipe, "components", {}):
-        arguments.setdefault("output_type", "latent")
-
-    def call() -> None:
-        model.pipe(**{**arguments, "generator": torch.Generator().manual_seed(wish.seed)})
-
+    call, steps = _call(model, wish)
     chosen = scales or model.scales
     return factor_denoiser(
         call,
@@ -52,12 +46,31 @@ def factor_model(
         longest_period=longest_period,
         about={
             "from": "own trajectories",
-            "steps": arguments["num_inference_steps"],
+            "steps": steps,
             "pictures": wish.batch,
             "seed": wish.seed,
         },
         tell=tell,
     )
+
+
+def factor_pairs_of(
+    model: LoadedModel, method: str, rank: int, wish: Wish = CALIBRATION
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The same before they are put on 8-bit grids: what the published algorithm runs with."""
+    return factor_pairs(_call(model, wish)[0], model.denoiser, method, rank)
+
+
+def _call(model: LoadedModel, wish: Wish) -> tuple[Callable[[], None], int]:
+    """The pipeline's call for a wish, the same every time, and its steps."""
+    arguments = model.calibration(wish)
+    if "vae" in getattr(model.pipe, "components", {}):
+        arguments.setdefault("output_type", "latent")
+
+    def call() -> None:
+        model.pipe(**{**arguments, "generator": torch.Generator().manual_seed(wish.seed)})
+
+    return call, int(arguments["num_inference_steps"])
 
 
 def factors_for(

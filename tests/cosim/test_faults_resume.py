@@ -24,6 +24,7 @@ from ditto_cosim.protocol import files
 from ditto_cosim.protocol.errors import StorageError
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.record import RecordError, RunRecord
+from support import families
 from support.small_denoiser import STEPS, small
 from support.wire_harness import serving
 
@@ -252,3 +253,29 @@ def test_verification_of_an_unverified_beginning_is_refused(address: str, tmp_pa
         Session(address, tmp_path, "static", verify=False).run(stop_at=(2, 1))
     with pytest.raises(ResumeError, match="begun without --verify"):
         Session(address, tmp_path, "static").run(resume=True)
+
+
+@pytest.mark.parametrize("whole_steps", [2, 3, 4])
+def test_resume_goes_on_between_full_steps(address: str, tmp_path: Path, whole_steps: int) -> None:
+    """A run of period 3 that ended behind an increment, behind a full step's eve, behind a full step."""
+    compiled = families.compiled("dit-icc")
+    inputs = families.calibrated("dit-icc")[1] + families.calibrated("dit-icc")[1]
+
+    def run(
+        directory: Path, stop: int | None = None, *, resume: bool = False
+    ) -> tuple[Generation, list[Any]]:
+        outputs: list[torch.Tensor] = []
+        with connect(address) as device:
+            record = Recording(directory, "dit", resume=resume)
+            run = Run(device, compiled, Settings(SPEC, True, record), len(inputs), record)
+            for given in inputs[:stop]:
+                outputs += run.step(given).values()
+            return run.close({} if stop is None else {"interrupted": "here"}), outputs
+
+    seen, expected = run(tmp_path / "whole")
+    run(tmp_path / "part", whole_steps)
+    again, outputs = run(tmp_path / "part", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(outputs, expected, strict=True))
+    assert (again.totals, again.reports) == (seen.totals, seen.reports)
+    assert again.verdict == seen.verdict
+    assert records(tmp_path / "part") == records(tmp_path / "whole")

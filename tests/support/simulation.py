@@ -124,8 +124,8 @@ class Process:
                 self.sim.at(self.sim.rng.random() * 0.2, child.kill)
 
     def freeze(self, seconds: float) -> None:
-        """SIGSTOP, SIGCONT."""
-        self.thaws_at = self.sim.now + seconds
+        """SIGSTOP, SIGCONT; the longer of two counts."""
+        self.thaws_at = max(self.thaws_at, self.sim.now + seconds)
 
 
 class Token:

@@ -13,6 +13,7 @@ import torch
 
 from ditto_cosim.device.pricing.cost import Shares
 from ditto_cosim.protocol.record import layer_work
+from ditto_cosim.study import icc
 from ditto_cosim.study.claims import NUMBERS, Number, claims, judge, null_test
 from ditto_cosim.study.evaluation import Evaluation, bops, evaluate, naive_traffic
 from ditto_cosim.study.shares_search import closest_shares, misses
@@ -142,3 +143,45 @@ def test_paper_reproduces_what_it_says_it_does() -> None:
     reproduced = {v.id for v in judge(paper, tlm) if v.verdict == "reproduced"}
     assert reproduced >= {"C22", "C23", "C27", "C29", "C30", "C32", "C39"}
     assert null_test(paper, tlm)["reproduced"] == 0
+
+
+@pytest.mark.parametrize(
+    ("tokens", "period", "ratios"),
+    [
+        (1, "p2", (0.5990, 0.6391, 0.6792)),
+        (1, "p3", (0.4654, 0.5188, 0.5723)),
+        (4, "p2", (0.6373, 0.6736, 0.7098)),
+    ],
+)
+def test_icc_macs_are_those_of_the_authors_accounting(
+    tokens: int, period: str, ratios: tuple[float, ...]
+) -> None:
+    """D03, D04 and D07 of its specification, to four digits."""
+    found = icc.accounting(tokens)["mac_ratio"]
+    assert tuple(round(found[f"{period}_r{rank}"], 4) for rank in icc.RANKS) == ratios
+
+
+def test_icc_macs_and_parameters_of_dit_xl_2() -> None:
+    """D01, D02, D05 and D06."""
+    found = icc.accounting()
+    assert round(found["full_gmac"], 3) == 118.621
+    assert [round(g, 3) for g in found["increment_gmac"].values()] == [23.495, 33.007, 42.520]
+    assert [round(r, 4) for r in found["reuse_ratio"].values()] == [0.5010, 0.3347, 0.2515]
+    assert [round(p, 2) for p in found["parameters_2_20"].values()] == [70.88, 106.31, 141.75]
+
+
+def test_icc_lane_cycles_are_those_of_the_specification() -> None:
+    """Its table 3.5, derived there by hand from MACs and the published mix; here by the pricer."""
+    rows = {row["configuration"]: row for row in icc.cycles()}
+    for name, mean in (("itc", 4.290), ("ditto, original", 6.021), ("ditto, temporal", 1.863)):
+        assert rows[name]["mean"] == pytest.approx(mean, abs=0.003)
+    for name, increment, mean in (
+        ("icc p2 r128, A at 2 slots", 0.766, 1.314),
+        ("icc p2 r128, A at ≤ 1 slot", 0.524, 1.194),
+        ("icc p3 r128, A at 2 slots", 0.766, 1.131),
+        ("icc p3 r128, A at ≤ 1 slot", 0.524, 0.970),
+    ):
+        assert rows[name]["increment"] == pytest.approx(increment, abs=0.003)
+        assert rows[name]["mean"] == pytest.approx(mean, abs=0.003)
+        macs = icc.accounting()["mac_ratio"]["p2_r128" if " p2 " in name else "p3_r128"]
+        assert 1 < rows[name]["speedup_over_ditto"] < 1 / macs
