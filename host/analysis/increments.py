@@ -63,7 +63,7 @@ def increments(denoiser: nn.Module, layers: Mapping[str, Pair | None], period: i
         return corrected
 
     with ExitStack() as stack:
-        stack.callback(denoiser.register_forward_pre_hook(steps.begin, with_kwargs=True).remove)  # type: ignore[arg-type]  # it returns nothing
+        stack.callback(denoiser.register_forward_pre_hook(steps.begin, with_kwargs=True).remove)
         for name, pair in layers.items():
             stack.callback(denoiser.get_submodule(name).register_forward_hook(hook(pair)).remove)
         yield

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from ditto_cosim.host.compiler.cache import Plan
+from ditto_cosim.host.compiler.cache import CachePlan
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.points import example, name_layers, quantization_points
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, quantize_weight
@@ -84,7 +84,7 @@ class Builder:
     """The values and commands made so far."""
 
     def __init__(
-        self, captured: Captured, grids: Mapping[str, Grid] | None, steps: int, plan: Plan | None = None
+        self, captured: Captured, grids: Mapping[str, Grid] | None, steps: int, plan: CachePlan | None = None
     ) -> None:
         self.plan = None if plan is None or plan.cache.idle else plan
         """What increments compute in place of some layers."""
@@ -281,7 +281,7 @@ class Builder:
         acc, params, scale = self._weighted(layer, "linear", x, weight)
         return self._dequantize(layer, acc, params, scale, bias, -1)
 
-    def _cached(self, plan: Plan, layer: str, x: Argument, weight: Argument, bias: Argument) -> Value:
+    def _cached(self, plan: CachePlan, layer: str, x: Argument, weight: Argument, bias: Argument) -> Value:
         """A linear layer in full steps; between them, what it gave in the last one, corrected by its factors."""
         acc, params, scale = self._weighted(layer, "linear", x, weight, when="full")
         y = self._dequantize(layer, acc, params, scale, bias, -1, when="full")

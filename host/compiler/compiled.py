@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ditto_cosim.host.compiler.cache import Plan
+from ditto_cosim.host.compiler.cache import CachePlan
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, grids_of
@@ -90,7 +90,7 @@ def wire_array(tensor: torch.Tensor) -> npt.NDArray[np.generic]:
 
 
 def compile_denoiser(
-    captured: Captured, grids: Mapping[str, Grid], *, steps: int = 50, plan: Plan | None = None
+    captured: Captured, grids: Mapping[str, Grid], *, steps: int = 50, plan: CachePlan | None = None
 ) -> Compiled:
     """Lowers a captured denoiser onto its grids, with what increments between full steps compute if there is a plan."""
     lowered = lower(captured, grids, steps=steps, plan=plan)

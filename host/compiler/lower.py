@@ -25,7 +25,7 @@ from ditto_cosim.host.compiler.builder import (
     Probabilities,
     Value,
 )
-from ditto_cosim.host.compiler.cache import Plan
+from ditto_cosim.host.compiler.cache import CachePlan
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.points import module_path
 from ditto_cosim.host.compiler.quantize import Grid
@@ -76,7 +76,7 @@ class Lowering(Builder):
     """One pass over the graph."""
 
     def __init__(
-        self, captured: Captured, grids: Mapping[str, Grid] | None, steps: int, plan: Plan | None = None
+        self, captured: Captured, grids: Mapping[str, Grid] | None, steps: int, plan: CachePlan | None = None
     ) -> None:
         super().__init__(captured, grids, steps, plan)
         self.env: dict[str, Any] = {}
@@ -277,7 +277,7 @@ def _prune(program: Program) -> Program:
 
 
 def lower(
-    captured: Captured, grids: Mapping[str, Grid] | None, *, steps: int = 50, plan: Plan | None = None
+    captured: Captured, grids: Mapping[str, Grid] | None, *, steps: int = 50, plan: CachePlan | None = None
 ) -> Lowered:
     """The program of a captured denoiser. `grids = None` gives unit scales: right in shape, for counting only. With a plan of
     caching it has two classes of steps."""
