@@ -5,9 +5,9 @@
     icc     increment-calibrated caching (arXiv 2505.05829): q, k, v, the attention's output and both layers of the MLP give
             y₀ + A·(B·(x − x₀)), x₀ and y₀ of the last full step, A·B ≈ W of low rank. All else is computed in every step.
 
-Step i is full if i mod period = 0. `Cache` is what a user asks for, `CachePlan` what lowering follows: the layers, with their
-factors. On the accelerator B is a layer whose reference is the anchor's operand, A one whose reference is 0; `projected` has B compute
-B·x and subtract B·x₀, the same integers. What this file does not do: make factors (`factor.py`), lower (`builder.py`).
+Step i is full if i mod period = 0. `Cache` is what a user asks for, `CachePlan` what lowering follows: layers and factors. On the
+accelerator B is a layer whose reference is the anchor's operand, A one whose reference is 0; `projected` has B compute B·x and
+subtract B·x₀, the same integers. What this file does not do: make factors (`factor.py`), lower (`builder.py`).
 """
 
 from __future__ import annotations
