@@ -35,7 +35,7 @@ from ditto_cosim.device.kernels import vector
 from ditto_cosim.device.pricing.contract import contract_digest
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import LayerTime, stack
-from ditto_cosim.device.pricing.pricer import PricedSteps, Pricer, plans
+from ditto_cosim.device.pricing.pricer import ClassPricer, Pricer, plans
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError
 from ditto_cosim.protocol.hardware import Mode
@@ -219,7 +219,7 @@ class Machine:
         return vector.execute(command.op, operands, command.attrs, where)
 
     def _layer(
-        self, step: int, command: Command, values: Mapping[int, Array], timed: bool, plan: PricedSteps
+        self, step: int, command: Command, values: Mapping[int, Array], timed: bool, plan: ClassPricer
     ) -> tuple[Array, Future[Booked] | None]:
         """The layer's accumulators, and what the books will say of it."""
         layer, index = self.layers[command.name], self.layer_index[command.name]
@@ -252,7 +252,7 @@ class Machine:
 
     def _book(
         self,
-        plan: PricedSteps,
+        plan: ClassPricer,
         command: Command,
         mode: Mode,
         forced: bool,

@@ -2,7 +2,7 @@
 """The price of a program on a chip under a design, layer by layer: what the live run and a price of its record both ask.
 
 Interface
-    plans(program, chip, design, memory)     a `PricedSteps` for each class of a program's steps: its pricer, its layers' groups
+    plans(program, chip, design, memory)     a `ClassPricer` for each class of a program's steps: its pricer, its layers' groups
     Pricer(program, chip, design, memory=None)
         .prologue, .layers                   the program's groups: what precedes the first layer, then one a layer
         .lanes(group, stacks, mode)          -> LaneColumns, one entry a step
@@ -239,7 +239,7 @@ class Pricer:
 
 
 @dataclass(frozen=True)
-class PricedSteps:
+class ClassPricer:
     """Steps of one class."""
 
     pricer: Pricer
@@ -249,12 +249,12 @@ class PricedSteps:
 
 def plans(
     program: Program, chip: Chip, design: Design, memory: MakeMemory | None = None
-) -> dict[StepClass, PricedSteps]:
+) -> dict[StepClass, ClassPricer]:
     """By class, full steps first."""
     found = {}
     for step_class in program.step_classes:
         pricer = Pricer(program.of(step_class), chip, design, memory)
-        found[step_class] = PricedSteps(
+        found[step_class] = ClassPricer(
             pricer, dict(zip(program.layers_of(step_class), pricer.layers, strict=True))
         )
     return found

@@ -42,7 +42,7 @@ from ditto_cosim.device.pricing.cost import (
     stack,
 )
 from ditto_cosim.device.pricing.energy import Events, energy_pj
-from ditto_cosim.device.pricing.pricer import PricedSteps, Pricer, plans
+from ditto_cosim.device.pricing.pricer import ClassPricer, Pricer, plans
 from ditto_cosim.device.timing.engine import EngineConfig
 from ditto_cosim.device.timing.traffic import Group
 from ditto_cosim.protocol.hardware import MODES, Mode
@@ -52,7 +52,7 @@ from ditto_cosim.protocol.record import TRAFFIC, RunInfo, RunRecord, StepRecord,
 Bools = npt.NDArray[np.bool_]
 F64 = npt.NDArray[np.float64]
 TEMPORAL = MODES.index("temporal")
-Plans = Mapping[StepClass, PricedSteps]
+Plans = Mapping[StepClass, ClassPricer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +193,9 @@ class RecordColumns:
         return self._lanes[key]
 
 
-def _where(plans: Plans) -> dict[int, PricedSteps]:
+def _where(plans: Plans) -> dict[int, ClassPricer]:
     """Layer -> a plan that runs it."""
-    found: dict[int, PricedSteps] = {}
+    found: dict[int, ClassPricer] = {}
     for plan in plans.values():
         found |= {layer: plan for layer in plan.groups if layer not in found}
     return found

@@ -151,7 +151,7 @@ def cycles() -> list[dict[str, Any]]:
     dit = workload_program("dit")
     itc, original = (_lane_mcycles(dit, design, False) for design in ("itc", "ditto"))
     ditto = _lane_mcycles(dit, "ditto", True)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"configuration": "itc", "full": itc},
         {"configuration": "ditto, original", "full": original},
         {"configuration": "ditto, temporal", "full": ditto},

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ditto_cosim.host import zoo
-from ditto_cosim.host.compiler.cache import Cache, Plan, outputs, places
+from ditto_cosim.host.compiler.cache import Cache, CachePlan, outputs, places
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.factors import LayerFactors
 from ditto_cosim.host.compiler.lower import lower
@@ -42,11 +42,11 @@ def lowered_program(name: str) -> Program:
     return lower(capture(denoiser, tensors, extra=extra), None, plan=plan).program
 
 
-def _plan(denoiser: torch.nn.Module, rank: int) -> Plan:
+def _plan(denoiser: torch.nn.Module, rank: int) -> CachePlan:
     """Increments of a denoiser without weights."""
     found = places(denoiser)
     if not rank:
-        return Plan(Cache("reuse", 2), outputs(list(found), ("attention", "mlp")))
+        return CachePlan(Cache("reuse", 2), outputs(list(found), ("attention", "mlp")))
 
     def factors(layer: torch.nn.Linear) -> LayerFactors:
         def matrix(*shape: int) -> torch.Tensor:
@@ -55,7 +55,9 @@ def _plan(denoiser: torch.nn.Module, rank: int) -> Plan:
         a, b = matrix(layer.out_features, rank), matrix(rank, layer.in_features)
         return LayerFactors(a, torch.ones(len(a)), b, torch.ones(len(b)), (1.0,), "")
 
-    return Plan(Cache("icc", 2), frozenset(found), {name: factors(layer) for name, layer in found.items()})
+    return CachePlan(
+        Cache("icc", 2), frozenset(found), {name: factors(layer) for name, layer in found.items()}
+    )
 
 
 def pack(program: Program) -> bytes:

@@ -16,7 +16,7 @@ import torch
 from torch.fx import Node
 
 from ditto_cosim.host.compiler.blocks import quantize_weight as quantize_weight_blocks
-from ditto_cosim.host.compiler.cache import Plan
+from ditto_cosim.host.compiler.cache import CachePlan
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.plan import FormatPlan
 from ditto_cosim.host.compiler.points import example, name_layers, quantization_points
@@ -91,7 +91,7 @@ class Builder:
         captured: Captured,
         grids: Mapping[str, Grid] | None,
         steps: int,
-        plan: Plan | None = None,
+        plan: CachePlan | None = None,
         formats: FormatPlan | None = None,
     ) -> None:
         self.plan = None if plan is None or plan.cache.idle else plan
@@ -293,7 +293,7 @@ class Builder:
         acc, params, scale = self._weighted(layer, "linear", x, weight)
         return self._dequantize(layer, acc, params, scale, bias, -1)
 
-    def _cached(self, plan: Plan, layer: str, x: Argument, weight: Argument, bias: Argument) -> Value:
+    def _cached(self, plan: CachePlan, layer: str, x: Argument, weight: Argument, bias: Argument) -> Value:
         """A linear layer in full steps; between them, what it gave in the last one, corrected by its factors."""
         acc, params, scale = self._weighted(layer, "linear", x, weight, when="full")
         y = self._dequantize(layer, acc, params, scale, bias, -1, when="full")

@@ -5,9 +5,9 @@
     icc     increment-calibrated caching (arXiv 2505.05829): q, k, v, the attention's output and both layers of the MLP give
             y₀ + A·(B·(x − x₀)), x₀ and y₀ of the last full step, A·B ≈ W of low rank. All else is computed in every step.
 
-Step i is full if i mod period = 0. `Cache` is what a user asks for, `Plan` what lowering follows: the layers, with their factors.
-On the accelerator B is a layer whose reference is the anchor's operand, A one whose reference is 0; `projected` has B compute
-B·x and subtract B·x₀, the same integers. What this file does not do: make factors (`factor.py`), lower (`builder.py`).
+Step i is full if i mod period = 0. `Cache` is what a user asks for, `CachePlan` what lowering follows: layers and factors. On the
+accelerator B is a layer whose reference is the anchor's operand, A one whose reference is 0; `projected` has B compute B·x and
+subtract B·x₀, the same integers. What this file does not do: make factors (`factor.py`), lower (`builder.py`).
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _of_diffusers(config: Any) -> Cache:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CachePlan:
     """What lowering follows."""
 
     cache: Cache
@@ -148,11 +148,11 @@ def outputs(names: Sequence[str], parts: Sequence[Part]) -> frozenset[str]:
     return frozenset(n for n in names if any(_OUTPUTS[part].search(n) for part in parts))
 
 
-def plan_of(cache: Cache, denoiser: nn.Module, factors: Factors | None) -> Plan:
+def plan_of(cache: Cache, denoiser: nn.Module, factors: Factors | None) -> CachePlan:
     """The plan of a cache for this denoiser; factors that are not this model's, or too few, are refused."""
     found = places(denoiser)
     if cache.kind == "reuse":
-        return Plan(cache, outputs(list(found), cache.parts))
+        return CachePlan(cache, outputs(list(found), cache.parts))
     if factors is None:
         raise CacheError("cache icc needs factors; `ditto factor MODEL` makes them")
-    return Plan(cache, frozenset(factors.layers), factors.for_run(found, cache.rank, cache.period))
+    return CachePlan(cache, frozenset(factors.layers), factors.for_run(found, cache.rank, cache.period))

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ditto_cosim.host.compiler.cache import Plan
+from ditto_cosim.host.compiler.cache import CachePlan
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.compiler.plan import FormatPlan
@@ -95,7 +95,7 @@ def compile_denoiser(
     grids: Mapping[str, Grid],
     *,
     steps: int = 50,
-    plan: Plan | None = None,
+    plan: CachePlan | None = None,
     formats: FormatPlan | None = None,
 ) -> Compiled:
     """Lowers a captured denoiser onto its grids, with what increments between full steps compute if there is a plan, and onto

@@ -25,7 +25,7 @@ from ditto_cosim.host.compiler.builder import (
     Probabilities,
     Value,
 )
-from ditto_cosim.host.compiler.cache import Plan
+from ditto_cosim.host.compiler.cache import CachePlan
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.plan import FormatPlan, check
 from ditto_cosim.host.compiler.points import module_path
@@ -81,7 +81,7 @@ class Lowering(Builder):
         captured: Captured,
         grids: Mapping[str, Grid] | None,
         steps: int,
-        plan: Plan | None = None,
+        plan: CachePlan | None = None,
         formats: FormatPlan | None = None,
     ) -> None:
         super().__init__(captured, grids, steps, plan, formats)
@@ -287,7 +287,7 @@ def lower(
     grids: Mapping[str, Grid] | None,
     *,
     steps: int = 50,
-    plan: Plan | None = None,
+    plan: CachePlan | None = None,
     formats: FormatPlan | None = None,
 ) -> Lowered:
     """The program of a captured denoiser. `grids = None` gives unit scales: right in shape, for counting only. With a plan of

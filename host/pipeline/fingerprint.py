@@ -79,7 +79,8 @@ def refuse_unfaithful(module: nn.Module) -> None:
             raise UnfaithfulError(
                 f"{where} has the diffusers hook {', '.join(hooks)} (enable_cache, layer skipping, offloading or layerwise "
                 f"casting), which changes from step to step what the denoiser computes; the accelerator runs one program: "
-                f"take it away (pipe.{'unet' if not name else '…'}.disable_cache() for a cache)"
+                f"take it away (pipe.{'unet' if not name else '…'}.disable_cache() for a cache, and "
+                "ask for accelerate(cache=…) instead)"
             )
         offload = part.__dict__.get("_hf_hook")
         if offload is not None and getattr(offload, "offload", False):

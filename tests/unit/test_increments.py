@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.timing.traffic import groups, mode_bytes
 from ditto_cosim.host.analysis.increments import increments
-from ditto_cosim.host.compiler.cache import Cache, CacheError, Plan, places, plan_of
+from ditto_cosim.host.compiler.cache import Cache, CacheError, CachePlan, places, plan_of
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
 from ditto_cosim.host.compiler.factors import Factors, FactorsError, LayerFactors, weight_digest
@@ -177,7 +177,7 @@ def one_layer() -> tuple[OneLayer, LayerFactors, list[Inputs], dict[str, Grid]]:
 def test_increments_6_with_exact_factors_a_layer_is_exact() -> None:
     module, made, steps, grids = one_layer()
     captured = capture(module, steps[0])
-    plan = Plan(Cache("icc", 4), frozenset({"ff.net.2"}), {"ff.net.2": made})
+    plan = CachePlan(Cache("icc", 4), frozenset({"ff.net.2"}), {"ff.net.2": made})
     cached = compile_denoiser(captured, grids, steps=4, plan=plan)
     plain = compile_denoiser(captured, grids, steps=4)
     assert cached.program.period == 4
@@ -209,9 +209,10 @@ def test_increments_7_a_device_refuses_a_difference_between_two_grids() -> None:
     program = compiled("dit-icc").program
     first = next(c for c in program.commands if c.op == "linear_increment")
     quantizer = next(c for c in program.commands if first.operands[0] in c.results)
-    clustered: dict[str, Any] = {**quantizer.attrs, "policy": "clustered", "bounds": (0, 2)}
-    clustered |= {n: (*clustered[n], *clustered[n]) for n in ("scales", "zero_points")}
-    clustered["scales"] = (clustered["scales"][0], 2 * clustered["scales"][0])
+    attrs: dict[str, Any] = dict(quantizer.attrs)
+    (scale,), (zero_point,) = attrs["scales"], attrs["zero_points"]
+    clustered = {**attrs, "policy": "clustered", "bounds": (0, 2), "zero_points": (zero_point, zero_point)}
+    clustered["scales"] = (scale, 2 * scale)
     moved = [replace(c, attrs=clustered) if c is quantizer else c for c in program.commands]
     broken = Compiled(replace(program, commands=tuple(moved)), compiled("dit-icc").constants, {}, 4)
     with pytest.raises(GridError, match=r"linear_increment '.*\.B'.*one grid"):
@@ -236,10 +237,8 @@ def test_increments_9_factors_are_the_nearest_of_their_rank() -> None:
     weighed = left[:, None] * w * right
     singular = np.linalg.svd(weighed, compute_uv=False)
     for rank in (1, 5, 11):
-        a, b = (
-            t.numpy()
-            for t in factorize(torch.from_numpy(w), rank, torch.from_numpy(left), torch.from_numpy(right))
-        )
+        weights = torch.from_numpy(left), torch.from_numpy(right)
+        a, b = (t.numpy() for t in factorize(torch.from_numpy(w), rank, *weights))
         error = np.square(left[:, None] * (w - a @ b) * right).sum()
         np.testing.assert_allclose(error, np.square(singular[rank:]).sum(), rtol=1e-6)
         for _ in range(5):

@@ -185,3 +185,12 @@ def test_icc_lane_cycles_are_those_of_the_specification() -> None:
         assert rows[name]["mean"] == pytest.approx(mean, abs=0.003)
         macs = icc.accounting()["mac_ratio"]["p2_r128" if " p2 " in name else "p3_r128"]
         assert 1 < rows[name]["speedup_over_ditto"] < 1 / macs
+
+
+@pytest.mark.long
+def test_icc_pictures_are_in_the_order_that_its_specification_asks_for() -> None:
+    """Regression values on fashion-dit: reuse < SVD < CA by a decibel each, CD no worse than CA, in fp32."""
+    rows = {row["method"]: row for row in icc.measure(8, (43,), (3,), lambda what: None)}
+    db = {method: row["psnr_fp32_db"] for method, row in rows.items() if method != "full"}
+    assert db["reuse"] + 1 < db["svd"] < db["ca"] - 1
+    assert db["cd"] >= db["ca"] - 0.1
