@@ -41,6 +41,9 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "sweep": ("ditto sweep runs/demo",),
     "export": ("ditto export runs/demo --dram dramsim3 --topology scalesim -o traces",),
     "paper": ("ditto paper", "ditto paper --json"),
+    "diff": ("ditto diff runs/a runs/b", "ditto diff runs/a runs/b --tolerance 0.02 --json"),
+    "timeline": ("ditto timeline runs/demo --step 3",),
+    "study icc": ("ditto study icc", "ditto study icc --json", "ditto study icc --measure --pictures 16"),
     "study sq_dm": (
         "ditto study sq_dm",
         "ditto study sq_dm --record runs/sq_dm --json",

@@ -28,10 +28,7 @@ def icc(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")] = False,
 ) -> None:
-    """ICC on DiT-XL/2: MACs, lane cycles, bytes, whole runs; and reuse, SVD, CA, CD on fashion-dit.
-
-    Examples: `ditto study icc`; `ditto study icc --json | jq .dit_xl_2`; `ditto study icc --measure --pictures 16`.
-    """
+    """ICC on DiT-XL/2: MACs, lane cycles, bytes, whole runs; and reuse, SVD, CA, CD on fashion-dit."""
     from ditto_cosim.study import icc as study
 
     if measure:

@@ -27,7 +27,7 @@ TINY = load_chip("tiny")
 def test_right_backend_conforms(name: str) -> None:
     report = check(name, TINY)
     assert report.passed, [f for f in report.findings if not f.passed]
-    assert len(report.findings) == 10
+    assert len(report.findings) == 11
 
 
 def test_board_that_stalls_conforms_and_is_told_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +264,7 @@ def test_backend_that_crashes_and_hangs_gets_its_verdict() -> None:
         "WatchdogError: layer 'strided operand' (temporal, 2×[3, 10]·[10, 6]): no answer for"
         in failed["layouts"]
     )
-    assert len(report.findings) == 10
+    assert len(report.findings) == 11
     assert report.verdict == "does not conform"
     assert report.excluded_fault_rate is None
 
