@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ditto_cosim.device.backends.base import Backend
+from ditto_cosim.device.execution.blocks import BlockLayer
 from ditto_cosim.device.execution.layers import Layer
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.kernels import slots, vector
@@ -18,10 +19,11 @@ from ditto_cosim.device.kernels.portable import PortableKernels
 from ditto_cosim.host.compiler.quantize import Policy
 from ditto_cosim.host.reference.golden import Difference, Verifier
 from ditto_cosim.protocol.hardware import Mode
-from ditto_cosim.protocol.isa import ISA, LAYER_OPS, Attrs
+from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS, ISA, LAYER_OPS, Attrs
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.program import Command
 from ditto_cosim.protocol.tensors import Array
+from support import relu_denoiser
 from support.families import CACHED, FAMILIES, calibrated, compiled
 
 
@@ -158,11 +160,18 @@ def test_exactness_rtl_equals_model_in_every_product_of_an_increment() -> None:
     assert all(r.measured for r in products)
 
 
+RELU = "relu"
+"""Block-scaled layers are in the program of `support/relu_denoiser.py`."""
+
+
 def first_command(op: str) -> tuple[str, Command] | None:
     for name in ("unet", "dit", "unet-conditional", "latte", "odds", "dit-icc", "dit-icc-projected"):
         for command in compiled(name).program.commands:
             if command.op == op:
                 return name, command
+    for command in relu_denoiser.compiled().program.commands:
+        if command.op == op:
+            return RELU, command
     return None
 
 
@@ -179,13 +188,14 @@ def test_exactness_verify_reports_an_error_planted_in(op: str, monkeypatch: pyte
         return spoiled
 
     if op in LAYER_OPS:
-        original = Layer.run
+        kind = BlockLayer if op in BLOCK_LAYER_OPS else Layer
+        original = kind.run
 
         def run_layer(self: Layer, mode: Mode, backend: Backend) -> Any:
             accumulators, cycles = original(self, mode, backend)
             return (spoil(accumulators) if self.command.name == command.name else accumulators), cycles
 
-        monkeypatch.setattr(Layer, "run", run_layer)
+        monkeypatch.setattr(kind, "run", run_layer)
     elif op == "quantize":
         quantize = vector.quantize
 
@@ -216,10 +226,13 @@ def test_exactness_verify_reports_an_error_planted_in(op: str, monkeypatch: pyte
 
         monkeypatch.setattr(vector, "execute", spoiled_execute)
 
-    verifier, _, _, _ = run(name)
-    difference = verifier.first_difference
+    if name == RELU:
+        found_by, program = relu_denoiser.run(verify=True).verifier, relu_denoiser.compiled().program
+        assert found_by is not None
+        difference = found_by.first_difference
+    else:
+        difference, program = run(name)[0].first_difference, compiled(name).program
     assert isinstance(difference, Difference), f"an error in {op} went unnoticed"
-    program = compiled(name).program
     if op == "keep":  # it shows where the value is recalled
         slot = command.attrs["slot"]
         command = next(c for c in program.commands if c.op == "recall" and c.attrs["slot"] == slot)

@@ -60,7 +60,7 @@ def generated(ditto: Any, model: Any, tmp_path: Path, *words: Any) -> Any:
         "--verify",
         "--json",
     )
-    found = json.loads(ditto(*asked, *words, "-o", tmp_path / "run").out)
+    found = json.loads(ditto(*asked, *words, "-o", tmp_path / "run", "--overwrite").out)
     assert found["verify"]["bit_identical"]
     assert found["verify"]["snr_db"] > 20
     return found
@@ -122,6 +122,7 @@ def picture(tmp_path: Path) -> Any:
     return np.asarray(Image.open(tmp_path / "run" / "picture-0.png"), np.float32)
 
 
+@pytest.mark.long
 def test_folders_take_adapters_at_their_scale(ditto: Any, folders: Any, adapter: Any, tmp_path: Path) -> None:
     """Judged, like every verified run, in dB against the live module, whose weights the adapter is part of."""
     made = {}
@@ -133,6 +134,7 @@ def test_folders_take_adapters_at_their_scale(ditto: Any, folders: Any, adapter:
     assert 0 < np.abs(quarter - plain).mean() < np.abs(whole - plain).mean()
 
 
+@pytest.mark.long
 def test_folders_follow_a_controlnet(ditto: Any, folders: Any, tmp_path: Path) -> None:
     from diffusers import ControlNetModel
 
@@ -182,6 +184,7 @@ def test_folders_paint_into_a_mask_and_in_few_steps(ditto: Any, folders: Any, tm
     assert found["steps"] == 2
 
 
+@pytest.mark.long
 def test_folders_are_measured_against_their_own_fp32(ditto: Any, folders: Any, tmp_path: Path) -> None:
     asked = ("--count", 3, "--seeds", 1, "--steps", 2, "--batch", 2, "--json", "-o", tmp_path / "all.png")
     for words in ((folders / "bare",), (folders / "sd", "--prompt-file", folders / "prompts.txt")):
@@ -204,7 +207,7 @@ def test_folders_say_what_is_missing(ditto: Any, folders: Any, tmp_path: Path) -
             ("--model", folders / "sd", "--prompt", "a", "--init-image", folders / "prompts.txt"),
             "not a picture",
         ),
-        (("--model", folders / "sd", "--dtype", "int3"), "dtype 'int3' is not known"),
+        (("--model", folders / "sd", "--dtype", "int3"), "'int3' is unknown; known: fp32"),
         (("--model", folders / "tokenizer"), "not a folder that save_pretrained wrote"),
         (("sample=0", "--verify"), "sample=0"),
     ]:

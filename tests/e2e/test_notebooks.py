@@ -28,7 +28,10 @@ def test_notebooks_are_there_for_three_readers() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["architect", "diffusers", "rtl"]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=() if p.stem == "rtl" else pytest.mark.long, id=p.stem) for p in NOTEBOOKS],
+)
 def test_notebook_runs_and_says_what_it_shows(path: Path, tmp_path: Path) -> None:
     kept = nbformat.read(path, as_version=4)
     shown = said(kept)

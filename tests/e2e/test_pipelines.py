@@ -110,7 +110,9 @@ PIPELINES = {
 }
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long) if n in ("sd-pndm", "ddim") else n for n in PIPELINES]
+)
 def test_pipelines_run_unmodified_and_verify(name: str, device: Device) -> None:
     torch.manual_seed(0)
     pipe, arguments = PIPELINES[name]()

@@ -12,7 +12,7 @@ from ditto_cosim.host.pipeline.models import Wish, load_model
 from ditto_cosim.host.zoo import models
 
 WITH_WEIGHTS = [name for name, model in models().items() if model.weights is not None]
-LARGE = {"cifar-ddpm"}
+LARGE = {"cifar-ddpm", "cifar-ddpm-small-relu"}
 
 
 @pytest.mark.parametrize(
