@@ -189,7 +189,7 @@ def test_exactness_verify_reports_an_error_planted_in(op: str, monkeypatch: pyte
 
     if op in LAYER_OPS:
         kind = BlockLayer if op in BLOCK_LAYER_OPS else Layer
-        original = kind.run
+        original: Any = kind.run
 
         def run_layer(self: Layer, mode: Mode, backend: Backend) -> Any:
             accumulators, cycles = original(self, mode, backend)
