@@ -41,7 +41,7 @@ from ditto_cosim.toolchain import (
 )
 
 from .ports import accessors, tile_ports
-from .sources import array_sources, sources
+from .sources import ARRAYS, array_sources, sources
 
 log = logging.getLogger(__name__)
 
@@ -241,8 +241,9 @@ def _sources(geometry: AnyGeometry, options: BuildOptions) -> list[Path]:
 
 
 def rtl_digest(own_dir: Path | None = None) -> str:
-    """Identity of the tile's SystemVerilog, whatever it is built with."""
-    return digest(*(path.read_bytes() for path in sources(own_dir).design))[:16]
+    """Identity of the SystemVerilog that images run through, Ditto's tile and SQ-DM's arrays, whatever it is built with."""
+    arrays = {path for top in ARRAYS for path in array_sources(top, own_dir)}
+    return digest(*(path.read_bytes() for path in (*sources(own_dir).design, *sorted(arrays))))[:16]
 
 
 def verilate(geometry: AnyGeometry, options: BuildOptions, into: Path) -> None:
