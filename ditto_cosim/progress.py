@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A bar for runs from Python: layers of all steps, cycles so far; a widget in a notebook, a line in a terminal.
 
-Whoever watches already goes on being told. What this file does not do: the command line's bar (`cli/generate.py`).
+Whoever watches already goes on being told. What this file does not do: the command line's bar (`cli/progress.py`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def shown_progress(progress: bool | None, on_open: OnOpen | None, on_layer: OnLa
         for bar in bars:
             bar.close()
         spent = 0
-        bars[:] = [tqdm(total=len(compiled.program.layers) * steps, unit=" layers", desc="ditto")]
+        bars[:] = [tqdm(total=sum(compiled.program.layers_by_step(steps)), unit=" layers", desc="ditto")]
         if on_open is not None:
             on_open(compiled, steps)
 

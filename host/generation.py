@@ -54,8 +54,8 @@ class Watcher:
     def say(self, text: str) -> None:
         """A sentence for a person."""
 
-    def opened(self, layers: int, steps: int) -> None:
-        """The run begins on the device: so many layers in all its steps."""
+    def opened(self, layers: Sequence[int]) -> None:
+        """The run begins on the device: so many layers in each of its steps."""
 
     def layer(self, report: LayerReport) -> None:
         """A layer is done."""
@@ -357,9 +357,7 @@ class _Opening:
         if self._clears is not None:
             clear_run(self._clears)
             self._clears = None
-        program = compiled.program
-        layers = sum(len(program.layers_of(program.step_class(step))) for step in range(steps))
-        self._watcher.opened(layers, steps)
+        self._watcher.opened(compiled.program.layers_by_step(steps))
 
 
 @contextmanager

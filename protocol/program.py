@@ -90,6 +90,10 @@ class Program:
         """Positions among `layers` of those that run in steps of a class."""
         return tuple(i for i, c in enumerate(self.layers) if c.when in ("", step_class))
 
+    def layers_by_step(self, steps: int) -> list[int]:
+        """How many layers run in each of so many steps."""
+        return [len(self.layers_of(self.step_class(step))) for step in range(steps)]
+
     def of(self, step_class: StepClass) -> Program:
         """What runs in steps of a class, as a program of one: values keep their numbers."""
         return self._by_class[step_class]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,9 @@ class TimeLeft:
     """The rest of a run in seconds. Steps differ (the first is computed whole, the second tries differences), so the mean of
     the last few counts; inside a step, the moments at which its predecessor's layers came."""
 
-    def __init__(self, steps: int, layers: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.steps, self.layers, self._clock = steps, layers, clock
+    def __init__(self, layers: Sequence[int], clock: Callable[[], float] = time.monotonic) -> None:
+        """`layers`: how many each step has."""
+        self._layers, self._clock = layers, clock
         self._began = self._step_began = clock()
         self._step = 0
         self._lengths: list[float] = []
@@ -61,12 +62,13 @@ class TimeLeft:
         if not done:
             return None
         if not self._lengths:  # the first step: layers are all there is to count
-            whole = spent * self.layers / done
-            return max(whole - spent, 0.0) + whole * (self.steps - 1)
+            return spent * (sum(self._layers) - done) / done
         mean = sum(self._lengths) / len(self._lengths)
         last = self._before[-1] if self._before else 0.0
-        reached = self._before[min(done, len(self._before)) - 1] / last if last else done / self.layers
-        return max(mean * (1 - reached), 0.0) + mean * (self.steps - self._step - 1)
+        reached = (
+            self._before[min(done, len(self._before)) - 1] / last if last else done / self._layers[self._step]
+        )
+        return max(mean * (1 - reached), 0.0) + mean * (len(self._layers) - self._step - 1)
 
 
 def clock(seconds: float | None) -> str:
@@ -131,7 +133,7 @@ def _drawing(speaking: Any, live: Any, directory: Path | None) -> Watcher:
         def __init__(self) -> None:
             self.left: TimeLeft | None = None
             self.began = time.monotonic()
-            self.cycles = self.done = self.steps = self.layers = 0
+            self.cycles = self.done = self.steps = self.total = 0
             self.of_whole_steps = 0
             self.modes: dict[str, int] = {}
             self.now = "starting the device"
@@ -143,8 +145,8 @@ def _drawing(speaking: Any, live: Any, directory: Path | None) -> Watcher:
         def say(self, text: str) -> None:
             live.console.print(text, highlight=False)
 
-        def opened(self, layers: int, steps: int) -> None:
-            self.layers, self.steps, self.left = layers, steps, TimeLeft(steps, layers)
+        def opened(self, layers: Sequence[int]) -> None:
+            self.total, self.steps, self.left = sum(layers), len(layers), TimeLeft(layers)
 
         def layer(self, report: LayerReport) -> None:
             assert self.left is not None
@@ -170,10 +172,8 @@ def _drawing(speaking: Any, live: Any, directory: Path | None) -> Watcher:
             line = Table.grid(padding=(0, 1))
             line.add_row(
                 f"step {self.step + 1}/{self.steps}",
-                ProgressBar(
-                    total=max(self.layers * self.steps, 1), completed=self.done, width=max(10, width - 52)
-                ),
-                f"{self.done / max(self.layers * self.steps, 1):4.0%}",
+                ProgressBar(total=max(self.total, 1), completed=self.done, width=max(10, width - 52)),
+                f"{self.done / max(self.total, 1):4.0%}",
                 f"{clock(time.monotonic() - self.began)}, {clock(left)} left",
             )
             met = sum(self.modes.values())

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -39,7 +39,8 @@ class LivePage:
         self._directory = directory
         self._lock = threading.Lock()
         self._reports: list[LayerReport] = []
-        self.layers = 0
+        self.layers: Sequence[int] = ()
+        """How many each step has."""
 
     def add(self, report: LayerReport) -> None:
         with self._lock:
@@ -49,7 +50,11 @@ class LivePage:
     def whole(self) -> int:
         """Steps of which every layer is there."""
         with self._lock:
-            return len(self._reports) // self.layers if self.layers else 0
+            done, found = len(self._reports), 0
+        for layers in self.layers:
+            done -= layers
+            found += done >= 0
+        return found
 
     def html(self) -> str:
         from ditto_cosim.host.report import RunReport
@@ -128,9 +133,9 @@ def viewing(wanted: bool, watched: AbstractContextManager[Watcher], directory: P
         page = LivePage(directory)
         tell_opened, tell_layer = watcher.opened, watcher.layer
 
-        def opened(layers: int, steps: int) -> None:
+        def opened(layers: Sequence[int]) -> None:
             page.layers = page.layers or layers
-            tell_opened(layers, steps)
+            tell_opened(layers)
 
         def layer(report: LayerReport) -> None:
             page.add(report)

@@ -98,6 +98,7 @@ def _shares(report: RunReport) -> Table:
 def _slowest(report: RunReport, count: int) -> Table:
     table = _table("Slowest layers", "layer", "cycles", "share", "modes", "why")
     table.columns[4].justify = table.columns[3].justify = "left"
+    table.columns[0].overflow = "fold"  # a name is typed again, so it is never cut
     for row in summary.slowest(report, count):
         table.add_row(row.name, f"{row.cycles:,}", f"{row.share:.1%}", row.modes, row.why)
     return table
