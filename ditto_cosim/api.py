@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, get_args
 
 from ditto_cosim.host.compiler.compiled import Compiled
+from ditto_cosim.host.compiler.factors import Factors
+from ditto_cosim.host.compiler.plan import FormatPlan
 from ditto_cosim.host.compiler.quantize import Choice, Grid, Observer
 from ditto_cosim.host.pipeline import accelerate as pipelines
 from ditto_cosim.host.pipeline.run import Recording
@@ -24,6 +26,7 @@ from ditto_cosim.host.wire import client
 from ditto_cosim.host.wire.client import Device, OnLayer
 from ditto_cosim.host.wire.link import DEAD_S
 from ditto_cosim.host.wire.supervisor import LocalDevice
+from ditto_cosim.names import check_names, plan_for
 from ditto_cosim.progress import shown_progress
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import RunSpec
@@ -57,6 +60,13 @@ class Options(TypedDict, total=False):
     """A second backend that must agree on every layer."""
     scales: Path | Mapping[str, Grid] | None
     """8-bit scales of the activations; default: beside the weights, or from a calibration run."""
+    plan: Path | FormatPlan | str | None
+    """Formats of block-scaled layers: a file, or `"sq_dm"`, which a design with arrays for them takes by itself."""
+    cache: Any
+    """What most of a transformer's steps leave out: `Cache("icc", period=3, rank=64)`, `"reuse"`, or diffusers' own
+    configuration."""
+    factors: Path | Factors | None
+    """Of `cache`, as `ditto factor` writes them; default: made from the calibration's call."""
     calibration: Mapping[str, Any] | Callable[[Any], Any] | None
     """Arguments of the calibration run's one call, or a function that calls the pipeline."""
     observer: Observer
@@ -122,6 +132,7 @@ def accelerate(
     _known("policy", options.get("policy", "auto"), get_args(Choice))
     if options.get("connect_to") is None:
         check_names(str(chip), str(design), backend, options.get("cross_check", ""))
+    options.setdefault("plan", plan_for(str(design)) or None)
     if directory is not None and options.get("record") is None:
         options["record"] = Recording(Path(directory), type(target).__name__)
     found = shown_progress(progress, options.get("on_open"), options.get("on_layer"))
@@ -220,19 +231,6 @@ def connect(
         device = LocalDevice(offers, dead_s=dead_s)
     device.defaults = RunSpec(backend=backend, chip=str(chip))
     return device
-
-
-def check_names(chip: str, design: str, *backends: str) -> None:
-    """Refuses what this machine's device would not know, before it is started."""
-    from ditto_cosim.device.backends import find_backend
-    from ditto_cosim.device.chips import load_chip
-    from ditto_cosim.device.designs.base import load_design
-
-    load_chip(chip)
-    load_design(design)
-    for backend in backends:
-        if backend:
-            find_backend(backend)
 
 
 def _known(option: str, value: str, known: tuple[str, ...]) -> None:

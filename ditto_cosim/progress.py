@@ -7,6 +7,7 @@ Whoever watches already goes on being told. What this file does not do: the comm
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,9 @@ def shown_progress(progress: bool | None, on_open: OnOpen | None, on_layer: OnLa
     """The two calls with a bar in front of them; None: in notebooks."""
     if not (in_notebook() if progress is None else progress):
         return Watching(on_open, on_layer)
-    from tqdm.auto import tqdm
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without ipywidgets a notebook gets the terminal's bar, which does as well
+        from tqdm.auto import tqdm
 
     bars: list[Any] = []
     spent = 0

@@ -3,7 +3,7 @@
 
     generation = pipe.unet.generation
     generation                                        <generation: 20 steps of ditto on paper_twin (rtl), 1,234,567 cycles>
-    generation.layers.groupby("name").cycles.sum()    one row per layer and step
+    generation.layers.group_by("name").sum()          one row per layer and step
     generation.energy["dram"]                         picojoules by unit
     generation.report()                               writes report.html, gives its path
 
@@ -16,32 +16,15 @@ import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ditto_cosim.host.pipeline.run import Generation
 from ditto_cosim.protocol.errors import DittoError
 
 if TYPE_CHECKING:
-    import pandas
+    import polars
 
     from ditto_cosim.host.report.model import RunReport
-
-COLUMNS = (
-    "step",
-    "layer",
-    "name",
-    "op",
-    "mode",
-    "forced_base",
-    "zero",
-    "low",
-    "full",
-    "slots",
-    "cycles",
-    "lane_cycles",
-    "measured",
-)
-"""Of `layers`, before those by unit (`busy_…`), stall cause (`stall_…`) and traffic class (`bytes_…`)."""
 
 
 class NotRecordedError(DittoError):
@@ -63,27 +46,12 @@ class ShownGeneration(Generation):
         return self.cycles / self.clock_hz if self.clock_hz else 0.0
 
     @property
-    def layers(self) -> pandas.DataFrame:
-        """One row per layer and step: mode, elements by class, slots, cycles, and where cycles and bytes went."""
-        import pandas
+    def layers(self) -> polars.DataFrame:
+        """One row per layer and step: mode, elements by class, slots, cycles, and where cycles and bytes went; its columns are
+        those of `layers.parquet` (docs/record.md)."""
+        from ditto_cosim.host.report.columns import frame
 
-        rows: list[dict[str, Any]] = []
-        for report in self.reports:
-            row: dict[str, Any] = {name: getattr(report, name) for name in COLUMNS}
-            for prefix, found in (
-                ("busy", report.unit_cycles),
-                ("stall", report.stall_cycles),
-                ("bytes", report.traffic_bytes),
-            ):
-                row |= {f"{prefix}_{name}": count for name, count in found.items()}
-            rows.append(row)
-        frame = pandas.DataFrame(rows, columns=None if rows else list(COLUMNS))
-        counts = [name for name in frame.columns if name.startswith(("busy_", "stall_", "bytes_"))]
-        return (
-            frame.astype(dict.fromkeys(counts, "int64"))
-            if not frame[counts].isna().any(axis=None)
-            else (frame.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, "int64")))
-        )
+        return frame(self._run_report())
 
     @property
     def energy(self) -> Mapping[str, float]:
@@ -127,6 +95,7 @@ class ShownGeneration(Generation):
             total_cycles=self.cycles,
             verdict=None if self.verdict is None else CheckSummary(**verdict_figures(self.verdict)),
             recoveries=self.recoveries,
+            period=self.period,
         )
 
     # --- in words -----------------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ def generate_run(
             images=tuple(names),
             strip=tuple(_strip_names(directory)),
             recoveries=seen.recoveries,
-            period=1 if cache is None else cache.period,
+            period=seen.period,
             fp32=tuple(_save_beside(directory, own)),
             fp32_psnr_db=tuple(psnr_db(a, b) for a, b in zip(pictures, own, strict=False)),
             picture_digests=tuple(hashlib.sha256(p.tobytes()).hexdigest() for p in pictures),

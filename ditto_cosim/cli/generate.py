@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ditto_cosim.cli import completion
+from ditto_cosim.names import check_names, plan_for
 from ditto_cosim.protocol.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -178,12 +179,11 @@ def generate(
 
     if rtl_dir is not None or contract:
         backend = _own_rtl(backend, rtl_dir, contract, connect)
-    if not plan and _has_arrays(design, connect):
-        plan = "sq_dm"
     if output is not None and not overwrite:
         refuse_used(output)
     if not connect:
-        _check_names(chip, design, *(name for name in (backend, cross_check) if name))
+        check_names(chip, design, backend, cross_check)
+    plan = plan or plan_for(design)
     with quiet(as_json or silent) as say:
         say(f"loading {model}")
         from ditto_cosim.appraisal import appraise
@@ -256,15 +256,6 @@ def _known(option: str, value: str, *known: str) -> None:
         )
 
 
-def _has_arrays(design: str, connect: str) -> bool:
-    """Whether a design is one for block-scaled layers; what a device elsewhere knows by this name is its own affair."""
-    if connect:
-        return False
-    from ditto_cosim.device.designs.base import load_design
-
-    return load_design(design).hetero is not None
-
-
 def _sample(how: str, verify: bool) -> int:
     """Layers a step that `--verify sample=K` compares; 0: all."""
     name, _, count = how.partition("=")
@@ -298,18 +289,6 @@ def _short(backend: str) -> str:
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------------
-
-
-def _check_names(chip: str, design: str, *backends: str) -> None:
-    """A misspelt name is told before anything heavy is loaded; a device elsewhere may know others."""
-    from ditto_cosim.device.backends import find_backend
-    from ditto_cosim.device.chips import load_chip
-    from ditto_cosim.device.designs.base import load_design
-
-    load_chip(chip)
-    load_design(design)
-    for backend in backends:
-        find_backend(backend)
 
 
 def tell(outcome: Outcome, as_json: bool, say: Callable[[str], None], silent: bool = False) -> None:

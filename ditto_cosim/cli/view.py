@@ -67,7 +67,8 @@ class LivePage:
             return WAITING + again
         with self._lock:
             reports = [r for r in self._reports if r.step < steps]
-        info = RunRecord(self._directory).info
+        record = RunRecord(self._directory)
+        info = record.info
         report = RunReport.of(
             reports,
             model=info.model,
@@ -79,6 +80,7 @@ class LivePage:
             seed=info.seed,
             command_line=str(info.extra.get("command", "")),
             wall_s=0.0,
+            period=record.program.period,
         )
         return render(report, self._directory, None).replace("</body>", f"{again}</body>")
 

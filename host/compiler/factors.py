@@ -79,6 +79,10 @@ class Factors:
     """How they were made: pictures, steps, seeds."""
 
     @property
+    def _whose(self) -> str:
+        return f"factors of {self.model!r}" if self.model else "factors"
+
+    @property
     def rank(self) -> int:
         return max(f.rank for f in self.layers.values())
 
@@ -90,23 +94,23 @@ class Factors:
         """Factors of these layers at a rank (0: their own), if that is what they are of."""
         if unknown := self.layers.keys() - found.keys():
             raise FactorsError(
-                f"factors of {self.model!r} are of another model: it has a layer {min(unknown)!r}, the denoiser has none"
+                f"{self._whose} are of another model: it has a layer {min(unknown)!r}, the denoiser has none"
             )
         for name, factors in self.layers.items():
             if weight_digest(found[name].weight) != factors.digest:
                 raise FactorsError(
-                    f"factors of {self.model!r} were made from other weights than this denoiser's (layer {name!r}, digest "
+                    f"{self._whose} were made from other weights than this denoiser's (layer {name!r}, digest "
                     f"{factors.digest}); make them again with `ditto factor`"
                 )
         if period > self.longest_period:
             raise FactorsError(
-                f"factors of {self.model!r} were measured for periods up to {self.longest_period}, {period} is asked; "
+                f"{self._whose} were measured for periods up to {self.longest_period}, {period} is asked; "
                 f"`ditto factor --longest-period {period}` measures them"
             )
         if rank > self.rank:
             check_rank(rank, found)
             raise FactorsError(
-                f"factors of {self.model!r} have rank {self.rank}, {rank} is asked; `ditto factor --rank {rank}` makes them"
+                f"{self._whose} have rank {self.rank}, {rank} is asked; `ditto factor --rank {rank}` makes them"
             )
         return {n: f.truncated(rank) if 0 < rank < f.rank else f for n, f in self.layers.items()}
 

@@ -149,6 +149,8 @@ class Generation:
     """Where its record is, if there is one."""
     model: str = ""
     seed: int = 0
+    period: int = 1
+    """A full step, and the increments up to the next."""
     others: tuple[Generation, ...] = ()
     """Runs beside this one in the same generation: calls with other static inputs, or of another structure."""
 
@@ -162,6 +164,7 @@ class Run:
         """`record` says where this run's record goes, which for all but the first of a generation is beside the settings'."""
         self.compiled = compiled
         self.seen = (settings.generation or Generation)()
+        self.seen.period = compiled.program.period
         self.spec = settings.spec
         self._device, self._settings, self._steps = device, settings, steps
         self._recording = record

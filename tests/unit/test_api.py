@@ -18,9 +18,13 @@ from ditto_cosim import api
 from ditto_cosim.device.backends.base import Gemm
 from ditto_cosim.device.backends.model import ModelBackend
 from ditto_cosim.device.chips import load_chip
+from ditto_cosim.host.report.columns import COLUMNS
+from ditto_cosim.host.report.model import ReportError
 from ditto_cosim.protocol.errors import BackendError, DittoError, TensorError
+from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS
 from ditto_cosim.protocol.suggest import did_you_mean
-from ditto_cosim.shown import COLUMNS, NotRecordedError, ShownGeneration
+from ditto_cosim.shown import NotRecordedError, ShownGeneration
+from support.relu_denoiser import ReluDenoiser
 
 
 @pytest.mark.parametrize("name", ["accelerate", "accelerated", "connect"])
@@ -97,11 +101,24 @@ def test_generation_says_itself_in_a_line_and_as_a_table(generation: ShownGenera
 
 def test_generation_layers_are_the_reports_as_a_frame(generation: ShownGeneration) -> None:
     frame = generation.layers
-    assert list(frame.columns[: len(COLUMNS)]) == list(COLUMNS)
+    assert frame.columns == [c.name for c in COLUMNS]
     assert len(frame) == len(generation.reports) == 6
     assert frame["cycles"].sum() == sum(r.cycles for r in generation.reports)
-    assert frame["bytes_weights"].dtype == np.int64
-    assert list(ShownGeneration().layers.columns) == list(COLUMNS)
+    assert frame["dram_weights_bytes"].sum() == sum(r.traffic_bytes["weights"] for r in generation.reports)
+    with pytest.raises(ReportError, match="run at least one step first"):
+        _ = ShownGeneration().layers
+
+
+def test_api_design_with_arrays_takes_block_scaled_layers() -> None:
+    """Asked for SQ-DM, nobody gets 8-bit layers priced as if they were its own."""
+    x = torch.randn(1, 3, 8, 8)
+    with api.accelerated(
+        ReluDenoiser().eval(), backend="model", chip="tiny", design="sq_dm", calibration={"sample": x}
+    ) as denoiser:
+        denoiser(x)
+        program = denoiser.program_of(x).program
+        assert any(c.op in BLOCK_LAYER_OPS for c in program.layers)
+        assert {r.name for r in denoiser.generation.reports} == {c.name for c in program.layers}
 
 
 def test_generation_energy_is_the_record_s_price(generation: ShownGeneration, tmp_path: Path) -> None:

@@ -47,7 +47,6 @@ TOOLS = {
     "pytest-xdist": "Makefile",
     "pytest-cov": "Makefile",
     "pytest-timeout": "pyproject.toml",
-    "pandas-stubs": "Makefile",
     **dict.fromkeys(("sphinx", "myst-parser", "furo"), "docs/conf.py"),
     "ipykernel": "tests/e2e/test_notebooks.py",
 }
@@ -57,7 +56,6 @@ MARKS = {
     "pytest-cov": "--cov",
     "pytest-timeout": "timeout",
     "import-linter": "lint-imports",
-    "pandas-stubs": "mypy",
 }
 
 
