@@ -2,7 +2,9 @@
 """Prices a finished run for its report: designs beside each other, layers against the chip's limits, one step over time.
 
     prices = appraise(Path("runs/demo"))                 seconds: the best-known designs, the chips that ship
-    prices = appraise(Path("runs/demo"), full=True)      all designs, and a grid of chips for the what-if sliders
+    prices = appraise(Path("runs/demo"), full=True)      all designs, one step in transactions, a grid of chips for the sliders
+
+Without a compiler only the full form, which is asked for: it takes minutes.
 
 What this file does not do: price (`device/pricing/`) or draw (`host/report/`).
 """
@@ -15,6 +17,7 @@ import numpy as np
 
 from ditto_cosim.device.chips import Chip, chip_names, load_chip
 from ditto_cosim.device.designs.base import Design, designs_for, load_design
+from ditto_cosim.device.kernels import native
 from ditto_cosim.device.pricing.contracts import Pipelined
 from ditto_cosim.device.pricing.energy import AREA_MM2
 from ditto_cosim.device.pricing.moments import ROOMS, StepMoments, moments
@@ -22,6 +25,7 @@ from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, chip_of, design_of, price_run
 from ditto_cosim.device.pricing.sweep import points, run_points
 from ditto_cosim.host.report.prices import DesignPrice, Elsewhere, LayerPrice, Prices, StepSeries, WhatIf
+from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import MODES
 from ditto_cosim.protocol.record import RunRecord, layer_work
 
@@ -34,8 +38,14 @@ SERIES_STEP = 2
 """Of the steps that are there, the first in which Defo's decisions stand."""
 
 
+class NotPricedError(DittoError):
+    """Prices that would take too long to be made unasked."""
+
+
 def appraise(run: Path, *, full: bool = False) -> Prices:
     """Prices the run; it must have been recorded."""
+    if not full and native.kernels() is None:
+        raise NotPricedError("without a C++ compiler that takes minutes; `ditto report RUN --full` does it")
     columns = RecordColumns.load(RunRecord(run))
     chip, own = chip_of(columns.info), design_of(columns.info)
     fitting = designs_for(columns.program)
@@ -57,7 +67,7 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
         designs=[_design(designs[name], time) for name, time in times.items()],
         layers=_layers(columns, times[own.name]),
         elsewhere=[_elsewhere(columns, load_chip(name), own) for name in chip_names() if name != chip.name],
-        series=_series(columns, chip, own),
+        series=_series(columns, chip, own) if full else None,
         what_if=_what_if(run, own) if full else [],
     )
 

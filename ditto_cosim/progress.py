@@ -38,7 +38,9 @@ def shown_progress(progress: bool | None, on_open: OnOpen | None, on_layer: OnLa
     if not (in_notebook() if progress is None else progress):
         return Watching(on_open, on_layer)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # without ipywidgets a notebook gets the terminal's bar, which does as well
+        warnings.simplefilter(
+            "ignore"
+        )  # without ipywidgets a notebook gets the terminal's bar, which does as well
         from tqdm.auto import tqdm
 
     bars: list[Any] = []

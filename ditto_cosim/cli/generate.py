@@ -238,12 +238,12 @@ def generate(
 
 def _cache(kind: str, period: int, rank: int, factors: str, anchor: str) -> Cache | None:
     """What is computed between full steps, if anything is left out."""
-    from ditto_cosim.host.compiler.cache import Cache
-
     if anchor not in ("difference", "projected"):
         raise typer.BadParameter(f"{anchor!r} is neither difference nor projected", param_hint="--anchor")
     if not kind:
         return None
+    from ditto_cosim.host.compiler.cache import Cache
+
     return Cache(kind, period, rank, factors, anchor == "projected")  # type: ignore[arg-type]  # refused there
 
 

@@ -243,7 +243,11 @@ def report(
     directory: Annotated[Path, typer.Argument(help="Directory of a run")],
     slow: Annotated[int, typer.Option(help="How many of the slowest layers to show")] = 10,
     full: Annotated[
-        bool, typer.Option("--full", help="Price all designs and a grid of chips into the page (a minute)")
+        bool,
+        typer.Option(
+            "--full",
+            help="Price all designs, one step in transactions and a grid of chips into the page (a minute)",
+        ),
     ] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Write layers.csv beside layers.parquet")] = False,
     as_json: AsJson = False,

@@ -166,6 +166,7 @@ def test_folders_follow_a_controlnet(ditto: Any, folders: Any, tmp_path: Path) -
     assert not np.array_equal(*made)
 
 
+@pytest.mark.long
 def test_folders_paint_into_a_mask_and_in_few_steps(ditto: Any, folders: Any, tmp_path: Path) -> None:
     from diffusers import LatentConsistencyModelPipeline, LCMScheduler, UNet2DConditionModel
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from ditto_cosim.cli import main
 from ditto_cosim.host.report import load_report
 from ditto_cosim.protocol.record import RunRecord
 
@@ -68,7 +69,9 @@ def test_generate_leaves_pictures_report_and_record(runs: Runs) -> None:
     assert record.outcome["verify"]["bit_identical"]
 
 
-def test_generate_refuses_bad_input_in_a_sentence(tmp_path: Path) -> None:
+def test_generate_refuses_bad_input_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for arguments, words in [
         (("--model", "no-such-model"), "fashion-ddpm"),
         (("--chip", "no-such-chip"), "paper_twin"),
@@ -78,9 +81,13 @@ def test_generate_refuses_bad_input_in_a_sentence(tmp_path: Path) -> None:
         (("--model", str(tmp_path)), "not a folder that save_pretrained wrote"),
     ]:
         backend = () if "--backend" in arguments else ("--backend", "model")
-        result = ditto("generate", "--steps", "1", "-o", str(tmp_path), *backend, *arguments, status=2)
-        assert words in result.stderr
-        assert "Traceback" not in result.stderr
+        typed = ["ditto", "generate", "--steps", "1", "-o", str(tmp_path), *backend, *arguments]
+        monkeypatch.setattr("sys.argv", typed)
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        said = capsys.readouterr().err
+        assert words in said
+        assert "Traceback" not in said
 
 
 def test_generate_without_a_compiler_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,16 +97,30 @@ def test_generate_without_a_compiler_says_what_to_do(tmp_path: Path, monkeypatch
     assert "g++" in result.stderr
     assert "--backend model" in result.stderr
     assert "Traceback" not in result.stderr
-    ditto("generate", "--steps", "1", "-o", str(tmp_path), "--chip", "tiny", "--backend", "model")
 
 
-def test_help_imports_no_subcommand() -> None:
+@pytest.mark.long
+def test_generate_works_without_a_compiler_and_leaves_prices_to_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    monkeypatch.setenv("DITTO_CACHE", str(tmp_path / "cache"))
+    made = ditto("generate", "--steps", "1", "-o", str(tmp_path), "--chip", "tiny", "--backend", "model")
+    assert "not priced: without a C++ compiler" in made.stderr
+    assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [(["--help"], ("torch", "numpy")), (["generate", "--chip", "no-such-chip"], ("torch",))],
+)
+def test_what_needs_nothing_heavy_imports_nothing_heavy(words: list[str], heavy: tuple[str, ...]) -> None:
     probe = (
-        "import sys; sys.argv = ['ditto', '--help']\n"
+        f"import sys; sys.argv = {['ditto', *words]}\n"
         "import ditto_cosim.cli as c\n"
         "try: c.main()\n"
-        "finally: print('torch' in sys.modules, 'numpy' in sys.modules)"
+        f"finally: print([name for name in {heavy} if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert result.stdout.strip().endswith("False False")
-    assert "generate" in result.stdout
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert result.stdout.strip().endswith("[]")
+    assert ("generate" if words == ["--help"] else "paper_twin") in result.stdout + result.stderr
