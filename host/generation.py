@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -317,10 +317,10 @@ def _verdict_of(runs: list[Generation]) -> Verdict | None:
     found = [run.verdict for run in runs if run.verdict is not None]
     if not found:
         return None
-    lowest: dict[int, float] = {}
-    for verdict in found:
-        for step, snr_db in verdict.snr_by_step.items():
-            lowest[step] = min(snr_db, lowest.get(step, snr_db))
+    lowest, of_increments = (
+        _lowest(v.snr_by_step for v in found),
+        _lowest(v.increment_snr_by_step for v in found),
+    )
     return replace(
         found[0],
         bit_identical=all(v.bit_identical for v in found),
@@ -329,7 +329,16 @@ def _verdict_of(runs: list[Generation]) -> Verdict | None:
         delivered_checked=sum(v.delivered_checked for v in found),
         first_difference=next((v.first_difference for v in found if v.first_difference is not None), None),
         snr_by_step=lowest,
+        increment_snr_by_step=of_increments,
     )
+
+
+def _lowest(found: Iterable[Mapping[int, float]]) -> dict[int, float]:
+    lowest: dict[int, float] = {}
+    for by_step in found:
+        for step, snr_db in by_step.items():
+            lowest[step] = min(snr_db, lowest.get(step, snr_db))
+    return lowest
 
 
 def verdict_figures(verdict: Verdict) -> dict[str, Any]:
@@ -342,6 +351,11 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
         "delivered_checked": verdict.delivered_checked,
         "first_difference": None if difference is None else str(difference),
         "snr_db": None if verdict.snr_db is None else round(verdict.snr_db, 2),
+        **(
+            {}
+            if verdict.increment_snr_db is None
+            else {"increment_snr_db": round(verdict.increment_snr_db, 2)}
+        ),
         "digests": dict(verdict.digests),
         "not_checked": list(verdict.not_checked),
     }

@@ -96,7 +96,7 @@ class Settings:
     on_step: Callable[[int], None] | None = None
     on_open: Callable[[Compiled, int], None] | None = None
     snr_steps: frozenset[int] = frozenset({0})
-    """Steps that `verify` also holds against the fp32 module itself."""
+    """Steps that `verify` also holds against the fp32 module itself; of a cached run the first period's last increment too."""
     snr_floor_db: float = SNR_FLOOR_DB
     verify_sample: int = 0
     """Layers that `verify` compares in a step, taking turns; 0: everything."""
@@ -121,12 +121,19 @@ class Verdict:
     not_checked: tuple[str, ...]
     """What is taken on trust."""
     snr_by_step: Mapping[int, float] = field(default_factory=dict)
-    """Step -> signal-to-noise ratio of the denoiser's result against the live fp32 module on the same inputs."""
+    """Full step -> signal-to-noise ratio of the denoiser's result against the live fp32 module on the same inputs."""
+    increment_snr_by_step: Mapping[int, float] = field(default_factory=dict)
+    """The same of increments, which leave something out by choice: no floor holds them."""
 
     @property
     def snr_db(self) -> float | None:
-        """The lowest of them."""
+        """The lowest of full steps."""
         return min(self.snr_by_step.values(), default=None)
+
+    @property
+    def increment_snr_db(self) -> float | None:
+        """The lowest of increments."""
+        return min(self.increment_snr_by_step.values(), default=None)
 
 
 @dataclass
@@ -169,6 +176,7 @@ class Run:
         self._device, self._settings, self._steps = device, settings, steps
         self._recording = record
         self._snr_by_step: dict[int, float] = {}
+        self._increment_snr_by_step: dict[int, float] = {}
         self._reports: list[LayerReport] = []
         """Of the step under way."""
         self._verifier: Verifier | SampledVerifier | None = None
@@ -203,11 +211,16 @@ class Run:
         return {name: torch.from_numpy(array.copy()) for name, array in outputs.items()}
 
     def judge(self, step: int, snr_db: float) -> None:
-        """Takes note of a step's signal-to-noise ratio against the live fp32 module; one below the floor ends the run."""
-        self._snr_by_step[step] = snr_db
+        """Takes note of a step's signal-to-noise ratio against the live fp32 module; a full one below the floor ends the run."""
+        full = self.compiled.program.step_class(step) == "full"
+        (self._snr_by_step if full else self._increment_snr_by_step)[step] = snr_db
         if self.seen.verdict is not None:
-            self.seen.verdict = replace(self.seen.verdict, snr_by_step=dict(self._snr_by_step))
-        if not snr_db >= self._settings.snr_floor_db:
+            self.seen.verdict = replace(
+                self.seen.verdict,
+                snr_by_step=dict(self._snr_by_step),
+                increment_snr_by_step=dict(self._increment_snr_by_step),
+            )
+        if full and not snr_db >= self._settings.snr_floor_db:
             raise FidelityError(step, snr_db, self._settings.snr_floor_db)
 
     def close(self, outcome: Mapping[str, Any] | None = None) -> Generation:
@@ -450,6 +463,7 @@ class Run:
             self._digests,
             tuple(checked.not_checked),
             dict(self._snr_by_step),
+            dict(self._increment_snr_by_step),
         )
 
 

@@ -244,6 +244,15 @@ def verdict_words(report: RunReport) -> str:
         "outputs compared, records and totals counted again"
     )
     if verdict.bit_identical:
+        beside = (
+            ""
+            if verdict.snr_db is None
+            else f"; {verdict.snr_db:.1f} dB to the live fp32 model on the same inputs"
+        )
+        if verdict.increment_snr_db is not None:
+            beside += (
+                f", {verdict.increment_snr_db:.1f} dB in an increment, which leaves out what caching saves"
+            )
         trusted = f"; not checked: {'; '.join(verdict.not_checked)}" if verdict.not_checked else ""
-        return f"bit-identical to the int8 reference: {checked}{trusted}"
+        return f"bit-identical to the int8 reference: {checked}{beside}{trusted}"
     return f"DIFFERS from the int8 reference at {verdict.first_difference} ({checked})"

@@ -21,6 +21,7 @@ from torch import nn
 
 from ditto_cosim.host.analysis.quality import GoldenRun
 from ditto_cosim.host.compiler.arguments import ArgumentError
+from ditto_cosim.host.compiler.cache import Cache
 from ditto_cosim.host.compiler.capture import CaptureError
 from ditto_cosim.host.compiler.lower import LoweringError
 from ditto_cosim.host.compiler.quantize import save_grids
@@ -28,7 +29,7 @@ from ditto_cosim.host.pipeline.accelerate import accelerate, restore
 from ditto_cosim.host.pipeline.fingerprint import UnfaithfulError
 from ditto_cosim.host.pipeline.run import FidelityError
 from ditto_cosim.host.wire.supervisor import LocalDevice
-from support.families import build
+from support.families import build, calibrated
 
 FAITHFUL_DB = 20
 
@@ -677,3 +678,29 @@ def test_faithful_dropped_weights_leave_the_program_and_refuse_the_rest(tmp_path
         module.save_pretrained(tmp_path)
     with pytest.raises(UnfaithfulError, match="other shapes or arguments needs another program"):
         module(**inputs(batch=1))
+
+
+def test_faithful_verdict_tells_what_caching_leaves_out_apart() -> None:
+    """Decibels of increments are stated beside those of full steps, and no floor holds what is left out by choice."""
+    module, calls = build("dit"), calibrated("dit")[1]
+    accelerated = accelerate(
+        module,
+        backend="model",
+        chip="tiny",
+        verify=True,
+        snr_floor_db=25,
+        cache=Cache("reuse", 3),
+        calibration=lambda m: [m(**call) for call in calls],
+    )
+    torch.manual_seed(0)
+    try:
+        for step in range(3):
+            sample = torch.randn(calls[0]["hidden_states"].shape)  # nothing like the step before
+            accelerated(**{**calls[step], "hidden_states": sample})
+        verdict = accelerated.finish().verdict
+    finally:
+        accelerated.shut_down()
+    assert verdict.bit_identical
+    assert set(verdict.snr_by_step) == {0}
+    assert set(verdict.increment_snr_by_step) == {2}
+    assert verdict.increment_snr_db < 25 < verdict.snr_db
