@@ -91,7 +91,9 @@ def test_generate_works_without_a_compiler_and_leaves_prices_to_who_asks(
 ) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     monkeypatch.setenv("DITTO_CACHE", str(tmp_path / "cache"))
-    made = ditto("generate", "--steps", "1", "-o", str(tmp_path), "--chip", "tiny", "--backend", "model")
+    words = ("generate", "--steps", "1", "-o", str(tmp_path), "--chip", "tiny", "--backend", "model")
+    command = [sys.executable, "-c", "from ditto_cosim.cli import main; main()", *words]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "not priced: without a C++ compiler" in made.stderr
     assert (tmp_path / "report.html").is_file()
 

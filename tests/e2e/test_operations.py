@@ -11,6 +11,7 @@ import torch.nn.functional as functional
 from torch import nn
 
 from ditto_cosim.coverage import check
+from ditto_cosim.host.compiler.builder import LoweringError
 from ditto_cosim.host.compiler.capture import CaptureError, capture
 from ditto_cosim.host.compiler.lower import UnsupportedError, lower
 
@@ -93,6 +94,7 @@ OPERATIONS = {
     "writing in place": written,
     "index": lambda m, x: x[:, [3, 0, 0, 5]] + x.flip(1)[:, :4] + x.roll(2, 1)[:, torch.tensor([1, 2, 4, 0])],
     "repeat": lambda m, x: x.repeat(1, 2, 2) + x.repeat_interleave(2, 1).repeat_interleave(2, 2),
+    "repeat_five_axes": lambda m, x: x.reshape(2, 3, 2, 4, 2).repeat(1, 1, 2, 1, 1).flatten(2) + x.sum(),
     "pads": lambda m, x: (
         functional.pad(x, (2, 1), "reflect") + functional.pad(x, (1, 2), "replicate") + functional.pad(x, (3, 0), "circular")
     ),
@@ -165,6 +167,12 @@ def test_a_mask_given_as_truth_values_is_not_added() -> None:
 def test_lower_names_everything_that_is_missing_at_once() -> None:
     module = Between(lambda m, x: torch.cumsum(x, 1) + m.first(x.sort(-1).values) + torch.cumsum(x, 2))
     with pytest.raises(UnsupportedError, match=r"aten.cumsum.*aten.sort"):
+        lower(capture(module.eval(), {"sample": torch.randn(2, 6, 8)}), None)
+
+
+def test_lower_refuses_more_axes_than_a_tensor_has() -> None:
+    module = Between(lambda m, x: m.first(x.reshape(1, 1, 1, 1, 1, 1, 2, 6, 8)))
+    with pytest.raises(LoweringError, match=r"shape \(1, 1, 1, 1, 1, 1, 2, 6, 8\) has 9 axes; .* up to 8"):
         lower(capture(module.eval(), {"sample": torch.randn(2, 6, 8)}), None)
 
 
