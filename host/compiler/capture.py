@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -342,11 +343,15 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cpu" and (not tensor.is_floating_point() or tensor.dtype is torch.float32)
 
 
+_MAY_DROP = re.compile(r"dropout|\b(gru|lstm|rnn_\w+)\.")
+"""Operations that PyTorch counts as random for their dropout, which is off."""
+
+
 def _refuse_chance(kind: str, graph: torch.fx.GraphModule) -> None:
     """A program computes the same from the same inputs; a module that draws random numbers does not."""
     for node in graph.graph.nodes:
         tags = getattr(node.target, "tags", ())
-        if torch.Tag.nondeterministic_seeded in tags and "dropout" not in str(node.target):
+        if torch.Tag.nondeterministic_seeded in tags and not _MAY_DROP.search(str(node.target)):
             raise CaptureError(
                 f"{kind} draws random numbers ({node.target}); pass them in as an input instead"
             )

@@ -263,6 +263,71 @@ def outer(a: Tensor, b: Tensor) -> Tensor:
 
 
 _aten = torch.ops.aten
+# --- what is made of others ---------------------------------------------------------------------------------------------
+
+
+def prelu(x: Tensor, weight: Tensor) -> Tensor:
+    axes = [-1 if axis == min(1, x.dim() - 1) else 1 for axis in range(x.dim())]
+    return torch.where(x > 0, x, x * (weight.reshape(axes) if weight.numel() > 1 else weight.reshape(())))
+
+
+def selu(x: Tensor) -> Tensor:
+    alpha, scale = 1.6732632423543772, 1.0507009873554805
+    return scale * torch.where(x > 0, x, alpha * (x.clamp(max=0).exp() - 1))
+
+
+def celu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    return torch.where(x > 0, x, alpha * ((x.clamp(max=0) / alpha).exp() - 1))
+
+
+def instance_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    if not use_input_stats:
+        return functional.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    return functional.group_norm(x, x.shape[1], weight, bias, eps)
+
+
+def _corner(lower: bool) -> Callable[..., Tensor]:
+    def cut(x: Tensor, diagonal: int = 0) -> Tensor:
+        ahead = torch.arange(x.shape[-1]) - torch.arange(x.shape[-2]).unsqueeze(1)
+        inside = ahead <= diagonal if lower else ahead >= diagonal
+        return x & inside if x.dtype == torch.bool else torch.where(inside, x, 0.0)
+
+    return cut
+
+
+def logsumexp(x: Tensor, dim: Sizes, keepdim: bool = False) -> Tensor:
+    axes = tuple(dim)
+    largest = x.amax(axes, keepdim=True)
+    total = (x - largest).exp().sum(axes, keepdim=True).log() + largest
+    found: Tensor = total if keepdim else total.squeeze(axes)
+    return found
+
+
+def lerp(x: Tensor, end: Tensor, weight: Any) -> Tensor:
+    y: Tensor = x + weight * (end - x)
+    return y
+
+
+def addcmul(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
+    y: Tensor = x + value * (a * b)
+    return y
+
+
+def addcdiv(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
+    y: Tensor = x + value * (a / b)
+    return y
+
+
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _aten.scaled_dot_product_attention.default: attention,
     _aten.conv1d.default: convolution(1),
@@ -277,6 +342,17 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _aten.baddbmm.default: baddbmm,
     _aten.addmm.default: addmm,
     _aten.outer.default: outer,
+    _aten.prelu.default: prelu,
+    _aten.selu.default: selu,
+    _aten.celu.default: celu,
+    _aten.instance_norm.default: instance_norm,
+    _aten.tril.default: _corner(lower=True),
+    _aten.triu.default: _corner(lower=False),
+    _aten.logsumexp.default: logsumexp,
+    _aten.lerp.Scalar: lerp,
+    _aten.lerp.Tensor: lerp,
+    _aten.addcmul.default: addcmul,
+    _aten.addcdiv.default: addcdiv,
 }
 """As `ExportedProgram.run_decompositions` takes them, too."""
 

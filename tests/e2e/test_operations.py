@@ -93,6 +93,12 @@ OPERATIONS = {
     "complex rotation": rotated,
     "writing in place": written,
     "index": lambda m, x: x[:, [3, 0, 0, 5]] + x.flip(1)[:, :4] + x.roll(2, 1)[:, torch.tensor([1, 2, 4, 0])],
+    "corners": lambda m, x: x.tril() + x.triu(1) * 0.5 + torch.lerp(x, x.exp(), 0.3),
+    "added_products": lambda m, x: torch.addcmul(x, x, x, value=0.5) + torch.addcdiv(x, x, 2 + x * x),
+    "units": lambda m, x: (
+        functional.selu(x) + functional.celu(x, 0.7) + functional.prelu(x, m.rows[:, 0]) - x.logsumexp(-1, True)
+    ),
+    "instance_norm": lambda m, x: functional.instance_norm(pictures(x)).reshape(2, 6, 8),
     "repeat": lambda m, x: x.repeat(1, 2, 2) + x.repeat_interleave(2, 1).repeat_interleave(2, 2),
     "repeat_five_axes": lambda m, x: x.reshape(2, 3, 2, 4, 2).repeat(1, 1, 2, 1, 1).flatten(2) + x.sum(),
     "pads": lambda m, x: (
