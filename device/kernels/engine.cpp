@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -21,6 +22,9 @@ inline Cycle floor_div(Cycle a, Cycle b) {
   return ((a | b) >> 32) == 0 ? Cycle(uint32_t(a) / uint32_t(b)) : a / b;
 }
 inline Cycle ceil_div(Cycle a, Cycle b) { return floor_div(a + b - 1, b); }
+
+// By value, as vectors want it.
+inline Cycle most(Cycle a, Cycle b) { return a > b ? a : b; }
 
 // `share` of `flow.py` for index 0, 1, …, without a division for each.
 struct Shares {
@@ -64,15 +68,30 @@ struct Pipe {
   }
 };
 
-struct Bank {
-  Cycle row = -1, activate_at = 0, precharge_at = 0;
+// Numbers of channels, from a line of the cache on: what vectors load has been stored in the same pieces.
+constexpr Cycle LINE = 8;
+template <class T>
+struct Aligned {
+  using value_type = T;
+  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(LINE * sizeof(Cycle)))); }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(LINE * sizeof(Cycle))); }
+  bool operator==(const Aligned&) const = default;
 };
+using Column = std::vector<Cycle, Aligned<Cycle>>;
 
-struct Channel {
-  Bank* banks = nullptr;
-  std::array<Cycle, 4> activates{LONG_AGO, LONG_AGO, LONG_AGO, LONG_AGO};
-  Cycle group = -1, column = LONG_AGO, refresh_at = 0;
-  bool write = false;
+// What the channels remember, a column each, so that a burst in each of them is one pass.
+struct Channels {
+  Cycle stride = 0;                                                       // channels, filled up to whole lines
+  Column row, activate_at, precharge_at;                                  // [banks][channels]
+  Column activates[4], group, column, refresh_at, write, opens, columns;  // [channels]; the last two of one pass
+
+  void resize(Cycle banks, Cycle channels, Cycle first_refresh) {
+    stride = ceil_div(channels, LINE) * LINE;
+    row.assign(banks * stride, -1), activate_at.assign(banks * stride, 0), precharge_at.assign(banks * stride, 0);
+    for (auto& activate : activates) activate.assign(stride, LONG_AGO);
+    group.assign(stride, -1), column.assign(stride, LONG_AGO), write.assign(stride, 0);
+    refresh_at.assign(stride, first_refresh), opens.assign(stride, 0), columns.assign(stride, 0);
+  }
 };
 
 // Where an address lies; whoever walks on from it need not divide again.
@@ -81,21 +100,16 @@ struct Place {
 };
 
 struct Memory {
+  static constexpr Cycle SCATTERED = 4;  // rows that are sooner done one by one
   const Config& c;
   Pipe pipe;
-  std::vector<Channel> channels;
-  std::vector<Bank> banks;
+  Channels ch;
 
   explicit Memory(const Config& config) : c(config) {
     pipe.width = c.pipe_bytes_per_cycle;
     if (pipe.width) return;
-    Channel one;
-    one.refresh_at = c.refresh_interval / 2;
-    channels.assign(c.channels, one);
-    banks.resize(c.channels * per_channel());
-    for (Cycle i = 0; i < c.channels; ++i) channels[i].banks = &banks[i * per_channel()];
+    ch.resize(c.groups * c.banks_per_group, c.channels, c.refresh_interval / 2);
   }
-  Cycle per_channel() const { return c.groups * c.banks_per_group; }
 
   // `place` is the transfer's own walk; it ends behind the transfer.
   Cycle transport(Place& place, Cycle address, Cycle nbytes, bool write, Cycle at) {
@@ -106,8 +120,15 @@ struct Memory {
     Cycle done = since;
     if (place.request != address / 64) place = find(address / 64);
     while (place.request < last) {
+      const Cycle requests = c.fine ? 1 : std::min(last - place.request, (c.channels - place.channel) * c.row_requests - place.column);
+      const Cycle rows = ceil_div(place.column + requests, c.row_requests);
+      if (rows > SCATTERED) {
+        done = std::max(done, sweep(place, rows, requests, write, since));
+        walk(place, requests);
+        continue;
+      }
       const Cycle count = c.fine ? 1 : std::min(last - place.request, c.row_requests - place.column);
-      done = std::max(done, burst(channels[place.channel], place.group, place.bank, place.row, count, write, since));
+      done = std::max(done, burst(place, place.channel, count, write, since));
       walk(place, count);
     }
     return nanoseconds ? done : ceil_div(done * c.clock_mhz, 1000);
@@ -127,7 +148,7 @@ struct Memory {
     return p;
   }
 
-  // Over requests of one row, or in the fine mapping over one.
+  // Over requests of one row or of neighbouring channels, or in the fine mapping over one request.
   void walk(Place& p, Cycle count) const {
     p.request += count;
     if (c.fine) {
@@ -141,8 +162,9 @@ struct Memory {
       p.bank = 0;
     } else {
       if ((p.column += count) < c.row_requests) return;
-      p.column = 0;
-      if (++p.channel < c.channels) return;
+      const Cycle rows = floor_div(p.column, c.row_requests);
+      p.column -= rows * c.row_requests;
+      if ((p.channel += rows) < c.channels) return;
       p.channel = 0;
       if (++p.bank < c.banks_per_group) return;
       p.bank = 0;
@@ -159,53 +181,119 @@ struct Memory {
     return digit;
   }
 
-  Cycle burst(Channel& ch, Cycle group, Cycle of_group, Cycle row, Cycle count, bool write, Cycle since) {
-    Bank& bank = ch.banks[group * c.banks_per_group + of_group];
+  // Requests of one row of one channel; the last one's data.
+  Cycle burst(const Place& p, Cycle i, Cycle count, bool write, Cycle since) {
+    const Cycle bank = (p.group * c.banks_per_group + p.bank) * ch.stride + i;
     const Cycle reach = write ? c.write_to_precharge : c.read_to_precharge;
     Cycle column = 0;
     while (count) {
       Cycle opened = -1;
       column = since;
-      if (bank.row != row) {
-        opened = std::max(since, bank.activate_at);
-        if (bank.row >= 0) opened = std::max(opened, std::max(since, bank.precharge_at) + c.precharge);
-        const Cycle gap = ch.group == group ? c.activate_same_group : c.activate;
-        opened = std::max({opened, ch.activates[3] + gap, ch.activates[0] + c.four_activates});
+      if (ch.row[bank] != p.row) {
+        opened = std::max(since, ch.activate_at[bank]);
+        if (ch.row[bank] >= 0) opened = std::max(opened, std::max(since, ch.precharge_at[bank]) + c.precharge);
+        const Cycle gap = ch.group[i] == p.group ? c.activate_same_group : c.activate;
+        opened = std::max({opened, ch.activates[3][i] + gap, ch.activates[0][i] + c.four_activates});
         column = opened + c.row_to_column;
       }
-      column = std::max(column, ch.column + turn(ch, write, group));
-      if (c.refresh_on && column >= ch.refresh_at) {
-        refresh(ch);
+      column = std::max(column, ch.column[i] + turn(i, write, p.group));
+      if (c.refresh_on && column >= ch.refresh_at[i]) {
+        refresh(i);
         continue;
       }
       if (opened >= 0) {
-        bank = {row, opened + c.row_cycle, opened + c.row_active};
-        ch.activates = {ch.activates[1], ch.activates[2], ch.activates[3], opened};
+        ch.row[bank] = p.row, ch.activate_at[bank] = opened + c.row_cycle, ch.precharge_at[bank] = opened + c.row_active;
+        for (int k = 0; k < 3; ++k) ch.activates[k][i] = ch.activates[k + 1][i];
+        ch.activates[3][i] = opened;
       }
       Cycle taken = count;
-      if (c.refresh_on && column + (count - 1) * c.burst >= ch.refresh_at) taken = ceil_div(ch.refresh_at - column, c.burst);
+      if (c.refresh_on && column + (count - 1) * c.burst >= ch.refresh_at[i]) taken = ceil_div(ch.refresh_at[i] - column, c.burst);
       column += (taken - 1) * c.burst;
-      ch.column = column, ch.write = write, ch.group = group;
-      bank.precharge_at = std::max(bank.precharge_at, column + reach);
+      ch.column[i] = column, ch.write[i] = write, ch.group[i] = p.group;
+      ch.precharge_at[bank] = std::max(ch.precharge_at[bank], column + reach);
       count -= taken;
     }
-    return column + c.burst + (write ? c.write_cas : c.cas + 1);
+    return data(column, write);
   }
 
-  Cycle turn(const Channel& ch, bool write, Cycle group) const {
-    if (write == ch.write) return c.burst;
+  // The same row of neighbouring channels, of the first and the last perhaps a part: `burst` for each, without branches. Where
+  // one meets its refresh, each alone.
+  Cycle sweep(const Place& p, Cycle rows, Cycle requests, bool write, Cycle since) {
+    const Cycle first = p.channel, last = first + rows - 1, whole = c.row_requests;
+    const Cycle head = whole - p.column, tail = requests - head - (rows - 2) * whole;
+    const Cycle line = first / LINE * LINE, banks = (p.group * c.banks_per_group + p.bank) * ch.stride + line;
+    const Cycle width = (last / LINE + 1) * LINE - line;
+    Cycle *const row = &ch.row[banks], *const activate_at = &ch.activate_at[banks],
+                 *const precharge_at = &ch.precharge_at[banks];
+    Cycle *const a0 = &ch.activates[0][line], *const a1 = &ch.activates[1][line], *const a2 = &ch.activates[2][line],
+                 *const a3 = &ch.activates[3][line];
+    Cycle *const group = &ch.group[line], *const column = &ch.column[line], *const written = &ch.write[line],
+                 *const opens = &ch.opens[line], *const columns = &ch.columns[line];
+    const Cycle* const refresh_at = &ch.refresh_at[line];
+    const Cycle precharge = c.precharge, same_group = c.activate_same_group, other_group = c.activate, four = c.four_activates,
+                turned_near = write ? c.read_to_write : c.write_to_read_same_group,
+                turned_far = write ? c.read_to_write : c.write_to_read, on = c.burst,
+                to_column = c.row_to_column, cycle = c.row_cycle, active = c.row_active;
+    const Cycle reach = write ? c.write_to_precharge : c.read_to_precharge;
+    const Cycle asked_group = p.group, asked_row = p.row, asked_write = write, begins = first - line, ends = last - line;
+    const Cycle of_head = (head - 1) * on, of_tail = (tail - 1) * on, of_whole = (whole - 1) * on;
+    Cycle late = 0, done = 0;
+#pragma GCC ivdep
+    for (Cycle i = 0; i < width; ++i) {
+      const Cycle near = group[i] == asked_group;
+      const Cycle from_closed = most(since, activate_at[i]);
+      const Cycle from_open = most(from_closed, most(since, precharge_at[i]) + precharge);
+      const Cycle apart = most(a3[i] + (near ? same_group : other_group), a0[i] + four);
+      const Cycle opened = most(row[i] < 0 ? from_closed : from_open, apart);
+      const Cycle free = column[i] + (written[i] == asked_write ? on : near ? turned_near : turned_far);
+      const Cycle at = most(row[i] == asked_row ? since : opened + to_column, free);
+      const Cycle ended = at + (i == begins ? of_head : i == ends ? of_tail : of_whole);
+      const Cycle asked = (i >= begins) & (i <= ends);
+      opens[i] = opened;
+      columns[i] = ended;
+      late |= asked & (ended >= refresh_at[i]);
+      done = most(done, asked ? ended : 0);
+    }
+    if (c.refresh_on && late) {
+      done = burst(p, first, head, write, since);
+      for (Cycle i = first + 1; i < last; ++i) done = std::max(done, burst(p, i, whole, write, since));
+      return std::max(done, burst(p, last, tail, write, since));
+    }
+#pragma GCC ivdep
+    for (Cycle i = 0; i < width; ++i) {
+      const Cycle asked = (i >= begins) & (i <= ends), opening = asked & (row[i] != asked_row);
+      const Cycle opened = opens[i], ended = columns[i];
+      const Cycle may_close = most(opening ? opened + active : precharge_at[i], ended + reach);
+      activate_at[i] = opening ? opened + cycle : activate_at[i];
+      precharge_at[i] = asked ? may_close : precharge_at[i];
+      a0[i] = opening ? a1[i] : a0[i];
+      a1[i] = opening ? a2[i] : a1[i];
+      a2[i] = opening ? a3[i] : a2[i];
+      a3[i] = opening ? opened : a3[i];
+      row[i] = asked ? asked_row : row[i];
+      column[i] = asked ? ended : column[i];
+      written[i] = asked ? asked_write : written[i];
+      group[i] = asked ? asked_group : group[i];
+    }
+    return data(done, write);
+  }
+
+  Cycle data(Cycle column, bool write) const { return column + c.burst + (write ? c.write_cas : c.cas + 1); }
+
+  Cycle turn(Cycle i, bool write, Cycle group) const {
+    if (write == bool(ch.write[i])) return c.burst;
     if (write) return c.read_to_write;
-    return group == ch.group ? c.write_to_read_same_group : c.write_to_read;
+    return group == ch.group[i] ? c.write_to_read_same_group : c.write_to_read;
   }
 
-  void refresh(Channel& ch) {
-    Cycle start = std::max(ch.refresh_at, ch.column + c.cas);
-    Bank* const behind = ch.banks + per_channel();
-    for (const Bank* bank = ch.banks; bank < behind; ++bank) start = std::max(start, bank->precharge_at);
+  void refresh(Cycle i) {
+    Cycle start = std::max(ch.refresh_at[i], ch.column[i] + c.cas);
+    const Cycle behind = c.groups * c.banks_per_group * ch.stride;
+    for (Cycle bank = i; bank < behind; bank += ch.stride) start = std::max(start, ch.precharge_at[bank]);
     start += c.precharge;
-    for (Bank* bank = ch.banks; bank < behind; ++bank)
-      bank->row = -1, bank->activate_at = std::max(bank->activate_at, start + c.refresh);
-    ch.refresh_at += c.refresh_interval;
+    for (Cycle bank = i; bank < behind; bank += ch.stride)
+      ch.row[bank] = -1, ch.activate_at[bank] = std::max(ch.activate_at[bank], start + c.refresh);
+    ch.refresh_at[i] += c.refresh_interval;
   }
 };
 

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 _REFERENCES: dict[Reference, int] = {"picture": 0, "pixel": 1, "row before": 2}
 _SOURCES = tuple(
-    Path(__file__).with_name(name) for name in ("engine.cpp", "lanes.cpp", "rows.cpp", "vector.cpp")
+    Path(__file__).with_name(name)
+    for name in ("dram.cpp", "engine.cpp", "lanes.cpp", "rows.cpp", "vector.cpp")
 )
 _FLAGS = (
     *("-std=c++20", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread"),
@@ -41,7 +42,7 @@ _WORTH_THREADS = 4096
 _RELEASING = (
     *("count_rows", "count_windows", "lane_cycles"),
     *("engine_new", "engine_free", "engine_push", "engine_close", "engine_settle", "engine_steps"),
-    "engine_transactions",
+    *("engine_transactions", "dram_channel"),
 )
 
 
@@ -83,6 +84,7 @@ class NativeKernels:
             "engine_settle": (size, [pointer, pointer]),
             "engine_transactions": (size, [pointer]),
             "engine_steps": (ctypes.c_int32, [pointer, pointer, size, size, pointer, pointer, size]),
+            "dram_channel": (None, [pointer] * 4 + [size, pointer]),
             "silu": (None, [pointer, pointer, size]),
             "softmax": (ctypes.c_int32, [pointer, pointer, pointer, size, size]),
             "extremes": (ctypes.c_int32, [pointer, size, pointer, pointer]),
@@ -186,6 +188,23 @@ class NativeKernels:
         if not ended:
             raise RuntimeError("engine: a group never ends")
         return found, transactions
+
+    def dram_channel(
+        self, config: I64, bank: I64, row: I64, write: npt.NDArray[np.bool_]
+    ) -> tuple[int, int, int]:
+        """A trace through one channel: the cycle of the last data, row hits, the reads' latencies added up."""
+        found = np.empty(3, np.int64)
+        bank, row, write = np.ascontiguousarray(bank), np.ascontiguousarray(row), np.ascontiguousarray(write)
+        self._call["dram_channel"](
+            config.ctypes.data,
+            bank.ctypes.data,
+            row.ctypes.data,
+            write.ctypes.data,
+            len(bank),
+            found.ctypes.data,
+        )
+        end, hits, waited = found.tolist()
+        return end, hits, waited
 
     def silu(self, x: F32, out: F32) -> None:
         self._call["silu"](x.ctypes.data, out.ctypes.data, x.size)

@@ -18,7 +18,9 @@ What this file does not do: count anything (`pricer.py`).
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -166,9 +168,7 @@ class Pipelined(Contract):
         if self.memory is not None:
             made = [run_step(PythonStep(self.config, self.memory()), step)[0] for step in rows.tolist()]
             return np.array(made, np.int64)
-        distinct, inverse = _distinct(rows)
-        causes: I64 = run_steps(self.config, distinct)[0][inverse]
-        return causes
+        return _answers.steps(self.config, rows)
 
     def rows(self, costs: Sequence[GroupCost], chosen: I64, lanes: LaneColumns) -> I64:
         """`GroupWork`s [steps, groups, fields]."""
@@ -245,10 +245,33 @@ def contract_of(chip: Chip, design: Design, rooms: Rooms, memory: MakeMemory | N
     return Pipelined(config, memory)
 
 
-def _distinct(rows: I64) -> tuple[I64, I64]:
-    """Steps that differ, and which of them each step is."""
-    seen: dict[bytes, int] = {}
-    inverse = np.array([seen.setdefault(step.tobytes(), len(seen)) for step in rows], np.int64)
-    first = np.zeros(len(seen), np.int64)
-    first[inverse[::-1]] = np.arange(len(rows))[::-1]
-    return rows[first], inverse
+class _Answers:
+    """What the engine said of steps, so that it is asked once: designs share many (a first step in original mode, …)."""
+
+    MOST_BYTES = 1 << 26
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[bytes, I64] = OrderedDict()
+        self._bytes = 0
+
+    def steps(self, config: EngineConfig, rows: I64) -> I64:
+        """Causes [steps, groups, causes]."""
+        of_config = repr(config).encode()
+        keys = [hashlib.blake2b(of_config + step.tobytes(), digest_size=16).digest() for step in rows]
+        known = {key: self._found[key] for key in keys if key in self._found}
+        asked = {key: at for at, key in enumerate(keys) if key not in known}
+        if asked:
+            made = run_steps(config, rows[list(asked.values())])[0]
+            known |= zip(asked, made, strict=True)
+            for key, causes in zip(asked, made, strict=True):
+                self._keep(key, causes)
+        return np.array([known[key] for key in keys], np.int64).reshape(*rows.shape[:2], -1)
+
+    def _keep(self, key: bytes, causes: I64) -> None:
+        self._found[key] = causes.copy()
+        self._bytes += causes.nbytes
+        while self._bytes > self.MOST_BYTES:
+            self._bytes -= self._found.popitem(last=False)[1].nbytes
+
+
+_answers = _Answers()

@@ -21,11 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
 from ditto_cosim.device.chips import Chip
-from ditto_cosim.device.designs.base import Design
+from ditto_cosim.device.designs.base import Design, TwoArrays
 from ditto_cosim.device.pricing.contracts import Causes, MakeMemory, contract_of
 from ditto_cosim.device.pricing.cost import (
     I64,
@@ -40,7 +41,7 @@ from ditto_cosim.device.pricing.cost import (
 from ditto_cosim.device.pricing.datapath import datapath_of
 from ditto_cosim.device.timing import buffers
 from ditto_cosim.device.timing.schedule import schedule
-from ditto_cosim.device.timing.traffic import Group, Scope, mode_bytes
+from ditto_cosim.device.timing.traffic import ByDigest, Group, Scope, mode_bytes
 from ditto_cosim.device.timing.traffic import groups as groups_of
 from ditto_cosim.device.timing.vector_time import command_cycles, command_passes, pass_cycles, reduces_whole
 from ditto_cosim.protocol.hardware import Mode
@@ -75,9 +76,17 @@ class Pricer:
         self.contract = contract_of(chip, design, rooms, memory)
         self.measures = self.contract.measures and self.datapath.as_built
         """Whether measured cycles of the chip's lanes are this design's."""
-        self._works: dict[tuple[int, Mode], tuple[Work, ...]] = {}
-        self._costs: dict[tuple[int, Mode, bool], GroupCost] = {}
-        self._tails = [self._tail(group) for group in self.groups]
+        key = ByDigest(program)
+        self._works = _works_of(key)
+        of_traffic = (
+            self.scope,
+            design.dependency_check,
+            design.sign_mask,
+            design.hetero,
+            design.policy == "base",
+        )
+        self._costs = _costs_of(key, chip.digest, *of_traffic)
+        self._tails = _tails_of(key, chip.vector_lanes, chip.vector_depth_cycles)
 
     # --- lanes ----------------------------------------------------------------------------------------------------------
 
@@ -157,6 +166,8 @@ class Pricer:
         if hetero is not None:  # the arrays' accumulators hold a result until all of K is in it
             chunks = passes = len(works)
             parts = []
+        if group.index not in self._tails:
+            self._tails[group.index] = self._tail(group)
         streamed, after, elements = self._tails[group.index]
         extra = self._extra_passes(group, mode)
         if chip.partial_sums == "vector" and chunks > 1:
@@ -236,6 +247,32 @@ class Pricer:
 
     def begin_step(self) -> StepPrice:
         return StepPrice(self)
+
+
+@lru_cache(maxsize=16)
+def _works_of(program: ByDigest) -> dict[tuple[int, Mode], tuple[Work, ...]]:
+    """What has been found out, for all pricers of a program."""
+    return {}
+
+
+@lru_cache(maxsize=16)
+def _costs_of(
+    program: ByDigest,
+    chip_digest: str,
+    scope: Scope,
+    dependency_check: bool,
+    sign_mask: bool,
+    hetero: TwoArrays | None,
+    keeps_nothing: bool,
+) -> dict[tuple[int, Mode, bool], GroupCost]:
+    """The same for pricers whose groups move the same bytes: what a cost depends on."""
+    return {}
+
+
+@lru_cache(maxsize=16)
+def _tails_of(program: ByDigest, vector_lanes: int, depth_cycles: int) -> dict[int, tuple[int, int, int]]:
+    """The same for pricers with the same vector unit."""
+    return {}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ Contract (TLM-2.0: the target of the DMA engines' sockets)
     A memory wakes up with closed rows, half an interval before its first refresh.
     Its timings are nanoseconds; the socket counts the chip's cycles: ns = ⌈cycles ÷ clock⌉ in, cycles = ⌈ns × clock⌉ out.
 
-What it does not do: reorder. How far that is from a first-ready controller (`dram.py`'s `Channel`), `ditto bench price` says.
+What it does not do: reorder. How far that is from a first-ready controller (`first_ready.py`), `ditto bench price` says.
 """
 
 from __future__ import annotations

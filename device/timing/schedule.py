@@ -125,7 +125,8 @@ def schedule(geometry: Geometry, tiles: int, work: Work, adders: int = 0) -> Sch
     blocks, chunks = -(-n // geometry.columns), len(split_k(work.k, geometry.k_max))
     best: tuple[float, int, int, int, int, int] | None = None
     for k_tiles in _divisions(chunks, tiles if adders else 1):
-        k_share = -(-chunks // k_tiles) / chunks
+        parts = -(-chunks // k_tiles)
+        k_share = parts / chunks
         adding = (k_tiles - 1) * groups * rows * n / (adders * work.k) if adders else 0.0
         for group_tiles in _divisions(groups, tiles // k_tiles):
             for column_tiles in _divisions(blocks, tiles // (k_tiles * group_tiles)):
@@ -136,9 +137,12 @@ def schedule(geometry: Geometry, tiles: int, work: Work, adders: int = 0) -> Sch
                 passes = -(-block_share * geometry.columns // geometry.n_max)
                 run = row_share * max(block_share * _TYPICAL_ROW, passes / geometry.encode_width)
                 load = float(block_share)
-                time = (max(run, load) if geometry.weight_banks == 2 else run + load) * -(
-                    -groups // group_tiles
-                )
+                waited = load
+                if (
+                    geometry.weight_banks == 2
+                ):  # the first chunk's weights are waited for, what follows hides behind rows
+                    waited = (load + max(load - run, 0) * (parts - 1)) / parts
+                time = (run + waited) * -(-groups // group_tiles)
                 used = group_tiles * k_tiles * row_tiles * column_tiles
                 key = (time * k_share + adding, used, k_tiles, group_tiles, column_tiles, row_tiles)
                 best = key if best is None or key < best else best

@@ -94,7 +94,7 @@ class Group:
         return self.layer.name if self.layer is not None else "(before the first layer)"
 
 
-class _ByDigest:
+class ByDigest:
     """A program as a key: equal digests, equal programs."""
 
     def __init__(self, program: Program) -> None:
@@ -104,7 +104,7 @@ class _ByDigest:
         return hash(self.program.digest)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByDigest) and other.program.digest == self.program.digest
+        return isinstance(other, ByDigest) and other.program.digest == self.program.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +150,12 @@ def groups(
     packing: Packing | None = None,
 ) -> tuple[Group, ...]:
     """The prologue, then one group a layer."""
-    return _groups(_ByDigest(program), scope, dependency_check, sign_mask, packing)
+    return _groups(ByDigest(program), scope, dependency_check, sign_mask, packing)
 
 
 @lru_cache(maxsize=16)
 def _groups(
-    key: _ByDigest, scope: Scope, dependency_check: bool, sign_mask: bool, packing: Packing | None
+    key: ByDigest, scope: Scope, dependency_check: bool, sign_mask: bool, packing: Packing | None
 ) -> tuple[Group, ...]:
     program = key.program
     sizes = {} if packing is None else packing.sizes(program)

@@ -45,6 +45,14 @@ def interleave(bases: tuple[int, ...], writes: tuple[bool, ...], count: int, tur
     return addresses.reshape(-1), kinds.reshape(-1).copy()
 
 
+def two_to_one(read_base: int, write_base: int, count: int) -> Trace:
+    """A read stream and a write stream, two requests of the one to each of the other."""
+    reads, _ = stream(2 * 64 * count, base=read_base)
+    writes, _ = stream(64 * count, base=write_base)
+    addresses = np.stack([reads[0::2], reads[1::2], writes], axis=1).reshape(-1)
+    return addresses, np.tile([False, False, True], count)
+
+
 TRACES: dict[str, Callable[[], Trace]] = {
     "seq_16MiB": lambda: stream(16 * MIB),
     "seq_wr_16MiB": lambda: stream(16 * MIB, write=True),
@@ -60,9 +68,7 @@ TRACES: dict[str, Callable[[], Trace]] = {
     "three_rd_64B_skew": lambda: interleave((0, GIB // 4 + SKEW, GIB // 2 + 2 * SKEW), (False,) * 3, 65_536),
     "rw_64B_skew": lambda: interleave((0, GIB // 2 + SKEW), (False, True), 65_536),
     "copy_16KiB": lambda: interleave((0, GIB // 2 + SKEW), (False, True), 65_536, 256),
-    "rw_2to1_64B_skew": lambda: interleave(
-        (0, GIB // 4 + SKEW, GIB // 2 + 2 * SKEW), (False, False, True), 32_768
-    ),
+    "rw_2to1_64B_skew": lambda: two_to_one(0, GIB // 2 + SKEW, 32_768),
     "two_rd_64B_samebank": lambda: interleave((0, GIB // 2), (False, False), 65_536),
     "three_rd_64B_samebank": lambda: interleave((0, GIB // 4, GIB // 2), (False,) * 3, 65_536),
     "rw_64B_samebank": lambda: interleave((0, GIB // 2), (False, True), 65_536),

@@ -6,8 +6,8 @@
     paper_s           `ditto paper --json` as a process of its own, from cold
     scalesim_ratio    SCALE-Sim's time per layer ÷ ours, same layers, an ITC-like array (packages `pandas`, `tqdm`, `scalesim`)
     transactions_per_s  of the engine, one step of the same record
-    memory_error      the step's transfers through `timing/memory.py` (reserves in order) against `timing/dram.py` (first
-                      ready first), both as fast as they take them
+    memory_error      the step's transfers through `timing/memory.py` (reserves in order) against `timing/first_ready.py`, both as
+                      fast as they take them
     coarse_error      long groups in few chunks (`pricing/contracts.py`) against all of them
 The record is synthetic (published shares over the real shapes); what it costs to price does not depend on where it came
 from. What this file does not do: judge claims (`ditto paper`).
@@ -33,8 +33,8 @@ from ditto_cosim.device.pricing.contracts import MOST_CHUNKS, Pipelined
 from ditto_cosim.device.pricing.cost import LaneColumns, stack
 from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
-from ditto_cosim.device.timing.dram import simulate
 from ditto_cosim.device.timing.engine import PythonStep, run_step, run_steps
+from ditto_cosim.device.timing.first_ready import simulate
 from ditto_cosim.device.timing.memory import Memory, requests_of
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter, StepRecord

@@ -32,7 +32,7 @@ from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, chip_of, price_run
 from ditto_cosim.device.timing import hetero
 from ditto_cosim.device.timing.channel_streams import requests
-from ditto_cosim.device.timing.dram import simulate
+from ditto_cosim.device.timing.first_ready import simulate
 from ditto_cosim.host.compiler.plan import FormatPlan
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.study.edm import NETWORKS, Network

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ditto_cosim.device.kernels.native import kernels
 from ditto_cosim.device.timing.dma import DmaPolicy
-from ditto_cosim.device.timing.dram import DramConfig, simulate
+from ditto_cosim.device.timing.dram import DramConfig
 from ditto_cosim.device.timing.engine import (
     CompiledStep,
     EngineConfig,
@@ -23,6 +23,7 @@ from ditto_cosim.device.timing.engine import (
     run_step,
     run_steps,
 )
+from ditto_cosim.device.timing.first_ready import simulate
 from ditto_cosim.device.timing.flow import GroupWork
 from ditto_cosim.device.timing.kernel import Calendar, Credits, Payload, Pipe, TimeError
 from ditto_cosim.device.timing.lanes import CAUSES

@@ -17,7 +17,7 @@ from ditto_cosim.device.pricing.cost import PricingError, Stack
 from ditto_cosim.device.pricing.datapath import Hetero
 from ditto_cosim.device.timing import hetero
 from ditto_cosim.device.timing.channel_streams import BURST_BYTES, Layout, requests, streams
-from ditto_cosim.device.timing.dram import simulate
+from ditto_cosim.device.timing.first_ready import simulate
 from ditto_cosim.host.reference.detector import Recount
 from ditto_cosim.protocol.record import Work
 from ditto_cosim.study.edm import NETWORKS, heun_evaluations
