@@ -36,7 +36,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "analyze": ("ditto analyze runs/demo",),
     "quality": ("ditto quality fashion-ddpm",),
     "price": ("ditto price runs/demo --design diffy --chip edge", "ditto price runs/demo --sources --json"),
-    "compare": ("ditto compare runs/demo", "ditto compare runs/demo --designs itc,ditto,mine.toml --robust"),
+    "compare": (
+        "ditto compare runs/demo",
+        "ditto compare runs/full runs/icc runs/reuse --designs itc,ditto",
+        "ditto compare runs/demo --designs itc,ditto,mine.toml --robust",
+    ),
     "whatif": ("ditto whatif runs/demo --layer mid_block --chip paper_twin",),
     "sweep": ("ditto sweep runs/demo",),
     "export": ("ditto export runs/demo --dram dramsim3 --topology scalesim -o traces",),
@@ -44,6 +48,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "diff": ("ditto diff runs/a runs/b", "ditto diff runs/a runs/b --tolerance 0.02 --json"),
     "timeline": ("ditto timeline runs/demo --step 3",),
     "study icc": ("ditto study icc", "ditto study icc --json", "ditto study icc --measure --pictures 16"),
+    "study one_axis": (
+        "ditto study one_axis -o axis.html",
+        "ditto study one_axis --model fashion-ddpm-relu --json",
+        "ditto study one_axis --measure --pictures 8 --chip paper_twin",
+    ),
     "study sq_dm": (
         "ditto study sq_dm",
         "ditto study sq_dm --record runs/sq_dm --json",

@@ -29,6 +29,7 @@ def icc(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")] = False,
 ) -> None:
     """ICC on DiT-XL/2: MACs, lane cycles, bytes, whole runs; and reuse, SVD, CA, CD on fashion-dit."""
+    from ditto_cosim.cli.tables import print_rows
     from ditto_cosim.study import icc as study
 
     if measure:
@@ -53,23 +54,13 @@ def icc(
     print(
         f"DiT-XL/2, 256×256, one branch: {size['full_gmac']:.3f} GMAC a full step, {size['reuse_gmac']:.3f} with reuse"
     )
-    _table("increments", [{"rank": r, "GMAC": f"{g:.3f}"} for r, g in size["increment_gmac"].items()])
-    _table("MACs of a schedule, of all", [{k: f"{v:.4f}" for k, v in size["mac_ratio"].items()}])
+    print_rows("increments", [{"rank": r, "GMAC": f"{g:.3f}"} for r, g in size["increment_gmac"].items()])
+    print_rows("MACs of a schedule, of all", [{k: f"{v:.4f}" for k, v in size["mac_ratio"].items()}])
     shown = ("configuration", "full", "increment", "mean", "speedup_over_itc", "speedup_over_ditto")
-    _table(
+    print_rows(
         "million lane cycles a step, chip paper",
         [{k: row.get(k, "") for k in shown} for row in figures["cycles"]],
     )
-    _table("MB a step", [{"step": name, **row} for name, row in figures["traffic_mb"].items()])
-    _table("whole runs, DRAM and vector unit included", figures["runs"])
-    _table("fashion-dit, dB (50 steps, guidance 2)", figures["ordering"])
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> None:
-    """Columns as wide as they need to be."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[str(row.get(name, "")) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    print(f"\n{title}")
-    for line in (names, *cells):
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print_rows("MB a step", [{"step": name, **row} for name, row in figures["traffic_mb"].items()])
+    print_rows("whole runs, DRAM and vector unit included", figures["runs"])
+    print_rows("fashion-dit, dB (50 steps, guidance 2)", figures["ordering"])

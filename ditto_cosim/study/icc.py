@@ -219,18 +219,16 @@ def program_bytes(pricer: Pricer, command: Command) -> int:
 
 
 def runs(chip_name: str = "paper") -> list[dict[str, Any]]:
-    """Whole runs, DRAM and the vector unit included, under ITC and Ditto: million cycles and megabytes a step."""
+    """Whole runs, DRAM and the vector unit included, under ITC, Ditto and Ditto+: million cycles and megabytes a step."""
     chip = load_chip(chip_name)
     rows = []
     baseline: dict[str, float] = {}
-    asked: list[tuple[str, Program, Iterable[str]]] = [
-        ("every step full", workload_program("dit"), ("itc", "ditto"))
-    ]
-    asked += [(f"reuse p{p}", program_of(0, p), ("ditto",)) for p in (2, 3)]
-    asked += [(f"icc p{p} r{r}", program_of(r, p), ("ditto",)) for p in (2, 3) for r in (128, 256)]
-    for name, program, designs in asked:
+    asked = [("every step full", workload_program("dit"))]
+    asked += [(f"reuse p{p}", program_of(0, p)) for p in (2, 3)]
+    asked += [(f"icc p{p} r{r}", program_of(r, p)) for p in (2, 3) for r in (128, 256)]
+    for name, program in asked:
         columns = _columns(program, chip.geometry.k_max)
-        for design in designs:
+        for design in ("itc", "ditto", "ditto_plus"):
             found = price_run(columns, chip, load_design(design))
             each = found.total_cycles / STEPS / 1e6
             baseline.setdefault(design, each)
