@@ -47,7 +47,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "paper": ("ditto paper", "ditto paper --json"),
     "diff": ("ditto diff runs/a runs/b", "ditto diff runs/a runs/b --tolerance 0.02 --json"),
     "timeline": ("ditto timeline runs/demo --step 3",),
-    "study icc": ("ditto study icc", "ditto study icc --json", "ditto study icc --measure --pictures 16"),
+    "study icc": (
+        "ditto study icc",
+        "ditto study icc --record runs/full --record runs/icc --json",
+        "ditto study icc --measure --pictures 16",
+    ),
     "study one_axis": (
         "ditto study one_axis -o axis.html",
         "ditto study one_axis --model fashion-ddpm-relu --json",

@@ -23,7 +23,9 @@ def show_table(table: Table) -> None:
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of a study: columns as wide as they need to be, the first ones of a row that has them all."""
+    """Rows of a study, columns as wide as they need to be; nothing where there are none."""
+    if not rows:
+        return
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[str(row.get(name, "")) for name in names] for row in rows]
     widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]

@@ -18,7 +18,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ditto_cosim.device.chips import load_chip
+from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.execution.machine import Machine
+from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
 from ditto_cosim.device.timing.traffic import groups, mode_bytes
 from ditto_cosim.host.analysis.increments import increments
 from ditto_cosim.host.compiler.cache import Cache, CacheError, CachePlan, places, plan_of
@@ -32,9 +35,12 @@ from ditto_cosim.host.reference.golden import Golden
 from ditto_cosim.protocol.errors import GridError, IsaError
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.program import Command, Program
+from ditto_cosim.protocol.record import RunInfo
+from ditto_cosim.study.icc import PLACES, slots_by_lag
 from support.families import PERIOD, RANK, build, calibrated, compiled
 
 Inputs = dict[str, Tensor]
+K_MAX = load_chip("tiny").geometry.k_max
 
 
 def dit() -> nn.Module:
@@ -365,17 +371,46 @@ def test_increments_follow_the_published_algorithm_within_int8() -> None:
         assert (d - a).norm() < 2 * allowed
 
 
+class Timed(nn.Module):
+    """A layer with a timestep."""
+
+    def __init__(self, layer: OneLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        result: Tensor = self.layer(sample)
+        return result
+
+
+def test_increments_16_a_layers_error_is_proportional_to_the_way_from_its_anchor() -> None:
+    """Slope 1 on logarithmic axes, and zero at zero."""
+    module, _, _, _ = one_layer()
+    timed = Timed(module).double()
+    layer = timed.layer.ff.net[2]
+    x0, way = torch.randn(2, 3, 5, 10, generator=torch.Generator().manual_seed(3)).double()
+    errors = []
+    for factor in (1.0, 0.0, 1e-3, 0.5, 40.0):
+        pair = factorize(layer.weight, 1)
+        with torch.no_grad(), increments(timed, {"layer.ff.net.2": pair}, 2):
+            timed(x0, timestep=torch.tensor(2))
+            y = timed(x0 + factor * way, timestep=torch.tensor(1))
+        errors.append(y - nn.functional.linear(x0 + factor * way, layer.weight, layer.bias))
+    one, none, *others = errors
+    assert one.norm() > 0.1
+    assert none.abs().max() < 1e-12
+    for error, factor in zip(others, (1e-3, 0.5, 40.0), strict=True):
+        torch.testing.assert_close(error, factor * one, rtol=1e-6, atol=1e-10)
+
+
 # --- 6.4 hardware --------------------------------------------------------------------------------------------------------------
 
 
-def test_increments_18_the_stages_may_be_spent_three_ways() -> None:
-    """A at two slots an element, A classified, and a projected anchor: the same bits, three counts of slots."""
-    steps = trajectory(3)
-    machine = Machine(
-        compiled("dit-icc").program,
-        compiled("dit-icc").arrays,
-        RunSpec(backend="model", chip="tiny", design="ditto"),
-    )
+def recorded(name: str, steps: list[Inputs]) -> RecordColumns:
+    """What the device records of these steps."""
+    program = compiled(name).program
+    spec = RunSpec(backend="model", chip="tiny", design="ditto")
+    machine = Machine(program, compiled(name).arrays, spec)
     records = [
         machine.step(
             i,
@@ -387,18 +422,53 @@ def test_increments_18_the_stages_may_be_spent_three_ways() -> None:
         ).record
         for i, inputs in enumerate(steps)
     ]
+    facts = machine.facts
     machine.close()
-    layers = compiled("dit-icc").program.layers
-    works = [
-        r.works for record in records if record for r in record.layers if layers[r.layer].name.endswith(".A")
-    ]
-    dense, classified = (
-        sum(s.slot_total for w in works for s in w[mode]) for mode in ("original", "temporal")
+    info = RunInfo(
+        program.to_dict(),
+        "small",
+        "tiny",
+        str(facts["chip_digest"]),
+        "ditto",
+        "model",
+        "twos4",
+        len(steps),
+        0,
+        K_MAX,
     )
-    assert classified < dense
-    _, projected = on_device(compiled("dit-icc-projected"), steps)
+    return RecordColumns(program, info, [record for record in records if record is not None])
+
+
+def test_increments_17_slots_of_b_grow_with_the_distance_to_the_anchor() -> None:
+    """From records, beside those of Ditto's own differences; every element is in a share."""
+    steps = trajectory(7, spread=0.2)
+    one, two = slots_by_lag(recorded("dit-icc", steps))
+    (ditto,) = slots_by_lag(recorded("dit", steps))
+    assert [row["lag"] for row in (one, two, ditto)] == [1, 2, 1]
+    assert 0 < one["slots_an_element"] < two["slots_an_element"] < 2
+    for row in (one, two, ditto):
+        assert row["zero"] + row["low"] + row["full"] == pytest.approx(1, abs=2e-4)
+        assert row["slots_an_element"] == pytest.approx(row["low"] + 2 * row["full"], abs=2e-4)
+        assert all(0 < row[place] < 2 for place in PLACES)
+
+
+def test_increments_18_the_stages_may_be_spent_three_ways() -> None:
+    """A at two slots an element, A classified, and a projected anchor: the same bits, three counts of slots and of cycles."""
+    steps = trajectory(3)
+    chip, always = load_chip("tiny"), replace(load_design("ditto"), policy="temporal")
+    classified, projected = recorded("dit-icc", steps), recorded("dit-icc-projected", steps)
+    dense = recorded("dit-icc", steps)
+    for layer, command in enumerate(dense.program.layers):
+        if command.name.endswith(".A"):
+            del dense.met[layer]["temporal"]
+    cycles = [price_run(columns, chip, always).total_cycles for columns in (dense, classified, projected)]
+    assert len(set(cycles)) == 3
+    assert cycles[1] < cycles[0], "small values cost less"
+    _, by_projection = on_device(compiled("dit-icc-projected"), steps)
     _, difference = on_device(compiled("dit-icc"), steps)
-    totals = [sum(r.slots for r in reports if r.name.endswith(".B")) for reports in (projected, difference)]
+    totals = [
+        sum(r.slots for r in reports if r.name.endswith(".B")) for reports in (by_projection, difference)
+    ]
     assert totals[0] != totals[1]
 
 
