@@ -27,6 +27,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "factor": (
         "ditto factor fashion-dit",
         "ditto factor fashion-dit --method svd --rank 43 -o svd.safetensors",
+        "ditto factor fashion-dit --from data --rank 43 -o data.safetensors",
     ),
     "data": ("ditto data fashion-mnist",),
     "report": ("ditto report runs/demo",),

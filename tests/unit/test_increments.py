@@ -30,7 +30,10 @@ from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
 from ditto_cosim.host.compiler.factors import Factors, FactorsError, LayerFactors, weight_digest
 from ditto_cosim.host.compiler.lowrank import Magnitudes, factorize
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError
-from ditto_cosim.host.pipeline.factor import factor_denoiser
+from ditto_cosim.host.pipeline.accelerate import accelerate
+from ditto_cosim.host.pipeline.factor import factor_denoiser, factor_pairs
+from ditto_cosim.host.pipeline.factor_data import data_calls
+from ditto_cosim.host.pipeline.models import ModelError, load_model
 from ditto_cosim.host.reference.golden import Golden
 from ditto_cosim.protocol.errors import GridError, IsaError
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
@@ -294,6 +297,40 @@ def test_increments_anchored_equal_telescoped_in_exact_arithmetic() -> None:
         assert (telescoped == anchored).all()
 
 
+def test_increments_magnitudes_are_of_changes_inside_a_call_alone() -> None:
+    """Two calls seen apart are not a change from the one's end to the other's begin."""
+    module, steps = dit(), trajectory(4)
+    far = [{**inputs, "hidden_states": -3 * inputs["hidden_states"]} for inputs in trajectory(2)]
+    apart = factor_pairs([caller(module, steps[:2]), caller(module, far)], module, "cd", 4)
+    again = factor_pairs([caller(module, far), caller(module, steps[:2])], module, "cd", 4)
+    joined = factor_pairs([caller(module, [*steps[:2], *far])], module, "cd", 4)
+    for name, (a, b) in apart.items():
+        torch.testing.assert_close(a @ b, again[name][0] @ again[name][1], rtol=1e-6, atol=1e-9)
+    assert any((a @ b - joined[n][0] @ joined[n][1]).abs().max() > 1e-4 for n, (a, b) in apart.items())
+
+
+@pytest.mark.long
+def test_increments_from_data_follow_the_authors_recipe() -> None:
+    """Batches of 16, a timestep a picture, twice each one DDIM step apart; and factors that correct like the trajectory's."""
+    model, seen = load_model("fashion-dit"), []
+    model.denoiser.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args[0], kwargs["timestep"], kwargs["class_labels"])),
+        with_kwargs=True,
+    )
+    for call in data_calls(model, 64):
+        with torch.no_grad():
+            call()
+    assert len(seen) == 2 * 64 // 16
+    assert any((labels == 1000).any() for _, _, labels in seen)
+    for (x, then, labels), (y, now, same) in zip(seen[::2], seen[1::2], strict=True):
+        assert torch.equal(then - now, torch.full((16,), 20))
+        assert torch.equal(labels, same)
+        assert len(then.unique()) > 4
+        assert 0 < (y - x).norm() < (x.norm())
+    with pytest.raises(ModelError, match="--from data needs the training pictures"):
+        list(data_calls(load_model("emoji-sd"), 16))
+
+
 # --- 6.3 for the right reason ------------------------------------------------------------------------------------------------
 
 
@@ -489,6 +526,46 @@ def test_increments_19_nothing_of_an_anchor_is_written_back() -> None:
             if group.name.endswith(".B"):
                 assert reads["previous_input"] > 0
     assert read == sum(held[name] for name in corrected)
+
+
+# --- other transformers ----------------------------------------------------------------------------------------------------
+
+
+def test_increments_of_a_pixart_leave_the_keys_and_values_of_a_constant_text_alone() -> None:
+    """Through `accelerate`, verified by the device's own process; and near the model, as int8 and rank 8 of 32 allow."""
+    from diffusers import PixArtTransformer2DModel
+
+    torch.manual_seed(0)
+    module = PixArtTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=2, sample_size=8, patch_size=2,
+        cross_attention_dim=32, caption_channels=24, use_additional_conditions=False, norm_num_groups=16,
+    ).eval()  # fmt: skip
+    text, sizes = torch.randn(2, 7, 24), {"resolution": None, "aspect_ratio": None}
+
+    def call(denoiser: Any) -> list[Tensor]:
+        with torch.no_grad():
+            return [
+                denoiser(
+                    inputs["hidden_states"], encoder_hidden_states=text, timestep=inputs["timestep"], added_cond_kwargs=sizes,
+                    return_dict=False,
+                )[0]
+                for inputs in trajectory(4)
+            ]  # fmt: skip
+
+    plain = call(module)
+    accelerate(module, backend="model", chip="tiny", verify=True, cache=Cache("icc", 3, 8), calibration=call)
+    denoiser: Any = module
+    found = call(denoiser)
+    names = {c.name for c in denoiser.run.compiled.program.layers}
+    verdict = denoiser.finish().verdict
+    assert verdict.bit_identical, verdict.first_difference
+    assert verdict.increment_snr_db > 20
+    for got, expected in zip(found, plain, strict=True):
+        assert (got - expected).norm() / expected.norm() < 0.1
+    for block in range(2):
+        for layer, corrected in {"attn1.to_k": True, "attn2.to_q": True, "attn2.to_out.0": True, "ff.net.2": True,
+                                 "attn2.to_k": False, "attn2.to_v": False}.items():  # fmt: skip
+            assert (f"transformer_blocks.{block}.{layer}.B" in names) == corrected
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------------------
