@@ -56,7 +56,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "study one_axis": (
         "ditto study one_axis -o axis.html",
         "ditto study one_axis --model fashion-ddpm-relu --json",
-        "ditto study one_axis --measure --pictures 8 --chip paper_twin",
+        "ditto study one_axis --measure --batch 8 --chip paper_twin",
+        "ditto study one_axis --measure --batch 8 --pictures 200 --figures axis.json",
     ),
     "study sq_dm": (
         "ditto study sq_dm",

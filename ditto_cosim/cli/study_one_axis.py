@@ -22,7 +22,13 @@ def one_axis(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure it (minutes) instead of showing what was kept")
     ] = False,
-    pictures: Annotated[int, typer.Option(min=2, help="With --measure: pictures that quality is of")] = 32,
+    pictures: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="With --measure: pictures that quality is of, a hundred or more for a Fréchet distance; 0: those of the runs",
+        ),
+    ] = 0,
     batch: Annotated[int, typer.Option(min=1, help="With --measure: pictures a run makes at once")] = 1,
     chips: Annotated[
         str, typer.Option("--chip", help="With --measure: presets or TOML files, comma-separated")

@@ -22,6 +22,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.pricing.recorded import RecordColumns
 from ditto_cosim.host.compiler.cache import Cache, CacheError, places
@@ -111,8 +114,8 @@ def measure(
     verify: bool = True,
     tell: Tell = lambda what, done, of: None,
 ) -> dict[str, Any]:
-    """All of it, the costs those of one run that makes `batch` pictures. Runs, factors and pictures are kept in the folder; what
-    is there is not made again."""
+    """All of it, the costs those of one run that makes `batch` pictures; without `pictures` quality is theirs, and no Fréchet
+    distance is told. Runs, factors and pictures are kept in the folder; what is there is not made again."""
     loaded = load_model(model)
     steps = steps or loaded.steps
     made_on = [load_chip(name) for name in chips]
@@ -123,8 +126,11 @@ def measure(
     if caches := [w.cache for w in ways if w.cache is not None and w.cache.kind == "icc"]:
         _factors(model, folder / "factors.safetensors", caches, work)
     rows: list[dict[str, Any]] = []
+    directories: dict[str, Path] = {}
     for way in ways:
-        directory = _recorded(model, way, wish, folder / "runs", chips[0], verify, work)
+        directories[way.name] = directory = _recorded(
+            model, way, wish, folder / "runs", chips[0], verify, work
+        )
         columns = RecordColumns.load(RunRecord(directory))
         exact = _exact(directory)
         for chip in made_on:
@@ -139,7 +145,10 @@ def measure(
                 }
                 for cost in (cost_of(columns, chip, design) for design in way.designs)
             ]
-    quality = _quality(model, ways, pictures, seed, folder / "pictures", work)
+    if pictures:
+        quality = _quality(model, ways, pictures, seed, folder / "pictures", work)
+    else:
+        quality = _quality_of_runs(loaded, replace(wish, steps=steps), directories)
     rows = [row | quality[row["way"]] for row in rows]
     for row in rows:
         of_full = {r["design"]: r for r in rows if r["way"] == FULL and r["chip"] == row["chip"]}
@@ -149,7 +158,7 @@ def measure(
         "model": model,
         "steps": steps,
         "seed": seed,
-        "pictures": pictures,
+        "pictures": pictures or batch,
         "batch": batch,
         "quality_of_fp32": quality[FP32],
         "rows": rows,
@@ -264,6 +273,26 @@ def _quality(
             "psnr_db": None if way.kind == FP32 else psnr_db(made, reference),
             "frechet_distance": _rounded(figures.get("frechet_distance")),
         }
+    return found
+
+
+def _quality_of_runs(
+    loaded: LoadedModel, wish: Wish, directories: Mapping[str, Path]
+) -> dict[str, dict[str, Any]]:
+    """Way -> PSNR of its run's own pictures to fp32's, as they are shown."""
+    from PIL import Image
+
+    from ditto_cosim.host.generation import PIXEL_ART_PIXELS, enlarged
+
+    def array(picture: Any) -> npt.NDArray[np.float64]:
+        return np.asarray(picture, np.float64) / 255
+
+    own = loaded.pipe(**loaded.arguments(wish)).images
+    reference = [array(enlarged(picture, picture.width < PIXEL_ART_PIXELS)) for picture in own]
+    found: dict[str, dict[str, Any]] = {FP32: {"psnr_db": None, "frechet_distance": None}}
+    for name, directory in directories.items():
+        made = [array(Image.open(directory / f"picture-{i}.png")) for i in range(len(own))]
+        found[name] = {"psnr_db": psnr_db(made, reference), "frechet_distance": None}
     return found
 
 

@@ -24,23 +24,26 @@ from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
 from ditto_cosim.device.timing.traffic import groups, mode_bytes
 from ditto_cosim.host.analysis.increments import increments
+from ditto_cosim.host.analysis.replay import AnalysisError, analyze_run
 from ditto_cosim.host.compiler.cache import Cache, CacheError, CachePlan, places, plan_of
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
-from ditto_cosim.host.compiler.factors import Factors, FactorsError, LayerFactors, weight_digest
+from ditto_cosim.host.compiler.factors import RUN_FACTORS, Factors, FactorsError, LayerFactors, weight_digest
 from ditto_cosim.host.compiler.lowrank import Magnitudes, factorize
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError
 from ditto_cosim.host.pipeline.accelerate import accelerate
 from ditto_cosim.host.pipeline.factor import factor_denoiser, factor_pairs
 from ditto_cosim.host.pipeline.factor_data import data_calls
 from ditto_cosim.host.pipeline.models import ModelError, load_model
+from ditto_cosim.host.pipeline.run import INPUTS
 from ditto_cosim.host.reference.golden import Golden
 from ditto_cosim.protocol.errors import GridError, IsaError
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.program import Command, Program
-from ditto_cosim.protocol.record import RunInfo
+from ditto_cosim.protocol.record import RunInfo, RunWriter, StepRecord
+from ditto_cosim.recapture import recapture
 from ditto_cosim.study.icc import PLACES, slots_by_lag
-from support.families import PERIOD, RANK, build, calibrated, compiled
+from support.families import CACHED, PERIOD, RANK, build, calibrated, compiled
 
 Inputs = dict[str, Tensor]
 K_MAX = load_chip("tiny").geometry.k_max
@@ -445,6 +448,11 @@ def test_increments_16_a_layers_error_is_proportional_to_the_way_from_its_anchor
 
 def recorded(name: str, steps: list[Inputs]) -> RecordColumns:
     """What the device records of these steps."""
+    info, records = records_of(name, steps)
+    return RecordColumns(compiled(name).program, info, records)
+
+
+def records_of(name: str, steps: list[Inputs]) -> tuple[RunInfo, list[StepRecord]]:
     program = compiled(name).program
     spec = RunSpec(backend="model", chip="tiny", design="ditto")
     machine = Machine(program, compiled(name).arrays, spec)
@@ -473,7 +481,7 @@ def recorded(name: str, steps: list[Inputs]) -> RecordColumns:
         0,
         K_MAX,
     )
-    return RecordColumns(program, info, [record for record in records if record is not None])
+    return info, [record for record in records if record is not None]
 
 
 def test_increments_17_slots_of_b_grow_with_the_distance_to_the_anchor() -> None:
@@ -566,6 +574,29 @@ def test_increments_of_a_pixart_leave_the_keys_and_values_of_a_constant_text_alo
         for layer, corrected in {"attn1.to_k": True, "attn2.to_q": True, "attn2.to_out.0": True, "ff.net.2": True,
                                  "attn2.to_k": False, "attn2.to_v": False}.items():  # fmt: skip
             assert (f"transformer_blocks.{block}.{layer}.B" in names) == corrected
+
+
+# --- afterwards ---------------------------------------------------------------------------------------------------------
+
+
+def test_increments_what_they_multiplied_can_be_made_again_from_the_runs_own_factors(tmp_path: Path) -> None:
+    module, found = factors()
+    steps, layer = trajectory(3), "transformer_blocks.1.attn1.to_q"
+    info, records = records_of("dit-icc", steps)
+    writer = RunWriter(tmp_path, replace(info, extra={"cache": CACHED["dit-icc"].plain()}))
+    for record, inputs in zip(records, steps, strict=True):
+        np.savez(tmp_path / INPUTS.format(record.step), **{n: t.numpy() for n, t in inputs.items()})  # type: ignore[arg-type]  # names of inputs
+        writer.append(record)
+    writer.close({"wall_s": 1.0})
+    with pytest.raises(AnalysisError, match=r"factors\.safetensors is not beside it"):
+        recapture(tmp_path, module, 2, [f"{layer}.B"])
+    found.save(tmp_path / RUN_FACTORS)
+    (increment,), (full,) = (recapture(tmp_path, module, *of) for of in ((2, [f"{layer}.B"]), (0, [layer])))
+    np.testing.assert_array_equal(increment.reference, full.current)
+    np.testing.assert_array_equal(increment.weights, found.layers[layer].b.t().numpy())
+    assert (increment.current != increment.reference).any()
+    with pytest.raises(AnalysisError, match=r"steps of two classes \(period 3\).*without --cache"):
+        analyze_run(tmp_path, module)
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------------------

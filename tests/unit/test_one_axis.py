@@ -19,6 +19,7 @@ from ditto_cosim.cli.study_one_axis import slower_increments
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.pricing.recorded import RecordColumns
 from ditto_cosim.host.report import RunReport, write_report
+from ditto_cosim.host.zoo import models
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.messages import LayerReport
 from ditto_cosim.protocol.program import Program
@@ -33,11 +34,13 @@ from ditto_cosim.protocol.record import (
 )
 from ditto_cosim.study import one_axis
 from ditto_cosim.study.costs import cost_of
+from ditto_cosim.study.one_axis_chart import ChartError, chart, save
 from ditto_cosim.study.side_by_side import kind_of
 from support.families import compiled
 
 CHIP = load_chip("tiny")
 K_MAX = CHIP.geometry.k_max
+KEPT = [name for name in models() if one_axis.kept(name) is not None]
 
 
 def columns_of(program: Program, steps: int = 4) -> RecordColumns:
@@ -193,6 +196,39 @@ def test_compare_of_one_run_has_the_columns_too(tmp_path: Path) -> None:
     assert found["itc"]["macs"] == found["ditto"]["macs"] == found["itc"]["multiplications"]
     assert found["itc"]["slots"] is None
     assert found["ditto"]["slots"] > 0
+
+
+def test_kept_figures_are_of_the_model_that_takes_most_ways() -> None:
+    assert "fashion-dit" in KEPT
+
+
+@pytest.mark.parametrize("model", KEPT)
+def test_kept_figures_are_whole_and_drawn(model: str, tmp_path: Path) -> None:
+    """What ships was made by the command that it names, and every row of it is in the picture."""
+    found = one_axis.kept(model)
+    assert found is not None
+    assert found["command"].startswith(f"ditto study one_axis --measure --model {model}")
+    columns = {
+        "psnr_db",
+        "frechet_distance",
+        "macs",
+        "slots",
+        "multiplications",
+        "cycles",
+        "bytes",
+        "energy_j",
+    }
+    assert all(columns <= row.keys() and row["exact"] for row in found["rows"])
+    kinds = {row["kind"] for row in found["rows"]}
+    assert kinds >= {"full", "steps"} | ({"reuse", "icc", "both"} if model == "fashion-dit" else {"sq_dm"})
+    for left in found["left_out"]:
+        assert len(left["why"]) > 20
+    values = chart(found["rows"]).to_dict()["data"]["values"]
+    assert len(values) == len(found["rows"])
+    save(found["rows"], tmp_path / "axis.svg")
+    assert (tmp_path / "axis.svg").read_text(encoding="utf-8").startswith("<svg")
+    with pytest.raises(ChartError, match=r"axis.pdf: a chart is written as \.svg"):
+        save(found["rows"], tmp_path / "axis.pdf")
 
 
 @pytest.mark.long
