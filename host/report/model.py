@@ -45,12 +45,12 @@ class CheckSummary:
     """Where, in words."""
     snr_db: float | None = None
     """The lowest signal-to-noise ratio against the live fp32 module, of the full steps that were held against it."""
+    increment_snr_db: float | None = None
+    """The same of increments between full steps, which leave something out by choice."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """Of what was verified."""
     not_checked: tuple[str, ...] = ()
     """What is taken on trust."""
-    increment_snr_db: float | None = None
-    """The same of increments between full steps, which leave something out by choice."""
 
 
 @dataclass(frozen=True)
