@@ -68,7 +68,8 @@ def recapture(directory: Path, denoiser: torch.nn.Module, step: int, layers: lis
     if not 0 <= step < len(record):
         raise AnalysisError(f"{directory}: no step {step}; the run has steps 0…{len(record) - 1}")
     first = recorded_inputs(directory, 0)
-    constants = {n: _array(t) for n, t in constants_of(record.program, denoiser, first, record.info).items()}
+    made = constants_of(record.program, denoiser, first, record.info, directory)
+    constants = {n: _array(t) for n, t in made.items()}
     spec = RunSpec(backend="model", chip=info.chip, design=info.design)
     keeper = _Keeper(backend_for(spec, load_chip(spec.chip), names))
     machine = Machine(record.program, constants, spec, backend=keeper)

@@ -25,7 +25,7 @@ import torch
 from ditto_cosim.host import report as reports
 from ditto_cosim.host.compiler.cache import Cache
 from ditto_cosim.host.compiler.compiled import Compiled
-from ditto_cosim.host.compiler.factors import Factors
+from ditto_cosim.host.compiler.factors import RUN_FACTORS, Factors
 from ditto_cosim.host.compiler.plan import PLAN_FILE, PLANS
 from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts, restore
 from ditto_cosim.host.pipeline.model_factors import factors_for
@@ -141,7 +141,7 @@ def generate_run(
             directory, model.title, wish.seed, _told(command, recipe, cache, factors), resume=resume
         ),
         on_layer=watcher.layer,
-        on_open=_Opening(watcher, None if resume else directory),
+        on_open=_Opening(watcher, directory, factors, clears=not resume),
         **settings,
     )
     parts: dict[str, Any] = dict(find_parts(pipe))
@@ -362,15 +362,19 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
 
 
 class _Opening:
-    """What happens when a run is about to open on the device: only then does an older run in the directory go."""
+    """What happens when a run is about to open on the device: only then does an older run in the directory go. Factors stay
+    with a run, so that what it multiplied can be made again."""
 
-    def __init__(self, watcher: Watcher, clears: Path | None) -> None:
-        self._watcher, self._clears = watcher, clears
+    def __init__(self, watcher: Watcher, directory: Path, factors: Factors | None, *, clears: bool) -> None:
+        self._watcher, self._directory, self._factors, self._clears = watcher, directory, factors, clears
 
     def __call__(self, compiled: Compiled, steps: int) -> None:
-        if self._clears is not None:
-            clear_run(self._clears)
-            self._clears = None
+        if self._clears:
+            clear_run(self._directory)
+            self._clears = False
+            if self._factors is not None:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._factors.save(self._directory / RUN_FACTORS)
         self._watcher.opened(compiled.program.layers_by_step(steps))
 
 

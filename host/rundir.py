@@ -22,7 +22,7 @@ from ditto_cosim.protocol.shelf import clear
 
 MARKS = (RUN, "report.json")
 LEFT = (
-    OUTCOME, "certificate.json", "device.log", "layers.*", "report.*", "timeline.*", "prices.json",
+    OUTCOME, "certificate.json", "device.log", "factors.safetensors", "layers.*", "report.*", "timeline.*", "prices.json",
     "transactions.pftrace", "picture-*.png", "fp32-*.png",
     "step-*.png", "grid.png", "strip.png", "compare.png", "analysis.json", "analysis-*.png",
 )  # fmt: skip

@@ -234,6 +234,8 @@ class RunTime:
     stalls: Mapping[str, I64]
     traffic: Mapping[str, I64]
     energy: Mapping[str, F64]
+    products: I64
+    """Multiplications that the design's units make, summed like `units`."""
     measured: Bools
     bound: npt.NDArray[np.int8]
     """Index into `pricing.cost.BOUNDS`: the slowest of lanes, vector unit and DRAM, each alone."""
@@ -461,6 +463,7 @@ class _Run:
             stalls={cause: times @ causes[..., 1 + i] for i, cause in enumerate(STALLS)},
             traffic={kind: times @ traffic[..., i] for i, kind in enumerate(TRAFFIC)},
             energy={unit: times @ energy[unit] for unit in ENERGY},
+            products=times @ lanes.products,
             measured=self.measured,
             bound=np.argmax(stage, axis=0)[:, 1:].astype(np.int8),
             decisions=self.controller.decisions,

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ditto_cosim.bench.increments import line, measure_increments
 from ditto_cosim.bench.memory import run_bytes
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.process import keep_memory
@@ -36,11 +37,14 @@ run met."""
 
 
 def measure(quick: bool = False) -> dict[str, Any]:
-    """Seconds of a step and ratios to fp32, for the 35.7 M configuration and every model that ships."""
+    """Seconds of a step and ratios to fp32, for the 35.7 M configuration and every model that ships; `icc` is what a slot of an
+    increment costs (`increments.py`)."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     keep_memory()  # as a device process does; PyTorch's steps profit as well
     names = [] if quick else [m.name for m in zoo.models().values() if m.weights is not None]
-    return {name: _one(name, 1 if quick else 3) for name in ["ddpm", *names]}
+    repeats = 1 if quick else 3
+    rows = {name: _one(name, repeats) for name in ["ddpm", *names]}
+    return {**rows, "icc": measure_increments(_steps, repeats)}
 
 
 def _one(name: str, repeats: int) -> dict[str, float]:
@@ -160,18 +164,19 @@ def _ignore(*_: Any) -> None:
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """One row a model."""
+    """One row a model, and a line of increments."""
+    rows = {name: row for name, row in figures.items() if name != "icc"}
     lines = [
         f"{'one step':18}"
         + "".join(f"{way + ' s':>12}" for way in WAYS)
         + "".join(f"{way:>10}" for way in WAYS[1:])
         + "  × fp32"
     ]
-    for name, row in figures.items():
+    for name, row in rows.items():
         times = "".join(f"{row[f'{way}_s']:12.3f}" for way in WAYS)
         ratios = "".join(f"{row[f'{way}_over_fp32']:10.2f}" for way in WAYS[1:])
         lines.append(f"{name:18}{times}{ratios}")
-    first = next(iter(figures.values()))
+    first = next(iter(rows.values()))
     lines.append(
         f"{first['slots_per_element']:.2f} slots an element; outside the backend in an rtl step: "
         f"{first['rtl_outside_backend']:.0%}; {first['threads']:.0f} threads"
@@ -180,4 +185,5 @@ def table(figures: Mapping[str, Any]) -> str:
         "peak memory of a run ÷ (weights + temporal state): "
         + ", ".join(f"{b} {first[f'{b}_memory_over_weights_and_state']:.2f}" for b in BACKENDS)
     )
+    lines.append(line(figures["icc"]))
     return "\n".join(lines)

@@ -29,12 +29,14 @@ def analyze(
     The int8 reference computes the run again from its recorded inputs, and must meet what the record says.
     Writes analysis.json and analysis-*.png into the run's directory.
     """
-    from ditto_cosim.host.analysis.replay import analyze_run
+    from ditto_cosim.host.analysis.replay import analyze_run, refuse_cached
     from ditto_cosim.host.pipeline.models import load_denoiser
     from ditto_cosim.protocol.files import write_text
     from ditto_cosim.protocol.record import RunRecord
 
-    denoiser = load_denoiser(model or RunRecord(run).info.model)
+    record = RunRecord(run)
+    refuse_cached(record)
+    denoiser = load_denoiser(model or record.info.model)
     analysis = analyze_run(run, denoiser, _counter("step", as_json))
     write_text(run / "analysis.json", analysis.to_json())
     figures: dict[str, Any] = {"run": str(run), **analysis.figures()}

@@ -27,6 +27,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "factor": (
         "ditto factor fashion-dit",
         "ditto factor fashion-dit --method svd --rank 43 -o svd.safetensors",
+        "ditto factor fashion-dit --from data --rank 43 -o data.safetensors",
     ),
     "data": ("ditto data fashion-mnist",),
     "report": ("ditto report runs/demo",),
@@ -36,14 +37,28 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "analyze": ("ditto analyze runs/demo",),
     "quality": ("ditto quality fashion-ddpm",),
     "price": ("ditto price runs/demo --design diffy --chip edge", "ditto price runs/demo --sources --json"),
-    "compare": ("ditto compare runs/demo", "ditto compare runs/demo --designs itc,ditto,mine.toml --robust"),
+    "compare": (
+        "ditto compare runs/demo",
+        "ditto compare runs/full runs/icc runs/reuse --designs itc,ditto",
+        "ditto compare runs/demo --designs itc,ditto,mine.toml --robust",
+    ),
     "whatif": ("ditto whatif runs/demo --layer mid_block --chip paper_twin",),
     "sweep": ("ditto sweep runs/demo",),
     "export": ("ditto export runs/demo --dram dramsim3 --topology scalesim -o traces",),
     "paper": ("ditto paper", "ditto paper --json"),
     "diff": ("ditto diff runs/a runs/b", "ditto diff runs/a runs/b --tolerance 0.02 --json"),
     "timeline": ("ditto timeline runs/demo --step 3",),
-    "study icc": ("ditto study icc", "ditto study icc --json", "ditto study icc --measure --pictures 16"),
+    "study icc": (
+        "ditto study icc",
+        "ditto study icc --record runs/full --record runs/icc --json",
+        "ditto study icc --measure --pictures 16",
+    ),
+    "study one_axis": (
+        "ditto study one_axis -o axis.html",
+        "ditto study one_axis --model fashion-ddpm-relu --json",
+        "ditto study one_axis --measure --batch 8 --chip paper_twin",
+        "ditto study one_axis --measure --batch 8 --pictures 200 --figures axis.json",
+    ),
     "study sq_dm": (
         "ditto study sq_dm",
         "ditto study sq_dm --record runs/sq_dm --json",

@@ -26,6 +26,14 @@ def factor(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File of factors; default: beside the weights")
     ] = None,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="What channels are weighed by: trajectory (the model's own), or data (its training pictures, as the authors do)",
+        ),
+    ] = "trajectory",
+    pictures: Annotated[int, typer.Option(min=1, help="With --from data: training pictures")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Pictures of the calibration runs")] = 4,
     steps: Annotated[int, typer.Option(min=2)] = 50,
     seed: Annotated[int, typer.Option()] = 1234,
@@ -39,7 +47,8 @@ def factor(
         bool, typer.Option("--json", help="Print one JSON object instead of a sentence")
     ] = False,
 ) -> None:
-    """Factorise q, k, v, the attention's output and both layers of the MLP of every block, from the model's own trajectories.
+    """Factorise q, k, v, the attention's output and both layers of the MLP of every block, from the model's own trajectories
+    or its training pictures.
 
     Writes int8 factors with scales, and the digest of the weights that they are of, beside `ditto_scales.json`, where
     `ditto generate --cache icc` finds them.
@@ -57,6 +66,8 @@ def factor(
 
     if method not in METHODS:
         raise CacheError(f"method {method!r} is unknown; it is one of {', '.join(METHODS)}")
+    if source not in ("trajectory", "data"):
+        raise typer.BadParameter(f"{source!r} is neither trajectory nor data", param_hint="--from")
     with quiet(as_json), Console(stderr=True).status("loading") as status:
         loaded = load_model(model)
         if rank:
@@ -68,6 +79,7 @@ def factor(
             Wish(steps, seed, batch, prompt=prompt, guidance=guidance),
             scales=scales,
             longest_period=longest_period,
+            pictures=pictures if source == "data" else 0,
             tell=lambda what, calls: status.update(f"{what}: {calls} calls of the denoiser"),
         )
     name = FACTORS_FILE.format(method)

@@ -104,7 +104,13 @@ def price(
 
 
 def compare(
-    run: RunArgument,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Directory that `ditto generate` wrote; several: what fewer steps, caching or 4 bits save and what they cost",
+        ),
+    ],
     chip: ChipOption = "",
     designs: Annotated[str, typer.Option(help="Comma-separated, presets or TOML files; all by default")] = "",
     dram: DramOption = "",
@@ -118,18 +124,32 @@ def compare(
     gpu: Annotated[bool, typer.Option("--gpu", help="Measure this machine's GPU too, if it has one")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """All designs side by side on one recorded run."""
+    """All designs side by side on one recorded run; or several runs of one model and seed, each under the designs that fit.
+
+    The first of several is what the others are held against: its fp32 pictures and its cycles. `ditto study one_axis` makes
+    such runs, with more pictures and Fréchet distances.
+    """
     from ditto_cosim.device.designs.base import designs_for, load_design
     from ditto_cosim.device.pricing.recorded import price_run
+    from ditto_cosim.study.costs import work_of
 
+    if len(runs) > 1:
+        from ditto_cosim.cli.compare_runs import compare_runs
+
+        if dram or robust or gpu:
+            raise typer.BadParameter("--dram, --robust and --gpu go with one run")
+        compare_runs(runs, chip, _names(designs), plot, as_json)
+        return
+    (run,) = runs
     columns, made = _load(run, chip)
     fitting = designs_for(columns.program)
-    names = [n.strip() for n in designs.split(",") if n.strip()] or list(fitting)
+    names = _names(designs) or list(fitting)
     memory = _memory(dram, made)
     itc = price_run(columns, made, _baseline(columns), memory=memory)
     found = {name: price_run(columns, made, load_design(name), memory=memory) for name in names}
     over = f"speedup_over_{itc.design}"
-    figures = {name: _figures(time, made, itc) for name, time in found.items()}
+    encoded = {name: load_design(name).datapath == "slots" for name in names}
+    figures = {n: _figures(t, made, itc) | work_of(columns, t, encoded[n]) for n, t in found.items()}
     measured = _measure_gpu(columns, itc.total_cycles / made.clock_ghz / 1e9) if gpu else None
     path = run / "compare.png"
     if plot:
@@ -145,6 +165,7 @@ def compare(
             load_design(name).title,
             f"{f['total_cycles']:,}",
             f"{f[over]:.2f}",
+            f"{f['multiplications'] / 1e9:.3f}",
             f"{f['unit_cycles']['compute'] / max(f['total_cycles'], 1):.0%}",
             f"{f['stall_cycles']['dram'] / max(f['total_cycles'], 1):.0%}",
             f"{f['total_bytes'] / 1e6:,.1f}",
@@ -159,6 +180,7 @@ def compare(
             "design",
             "cycles",
             f"× {_baseline(columns).title}",
+            "G mult.",
             "computing",
             "DRAM stall",
             "MB",
@@ -507,6 +529,11 @@ def _layer_rows(found: RunTime) -> list[dict[str, Any]]:
 
 def _shares(values: dict[str, Any], whole: float) -> list[list[str]]:
     return [[name, f"{value:,.0f}", f"{value / whole:.1%}"] for name, value in values.items()]
+
+
+def _names(text: str) -> list[str]:
+    """Those of a comma-separated option."""
+    return [n.strip() for n in text.split(",") if n.strip()]
 
 
 def _numbers(text: str, what: str) -> list[float]:

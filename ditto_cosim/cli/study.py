@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ditto study`: other papers' systems, held against what this product measures of them (ICC in `study_icc.py`)."""
+"""`ditto study`: other papers' systems, held against what this product measures of them.
+
+ICC is in `study_icc.py`, all of them on one axis in `study_one_axis.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ditto_cosim.cli.study_icc import icc
+from ditto_cosim.cli.study_one_axis import one_axis
 
 if TYPE_CHECKING:
     from ditto_cosim.study.sq_dm import Findings, Judged
@@ -31,6 +35,7 @@ def _studies() -> None:
 
 
 app.command("icc")(icc)
+app.command("one_axis")(one_axis)
 
 
 @app.command("sq_dm")

@@ -26,13 +26,23 @@ def icc(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="With --measure: keep it there")
     ] = None,
+    record: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Recorded runs of a transformer, cached or not: slots by distance to the full step; may be repeated"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")] = False,
 ) -> None:
     """ICC on DiT-XL/2: MACs, lane cycles, bytes, whole runs; and reuse, SVD, CA, CD on fashion-dit."""
+    from ditto_cosim.cli.tables import print_rows
     from ditto_cosim.study import icc as study
 
+    slots = [{"run": run.name, **row} for run in record or () for row in _slots(run)]
     if measure:
-        found = study.measure(pictures, (rank,), (2, 3), lambda what: print(what, file=sys.stderr))
+        found = study.with_excess(
+            study.measure(pictures, (rank,), (2, 3), lambda what: print(what, file=sys.stderr))
+        )
         if output is not None:
             command = f"ditto study icc --measure --pictures {pictures} --rank {rank}"
             output.write_text(json.dumps({"command": command, "ordering": found}, indent=1), encoding="utf-8")
@@ -45,6 +55,7 @@ def icc(
         "traffic_mb": study.traffic(),
         "runs": study.runs(),
         "ordering": found,
+        "slots": slots,
     }
     if as_json:
         print(json.dumps(figures))
@@ -53,23 +64,22 @@ def icc(
     print(
         f"DiT-XL/2, 256×256, one branch: {size['full_gmac']:.3f} GMAC a full step, {size['reuse_gmac']:.3f} with reuse"
     )
-    _table("increments", [{"rank": r, "GMAC": f"{g:.3f}"} for r, g in size["increment_gmac"].items()])
-    _table("MACs of a schedule, of all", [{k: f"{v:.4f}" for k, v in size["mac_ratio"].items()}])
+    print_rows("increments", [{"rank": r, "GMAC": f"{g:.3f}"} for r, g in size["increment_gmac"].items()])
+    print_rows("MACs of a schedule, of all", [{k: f"{v:.4f}" for k, v in size["mac_ratio"].items()}])
     shown = ("configuration", "full", "increment", "mean", "speedup_over_itc", "speedup_over_ditto")
-    _table(
+    print_rows(
         "million lane cycles a step, chip paper",
         [{k: row.get(k, "") for k in shown} for row in figures["cycles"]],
     )
-    _table("MB a step", [{"step": name, **row} for name, row in figures["traffic_mb"].items()])
-    _table("whole runs, DRAM and vector unit included", figures["runs"])
-    _table("fashion-dit, dB (50 steps, guidance 2)", figures["ordering"])
+    print_rows("MB a step", [{"step": name, **row} for name, row in figures["traffic_mb"].items()])
+    print_rows("whole runs, DRAM and vector unit included", figures["runs"])
+    print_rows("slots an element of corrected layers, by steps back to what differences are taken to", slots)
+    print_rows("fashion-dit, dB (50 steps, guidance 2)", figures["ordering"])
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> None:
-    """Columns as wide as they need to be."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[str(row.get(name, "")) for name in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    print(f"\n{title}")
-    for line in (names, *cells):
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+def _slots(run: Path) -> list[dict[str, Any]]:
+    from ditto_cosim.device.pricing.recorded import RecordColumns
+    from ditto_cosim.protocol.record import RunRecord
+    from ditto_cosim.study.icc import slots_by_lag
+
+    return slots_by_lag(RecordColumns.load(RunRecord(run)))

@@ -219,18 +219,16 @@ def program_bytes(pricer: Pricer, command: Command) -> int:
 
 
 def runs(chip_name: str = "paper") -> list[dict[str, Any]]:
-    """Whole runs, DRAM and the vector unit included, under ITC and Ditto: million cycles and megabytes a step."""
+    """Whole runs, DRAM and the vector unit included, under ITC, Ditto and Ditto+: million cycles and megabytes a step."""
     chip = load_chip(chip_name)
     rows = []
     baseline: dict[str, float] = {}
-    asked: list[tuple[str, Program, Iterable[str]]] = [
-        ("every step full", workload_program("dit"), ("itc", "ditto"))
-    ]
-    asked += [(f"reuse p{p}", program_of(0, p), ("ditto",)) for p in (2, 3)]
-    asked += [(f"icc p{p} r{r}", program_of(r, p), ("ditto",)) for p in (2, 3) for r in (128, 256)]
-    for name, program, designs in asked:
+    asked = [("every step full", workload_program("dit"))]
+    asked += [(f"reuse p{p}", program_of(0, p)) for p in (2, 3)]
+    asked += [(f"icc p{p} r{r}", program_of(r, p)) for p in (2, 3) for r in (128, 256)]
+    for name, program in asked:
         columns = _columns(program, chip.geometry.k_max)
-        for design in designs:
+        for design in ("itc", "ditto", "ditto_plus"):
             found = price_run(columns, chip, load_design(design))
             each = found.total_cycles / STEPS / 1e6
             baseline.setdefault(design, each)
@@ -282,6 +280,51 @@ def _step(program: Program, step: int, k_max: int) -> StepRecord:
     return StepRecord(step, tuple(records))
 
 
+# --- a recorded run ---------------------------------------------------------------------------------------------------------
+
+PLACES = {
+    "q, k, v": ("to_q", "to_k", "to_v"),
+    "proj": ("to_out.0",),
+    "fc1": ("net.0.proj",),
+    "fc2": ("net.2",),
+}
+"""Corrected layers by the specification's names."""
+
+
+def slots_by_lag(columns: RecordColumns) -> list[dict[str, Any]]:
+    """A row a distance to the step that differences are taken to: shares of the corrected layers' elements, slots an element, and
+    those by place. Of a cached run the B products, by their distance to the full step; of any other its temporal differences."""
+    period = columns.program.period
+    ending = ".B" if period > 1 else ""
+    found: dict[int, dict[str, np.ndarray[Any, Any]]] = {}
+    for layer, command in enumerate(columns.program.layers):
+        name = command.name.removesuffix(ending)
+        place = next((p for p, ends in PLACES.items() if name.endswith(ends)), None)
+        met = columns.met[layer].get("temporal")
+        if place is None or met is None or not command.name.endswith(ending):
+            continue
+        for at, works in zip(met.at, met.works, strict=True):
+            lag = columns.steps[at] % period if period > 1 else 1
+            counts = found.setdefault(lag, {p: np.zeros(4) for p in PLACES})[place]
+            for work in works:
+                counts += (work.zero, work.low, work.full, work.slot_total)
+    rows = []
+    for lag, by_place in sorted(found.items()):
+        zero, low, full, slots = np.sum(list(by_place.values()), axis=0).tolist()
+        elements = zero + low + full
+        row = {
+            "period": period,
+            "lag": lag,
+            "zero": zero / elements,
+            "low": low / elements,
+            "full": full / elements,
+        }
+        row |= {"slots_an_element": slots / elements}
+        row |= {place: counts[3] / max(counts[:3].sum(), 1) for place, counts in by_place.items()}
+        rows.append({k: round(float(v), 4) if isinstance(v, float) else v for k, v in row.items()})
+    return rows
+
+
 # --- fashion-dit ------------------------------------------------------------------------------------------------------------
 
 
@@ -289,7 +332,19 @@ def ordering() -> list[dict[str, Any]]:
     """As it was measured and kept: reuse, SVD, CA and CD by period and rank, PSNR of the pictures to those of full steps."""
     text = resources.files("ditto_cosim.study").joinpath(MEASURED).read_text(encoding="utf-8")
     found: list[dict[str, Any]] = json.loads(text)["ordering"]
-    return found
+    return with_excess(found)
+
+
+def with_excess(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with `int8_excess_db`: how far int8's pictures are below what they would be if ICC's error in fp32 and int8's with
+    every step full were independent and added up."""
+    (full,) = (r["psnr_int8_to_fp32_db"] for r in rows if r["method"] == "full")
+
+    def excess(row: Mapping[str, Any]) -> float:
+        both = sum(10 ** (-db / 10) for db in (full, row["psnr_fp32_db"]))
+        return round(-10 * math.log10(both) - float(row["psnr_int8_to_fp32_db"]), 2)
+
+    return [row if row["method"] == "full" else row | {"int8_excess_db": excess(row)} for row in rows]
 
 
 def measure(

@@ -150,7 +150,8 @@ def measure_quality(
         load_classifier(known.dataset)  # a missing one is better known before the pictures are made
     series: dict[str, Series] = {}
     for kind in (FP32, *policies):
-        maker = _Maker(model, kind, wish, options or {}, min(batch, count), settings, progress)
+        asked = None if kind == FP32 else {"policy": kind, **settings}
+        maker = PictureMaker(model, kind, wish, options or {}, min(batch, count), asked, progress)
         began = time.perf_counter()
         pictures = tuple(maker.pictures(count, seed, keep) for seed in seeds)
         wall_s = time.perf_counter() - began
@@ -164,8 +165,9 @@ def measure_quality(
     )
 
 
-class _Maker:
-    """Makes one arithmetic's pictures; the pipeline is loaded, and calibrated, when the first one is missing."""
+class PictureMaker:
+    """Makes one arithmetic's pictures, in fp32 or as golden computes them under settings of `accelerate`; the pipeline is
+    loaded, and calibrated, when the first one is missing."""
 
     def __init__(
         self,
@@ -174,11 +176,12 @@ class _Maker:
         wish: Wish,
         options: Mapping[str, Any],
         batch: int,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, Any] | None,
         progress: Callable[[str, int], None] | None,
     ) -> None:
+        """`kind` names the pictures where they are kept; settings of None: fp32."""
         self._model, self._kind, self._wish, self._options = model, kind, wish, options
-        self._batch, self._settings, self._progress = batch, dict(settings), progress
+        self._batch, self._settings, self._progress = batch, settings, progress
         self._loaded: LoadedModel | None = None
 
     def pictures(self, count: int, seed: int, keep: Path | None) -> Pictures:
@@ -231,9 +234,9 @@ class _Maker:
 
     def _load(self) -> LoadedModel:
         loaded = load_model(self._model, **self._options)
-        if self._kind == FP32:
+        if self._settings is None:
             return loaded
-        settings = {"policy": self._kind, **self._settings}
+        settings = dict(self._settings)
         if settings.get("scales") is None and usual(settings) and loaded.scales is not None:
             settings["scales"] = load_grids(loaded.scales)
         if settings.get("scales") is None:

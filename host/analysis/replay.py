@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ditto_cosim.host.analysis.analyze import COUNTS, Analysis, Analyzer, Kind
 from ditto_cosim.host.compiler.arguments import Call, from_description
+from ditto_cosim.host.compiler.cache import Cache, CachePlan, plan_of
 from ditto_cosim.host.compiler.capture import Captured, capture, capture_call
+from ditto_cosim.host.compiler.factors import RUN_FACTORS, Factors
 from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.compiler.points import quantization_points
 from ditto_cosim.host.compiler.quantize import Grid
@@ -78,12 +80,32 @@ def _shaped_like(captured: Captured, info: RunInfo | None) -> dict[str, Grid] | 
     }
 
 
+def _cache_plan(
+    program: Program, denoiser: torch.nn.Module, info: RunInfo | None, run: Path | None
+) -> CachePlan | None:
+    """What a cached run's program was lowered with, its factors those that lie beside the record."""
+    if not any(c.op == "linear_increment" for c in program.commands):
+        return None
+    cache = None if info is None else Cache.of(info.extra.get("cache"))
+    if cache is None or run is None or not (run / RUN_FACTORS).is_file():
+        raise AnalysisError(
+            f"the run has increments, and its {RUN_FACTORS} is not beside it; `ditto generate --cache icc` leaves it there"
+        )
+    return plan_of(cache, denoiser, Factors.load(run / RUN_FACTORS))
+
+
 def constants_of(
-    program: Program, denoiser: torch.nn.Module, inputs: Mapping[str, Tensor], info: RunInfo | None = None
+    program: Program,
+    denoiser: torch.nn.Module,
+    inputs: Mapping[str, Tensor],
+    info: RunInfo | None = None,
+    run: Path | None = None,
 ) -> dict[str, Tensor]:
-    """The program's constants, made again from the denoiser it was lowered from."""
+    """The program's constants, made again from the denoiser it was lowered from; of a run with increments, also from the factors
+    in its directory."""
     captured = captured_again(denoiser, inputs, info)
-    constants = dict(lower(captured, _shaped_like(captured, info)).constants)
+    plan = _cache_plan(program, denoiser, info, run)
+    constants = dict(lower(captured, _shaped_like(captured, info), plan=plan).constants)
     for name, value in program.constants.items():
         spec, found = program.values[value], constants.get(name)
         if found is None or tuple(found.shape) != spec.shape:
@@ -91,6 +113,16 @@ def constants_of(
                 f"constant {name!r} of the run ({spec}) is not in this model; was it another model?"
             )
     return {name: constants[name] for name in program.constants}
+
+
+def refuse_cached(record: RunRecord) -> None:
+    """An analysis is of differences from one step to the next, and of layers that are in every step."""
+    if record.program.period > 1:
+        raise AnalysisError(
+            f"{record.directory}: the run has steps of two classes (period {record.program.period}), and increments take their "
+            "differences to the last full step; an analysis is of neighbouring steps. Analyze the same run without --cache; "
+            "`ditto show run` and `ditto rtl replay` show single layers of this one"
+        )
 
 
 def analyze_run(
@@ -101,6 +133,7 @@ def analyze_run(
     What the run recorded of the same elements is compared on the way: a replay of something else is refused.
     """
     record = RunRecord(directory)
+    refuse_cached(record)
     steps = list(record)
     if not steps:
         raise AnalysisError(f"{directory}: the run has no whole step; run at least one")

@@ -25,6 +25,8 @@ from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.files import replacing
 
 FORMAT = "ditto-factors-1"
+RUN_FACTORS = "factors.safetensors"
+"""Those of a run, beside its record."""
 
 
 class FactorsError(DittoError):

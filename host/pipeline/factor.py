@@ -5,13 +5,14 @@
 
 The pipeline runs twice in fp32 on the same seeds: first every layer's magnitudes are taken (`ca`: of its operand and its result;
 `cd`: of their changes from one step to the next; `svd` needs none), then, with the factors in 8 bits, the size of B·(x − x₀) at
-every distance from a full step. What this file does not do: decide which layers (`compiler/cache.py`).
+every distance from a full step. Magnitudes may be taken elsewhere (`factor_data.py`). What this file does not do: decide which
+layers (`compiler/cache.py`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ USUAL_SHARE = 128 / 1152
 SEEN_PICTURES = 4
 """Of a batch, whose increments are measured."""
 
+Call = Callable[[], object]
 Tell = Callable[[str, int], None]
 """(what, calls of the denoiser so far)"""
 
@@ -42,7 +44,7 @@ def usual_rank(denoiser: nn.Module) -> int:
 
 
 def factor_denoiser(
-    call: Callable[[], object],
+    call: Call,
     denoiser: nn.Module,
     method: str,
     rank: int,
@@ -52,13 +54,14 @@ def factor_denoiser(
     longest_period: int = LONGEST_PERIOD,
     about: Mapping[str, Any] | None = None,
     tell: Tell | None = None,
+    seen: Iterable[Call] | None = None,
 ) -> Factors:
     """Factors of rank `rank` (0: the usual share) of every layer that increments correct, to be met by operands on `grids`.
-    `call` runs the pipeline in fp32, from the same seed every time."""
+    `call` runs the pipeline in fp32, from the same seed every time; magnitudes are taken there, or of what is `seen`."""
     if method not in METHODS:
         raise CacheError(f"factors {method!r} are unknown; they are {', '.join(METHODS)}")
     layers = places(denoiser)
-    pairs = factor_pairs(call, denoiser, method, rank, tell)
+    pairs = factor_pairs([call] if seen is None else seen, denoiser, method, rank, tell)
     made: dict[str, LayerFactors] = {}
     for name, layer in layers.items():
         grid = (grids or {}).get(f"{name}:x")
@@ -73,20 +76,20 @@ def factor_denoiser(
 
 
 def factor_pairs(
-    call: Callable[[], object], denoiser: nn.Module, method: str, rank: int, tell: Tell | None = None
+    seen: Iterable[Call], denoiser: nn.Module, method: str, rank: int, tell: Tell | None = None
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B of every layer in binary64, before any grid."""
+    """A and B of every layer in binary64, before any grid. Changes are taken inside each of the calls that are `seen`."""
     layers = places(denoiser)
     rank = rank or usual_rank(denoiser)
     check_rank(rank, layers)
     weighed: Mapping[str, tuple[Tensor | None, Tensor | None]] = dict.fromkeys(layers, (None, None))
     if method != "svd":
-        weighed = _weights(call, denoiser, layers, method == "cd", tell)
+        weighed = _weights(seen, denoiser, layers, method == "cd", tell)
     return {name: factorize(layer.weight, rank, *weighed[name]) for name, layer in layers.items()}
 
 
 def _weights(
-    call: Callable[[], object],
+    seen: Iterable[Call],
     denoiser: nn.Module,
     layers: Mapping[str, nn.Linear],
     of_changes: bool,
@@ -106,12 +109,14 @@ def _weights(
         for magnitudes, values in zip(found[name], pair or (), strict=pair is not None):
             magnitudes.add(values)
 
-    _watched(call, denoiser, layers, see, tell, "magnitudes")
+    for call in seen:
+        before.clear()
+        _watched(call, denoiser, layers, see, tell, "magnitudes")
     return {name: (left.weights(), right.weights()) for name, (left, right) in found.items()}
 
 
 def _measured(
-    call: Callable[[], object],
+    call: Call,
     denoiser: nn.Module,
     layers: Mapping[str, nn.Linear],
     made: Mapping[str, LayerFactors],
@@ -152,7 +157,7 @@ def _projection(factors: LayerFactors) -> Tensor:
 
 
 def _watched(
-    call: Callable[[], object],
+    call: Call,
     denoiser: nn.Module,
     layers: Mapping[str, nn.Linear],
     see: Callable[[str, int, Tensor, Tensor], None],

@@ -16,6 +16,7 @@ from ditto_cosim.host.compiler.cache import METHODS, Cache, places
 from ditto_cosim.host.compiler.factors import Factors, check_rank
 from ditto_cosim.host.compiler.quantize import load_grids
 from ditto_cosim.host.pipeline.factor import LONGEST_PERIOD, Tell, factor_denoiser, factor_pairs
+from ditto_cosim.host.pipeline.factor_data import data_calls
 from ditto_cosim.host.pipeline.models import LoadedModel, Wish
 
 FACTORS_FILE = "ditto_factors_{}.safetensors"
@@ -32,8 +33,11 @@ def factor_model(
     scales: Path | None = None,
     longest_period: int = LONGEST_PERIOD,
     tell: Tell | None = None,
+    pictures: int = 0,
 ) -> Factors:
-    """Factors from the trajectories that the wish asks for, to be met by operands on the model's scales, or those in `scales`."""
+    """Factors from the trajectories that the wish asks for, to be met by operands on the model's scales, or those in `scales`.
+    With `pictures`, channels are weighed by so many of the training set, and trajectories say how large increments are."""
+    seen = list(data_calls(model, pictures, wish.seed)) if pictures and method != "svd" else None
     call, steps = _call(model, wish)
     chosen = scales or model.scales
     return factor_denoiser(
@@ -45,20 +49,22 @@ def factor_model(
         grids=None if chosen is None else load_grids(chosen),
         longest_period=longest_period,
         about={
-            "from": "own trajectories",
+            "from": "own trajectories" if seen is None else f"{pictures} training pictures",
             "steps": steps,
             "pictures": wish.batch,
             "seed": wish.seed,
         },
         tell=tell,
+        seen=seen,
     )
 
 
 def factor_pairs_of(
-    model: LoadedModel, method: str, rank: int, wish: Wish = CALIBRATION
+    model: LoadedModel, method: str, rank: int, wish: Wish = CALIBRATION, pictures: int = 0
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """The same before they are put on 8-bit grids: what the published algorithm runs with."""
-    return factor_pairs(_call(model, wish)[0], model.denoiser, method, rank)
+    seen = data_calls(model, pictures, wish.seed) if pictures else [_call(model, wish)[0]]
+    return factor_pairs(seen, model.denoiser, method, rank)
 
 
 def _call(model: LoadedModel, wish: Wish) -> tuple[Callable[[], None], int]:

@@ -18,23 +18,35 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ditto_cosim.device.chips import load_chip
+from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.execution.machine import Machine
+from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
 from ditto_cosim.device.timing.traffic import groups, mode_bytes
 from ditto_cosim.host.analysis.increments import increments
+from ditto_cosim.host.analysis.replay import AnalysisError, analyze_run
 from ditto_cosim.host.compiler.cache import Cache, CacheError, CachePlan, places, plan_of
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
-from ditto_cosim.host.compiler.factors import Factors, FactorsError, LayerFactors, weight_digest
+from ditto_cosim.host.compiler.factors import RUN_FACTORS, Factors, FactorsError, LayerFactors, weight_digest
 from ditto_cosim.host.compiler.lowrank import Magnitudes, factorize
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError
-from ditto_cosim.host.pipeline.factor import factor_denoiser
+from ditto_cosim.host.pipeline.accelerate import accelerate
+from ditto_cosim.host.pipeline.factor import factor_denoiser, factor_pairs
+from ditto_cosim.host.pipeline.factor_data import data_calls
+from ditto_cosim.host.pipeline.models import ModelError, load_model
+from ditto_cosim.host.pipeline.run import INPUTS
 from ditto_cosim.host.reference.golden import Golden
 from ditto_cosim.protocol.errors import GridError, IsaError
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.program import Command, Program
-from support.families import PERIOD, RANK, build, calibrated, compiled
+from ditto_cosim.protocol.record import RunInfo, RunWriter, StepRecord
+from ditto_cosim.recapture import recapture
+from ditto_cosim.study.icc import PLACES, slots_by_lag
+from support.families import CACHED, PERIOD, RANK, build, calibrated, compiled
 
 Inputs = dict[str, Tensor]
+K_MAX = load_chip("tiny").geometry.k_max
 
 
 def dit() -> nn.Module:
@@ -288,6 +300,40 @@ def test_increments_anchored_equal_telescoped_in_exact_arithmetic() -> None:
         assert (telescoped == anchored).all()
 
 
+def test_increments_magnitudes_are_of_changes_inside_a_call_alone() -> None:
+    """Two calls seen apart are not a change from the one's end to the other's begin."""
+    module, steps = dit(), trajectory(4)
+    far = [{**inputs, "hidden_states": -3 * inputs["hidden_states"]} for inputs in trajectory(2)]
+    apart = factor_pairs([caller(module, steps[:2]), caller(module, far)], module, "cd", 4)
+    again = factor_pairs([caller(module, far), caller(module, steps[:2])], module, "cd", 4)
+    joined = factor_pairs([caller(module, [*steps[:2], *far])], module, "cd", 4)
+    for name, (a, b) in apart.items():
+        torch.testing.assert_close(a @ b, again[name][0] @ again[name][1], rtol=1e-6, atol=1e-9)
+    assert any((a @ b - joined[n][0] @ joined[n][1]).abs().max() > 1e-4 for n, (a, b) in apart.items())
+
+
+@pytest.mark.long
+def test_increments_from_data_follow_the_authors_recipe() -> None:
+    """Batches of 16, a timestep a picture, twice each one DDIM step apart; and factors that correct like the trajectory's."""
+    model, seen = load_model("fashion-dit"), []
+    model.denoiser.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args[0], kwargs["timestep"], kwargs["class_labels"])),
+        with_kwargs=True,
+    )
+    for call in data_calls(model, 64):
+        with torch.no_grad():
+            call()
+    assert len(seen) == 2 * 64 // 16
+    assert any((labels == 1000).any() for _, _, labels in seen)
+    for (x, then, labels), (y, now, same) in zip(seen[::2], seen[1::2], strict=True):
+        assert torch.equal(then - now, torch.full((16,), 20))
+        assert torch.equal(labels, same)
+        assert len(then.unique()) > 4
+        assert 0 < (y - x).norm() < (x.norm())
+    with pytest.raises(ModelError, match="--from data needs the training pictures"):
+        list(data_calls(load_model("emoji-sd"), 16))
+
+
 # --- 6.3 for the right reason ------------------------------------------------------------------------------------------------
 
 
@@ -365,17 +411,51 @@ def test_increments_follow_the_published_algorithm_within_int8() -> None:
         assert (d - a).norm() < 2 * allowed
 
 
+class Timed(nn.Module):
+    """A layer with a timestep."""
+
+    def __init__(self, layer: OneLayer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        result: Tensor = self.layer(sample)
+        return result
+
+
+def test_increments_16_a_layers_error_is_proportional_to_the_way_from_its_anchor() -> None:
+    """Slope 1 on logarithmic axes, and zero at zero."""
+    module, _, _, _ = one_layer()
+    timed = Timed(module).double()
+    layer = timed.layer.ff.net[2]
+    x0, way = torch.randn(2, 3, 5, 10, generator=torch.Generator().manual_seed(3)).double()
+    errors = []
+    for factor in (1.0, 0.0, 1e-3, 0.5, 40.0):
+        pair = factorize(layer.weight, 1)
+        with torch.no_grad(), increments(timed, {"layer.ff.net.2": pair}, 2):
+            timed(x0, timestep=torch.tensor(2))
+            y = timed(x0 + factor * way, timestep=torch.tensor(1))
+        errors.append(y - nn.functional.linear(x0 + factor * way, layer.weight, layer.bias))
+    one, none, *others = errors
+    assert one.norm() > 0.1
+    assert none.abs().max() < 1e-12
+    for error, factor in zip(others, (1e-3, 0.5, 40.0), strict=True):
+        torch.testing.assert_close(error, factor * one, rtol=1e-6, atol=1e-10)
+
+
 # --- 6.4 hardware --------------------------------------------------------------------------------------------------------------
 
 
-def test_increments_18_the_stages_may_be_spent_three_ways() -> None:
-    """A at two slots an element, A classified, and a projected anchor: the same bits, three counts of slots."""
-    steps = trajectory(3)
-    machine = Machine(
-        compiled("dit-icc").program,
-        compiled("dit-icc").arrays,
-        RunSpec(backend="model", chip="tiny", design="ditto"),
-    )
+def recorded(name: str, steps: list[Inputs]) -> RecordColumns:
+    """What the device records of these steps."""
+    info, records = records_of(name, steps)
+    return RecordColumns(compiled(name).program, info, records)
+
+
+def records_of(name: str, steps: list[Inputs]) -> tuple[RunInfo, list[StepRecord]]:
+    program = compiled(name).program
+    spec = RunSpec(backend="model", chip="tiny", design="ditto")
+    machine = Machine(program, compiled(name).arrays, spec)
     records = [
         machine.step(
             i,
@@ -387,18 +467,53 @@ def test_increments_18_the_stages_may_be_spent_three_ways() -> None:
         ).record
         for i, inputs in enumerate(steps)
     ]
+    facts = machine.facts
     machine.close()
-    layers = compiled("dit-icc").program.layers
-    works = [
-        r.works for record in records if record for r in record.layers if layers[r.layer].name.endswith(".A")
-    ]
-    dense, classified = (
-        sum(s.slot_total for w in works for s in w[mode]) for mode in ("original", "temporal")
+    info = RunInfo(
+        program.to_dict(),
+        "small",
+        "tiny",
+        str(facts["chip_digest"]),
+        "ditto",
+        "model",
+        "twos4",
+        len(steps),
+        0,
+        K_MAX,
     )
-    assert classified < dense
-    _, projected = on_device(compiled("dit-icc-projected"), steps)
+    return info, [record for record in records if record is not None]
+
+
+def test_increments_17_slots_of_b_grow_with_the_distance_to_the_anchor() -> None:
+    """From records, beside those of Ditto's own differences; every element is in a share."""
+    steps = trajectory(7, spread=0.2)
+    one, two = slots_by_lag(recorded("dit-icc", steps))
+    (ditto,) = slots_by_lag(recorded("dit", steps))
+    assert [row["lag"] for row in (one, two, ditto)] == [1, 2, 1]
+    assert 0 < one["slots_an_element"] < two["slots_an_element"] < 2
+    for row in (one, two, ditto):
+        assert row["zero"] + row["low"] + row["full"] == pytest.approx(1, abs=2e-4)
+        assert row["slots_an_element"] == pytest.approx(row["low"] + 2 * row["full"], abs=2e-4)
+        assert all(0 < row[place] < 2 for place in PLACES)
+
+
+def test_increments_18_the_stages_may_be_spent_three_ways() -> None:
+    """A at two slots an element, A classified, and a projected anchor: the same bits, three counts of slots and of cycles."""
+    steps = trajectory(3)
+    chip, always = load_chip("tiny"), replace(load_design("ditto"), policy="temporal")
+    classified, projected = recorded("dit-icc", steps), recorded("dit-icc-projected", steps)
+    dense = recorded("dit-icc", steps)
+    for layer, command in enumerate(dense.program.layers):
+        if command.name.endswith(".A"):
+            del dense.met[layer]["temporal"]
+    cycles = [price_run(columns, chip, always).total_cycles for columns in (dense, classified, projected)]
+    assert len(set(cycles)) == 3
+    assert cycles[1] < cycles[0], "small values cost less"
+    _, by_projection = on_device(compiled("dit-icc-projected"), steps)
     _, difference = on_device(compiled("dit-icc"), steps)
-    totals = [sum(r.slots for r in reports if r.name.endswith(".B")) for reports in (projected, difference)]
+    totals = [
+        sum(r.slots for r in reports if r.name.endswith(".B")) for reports in (by_projection, difference)
+    ]
     assert totals[0] != totals[1]
 
 
@@ -419,6 +534,69 @@ def test_increments_19_nothing_of_an_anchor_is_written_back() -> None:
             if group.name.endswith(".B"):
                 assert reads["previous_input"] > 0
     assert read == sum(held[name] for name in corrected)
+
+
+# --- other transformers ----------------------------------------------------------------------------------------------------
+
+
+def test_increments_of_a_pixart_leave_the_keys_and_values_of_a_constant_text_alone() -> None:
+    """Through `accelerate`, verified by the device's own process; and near the model, as int8 and rank 8 of 32 allow."""
+    from diffusers import PixArtTransformer2DModel
+
+    torch.manual_seed(0)
+    module = PixArtTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=2, sample_size=8, patch_size=2,
+        cross_attention_dim=32, caption_channels=24, use_additional_conditions=False, norm_num_groups=16,
+    ).eval()  # fmt: skip
+    text, sizes = torch.randn(2, 7, 24), {"resolution": None, "aspect_ratio": None}
+
+    def call(denoiser: Any) -> list[Tensor]:
+        with torch.no_grad():
+            return [
+                denoiser(
+                    inputs["hidden_states"], encoder_hidden_states=text, timestep=inputs["timestep"], added_cond_kwargs=sizes,
+                    return_dict=False,
+                )[0]
+                for inputs in trajectory(4)
+            ]  # fmt: skip
+
+    plain = call(module)
+    accelerate(module, backend="model", chip="tiny", verify=True, cache=Cache("icc", 3, 8), calibration=call)
+    denoiser: Any = module
+    found = call(denoiser)
+    names = {c.name for c in denoiser.run.compiled.program.layers}
+    verdict = denoiser.finish().verdict
+    assert verdict.bit_identical, verdict.first_difference
+    assert verdict.increment_snr_db > 20
+    for got, expected in zip(found, plain, strict=True):
+        assert (got - expected).norm() / expected.norm() < 0.1
+    for block in range(2):
+        for layer, corrected in {"attn1.to_k": True, "attn2.to_q": True, "attn2.to_out.0": True, "ff.net.2": True,
+                                 "attn2.to_k": False, "attn2.to_v": False}.items():  # fmt: skip
+            assert (f"transformer_blocks.{block}.{layer}.B" in names) == corrected
+
+
+# --- afterwards ---------------------------------------------------------------------------------------------------------
+
+
+def test_increments_what_they_multiplied_can_be_made_again_from_the_runs_own_factors(tmp_path: Path) -> None:
+    module, found = factors()
+    steps, layer = trajectory(3), "transformer_blocks.1.attn1.to_q"
+    info, records = records_of("dit-icc", steps)
+    writer = RunWriter(tmp_path, replace(info, extra={"cache": CACHED["dit-icc"].plain()}))
+    for record, inputs in zip(records, steps, strict=True):
+        np.savez(tmp_path / INPUTS.format(record.step), **{n: t.numpy() for n, t in inputs.items()})  # type: ignore[arg-type]  # names of inputs
+        writer.append(record)
+    writer.close({"wall_s": 1.0})
+    with pytest.raises(AnalysisError, match=r"factors\.safetensors is not beside it"):
+        recapture(tmp_path, module, 2, [f"{layer}.B"])
+    found.save(tmp_path / RUN_FACTORS)
+    (increment,), (full,) = (recapture(tmp_path, module, *of) for of in ((2, [f"{layer}.B"]), (0, [layer])))
+    np.testing.assert_array_equal(increment.reference, full.current)
+    np.testing.assert_array_equal(increment.weights, found.layers[layer].b.t().numpy())
+    assert (increment.current != increment.reference).any()
+    with pytest.raises(AnalysisError, match=r"steps of two classes \(period 3\).*without --cache"):
+        analyze_run(tmp_path, module)
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------------------
