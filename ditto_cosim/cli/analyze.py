@@ -76,6 +76,15 @@ def quality(
             help="Activation scales: static, clustered or dynamic; may be repeated; none: fp32 alone"
         ),
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of int8: mxint8, sq_dm, sq_dm_signed, int4_vsq or int4_tensor; may be repeated"
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Format plan for --formats  [default: the one beside the weights]")
+    ] = None,
     steps: Annotated[int, typer.Option(min=0, help="Denoising steps; 0 takes the model's own")] = 0,
     seed: Annotated[int, typer.Option(help="The first one")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures computed at once; changes no picture")] = 50,
@@ -109,13 +118,18 @@ def quality(
     """
     from ditto_cosim.host.analysis.quality import measure_quality, side_by_side
     from ditto_cosim.host.pipeline.models import Wish, prompts_of
+    from ditto_cosim.host.analysis.formats import numbers_named
+    from ditto_cosim.host.compiler.plan import load_plan
     from ditto_cosim.host.report.quality import quality_figures, quality_table
 
+    named = [numbers_named(name) for name in dict.fromkeys(formats or ())]
     result = measure_quality(
         model,
         count,
         seeds=range(seed, seed + seeds),
-        policies=tuple(p for p in dict.fromkeys(policy or ["static"]) if p != "none"),
+        policies=tuple(p for p in dict.fromkeys(policy or ([] if formats else ["static"])) if p != "none"),
+        formats=named,
+        plan=None if plan is None else load_plan(plan),
         steps=steps or None,
         batch=batch,
         scales=scales,

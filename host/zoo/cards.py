@@ -18,6 +18,8 @@ from . import WEIGHTS, find, models, shipped
 from .data import datasets
 from .tasks import recipes
 
+POLICIES = ("static", "clustered", "dynamic")
+
 
 @dataclass(frozen=True)
 class Notes:
@@ -170,7 +172,7 @@ def _quality(folder: Path) -> list[str]:
             cells = [_cell(row[key]) for key in columns]
             psnr = f"{row['psnr_db']:.1f} dB" if "psnr_db" in row else ""
             lines.append(
-                f"| {name if name == 'fp32' else f'int8 {name}'} | " + " | ".join([*cells, psnr]) + " |"
+                f"| {f'int8 {name}' if name in POLICIES else name} | " + " | ".join([*cells, psnr]) + " |"
             )
         seeds = len(one["seeds"])
         parts.append(
