@@ -135,16 +135,23 @@ class BlockBackend(Backend, Protocol):
 class DetectingBackend(Backend, Protocol):
     """A backend with a sparsity detector of its own: it is shown every layer's input, and refuses tags that are not its own.
 
-        codes    [channels, pixels]  as they are written back
-        least    zero codes from which on a channel is sparse
-        counted  [channels]          the tags that these codes have
-        nonzero  [channels]          their codes other than 0
-        listed   [channels]          the tags that the step runs with; None: they come from another step
-        update   whether they are stored
+    codes    [channels, pixels]  as they are written back
+    least    zero codes from which on a channel is sparse
+    counted  [channels]          the tags that these codes have
+    nonzero  [channels]          their codes other than 0
+    listed   [channels]          the tags that the step runs with; None: they come from another step
+    update   whether they are stored
     """
 
     def hold_tags(
-        self, layer: str, codes: I8, least: int, counted: Tags, nonzero: I64, listed: Tags | None, update: bool
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
     ) -> None: ...
 
 

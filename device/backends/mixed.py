@@ -65,7 +65,14 @@ class MixedBackend:
         return cast(BlockBackend, self._base).block_gemm(a, a_scales, w, w_scales, channel, sparse)
 
     def hold_tags(
-        self, layer: str, codes: I8, least: int, counted: Tags, nonzero: I64, listed: Tags | None, update: bool
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
     ) -> None:
         for part in self.parts:
             if has_detector(part):
@@ -119,7 +126,14 @@ class CheckedBackend:
         return first
 
     def hold_tags(
-        self, layer: str, codes: I8, least: int, counted: Tags, nonzero: I64, listed: Tags | None, update: bool
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
     ) -> None:
         for part in self.parts:
             if has_detector(part):

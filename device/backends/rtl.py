@@ -5,8 +5,8 @@ The chip's tiles are alike and independent, so a few Verilated ones, one a threa
 assignments of the schedule in turn; a tile of the chip has taken as long as the sum of its own. Assignments that share
 weights run one after another, so weights are really loaded once a thread; every tile of the chip is charged for its own
 load. Where the schedule lays parts of K on several tiles, their sums are added here as the chip's adders would.
-What this file does not do: SQ-DM's arrays and detector (`hetero.py`, `rtl_detector.py`), build or drive the RTL (`sim_harness`), add differences to what was
-before (`layers.py`).
+What this file does not do: SQ-DM's arrays and detector (`hetero.py`, `rtl_detector.py`), build or drive the RTL
+(`sim_harness`), add differences to what was before (`layers.py`).
 """
 
 from __future__ import annotations
@@ -124,7 +124,14 @@ class RtlBackend:
         return self._arrays.block_gemm(a, a_scales, w, w_scales, channel, sparse)
 
     def hold_tags(
-        self, layer: str, codes: I8, least: int, counted: Tags, nonzero: I64, listed: Tags | None, update: bool
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
     ) -> None:
         """Against the Verilated detector."""
         if self._detector is None:

@@ -43,7 +43,14 @@ class RtlDetector:
         self._layers: dict[str, _Seen] = {}
 
     def hold_tags(
-        self, layer: str, codes: I8, least: int, counted: Tags, nonzero: I64, listed: Tags | None, update: bool
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
     ) -> None:
         """Writes `codes` [channels, pixels] back; `counted` are the tags of its zeros, `listed` those that the lists must give
         (None: they are of another step), `update` whether the tags are stored."""
@@ -53,7 +60,14 @@ class RtlDetector:
             raise BackendError(f"layer {layer!r}: detector: {error}") from error
 
     def _hold(
-        self, layer: str, codes: I8, least: int, counted: Tags, nonzero: I64, listed: Tags | None, update: bool
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
     ) -> None:
         channels, pixels = codes.shape
         most = self._geometry.channels
@@ -75,7 +89,9 @@ class RtlDetector:
                     f"{int(right[channel])}"
                 )
         if got.waited:
-            raise BackendError(f"layer {layer!r}: the detector in RTL made codes wait for {got.waited} cycles")
+            raise BackendError(
+                f"layer {layer!r}: the detector in RTL made codes wait for {got.waited} cycles"
+            )
         seen.stored |= update
         if listed is not None and seen.stored:
             dense, sparse, _ = detector.lists(place, channels)

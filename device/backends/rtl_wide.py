@@ -46,7 +46,14 @@ class RtlWideBackend:
         return replace(made, dense_cycles=None, sparse_cycles=None)
 
     def hold_tags(
-        self, layer: str, codes: I8, least: int, counted: Tags, nonzero: I64, listed: Tags | None, update: bool
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
     ) -> None:
         self._wide.hold_tags(layer, codes, least, counted, nonzero, listed, update)
 

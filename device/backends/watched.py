@@ -55,7 +55,14 @@ class WatchedBackend:
             self._tell(None)
 
     def hold_tags(
-        self, layer: str, codes: I8, least: int, counted: Tags, nonzero: I64, listed: Tags | None, update: bool
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
     ) -> None:
         if has_detector(self.inner):
             self._tell(Activity(f"layer {layer!r}, its tags", codes.size))

@@ -126,7 +126,13 @@ class BlockLayer(Layer):
         counted = self.pixels - nonzero >= detector.least(self.pixels)
         update = self.step % detector.interval == 0
         backend.hold_tags(
-            self.command.name, codes, detector.least(self.pixels), counted, nonzero, self.sparse if fresh else None, update
+            self.command.name,
+            codes,
+            detector.least(self.pixels),
+            counted,
+            nonzero,
+            self.sparse if fresh else None,
+            update,
         )
 
     def check(self, ran: Sequence[Ran], counts: Sequence[SubOp], backend: str) -> None:

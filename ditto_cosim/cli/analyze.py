@@ -116,10 +116,10 @@ def quality(
     The int8 pictures come from the int8 reference, which every exact design equals bit for bit. A model that ships is
     scored against the pictures it was trained on; of a folder's, the distance from fp32 is told.
     """
-    from ditto_cosim.host.analysis.quality import measure_quality, side_by_side
-    from ditto_cosim.host.pipeline.models import Wish, prompts_of
     from ditto_cosim.host.analysis.formats import numbers_named
+    from ditto_cosim.host.analysis.quality import measure_quality, side_by_side
     from ditto_cosim.host.compiler.plan import load_plan
+    from ditto_cosim.host.pipeline.models import Wish, prompts_of
     from ditto_cosim.host.report.quality import quality_figures, quality_table
 
     named = [numbers_named(name) for name in dict.fromkeys(formats or ())]

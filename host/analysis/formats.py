@@ -114,20 +114,20 @@ def numbers(kind: Numbers, plan: FormatPlan, *, each: bool = False) -> Seen:
     }
     if kind in formats:
         return on_formats(formats[kind], plan.block, each=each)
-    assert kind in get_args(Baseline)
+    baseline: Baseline = "int4_vsq" if kind == "int4_vsq" else "int4_tensor"
     others = on_formats({n: f for n, f in eight.items() if n not in four}, plan.block, each=each)
-    inner = on_baseline(kind, four, each=each)
+    inner = on_baseline(baseline, four, each=each)
     return lambda x, w, layer, axis: (inner if layer in four else others)(x, w, layer, axis)
 
 
 def on_numbers(denoiser: nn.Module, kind: Numbers, plan: FormatPlan) -> None:
-    """From now on this denoiser computes, in fp32, on what these numbers leave of its layers' operands, each picture by itself."""
+    """From now on this denoiser computes in fp32 on what these numbers leave of its layers' operands, each picture by itself."""
     seen, modules = numbers(kind, plan, each=True), dict(denoiser.named_modules())
     for name in plan.layers:
         layer = modules.get(name)
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             raise PlanError(
-                f"plan {plan.name}: layer {name!r} is not in this model; make the plan again: `ditto calibrate MODEL --plan sq_dm`"
+                f"plan {plan.name}: layer {name!r} is not in this model; make another: `ditto calibrate MODEL --plan sq_dm`"
             )
         layer.register_forward_pre_hook(_look(seen, name))
 
@@ -138,7 +138,9 @@ def _look(seen: Seen, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tu
     def look(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         whole[:] = whole or [layer.weight.data]
-        x, layer.weight.data = seen(args[0], whole[0], name, 1 if isinstance(layer, nn.Conv2d) else args[0].ndim - 1)
+        x, layer.weight.data = seen(
+            args[0], whole[0], name, 1 if isinstance(layer, nn.Conv2d) else args[0].ndim - 1
+        )
         return (x, *args[1:])
 
     return look
@@ -155,7 +157,8 @@ def compare_formats(
     wanted = outputs(captured, inputs)
     asked = {kind: numbers(kind, plan) for kind in get_args(Numbers)}
     blocks = residual_blocks(captured, plan.block)
-    every = dict.fromkeys(plan.layers, "mxint8") | {n: "uint4" for names in blocks.values() for n in names}
+    every: dict[str, BlockFormat] = dict.fromkeys(plan.layers, "mxint8")
+    every |= dict.fromkeys(sum(blocks.values(), ()), "uint4")
     return {
         name: round(snr_db(captured, inputs, wanted, seen), 2)
         for name, seen in (*asked.items(), ("sq_dm_all_4_bits", on_formats(every, plan.block)))

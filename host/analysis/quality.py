@@ -140,8 +140,8 @@ def measure_quality(
     plan: FormatPlan | None = None,
     **settings: Any,
 ) -> Quality:
-    """Pictures and figures in fp32, under each policy of int8 and on each of SQ-DM's `formats` (those of `plan`, or of the one beside
-    the weights); `settings` go to `accelerate`.
+    """Pictures and figures in fp32, under each policy of int8 and on each of SQ-DM's `formats` (those of `plan`, or of the one
+    beside the weights); `settings` go to `accelerate`.
 
     A model of the zoo makes its own series (`zoo/measure.py`); a folder, loaded with `options`, the one of `wish`. With
     `keep`, pictures are kept in that folder as they are made, and those found there are not made again.
@@ -257,7 +257,7 @@ class _Maker:
 def _plan_beside(loaded: LoadedModel) -> FormatPlan:
     if loaded.folder is None or not (loaded.folder / PLAN_FILE).is_file():
         raise PlanError(
-            f"{loaded.name}: no {PLAN_FILE} beside its weights; make one (`ditto calibrate MODEL --plan sq_dm`) and give it with --plan"
+            f"{loaded.name}: no {PLAN_FILE} beside its weights; `ditto calibrate MODEL --plan sq_dm` makes one for --plan"
         )
     return load_plan(loaded.folder / PLAN_FILE)
 

@@ -39,8 +39,7 @@ def quantize_weight(weight: Tensor, form: BlockFormat, block: int) -> tuple[Tens
 
 
 def as_seen(x: Tensor, form: BlockFormat, block: int, axis: int, *, of_each: bool = False) -> Tensor:
-    """The numbers that are left of a tensor; `of_each`: an entry of the first axis has a second-level scale of its own, as weights
-    have it."""
+    """The numbers that are left of a tensor; `of_each`: entries of the first axis have second-level scales of their own."""
     last = x.to(torch.float32).movedim(axis, -1)
     codes, scales, t = _blocks(last, form, block, tuple(range(of_each, last.ndim)))
     unit = (scales.to(torch.float32) * 2.0**-SCALE_BITS).repeat_interleave(block, -1)[..., : last.shape[-1]]

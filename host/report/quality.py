@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A quality measurement as plain data and as a table: figures with error bars, fp32 beside each policy of int8 and SQ-DM's formats."""
+"""A quality measurement as plain data and as a table: with error bars, fp32 beside int8's policies and SQ-DM's formats."""
 
 from __future__ import annotations
 

@@ -211,7 +211,9 @@ def test_a_tag_that_the_detector_in_rtl_does_not_give_stops_the_run(
         return tags
 
     monkeypatch.setattr(LiveTags, "of_step", flipped)
-    with pytest.raises(BackendError, match=r"layer 'blocks.*detector in RTL lists channels \[.*as sparse, the run goes by"):
+    with pytest.raises(
+        BackendError, match=r"layer 'blocks.*detector in RTL lists channels \[.*as sparse, the run goes by"
+    ):
         run(design())
     monkeypatch.setattr(LiveTags, "of_step", honest)
     monkeypatch.setattr(Detector, "least", lambda self, pixels: int(0.3 * pixels))  # rounded down, not up
