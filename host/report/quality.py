@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ditto_cosim.host.analysis.quality import Quality
 
 POLICIES = ("static", "clustered", "dynamic")
-"""Of int8; what else a series may be named says its own numbers."""
+"""Of int8, as `compiler/quantize.py` has them (a page is made without PyTorch); other series say their own numbers."""
 
 _COUNTED = ("frechet_distance", "inception_like", "accuracy", "recalled", "nearest_training_difference")
 _LABELS = {

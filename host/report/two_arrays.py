@@ -51,7 +51,8 @@ def _theta(arrays: BothArrays) -> dict[str, object]:
     rows = [_row(r) for r in arrays.thresholds]
     splits = dict.fromkeys(r.dense_share for r in arrays.thresholds)
     tops = [
-        _row(max((r for r in arrays.thresholds if r.dense_share == split), key=lambda r: r.speedup)) for split in splits
+        _row(max((r for r in arrays.thresholds if r.dense_share == split), key=lambda r: r.speedup))
+        for split in splits
     ]
     x = alt.X(
         "threshold:Q",
