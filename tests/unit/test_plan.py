@@ -224,5 +224,5 @@ def test_numbers_that_nobody_knows_are_refused() -> None:
         PlanError, match="no formats 'int3'; known: mxint8, sq_dm, sq_dm_signed, int4_vsq, int4_tensor"
     ):
         numbers_named("int3")
-    with pytest.raises(PlanError, match="layer 'blocks.9.conv1' is not in this model"):
+    with pytest.raises(PlanError, match=r"layer 'blocks\.9\.conv1' is not in this model"):
         on_numbers(module(), "sq_dm", FormatPlan("mine", {"blocks.9.conv1": "mxint8"}))
