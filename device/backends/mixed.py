@@ -18,6 +18,7 @@ import numpy as np
 from ditto_cosim.device.backends.base import (
     I8,
     I32,
+    I64,
     Backend,
     BlockBackend,
     BlockProducts,
@@ -25,6 +26,7 @@ from ditto_cosim.device.backends.base import (
     Gemm,
     GemmResult,
     Tags,
+    has_detector,
 )
 from ditto_cosim.protocol.errors import BackendError
 
@@ -61,6 +63,20 @@ class MixedBackend:
     ) -> BlockProducts:
         """A block product has no layer's name: the base computes it."""
         return cast(BlockBackend, self._base).block_gemm(a, a_scales, w, w_scales, channel, sparse)
+
+    def hold_tags(
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
+    ) -> None:
+        for part in self.parts:
+            if has_detector(part):
+                part.hold_tags(layer, codes, least, counted, nonzero, listed, update)
 
     def gemm(self, job: Gemm) -> GemmResult:
         return (self._chosen if job.name in self._names else self._base).gemm(job)
@@ -108,6 +124,20 @@ class CheckedBackend:
         self._compare(what, "sums", "(row, column)", first.acc, second.acc)
         self._compare(what, "codes other than 0", "channel", first.nonzero, second.nonzero)
         return first
+
+    def hold_tags(
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
+    ) -> None:
+        for part in self.parts:
+            if has_detector(part):
+                part.hold_tags(layer, codes, least, counted, nonzero, listed, update)
 
     def _compare(self, job: Gemm | str, what: str, axes: str, first: np.ndarray, second: np.ndarray) -> None:
         if first.shape != second.shape:

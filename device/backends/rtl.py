@@ -5,8 +5,8 @@ The chip's tiles are alike and independent, so a few Verilated ones, one a threa
 assignments of the schedule in turn; a tile of the chip has taken as long as the sum of its own. Assignments that share
 weights run one after another, so weights are really loaded once a thread; every tile of the chip is charged for its own
 load. Where the schedule lays parts of K on several tiles, their sums are added here as the chip's adders would.
-What this file does not do: SQ-DM's arrays (`hetero.py`), build or drive the RTL (`sim_harness`), add differences to what was
-before (`layers.py`).
+What this file does not do: SQ-DM's arrays and detector (`hetero.py`, `rtl_detector.py`), build or drive the RTL
+(`sim_harness`), add differences to what was before (`layers.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from ditto_cosim.device.backends.base import I8, I32, I64, BlockProducts, Codes, Gemm, GemmResult, Tags
 from ditto_cosim.device.backends.hetero import HeteroTile
+from ditto_cosim.device.backends.rtl_detector import RtlDetector
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.timing.schedule import Assignment, Schedule, schedule
 from ditto_cosim.protocol.errors import BackendError, WatchdogError
@@ -73,6 +74,7 @@ class RtlBackend:
         self._free = [self._make()]
         """Tiles that nobody uses; the first is built now, so that a missing compiler is found before the first layer."""
         self._arrays: HeteroTile | None = None
+        self._detector: RtlDetector | None = None
 
     def gemm(self, job: Gemm) -> GemmResult:
         groups, rows, k = job.current.shape
@@ -121,8 +123,25 @@ class RtlBackend:
             self._arrays = HeteroTile(self.geometry, self._tiles * self.geometry.lanes, self._options)
         return self._arrays.block_gemm(a, a_scales, w, w_scales, channel, sparse)
 
+    def hold_tags(
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
+    ) -> None:
+        """Against the Verilated detector."""
+        if self._detector is None:
+            self._detector = RtlDetector(self._options)
+        self._detector.hold_tags(layer, codes, least, counted, nonzero, listed, update)
+
     def close(self) -> None:
         self._helpers.shutdown()
+        if self._detector is not None:
+            self._detector.close()
         if self._arrays is not None:
             self._arrays.close()
         for tile in self._free:

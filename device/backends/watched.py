@@ -12,6 +12,7 @@ from typing import cast
 from ditto_cosim.device.backends.base import (
     I8,
     I32,
+    I64,
     Backend,
     BlockBackend,
     BlockProducts,
@@ -20,6 +21,7 @@ from ditto_cosim.device.backends.base import (
     GemmResult,
     Tags,
     facts_of,
+    has_detector,
     totals_of,
 )
 from ditto_cosim.device.core import Activity
@@ -51,6 +53,23 @@ class WatchedBackend:
             return cast(BlockBackend, self.inner).block_gemm(a, a_scales, w, w_scales, channel, sparse)
         finally:
             self._tell(None)
+
+    def hold_tags(
+        self,
+        layer: str,
+        codes: I8,
+        least: int,
+        counted: Tags,
+        nonzero: I64,
+        listed: Tags | None,
+        update: bool,
+    ) -> None:
+        if has_detector(self.inner):
+            self._tell(Activity(f"layer {layer!r}, its tags", codes.size))
+            try:
+                self.inner.hold_tags(layer, codes, least, counted, nonzero, listed, update)
+            finally:
+                self._tell(None)
 
     @property
     def facts(self) -> Mapping[str, str | int]:

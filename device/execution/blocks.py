@@ -17,7 +17,17 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.backends.base import I8, I32, I64, Backend, BlockBackend, Gemm, Tags
+from ditto_cosim.device.backends.base import (
+    I8,
+    I32,
+    I64,
+    Backend,
+    BlockBackend,
+    DetectingBackend,
+    Gemm,
+    Tags,
+    has_detector,
+)
 from ditto_cosim.device.execution.layers import Layer, Operands, Ran, Works
 from ditto_cosim.device.kernels.slots import Windows, pad
 from ditto_cosim.device.timing.hetero import Detector, LiveTags
@@ -100,10 +110,30 @@ class BlockLayer(Layer):
         return lambda: {"original": (self._counted(codes, sparse),)}
 
     def run(self, mode: Mode, backend: Backend) -> tuple[Array, tuple[Ran, ...]]:
+        if self.four_bits and self.detects and has_detector(backend):
+            self._hold_tags(backend)
         codes, scales = (self._rows(part) for part in self.current)
         self.current = ()
         sums, ran = (self._on_arrays if self.four_bits else self._on_tile)(codes, scales, backend)
         return self._shape(sums), (ran,)
+
+    def _hold_tags(self, backend: DetectingBackend) -> None:
+        """The tags of this step against the backend's own detector, which sees the input as it is written back."""
+        codes: I8 = np.ascontiguousarray(self.current[0].reshape(-1, self.channels).T)
+        detector = self.tags.detector
+        fresh = detector.source == "fresh"
+        nonzero = self._nonzero(self.current[0])
+        counted = self.pixels - nonzero >= detector.least(self.pixels)
+        update = self.step % detector.interval == 0
+        backend.hold_tags(
+            self.command.name,
+            codes,
+            detector.least(self.pixels),
+            counted,
+            nonzero,
+            self.sparse if fresh else None,
+            update,
+        )
 
     def check(self, ran: Sequence[Ran], counts: Sequence[SubOp], backend: str) -> None:
         """Whether the arrays met the codes that their operands hold."""

@@ -78,6 +78,15 @@ def quality(
             help="Activation scales: static, clustered or dynamic; may be repeated; none: fp32 alone"
         ),
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of int8: mxint8, sq_dm, sq_dm_signed, int4_vsq or int4_tensor; may be repeated"
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Format plan for --formats  [default: the one beside the weights]")
+    ] = None,
     steps: Annotated[int, typer.Option(min=0, help="Denoising steps; 0 takes the model's own")] = 0,
     seed: Annotated[int, typer.Option(help="The first one")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures computed at once; changes no picture")] = 50,
@@ -109,15 +118,20 @@ def quality(
     The int8 pictures come from the int8 reference, which every exact design equals bit for bit. A model that ships is
     scored against the pictures it was trained on; of a folder's, the distance from fp32 is told.
     """
+    from ditto_cosim.host.analysis.formats import numbers_named
     from ditto_cosim.host.analysis.quality import measure_quality, side_by_side
+    from ditto_cosim.host.compiler.plan import load_plan
     from ditto_cosim.host.pipeline.models import Wish, prompts_of
     from ditto_cosim.host.report.quality import quality_figures, quality_table
 
+    named = [numbers_named(name) for name in dict.fromkeys(formats or ())]
     result = measure_quality(
         model,
         count,
         seeds=range(seed, seed + seeds),
-        policies=tuple(p for p in dict.fromkeys(policy or ["static"]) if p != "none"),
+        policies=tuple(p for p in dict.fromkeys(policy or ([] if formats else ["static"])) if p != "none"),
+        formats=named,
+        plan=None if plan is None else load_plan(plan),
         steps=steps or None,
         batch=batch,
         scales=scales,

@@ -4,7 +4,6 @@
 Interface
     measure(columns, plan) -> Findings         everything that is computed, from a record and the plan beside its model
     judge(findings) -> list[Judged]            Q01…Q15: published, ours, verdict, why; `sq_dm_claims.csv` says what was published
-    theta(measured) -> rows                    threshold × split: speed-up of the 4-bit layers over a dense machine
 
 Two kinds of cycles: those of the arrays alone (4-bit layers, a barrier after each), which the published ratios are of, and
 those of whole steps through the engine with memory and vector unit. Every claim carries its standing: P the paper's first page,
@@ -16,7 +15,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from typing import Any
@@ -26,10 +25,8 @@ import numpy.typing as npt
 
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import load_design
-from ditto_cosim.device.pricing.cost import Stack, stack
-from ditto_cosim.device.pricing.datapath import Hetero as HeteroDatapath
-from ditto_cosim.device.pricing.pricer import Pricer
-from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, chip_of, price_run
+from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, price_run
+from ditto_cosim.device.pricing.two_arrays import SPLITS, Bools, RecordedArrays, mean_tag, theta
 from ditto_cosim.device.timing import hetero
 from ditto_cosim.device.timing.channel_streams import requests
 from ditto_cosim.device.timing.first_ready import simulate
@@ -37,9 +34,6 @@ from ditto_cosim.host.compiler.plan import FormatPlan
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.study.edm import NETWORKS, Network
 
-THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-SPLITS = (0.5, 1 / 3, 0.25)
-"""The dense array's share of the multipliers."""
 INTERVALS = (1, 2, 5, 10, 10**6)
 AREAS = (1.0, 1.38, 2.0, 3.0, 4.0, 5.0)
 """Of a sparse array's multiplier, in those of the dense one; 1.38 is SIGMA's beside a systolic array (floating point)."""
@@ -53,8 +47,6 @@ BASELINES = (
     "sq_dm_sparse",
 )
 REPRODUCED, NEAR = 0.05, 0.10
-
-Bools = npt.NDArray[np.bool_]
 
 
 class StudyError(DittoError):
@@ -75,47 +67,16 @@ class Judged:
     why: str
 
 
-class Measured:
-    """A recorded SQ-DM run: its 4-bit layers in memory, priced under any two arrays in no time."""
+class Measured(RecordedArrays):
+    """A recorded SQ-DM run, judged."""
 
     def __init__(self, columns: RecordColumns, chip: Chip | None = None) -> None:
-        self.columns = columns
-        self.chip = chip or chip_of(columns.info)
-        self.design = load_design("sq_dm")
-        pricer = Pricer(columns.program, self.chip, self.design)
-        self.layers: dict[str, Stack] = {}
-        for at, group in enumerate(pricer.layers):
-            works = columns.met[at]["original"].works
-            if works[0][0].channels is not None:
-                (self.layers[group.name],) = pricer.placed(group, stack(works))
+        super().__init__(columns, chip)
         if not self.layers:
             raise StudyError(
                 f"the record of {columns.info.model} holds no 4-bit layers; make one: "
                 "ditto generate --model fashion-ddpm-relu --design sq_dm --backend model -o RUN"
             )
-
-    def datapath(self, **changed: Any) -> HeteroDatapath:
-        """Of SQ-DM with some of its parameters changed."""
-        assert self.design.hetero is not None
-        design = replace(self.design, hetero=replace(self.design.hetero, **changed))
-        return HeteroDatapath(design, self.chip)
-
-    def cycles(self, **changed: Any) -> int:
-        """Of the arrays, over all 4-bit layers and steps."""
-        path = self.datapath(**changed)
-        return int(sum(path.arrays(met).total.sum() for met in self.layers.values()))
-
-    def speedup(self, **changed: Any) -> float:
-        """Over one dense array with all the multipliers."""
-        return self.cycles(arrays="dense") / self.cycles(**changed)
-
-    def utilisation(self, **changed: Any) -> tuple[float, float]:
-        """Of the dense and of the sparse array: busy of all cycles between barriers."""
-        path = self.datapath(**changed)
-        done = [path.arrays(met) for met in self.layers.values()]
-        total = sum(int(a.total.sum()) for a in done)
-        busy = (sum(int(a.dense_cycles.sum()) for a in done), sum(int(a.sparse_cycles.sum()) for a in done))
-        return busy[0] / total, busy[1] / total
 
     @cached_property
     def zeros(self) -> dict[str, npt.NDArray[np.float64]]:
@@ -146,34 +107,11 @@ class Measured:
         steps = np.concatenate([z.std(axis=0) for z in self.zeros.values()])
         return float(channels.std()), float(steps.mean())
 
-    def tags(self, **changed: Any) -> dict[str, Bools]:
-        """Layer -> sparse [steps, channels]."""
-        path = self.datapath(**changed)
-        return {name: path.tags(met) for name, met in self.layers.items()}
-
     def flips(self) -> float:
         """Share of tags that change from a step to the next."""
         tags = self.tags().values()
         changes = sum(int((t[1:] != t[:-1]).sum()) for t in tags)
         return changes / max(1, sum(t[1:].size for t in tags))
-
-
-def theta(measured: Measured) -> list[dict[str, float]]:
-    """The sweep of threshold and split."""
-    return [
-        {
-            "dense_share": round(split, 4),
-            "threshold": at,
-            "speedup": round(measured.speedup(dense_share=split, threshold=at), 4),
-            "dense_channels": round(1 - _mean_tag(measured.tags(threshold=at)), 4),
-        }
-        for split in SPLITS
-        for at in THRESHOLDS
-    ]
-
-
-def _mean_tag(tags: Mapping[str, Bools]) -> float:
-    return float(np.concatenate([t.ravel() for t in tags.values()]).mean())
 
 
 def intervals(measured: Measured) -> list[dict[str, Any]]:
@@ -210,7 +148,7 @@ def layouts(measured: Measured) -> list[dict[str, Any]]:
     cases: dict[str, tuple[int, Bools]] = {}
     for name, tags in measured.tags().items():
         cases[name] = (measured.layers[name].pixels, tags[len(tags) // 2])
-    share, rng = _mean_tag(measured.tags()), np.random.default_rng(0)
+    share, rng = mean_tag(measured.tags()), np.random.default_rng(0)
     for net in NETWORKS.values():
         widest = max(
             (x for x in net.layers if x.by_activation), key=lambda x: x.channels * (x.rows <= 32 * 32)
@@ -426,7 +364,7 @@ def tables(found: Findings) -> dict[str, Any]:
             "zero_codes_by_macs": round(measured.sparsity(), 4),
             "std_over_channels": round(over_channels, 4),
             "std_over_steps": round(over_steps, 4),
-            "sparse_channels": round(_mean_tag(measured.tags()), 4),
+            "sparse_channels": round(mean_tag(measured.tags()), 4),
             "tag_flips_a_step": round(measured.flips(), 4),
             "ideal_speedup": round(measured.ideal(), 4),
         },

@@ -7,6 +7,8 @@ With every layer at 8 bits one block at a time is put at 4, and the denoiser's o
 trajectory. From the most sensitive on, blocks stay at 8 bits as long as `LEAST_SHARE` of the convolutions behind a ReLU keep 4;
 the first and the last always do (published: those are the sensitive ones; the procedure is ours, after S2's description).
 
+    with on_numbers(denoiser, "int4_vsq", plan): …      a denoiser that computes on other numbers, for whole pictures
+
 What this file does not do: place formats in a program (`compiler/plan.py`), or execute them exactly (golden, the device).
 """
 
@@ -14,16 +16,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from ditto_cosim.host.compiler.blocks import Baseline, as_seen, baseline_as_seen
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.plan import (
     BlockSensitivity,
     FormatPlan,
+    PlanError,
     draft,
     residual_blocks,
     shares,
@@ -34,6 +37,8 @@ from ditto_cosim.protocol.blocks import BLOCK, FORMATS, BlockFormat
 LEAST_SHARE = 0.80
 """Of the MACs behind a ReLU, at 4 bits. Published machines reach 0.94 of 33 blocks; with the nine of a small net two ends
 are more than 6 %."""
+
+Numbers = Literal["mxint8", "sq_dm", "sq_dm_signed", "int4_vsq", "int4_tensor"]
 
 Seen = Callable[[Tensor, Tensor, str, int], tuple[Tensor, Tensor]]
 """(input, weights, layer, channel axis) -> what is left of both on the layer's formats."""
@@ -57,8 +62,8 @@ class Quantized(fx.Interpreter):
         return n.target(*self.seen(x, weight, layer.name, axis), *args[2:], **kwargs)  # type: ignore[operator]  # an aten operator
 
 
-def on_formats(layers: Mapping[str, BlockFormat], block: int) -> Seen:
-    """Layers on the formats of a plan; others as they are."""
+def on_formats(layers: Mapping[str, BlockFormat], block: int, *, each: bool = False) -> Seen:
+    """Layers on the formats of a plan; others as they are. `each`: a picture's second-level scale is its own, not its batch's."""
     kept: dict[tuple[str, BlockFormat], Tensor] = {}
 
     def seen(x: Tensor, weight: Tensor, layer: str, axis: int) -> tuple[Tensor, Tensor]:
@@ -66,21 +71,79 @@ def on_formats(layers: Mapping[str, BlockFormat], block: int) -> Seen:
         if form is None:
             return x, weight
         if (layer, form) not in kept:
-            kept[layer, form] = as_seen(weight, FORMATS[form].weights, block, 1, of_weights=True)
-        return as_seen(x, form, block, axis), kept[layer, form]
+            kept[layer, form] = as_seen(weight, FORMATS[form].weights, block, 1, of_each=True)
+        return as_seen(x, form, block, axis, of_each=each), kept[layer, form]
 
     return seen
 
 
-def on_baseline(kind: Baseline, layers: Collection[str]) -> Seen:
+def on_baseline(kind: Baseline, layers: Collection[str], *, each: bool = False) -> Seen:
     """These layers in signed 4 bits, as SQ-DM's baselines have them; others as they are."""
+    kept: dict[str, Tensor] = {}
 
     def seen(x: Tensor, weight: Tensor, layer: str, axis: int) -> tuple[Tensor, Tensor]:
         if layer not in layers:
             return x, weight
-        return baseline_as_seen(x, kind, axis), baseline_as_seen(weight, kind, 1, of_weights=True)
+        if layer not in kept:
+            kept[layer] = baseline_as_seen(weight, kind, 1, of_each=True)
+        return baseline_as_seen(x, kind, axis, of_each=each), kept[layer]
 
     return seen
+
+
+def numbers_named(name: str) -> Numbers:
+    """Refuses a name that is none."""
+    for known in get_args(Numbers):
+        if name == known:
+            return cast(Numbers, known)
+    raise PlanError(f"no formats {name!r}; known: {', '.join(get_args(Numbers))}")
+
+
+def numbers(kind: Numbers, plan: FormatPlan, *, each: bool = False) -> Seen:
+    """What a plan's layers see of their operands, by name.
+
+    `sq_dm` is the plan; `sq_dm_signed` has int4 where it has uint4; the baselines have signed 4
+    bits in the plan's layers of 4, the others at 8.
+    """
+    four = {name for name, form in plan.layers.items() if FORMATS[form].bits == 4}
+    eight: dict[str, BlockFormat] = dict.fromkeys(plan.layers, "mxint8")
+    formats: dict[Numbers, Mapping[str, BlockFormat]] = {
+        "mxint8": eight,
+        "sq_dm": plan.layers,
+        "sq_dm_signed": {**eight, **dict.fromkeys(four, "int4")},
+    }
+    if kind in formats:
+        return on_formats(formats[kind], plan.block, each=each)
+    baseline: Baseline = "int4_vsq" if kind == "int4_vsq" else "int4_tensor"
+    others = on_formats({n: f for n, f in eight.items() if n not in four}, plan.block, each=each)
+    inner = on_baseline(baseline, four, each=each)
+    return lambda x, w, layer, axis: (inner if layer in four else others)(x, w, layer, axis)
+
+
+def on_numbers(denoiser: nn.Module, kind: Numbers, plan: FormatPlan) -> None:
+    """From now on this denoiser computes in fp32 on what these numbers leave of its layers' operands, each picture by itself."""
+    seen, modules = numbers(kind, plan, each=True), dict(denoiser.named_modules())
+    for name in plan.layers:
+        layer = modules.get(name)
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            raise PlanError(
+                f"plan {plan.name}: layer {name!r} is not in this model; make another: `ditto calibrate MODEL --plan sq_dm`"
+            )
+        layer.register_forward_pre_hook(_look(seen, name))
+
+
+def _look(seen: Seen, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    whole: list[Tensor] = []
+
+    def look(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        whole[:] = whole or [layer.weight.data]
+        x, layer.weight.data = seen(
+            args[0], whole[0], name, 1 if isinstance(layer, nn.Conv2d) else args[0].ndim - 1
+        )
+        return (x, *args[1:])
+
+    return look
 
 
 def compare_formats(
@@ -88,31 +151,18 @@ def compare_formats(
 ) -> dict[str, float]:
     """Decibels of the denoiser's output over its quantization noise, by what its layers compute on.
 
-    `sq_dm` is the plan; `sq_dm_signed` has int4 where it has uint4; `sq_dm_all_4_bits` no ends at 8; the baselines have signed 4
-    bits in the same layers as the plan, the others at 8.
+    Those of `numbers`, and `sq_dm_all_4_bits`: no ends at 8.
     """
     plan = plan or draft(captured)
     wanted = outputs(captured, inputs)
+    asked = {kind: numbers(kind, plan) for kind in get_args(Numbers)}
     blocks = residual_blocks(captured, plan.block)
-    four = [name for name, form in plan.layers.items() if FORMATS[form].bits == 4]
-    eight: dict[str, BlockFormat] = dict.fromkeys(plan.layers, "mxint8")
-    every: dict[str, BlockFormat] = {**eight, **{n: "uint4" for names in blocks.values() for n in names}}
-    signed: dict[str, BlockFormat] = {**eight, **dict.fromkeys(four, "int4")}
-    others = on_formats({n: f for n, f in eight.items() if n not in four}, plan.block)
-
-    def baseline(kind: Baseline) -> Seen:
-        inner = on_baseline(kind, four)
-        return lambda x, w, layer, axis: (inner if layer in four else others)(x, w, layer, axis)
-
-    asked: dict[str, Seen] = {
-        "mxint8": on_formats(eight, plan.block),
-        "sq_dm": on_formats(plan.layers, plan.block),
-        "sq_dm_signed": on_formats(signed, plan.block),
-        "sq_dm_all_4_bits": on_formats(every, plan.block),
-        "int4_vsq": baseline("int4_vsq"),
-        "int4_tensor": baseline("int4_tensor"),
+    every: dict[str, BlockFormat] = dict.fromkeys(plan.layers, "mxint8")
+    every |= dict.fromkeys(sum(blocks.values(), ()), "uint4")
+    return {
+        name: round(snr_db(captured, inputs, wanted, seen), 2)
+        for name, seen in (*asked.items(), ("sq_dm_all_4_bits", on_formats(every, plan.block)))
     }
-    return {name: round(snr_db(captured, inputs, wanted, seen), 2) for name, seen in asked.items()}
 
 
 def snr_db(

@@ -3,7 +3,8 @@
 
 A model of the zoo is scored against its training pictures; of a folder's pictures only the distance from fp32 is known.
 
-The int8 pictures come from golden, bit-identical to what every exact design computes, in batches that would
+Pictures on SQ-DM's numbers and on those it is compared with are fp32 arithmetic on what the formats leave of every operand; the
+int8 pictures come from golden, bit-identical to what every exact design computes, in batches that would
 take a device long. Pictures can be kept in a folder, and a measurement goes on with what it finds there. What this file
 does not do: score (`zoo/measure.py` has the extractors).
 """
@@ -15,14 +16,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ditto_cosim.host.analysis.formats import Numbers, on_numbers
 from ditto_cosim.host.compiler.compiled import Compiled
+from ditto_cosim.host.compiler.plan import PLAN_FILE, FormatPlan, PlanError, load_plan
 from ditto_cosim.host.compiler.quantize import load_grids
 from ditto_cosim.host.pipeline.accelerate import accelerate
 from ditto_cosim.host.pipeline.models import FOLDER_STEPS, LoadedModel, Wish, load_model, usual
@@ -133,9 +136,12 @@ def measure_quality(
     options: Mapping[str, Any] | None = None,
     keep: Path | None = None,
     progress: Callable[[str, int], None] | None = None,
+    formats: Sequence[Numbers] = (),
+    plan: FormatPlan | None = None,
     **settings: Any,
 ) -> Quality:
-    """Pictures and figures in fp32 and under each policy; `settings` go to `accelerate`.
+    """Pictures and figures in fp32, under each policy of int8 and on each of SQ-DM's `formats` (those of `plan`, or of the one
+    beside the weights); `settings` go to `accelerate`.
 
     A model of the zoo makes its own series (`zoo/measure.py`); a folder, loaded with `options`, the one of `wish`. With
     `keep`, pictures are kept in that folder as they are made, and those found there are not made again.
@@ -149,9 +155,9 @@ def measure_quality(
     if known is not None and known.dataset in JUDGES:
         load_classifier(known.dataset)  # a missing one is better known before the pictures are made
     series: dict[str, Series] = {}
-    for kind in (FP32, *policies):
-        asked = None if kind == FP32 else {"policy": kind, **settings}
-        maker = PictureMaker(model, kind, wish, options or {}, min(batch, count), asked, progress)
+    for kind in (FP32, *policies, *formats):
+        asked = None if kind == FP32 else settings if kind in formats else {"policy": kind, **settings}
+        maker = PictureMaker(model, kind, wish, options or {}, min(batch, count), asked, progress, plan)
         began = time.perf_counter()
         pictures = tuple(maker.pictures(count, seed, keep) for seed in seeds)
         wall_s = time.perf_counter() - began
@@ -178,9 +184,10 @@ class PictureMaker:
         batch: int,
         settings: Mapping[str, Any] | None,
         progress: Callable[[str, int], None] | None,
+        plan: FormatPlan | None = None,
     ) -> None:
         """`kind` names the pictures where they are kept; settings of None: fp32."""
-        self._model, self._kind, self._wish, self._options = model, kind, wish, options
+        self._model, self._kind, self._wish, self._options, self._plan = model, kind, wish, options, plan
         self._batch, self._settings, self._progress = batch, settings, progress
         self._loaded: LoadedModel | None = None
 
@@ -236,6 +243,9 @@ class PictureMaker:
         loaded = load_model(self._model, **self._options)
         if self._settings is None:
             return loaded
+        if self._kind in get_args(Numbers):
+            on_numbers(loaded.denoiser, cast(Numbers, self._kind), self._plan or _plan_beside(loaded))
+            return loaded
         settings = dict(self._settings)
         if settings.get("scales") is None and usual(settings) and loaded.scales is not None:
             settings["scales"] = load_grids(loaded.scales)
@@ -245,6 +255,14 @@ class PictureMaker:
                 replace(self._wish, steps=steps, seed=CALIBRATION_SEED, batch=CALIBRATION_PICTURES)
             )
         return replace(loaded, pipe=on_golden(loaded.pipe, **settings))
+
+
+def _plan_beside(loaded: LoadedModel) -> FormatPlan:
+    if loaded.folder is None or not (loaded.folder / PLAN_FILE).is_file():
+        raise PlanError(
+            f"{loaded.name}: no {PLAN_FILE} beside its weights; `ditto calibrate MODEL --plan sq_dm` makes one for --plan"
+        )
+    return load_plan(loaded.folder / PLAN_FILE)
 
 
 def side_by_side(quality: Quality, count: int = 64) -> Any:

@@ -38,24 +38,24 @@ def quantize_weight(weight: Tensor, form: BlockFormat, block: int) -> tuple[Tens
     return codes.to(torch.int8).movedim(-1, 1).contiguous(), scales.movedim(-1, 1).contiguous(), t
 
 
-def as_seen(x: Tensor, form: BlockFormat, block: int, axis: int, *, of_weights: bool = False) -> Tensor:
-    """The numbers that are left of a tensor."""
+def as_seen(x: Tensor, form: BlockFormat, block: int, axis: int, *, of_each: bool = False) -> Tensor:
+    """The numbers that are left of a tensor; `of_each`: entries of the first axis have second-level scales of their own."""
     last = x.to(torch.float32).movedim(axis, -1)
-    codes, scales, t = _blocks(last, form, block, tuple(range(of_weights, last.ndim)))
+    codes, scales, t = _blocks(last, form, block, tuple(range(of_each, last.ndim)))
     unit = (scales.to(torch.float32) * 2.0**-SCALE_BITS).repeat_interleave(block, -1)[..., : last.shape[-1]]
-    shape = [-1] + [1] * (last.ndim - 1) if of_weights else []
+    shape = [-1] + [1] * (last.ndim - 1) if of_each else []
     found: Tensor = codes * unit * t.reshape(shape)
     return found.movedim(-1, axis)
 
 
-def baseline_as_seen(x: Tensor, kind: Baseline, axis: int, *, of_weights: bool = False) -> Tensor:
+def baseline_as_seen(x: Tensor, kind: Baseline, axis: int, *, of_each: bool = False) -> Tensor:
     """The numbers that are left of a tensor in signed 4 bits: on one scale, or on VS-Quant's two levels.
 
     One scale is the tensor's (activations) or an output channel's (weights). VS-Quant has an integer scale of 6 bits a vector
     of 16 and a float one a channel: an output channel of weights, the whole tensor of activations.
     """
     last = x.to(torch.float32).movedim(axis, -1)
-    over = tuple(range(of_weights, last.ndim))
+    over = tuple(range(of_each, last.ndim))
     top = last.abs().amax(over, keepdim=True).clamp_min(1e-30)
     if kind == "int4_tensor":
         scale = top / 7

@@ -83,6 +83,27 @@ class Elsewhere(msgspec.Struct, frozen=True, kw_only=True):
     energy: float
 
 
+class Threshold(msgspec.Struct, frozen=True, kw_only=True):
+    """The 4-bit layers of the run at one threshold."""
+
+    dense_share: float
+    """Of the multipliers."""
+    threshold: float
+    speedup: float
+    """Over one dense array."""
+
+
+class BothArrays(msgspec.Struct, frozen=True, kw_only=True):
+    """SQ-DM's arrays in this run, its 4-bit layers alone."""
+
+    threshold: float
+    """The run's own."""
+    dense_busy: list[float]
+    """Step by step, of the time between barriers."""
+    sparse_busy: list[float]
+    thresholds: list[Threshold]
+
+
 class Prices(msgspec.Struct, frozen=True, kw_only=True):
     """Everything priced."""
 
@@ -105,6 +126,8 @@ class Prices(msgspec.Struct, frozen=True, kw_only=True):
     elsewhere: list[Elsewhere] = []
     series: StepSeries | None = None
     what_if: list[WhatIf] = []
+    two_arrays: BothArrays | None = None
+    """Only where the run's own design has both."""
 
     def of(self, name: str) -> DesignPrice | None:
         return next((d for d in self.designs if d.name == name), None)

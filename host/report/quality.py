@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A quality measurement as plain data and as a table: figures with error bars, fp32 beside each policy of int8."""
+"""A quality measurement as plain data and as a table: with error bars, fp32 beside int8's policies and SQ-DM's formats."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from ditto_cosim.host.analysis.quality import Quality
+
+POLICIES = ("static", "clustered", "dynamic")
+"""Of int8, as `compiler/quantize.py` has them (a page is made without PyTorch); other series say their own numbers."""
 
 _COUNTED = ("frechet_distance", "inception_like", "accuracy", "recalled", "nearest_training_difference")
 _LABELS = {
@@ -67,7 +70,7 @@ def quality_table(figures: dict[str, Any]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("")
     for name in series:
-        table.add_column(name if name == "fp32" else f"int8 {name}", justify="right")
+        table.add_column(f"int8 {name}" if name in POLICIES else name, justify="right")
     for figure in (f for f in _COUNTED if f in series["fp32"]):
         table.add_row(
             _LABELS[figure],

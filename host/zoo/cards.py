@@ -12,7 +12,9 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from ditto_cosim.host.compiler.quantize import Policy
 
 from . import WEIGHTS, find, models, shipped
 from .data import datasets
@@ -170,7 +172,9 @@ def _quality(folder: Path) -> list[str]:
             cells = [_cell(row[key]) for key in columns]
             psnr = f"{row['psnr_db']:.1f} dB" if "psnr_db" in row else ""
             lines.append(
-                f"| {name if name == 'fp32' else f'int8 {name}'} | " + " | ".join([*cells, psnr]) + " |"
+                f"| {f'int8 {name}' if name in get_args(Policy) else name} | "
+                + " | ".join([*cells, psnr])
+                + " |"
             )
         seeds = len(one["seeds"])
         parts.append(

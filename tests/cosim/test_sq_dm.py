@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ import pytest
 
 from ditto_cosim.device.backends.base import has_arrays
 from ditto_cosim.device.backends.model import ModelBackend
+from ditto_cosim.device.backends.rtl_detector import RtlDetector
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.designs.base import designs_for, load_design
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.pricing.cost import PricingError
 from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
+from ditto_cosim.device.timing.hetero import Detector, LiveTags
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.program import Command
 from ditto_cosim.protocol.record import RunRecord, RunWriter, StepRecord
+from ditto_cosim.sim_harness.detector import DetectorGeometry
 from support.relu_denoiser import STEPS, Ran, compiled, design, info, machine_for, run
 
 ARRAYS: dict[str, dict[str, Any]] = {
@@ -168,6 +172,59 @@ def test_a_backend_that_loses_a_code_is_stopped(monkeypatch: pytest.MonkeyPatch)
         BackendError, match=r"backend 'model' met \d+ codes other than 0 in channel 3, its operands hold"
     ):
         run(design(), steps=1)
+
+
+@pytest.fixture(scope="module")
+def rtl_detector() -> Iterator[RtlDetector]:
+    """Two layers a tag memory, so that a run needs several detectors."""
+    detector = RtlDetector(geometry=DetectorGeometry(width=16, channels=64, layers=2, count_width=12))
+    yield detector
+    detector.close()
+
+
+@pytest.mark.parametrize("changed", [{}, {"interval": 2}, {"tags": "carried"}], ids=str)
+def test_a_run_goes_by_the_tags_of_the_detector_in_rtl(
+    changed: dict[str, Any], rtl_detector: RtlDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[str] = []
+
+    def hold(self: ModelBackend, layer: str, *rest: Any) -> None:
+        held.append(layer)
+        rtl_detector.hold_tags(layer, *rest)
+
+    monkeypatch.setattr(ModelBackend, "hold_tags", hold, raising=False)
+    run(design(**changed))
+    assert held == STEPS * [c.name for c in _four_bit_layers()]
+
+
+def test_a_tag_that_the_detector_in_rtl_does_not_give_stops_the_run(
+    rtl_detector: RtlDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ModelBackend, "hold_tags", lambda self, *all: rtl_detector.hold_tags(*all), raising=False
+    )
+    honest = LiveTags.of_step
+
+    def flipped(self: LiveTags, step: int, nonzero: Any) -> Any:
+        tags = honest(self, step, nonzero).copy()
+        tags[7] ^= step == 1
+        return tags
+
+    monkeypatch.setattr(LiveTags, "of_step", flipped)
+    with pytest.raises(
+        BackendError, match=r"layer 'blocks.*detector in RTL lists channels \[.*as sparse, the run goes by"
+    ):
+        run(design())
+    monkeypatch.setattr(LiveTags, "of_step", honest)
+    monkeypatch.setattr(Detector, "least", lambda self, pixels: int(0.3 * pixels))  # rounded down, not up
+    wrong = rtl_detector.hold_tags
+
+    def told(layer: str, codes: Any, least: int, *rest: Any) -> None:
+        wrong(layer, codes, least + 1, *rest)
+
+    monkeypatch.setattr(ModelBackend, "hold_tags", lambda self, *all: told(*all), raising=False)
+    with pytest.raises(BackendError, match=r"detector in RTL, channel \d+: tag \(1: sparse\) 0, expected 1"):
+        run(design())
 
 
 def test_what_cannot_run_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -14,13 +15,18 @@ from typer.testing import CliRunner
 
 from ditto_cosim.cli import root
 from ditto_cosim.host.analysis.formats import (
+    Numbers,
     Quantized,
     compare_formats,
     find_plan,
+    numbers,
+    numbers_named,
     on_formats,
+    on_numbers,
     outputs,
     snr_db,
 )
+from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import compile_denoiser
 from ditto_cosim.host.compiler.plan import (
     PLAN_FILE,
@@ -38,7 +44,7 @@ from ditto_cosim.host.zoo import models
 from ditto_cosim.protocol.blocks import BlockFormat
 from ditto_cosim.protocol.record import RunWriter
 from ditto_cosim.study.sq_dm import StudyError
-from support.relu_denoiser import ReluDenoiser, captured, compiled, design, info, run
+from support.relu_denoiser import ReluDenoiser, captured, compiled, design, info, module, run
 
 
 def test_convolutions_behind_a_relu_have_4_bits_but_in_the_first_and_the_last_block() -> None:
@@ -195,3 +201,28 @@ def test_study_of_a_record_without_4_bit_layers_is_refused(tmp_path: Path) -> No
     called = CliRunner().invoke(root, ["study", "sq_dm", "--record", str(tmp_path)])
     assert isinstance(called.exception, StudyError)
     assert "holds no 4-bit layers; make one" in str(called.exception)
+
+
+@pytest.mark.parametrize("kind", get_args(Numbers))
+def test_a_denoiser_on_numbers_computes_what_the_sweep_scores(kind: Numbers) -> None:
+    """Hooks on the modules against the interpreter of the captured graph, one picture at a time; a batch changes none of them."""
+    model, inputs = captured()
+    plan = draft(model)
+    one = inputs[0]["sample"][:1]
+    alone = capture(denoiser := module(), {"sample": one})
+    right = Quantized(alone, numbers(kind, plan)).run(*alone.interpreter_args({"sample": one}))[0]
+    on_numbers(denoiser, kind, plan)
+    with torch.no_grad():
+        both = denoiser(inputs[0]["sample"])
+        assert torch.allclose(denoiser(one), right, atol=1e-5)
+    assert torch.allclose(both[:1], right, atol=2e-2 * float(right.abs().max()))
+    assert (both[:1] - outputs(alone, [{"sample": one}])[0]).abs().max() > 1e-3
+
+
+def test_numbers_that_nobody_knows_are_refused() -> None:
+    with pytest.raises(
+        PlanError, match="no formats 'int3'; known: mxint8, sq_dm, sq_dm_signed, int4_vsq, int4_tensor"
+    ):
+        numbers_named("int3")
+    with pytest.raises(PlanError, match=r"layer 'blocks\.9\.conv1' is not in this model"):
+        on_numbers(module(), "sq_dm", FormatPlan("mine", {"blocks.9.conv1": "mxint8"}))

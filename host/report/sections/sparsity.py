@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ditto_cosim.host.report import charts
+from ditto_cosim.host.report import charts, two_arrays
 from ditto_cosim.host.report.sections.base import Section, Shown
 from ditto_cosim.host.report.sparsity import ChannelCounts, read_counts
 
@@ -24,7 +24,7 @@ def section(shown: Shown) -> Section | None:
     counts = read_counts(shown.directory)
     if counts is None:
         return None
-    values = {
+    values: dict[str, object] = {
         "picture": _picture(counts),
         "layers": len(counts.layers),
         "channels": len(counts.zeros),
@@ -32,7 +32,18 @@ def section(shown: Shown) -> Section | None:
         "sparse": f"{counts.sparse.mean():.1%}",
         "utilised": _balance(counts),
     }
-    found = {"flips": _flips(counts)} if counts.zeros.shape[1] >= FEWEST_STEPS else {}
+    found: dict[str, dict[str, object]] = (
+        {"flips": _flips(counts)} if counts.zeros.shape[1] >= FEWEST_STEPS else {}
+    )
+    arrays = None if shown.prices is None else shown.prices.two_arrays
+    if arrays is not None:
+        found |= two_arrays.drawn(arrays)
+        best = two_arrays.best_of(arrays)
+        values |= {
+            "busy": f"{np.mean(arrays.dense_busy):.0%} and {np.mean(arrays.sparse_busy):.0%}",
+            "best": None if best is None else f"{best[0]:.0%} ({best[1]:.2f} ×)",
+            "interior": two_arrays.is_interior(arrays),
+        }
     return Section("sparsity", "Zero codes, channel by channel", values, found)
 
 
