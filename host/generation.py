@@ -31,6 +31,7 @@ from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts, restore
 from ditto_cosim.host.pipeline.model_factors import factors_for
 from ditto_cosim.host.pipeline.models import LoadedModel, ModelError, Wish, usual
 from ditto_cosim.host.pipeline.run import Generation, Recording, Verdict, VerificationError
+from ditto_cosim.host.reference.golden import Difference
 from ditto_cosim.host.report.certificate import versions
 from ditto_cosim.host.report.prices import Prices, save_prices
 from ditto_cosim.host.report.summary import step_classes
@@ -170,6 +171,8 @@ def generate_run(
     finally:
         wall_s = time.perf_counter() - began
         outcome: dict[str, Any] = {"wall_s": wall_s, "pictures": len(pictures)}
+        if pictures:
+            outcome["picture_px"] = list(pictures[0].size)
         if interrupted:
             outcome["interrupted"] = interrupted
         if denoiser.run is not None and denoiser.run.seen.verdict is not None:
@@ -193,7 +196,7 @@ def generate_run(
         restore(pipe)
         own = _pictures(pipe(**model.arguments(wish)))
     found = _verdict_of([run for _, run in beside])
-    verdict = None if found is None else reports.CheckSummary(**verdict_figures(found))
+    verdict = None if found is None else reports.CheckSummary(**_shown(verdict_figures(found)))
     lanes: dict[str, int] = {
         name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals
     }
@@ -350,6 +353,7 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
         "values_checked": verdict.values_checked,
         "delivered_checked": verdict.delivered_checked,
         "first_difference": None if difference is None else str(difference),
+        **({"difference_at": place} if (place := difference_at(difference)) is not None else {}),
         "snr_db": None if verdict.snr_db is None else round(verdict.snr_db, 2),
         **(
             {}
@@ -359,6 +363,18 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
         "digests": dict(verdict.digests),
         "not_checked": list(verdict.not_checked),
     }
+
+
+def _shown(figures: dict[str, Any]) -> dict[str, Any]:
+    """What of them a report shows."""
+    return {name: value for name, value in figures.items() if name != "difference_at"}
+
+
+def difference_at(difference: object) -> dict[str, Any] | None:
+    """Where a value differs, as `ditto trace` takes it; None where it is a count or a report that differs."""
+    if not isinstance(difference, Difference):
+        return None
+    return {"step": difference.step, "value": difference.value, "element": list(difference.index)}
 
 
 class _Opening:

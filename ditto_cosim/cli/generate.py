@@ -301,6 +301,13 @@ def tell(outcome: Outcome, as_json: bool, say: Callable[[str], None], silent: bo
         _tell_a_person(outcome, say)
     if outcome.failure is not None:
         print(f"error: {outcome.failure}", file=sys.stderr)
+        from ditto_cosim.cli.trace import trace_command
+        from ditto_cosim.host.generation import difference_at
+
+        if (place := difference_at(outcome.failure.difference)) is not None:
+            print(
+                f"follow it to the RTL: {trace_command(outcome.summary['directory'], place)}", file=sys.stderr
+            )
         raise typer.Exit(1)
 
 

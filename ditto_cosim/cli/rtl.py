@@ -616,13 +616,12 @@ def replay(
 def _recapture(run: Path, step: int, layer: str) -> tuple[Any, str]:
     """A run's operands again, and the parameter set of its chip."""
     from ditto_cosim.device.chips import load_chip
-    from ditto_cosim.host.pipeline.models import load_denoiser
     from ditto_cosim.protocol.record import RunRecord
-    from ditto_cosim.recapture import recapture
+    from ditto_cosim.recapture import recapture, recorded_denoiser
     from ditto_cosim.sim_harness.regression import SETS
 
     record = RunRecord(run)
     layers = [layer] if layer else [command.name for command in record.program.layers]
     geometry = load_chip(record.info.chip).geometry
     known = next((name for name, candidate in SETS.items() if candidate == geometry), "")
-    return recapture(run, load_denoiser(record.info.model), step, layers), known
+    return recapture(run, recorded_denoiser(record), step, layers), known

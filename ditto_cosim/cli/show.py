@@ -85,7 +85,7 @@ def record(
     print(
         f"{len(found)} of {info.steps} steps recorded, {len(found.program.layers)} layers, batch {info.batch}"
     )
-    _table(rows)
+    print_rows(rows)
 
 
 @app.command("run")
@@ -120,7 +120,7 @@ def show_run(
         return
     for name in ("name", "command", "mode", "forced", "measured_cycles", "charged_cycles"):
         print(f"{name.replace('_', ' '):16} {facts[name]}")
-    _table([{"mode": mode, **row} for mode, rows in works.items() for row in rows])
+    print_rows([{"mode": mode, **row} for mode, rows in works.items() for row in rows])
     for name in ("unit_cycles", "stall_cycles", "traffic_bytes"):
         if name in facts:
             print(f"{name.replace('_', ' '):16} " + ", ".join(f"{k} {v:,}" for k, v in facts[name].items()))
@@ -280,7 +280,7 @@ def _step_row(record: RunRecord, index: int) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[dict[str, Any]]) -> None:
+def print_rows(rows: list[dict[str, Any]]) -> None:
     """Columns as wide as they need to be, numbers to the right, no colours: made to be piped."""
     if not rows:
         return

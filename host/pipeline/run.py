@@ -247,16 +247,21 @@ class Run:
         self._reports = []
         if self._verifier is not None:
             self._verifier.expect(step, inputs)
-        result = self._remote.step(
-            step,
-            given,
-            observe=self._observed(),
-            on_layer=self._layer,
-            on_value=None if self._verifier is None else self._check,
-        )
-        if self._verifier is not None:
-            self._verifier.check_delivered(result.outputs, result.record, self._reports, result.totals)
-            self._judge()
+        try:
+            result = self._remote.step(
+                step,
+                given,
+                observe=self._observed(),
+                on_layer=self._layer,
+                on_value=None if self._verifier is None else self._check,
+            )
+            if self._verifier is not None:
+                self._verifier.check_delivered(result.outputs, result.record, self._reports, result.totals)
+                self._judge()
+        except VerificationError:
+            if self._writer is not None:  # what the step was asked, so that it can be traced (`ditto trace`)
+                journal.write_inputs(self._writer.directory, step, given)
+            raise
         self._keep(step, given, result)
         self.seen.totals = result.totals
         self.seen.board |= board_figures(result.totals)
