@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ditto_cosim.cli.output import emit
 from ditto_cosim.cli.study_icc import icc
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def sq_dm(
     found = study.measure(columns, _plan(name), asked, measured)
     verdicts = study.judge(found)
     if as_json:
-        print(json.dumps({"claims": [asdict(v) for v in verdicts], **study.tables(found)}))
+        emit("study sq_dm", {"claims": [asdict(v) for v in verdicts], **study.tables(found)})
         return
     _print(found, verdicts, study.tables(found))
 

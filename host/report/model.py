@@ -23,6 +23,7 @@ from ditto_cosim.protocol.record import RUN, RunRecord
 
 I64 = npt.NDArray[np.int64]
 
+SCHEMA = "ditto.report"
 REPORT_VERSION = 3
 ABSENT = -1
 """In place of a mode: the layer has no part in the step (`protocol/program.py`: steps of two classes)."""
@@ -173,12 +174,13 @@ class RunReport:
 
     def to_json(self) -> str:
         data = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
-        return json.dumps({"version": REPORT_VERSION, "modes": list(MODES), **data}, separators=(",", ":"))
+        return json.dumps({"schema": SCHEMA, "version": REPORT_VERSION, "modes": list(MODES), **data}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> RunReport:
         data = json.loads(text)
         version, modes = data.pop("version", None), data.pop("modes", None)
+        data.pop("schema", None)
         if version != REPORT_VERSION or modes != list(MODES):
             raise ReportError(
                 f"report: version {version!r} with modes {modes}, this program reads {REPORT_VERSION}"
