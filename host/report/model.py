@@ -174,7 +174,9 @@ class RunReport:
 
     def to_json(self) -> str:
         data = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
-        return json.dumps({"schema": SCHEMA, "version": REPORT_VERSION, "modes": list(MODES), **data}, separators=(",", ":"))
+        return json.dumps(
+            {"schema": SCHEMA, "version": REPORT_VERSION, "modes": list(MODES), **data}, separators=(",", ":")
+        )
 
     @classmethod
     def from_json(cls, text: str) -> RunReport:

@@ -124,13 +124,17 @@ def test_chips_prints_every_parameter_of_every_chip() -> None:
 
 
 def test_designs_prints_every_parameter_of_every_design() -> None:
-    assert {d["name"] for d in json.loads(ditto("designs", "--json").stdout)["designs"]} == set(design_names())
+    assert {d["name"] for d in json.loads(ditto("designs", "--json").stdout)["designs"]} == set(
+        design_names()
+    )
     one = json.loads(ditto("designs", "ditto_plus", "--json").stdout)
     assert (one["base_mode"], one["digest"]) == ("spatial", load_design("ditto_plus").digest)
 
 
 def test_backends_says_who_measures() -> None:
-    found = {row["backend"]: row["cycles"] for row in json.loads(ditto("backends", "--json").stdout)["backends"]}
+    found = {
+        row["backend"]: row["cycles"] for row in json.loads(ditto("backends", "--json").stdout)["backends"]
+    }
     assert (found["rtl"], found["model"]) == ("measured", "from the contract")
 
 
