@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ditto_cosim.host import report as reports
@@ -196,7 +197,7 @@ def generate_run(
         restore(pipe)
         own = _pictures(pipe(**model.arguments(wish)))
     found = _verdict_of([run for _, run in beside])
-    verdict = None if found is None else reports.CheckSummary(**_shown(verdict_figures(found)))
+    verdict = None if found is None else check_summary(found)
     lanes: dict[str, int] = {
         name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals
     }
@@ -221,6 +222,7 @@ def generate_run(
             fp32_psnr_db=tuple(psnr_db(a, b) for a, b in zip(pictures, own, strict=False)),
             picture_digests=tuple(hashlib.sha256(p.tobytes()).hexdigest() for p in pictures),
             versions=versions(),
+            host_us=host_times(seen, complete),
             **run,
         )
         if appraise is not None:
@@ -365,9 +367,33 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _shown(figures: dict[str, Any]) -> dict[str, Any]:
-    """What of them a report shows."""
-    return {name: value for name, value in figures.items() if name != "difference_at"}
+def host_times(seen: Generation, reported: Sequence[LayerReport]) -> dict[str, Any]:
+    """The host's clock in the order of the report's steps and layers."""
+    steps = sorted({r.step for r in reported})
+    layers = sorted({r.layer for r in reported})
+    absent = (-1, -1, 0)
+    by_layer = [[seen.clock.layers.get((s, i), absent) for i in layers] for s in steps]
+    by_step = [seen.clock.steps.get(s, (-1, -1)) for s in steps]
+    found = {
+        n: [[row[at] for row in rows] for rows in by_layer]
+        for at, n in enumerate(("arrived", "check_begin", "check"))
+    }
+    return {
+        **{name: np.array(rows, np.int64) for name, rows in found.items()},
+        **{
+            name: np.array([row[at] for row in by_step], np.int64)
+            for at, name in enumerate(("asked", "answered"))
+        },
+    }
+
+
+def check_summary(verdict: Verdict) -> reports.CheckSummary:
+    """A verdict as a report shows it."""
+    figures = verdict_figures(verdict)
+    figures.pop(
+        "difference_at", None
+    )  # where a difference is, for `ditto trace`; the report says it in words
+    return reports.CheckSummary(**figures)
 
 
 def difference_at(difference: object) -> dict[str, Any] | None:
@@ -468,8 +494,6 @@ def _save_beside(directory: Path, pictures: Sequence[Any]) -> list[str]:
 
 def psnr_db(a: Any, b: Any) -> float:
     """Of two pictures of one size; infinite where they are equal."""
-    import numpy as np
-
     noise = float(np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2))
     return math.inf if noise == 0 else 10 * math.log10(255**2 / noise)
 

@@ -111,8 +111,9 @@ class RunReport:
     """SHA-256 of each picture's pixels, before it was enlarged."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of what made the run."""
-    spans: tuple[tuple[str, float, float], ...] = ()
-    """What the host did, and when: name, begin and end in seconds from the run's begin."""
+    host_us: Mapping[str, I64] = field(default_factory=dict)
+    """Wall-clock since the run began, in microseconds: `asked` and `answered` [steps]; [steps, layers] `arrived` (a layer's
+    report), `check_begin` and `check` (its values compared, for how long); −1: it did not happen."""
 
     @property
     def classified(self) -> npt.NDArray[np.bool_]:
@@ -227,6 +228,4 @@ def _typed(name: str, annotation: str, value: Any) -> Any:
         )
     if name == "strip":
         return tuple((int(step), str(path)) for step, path in value)
-    if name == "spans":
-        return tuple((str(what), float(begin), float(end)) for what, begin, end in value)
     return tuple(value) if isinstance(value, list) else value
