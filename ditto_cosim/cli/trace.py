@@ -57,6 +57,10 @@ def trace(
     elif failed is not None:
         path = path_of_value(run, *failed)
     else:
+        if not pixel:
+            raise typer.BadParameter(
+                "say which pixel, column,row of the picture: --pixel 12,7", param_hint="--pixel"
+            )
         column, _, row = pixel.partition(",")
         if not (column.strip().isdigit() and row.strip().isdigit()):
             raise typer.BadParameter(

@@ -8,7 +8,8 @@ Two groups of tracks. The chip's time is cycles over its clock, in nanoseconds; 
 totals can be read back exactly. Layers run one after another, each from the end of the one before to its own. Slices are
 named by mode, because the viewer colours by name. Host and wire are in wall-clock since the run began: what the host did itself,
 what it compared, and from when to when it waited for each layer; an arrow joins a layer there to the same layer on the chip.
-When each transfer and chunk happened inside a step is for `ditto timeline RUN --step S` to say. What this file does not do: play steps again.
+When each transfer and chunk happened inside a step is for `ditto timeline RUN --step S` to say.
+What this file does not do: play steps again.
 """
 
 from __future__ import annotations
