@@ -23,6 +23,7 @@ from ditto_cosim.protocol.isa import Attrs, TensorSpec
 MAX_COMMANDS = 65_536
 MAX_VALUES = 262_144
 MAX_PERIOD = 65_536
+MAX_AXES = 8
 
 StepClass = Literal["full", "increment"]
 STEP_CLASSES: tuple[StepClass, ...] = ("full", "increment")
@@ -261,7 +262,7 @@ def _attr(value: Any) -> isa.Attr:
 
 
 def _shape(shape: Any) -> tuple[int, ...]:
-    if len(shape) > 8 or not all(type(d) is int and 0 < d < 2**31 for d in shape):
+    if len(shape) > MAX_AXES or not all(type(d) is int and 0 < d < 2**31 for d in shape):
         raise IsaError(f"program: shape {shape!r} is not up to eight positive integers")
     return tuple(shape)
 

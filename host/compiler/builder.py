@@ -25,7 +25,7 @@ from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.blocks import FORMATS, BlockFormat
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.isa import Attr, Attrs, DType, TensorSpec
-from ditto_cosim.protocol.program import Command, When
+from ditto_cosim.protocol.program import MAX_AXES, Command, When
 
 DTYPES: dict[torch.dtype, DType] = {
     torch.float32: "f32",
@@ -121,6 +121,11 @@ class Builder:
     # --- building blocks ------------------------------------------------------------------------------------------------
 
     def _value(self, spec: TensorSpec, varying: bool) -> Value:
+        if len(spec.shape) > MAX_AXES:
+            raise LoweringError(
+                f"{self.scope or 'the denoiser'}: a tensor of shape {spec.shape} has {len(spec.shape)} axes; the instruction "
+                f"set has tensors of up to {MAX_AXES}"
+            )
         self.values.append(spec)
         value = Value(len(self.values) - 1, spec, varying)
         self.by_id[value.id] = value

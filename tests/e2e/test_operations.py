@@ -11,6 +11,7 @@ import torch.nn.functional as functional
 from torch import nn
 
 from ditto_cosim.coverage import check
+from ditto_cosim.host.compiler.builder import LoweringError
 from ditto_cosim.host.compiler.capture import CaptureError, capture
 from ditto_cosim.host.compiler.lower import UnsupportedError, lower
 
@@ -93,6 +94,7 @@ OPERATIONS = {
     "writing in place": written,
     "index": lambda m, x: x[:, [3, 0, 0, 5]] + x.flip(1)[:, :4] + x.roll(2, 1)[:, torch.tensor([1, 2, 4, 0])],
     "repeat": lambda m, x: x.repeat(1, 2, 2) + x.repeat_interleave(2, 1).repeat_interleave(2, 2),
+    "repeat_five_axes": lambda m, x: x.reshape(2, 3, 2, 4, 2).repeat(1, 1, 2, 1, 1).flatten(2) + x.sum(),
     "pads": lambda m, x: (
         functional.pad(x, (2, 1), "reflect") + functional.pad(x, (1, 2), "replicate") + functional.pad(x, (3, 0), "circular")
     ),
@@ -168,6 +170,12 @@ def test_lower_names_everything_that_is_missing_at_once() -> None:
         lower(capture(module.eval(), {"sample": torch.randn(2, 6, 8)}), None)
 
 
+def test_lower_refuses_more_axes_than_a_tensor_has() -> None:
+    module = Between(lambda m, x: m.first(x.reshape(1, 1, 1, 1, 1, 1, 2, 6, 8)))
+    with pytest.raises(LoweringError, match=r"shape \(1, 1, 1, 1, 1, 1, 2, 6, 8\) has 9 axes; .* up to 8"):
+        lower(capture(module.eval(), {"sample": torch.randn(2, 6, 8)}), None)
+
+
 # --- shapes that a mask decides -----------------------------------------------------------------------------------------
 
 
@@ -194,6 +202,51 @@ def test_capture_holds_the_mask_that_decides_shapes() -> None:
     found = check("counting", Counting(), given)
     assert found.exact, found.missing
     assert found.snr_db > 25
+
+
+def _written_by_numbers(module: Any, sample: torch.Tensor, mask: torch.Tensor) -> Any:
+    """As Lumina2 numbers its tokens."""
+    count = mask.sum().item()
+    places = torch.zeros(sample.shape[1], dtype=torch.int64)
+    places[:count] = torch.arange(count)
+    places[count:] = count
+    return module.first(sample + module.table[places])
+
+
+def _written_between_uses(module: Any, sample: torch.Tensor, mask: torch.Tensor) -> Any:
+    count = mask.sum().item()
+    places = torch.zeros(sample.shape[1], dtype=torch.int64)
+    early = module.first(sample + module.rows[places])
+    places[count:] = 1
+    return early + module.first(sample * module.rows[places])
+
+
+def _written_from_weights(module: Any, sample: torch.Tensor, mask: torch.Tensor) -> Any:
+    count = mask.sum().item()
+    rows = torch.zeros(sample.shape[1], 8)
+    rows[:count] = module.rows[:count]
+    return module.first(sample + rows)
+
+
+@pytest.mark.parametrize("function", [_written_by_numbers, _written_between_uses, _written_from_weights])
+def test_capture_follows_what_is_written_into_constants(function: Any) -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.table = nn.Linear(8, 8), torch.randn(6, 8)
+            self.rows = nn.Parameter(torch.randn(6, 8))
+
+        def forward(self, sample: torch.Tensor, attention_mask: Any) -> Any:
+            return function(self, sample, attention_mask)
+
+    torch.manual_seed(1)
+    mask = torch.tensor([True, False, True, True, False, False])
+    given = {"sample": torch.randn(1, 6, 8), "attention_mask": mask}
+    module = Writing().eval()
+    captured = capture(module, given)
+    assert captured.held.keys() == {"attention_mask"}
+    (found,) = captured.module(*captured.interpreter_args(given))
+    torch.testing.assert_close(found, module(**given))
 
 
 def test_capture_refuses_shapes_that_a_changing_input_decides() -> None:

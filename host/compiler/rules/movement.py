@@ -121,14 +121,16 @@ def _meshgrid(
 
 
 def _repeat(low: Builder, node: Node, x: Argument, counts: Sequence[int]) -> Value:
-    """Every axis beside itself, by way of a new axis before it that is stretched."""
+    """Every axis that is repeated beside itself, by way of a new axis before it that is stretched."""
     value = low.any(x)
     shape = (1,) * (len(counts) - len(value.spec.shape)) + value.spec.shape
-    narrow = tuple(n for size in shape for n in (1, size))
-    wide = tuple(n for count, size in zip(counts, shape, strict=True) for n in (count, size))
-    value = reshaped(low, value, narrow) if wide != narrow else value
+    narrow: list[int] = []
+    wide: list[int] = []
+    for count, size in zip(counts, shape, strict=True):
+        narrow += [size] if count == 1 or size == 1 else [1, size]
+        wide += [count * size] if count == 1 or size == 1 else [count, size]
     if wide != narrow:
-        value = low.emit("broadcast", value, shape=wide)[0]
+        value = low.emit("broadcast", reshaped(low, value, tuple(narrow)), shape=tuple(wide))[0]
     return reshaped(low, value, tuple(example(node).shape))
 
 
