@@ -58,7 +58,8 @@ coverage: install-dev ## lines of host, device, protocol and sim_harness that th
 
 MYPY = $(BIN)/mypy -p ditto_cosim && $(BIN)/mypy tests examples
 
-docs: install-dev ## these pages, into build/docs; warnings are errors
+docs: install-dev ## these pages, into build/docs, warnings are errors; the report's picture from the demo's run
+	@$(BIN)/python docs/screenshot.py runs/demo
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 
 lint: install-dev lint-python lint-rtl ## style, types, import rules, RTL lint

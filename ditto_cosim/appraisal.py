@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prices a finished run for its report: designs beside each other, layers against the chip's limits, one step over time.
 
-    prices = appraise(Path("runs/demo"))                 seconds: the best-known designs, the chips that ship
-    prices = appraise(Path("runs/demo"), full=True)      all designs, one step in transactions, a grid of chips for the sliders
+    prices = appraise(Path("runs/demo"))                 seconds: the best-known designs, the chips that ship, and for a run of
+                                                         few layers and steps one step in transactions and the sliders' grid
+    prices = appraise(Path("runs/demo"), full=True)      all designs, and the latter two for any run
 
 Without a compiler only the full form, which is asked for: it takes minutes.
 
@@ -43,6 +44,8 @@ WELL_KNOWN = ("itc", "diffy", "cambricon_d", "ditto", "ditto_plus", "ideal_ditto
 BLOCK_SCALED = ("fp16_dense", "int4_dense", "sq_dm")
 """Those of a program with block-scaled layers, the first what others are held against."""
 TILES, BANDWIDTHS, BUFFERS_MB = (0.5, 1.0, 2.0), (0.5, 1.0, 2.0), (0.0, 192.0)
+QUICK_LAYER_STEPS = 5000
+"""Up to so many layers × steps, a step in transactions and the grid take seconds and are made unasked."""
 BINS = 240
 SERIES_STEP = 2
 """Of the steps that are there, the first in which Defo's decisions stand."""
@@ -63,6 +66,7 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
     names = dict.fromkeys((*known, *(fitting if full else ())))
     designs = {own.name: own, **{n: load_design(n) for n in names if n != own.name}}
     times = {name: price_run(columns, chip, design) for name, design in designs.items()}
+    whole = full or len(columns.program.layers) * len(columns.steps) <= QUICK_LAYER_STEPS
     return Prices(
         design=own.name,
         chip=chip.name,
@@ -74,11 +78,11 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
         equals_run=None
         if None in columns.charged
         else times[own.name].step_cycles.tolist() == list(columns.charged),
-        designs=[_design(designs[name], time) for name, time in times.items()],
+        designs=[_design(chip, designs[name], time) for name, time in times.items()],
         layers=_layers(columns, times[own.name]),
         elsewhere=[_elsewhere(columns, load_chip(name), own) for name in chip_names() if name != chip.name],
-        series=_series(columns, chip, own) if full else None,
-        what_if=_what_if(run, own) if full else [],
+        series=_series(columns, chip, own) if whole else None,
+        what_if=_what_if(run, own, jobs=0 if full else 1) if whole else [],
         two_arrays=_two_arrays(columns, chip, own),
     )
 
@@ -102,7 +106,7 @@ def _two_arrays(columns: RecordColumns, chip: Chip, own: Design) -> BothArrays |
     )
 
 
-def _design(design: Design, time: RunTime) -> DesignPrice:
+def _design(chip: Chip, design: Design, time: RunTime) -> DesignPrice:
     total = max(time.total_cycles, 1)
     return DesignPrice(
         name=design.name,
@@ -113,7 +117,13 @@ def _design(design: Design, time: RunTime) -> DesignPrice:
         computing=time.unit_totals()["compute"] / total,
         waits={cause: cycles / total for cause, cycles in time.stall_totals().items()},
         temporal=float((time.modes == MODES.index("temporal")).mean()),
+        area_mm2=_area_mm2(chip, design),
     )
+
+
+def _area_mm2(chip: Chip, design: Design) -> float:
+    """Where an area of its own by design comes in; the one published figure is for all (`Prices.area_mm2`)."""
+    return 0.0
 
 
 def _layers(columns: RecordColumns, time: RunTime) -> list[LayerPrice]:
@@ -179,7 +189,7 @@ def _most(step: StepMoments, room: str) -> list[int]:
     return found
 
 
-def _what_if(run: Path, own: Design) -> list[WhatIf]:
+def _what_if(run: Path, own: Design, jobs: int) -> list[WhatIf]:
     fitting = designs_for(RunRecord(run).program)
     names = [n for n in dict.fromkeys(("itc", "ditto", own.name)) if n in fitting]
     wanted = points(run, "", names, TILES, BANDWIDTHS, BUFFERS_MB)
@@ -192,5 +202,5 @@ def _what_if(run: Path, own: Design) -> list[WhatIf]:
             cycles=row["cycles"],
             energy_pj=row["energy_j"] * 1e12,
         )
-        for row in run_points(wanted)
+        for row in run_points(wanted, jobs)
     ]

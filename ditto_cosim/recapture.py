@@ -11,6 +11,7 @@ What this file does not do: run RTL (`sim_harness/recorded.py` replays what this
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host.analysis.replay import AnalysisError, constants_of, recorded_inputs
+from ditto_cosim.host.pipeline.run import INPUTS
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RunRecord
@@ -65,8 +67,11 @@ def recapture(directory: Path, denoiser: torch.nn.Module, step: int, layers: lis
             raise AnalysisError(
                 f"{directory}: no layer {name!r}; the run has {len(names)}, such as {names[0]}"
             )
-    if not 0 <= step < len(record):
-        raise AnalysisError(f"{directory}: no step {step}; the run has steps 0…{len(record) - 1}")
+    last = (
+        len(record) if record.shelf.has(INPUTS.format(len(record))) else len(record) - 1
+    )  # asked, not completed
+    if not 0 <= step <= last:
+        raise AnalysisError(f"{directory}: no step {step}; the run has steps 0…{last}")
     first = recorded_inputs(directory, 0)
     made = constants_of(record.program, denoiser, first, record.info, directory)
     constants = {n: _array(t) for n, t in made.items()}
@@ -83,6 +88,16 @@ def recapture(directory: Path, denoiser: torch.nn.Module, step: int, layers: lis
     return keeper.kept
 
 
+def recorded_denoiser(record: RunRecord) -> torch.nn.Module:
+    """The network that made a run, loaded as the run loaded it where its record says how."""
+    from ditto_cosim.host.pipeline.models import load_denoiser, load_model
+
+    recipe = record.info.extra.get("recipe")
+    if not isinstance(recipe, Mapping):
+        return load_denoiser(record.info.model)
+    return load_model(recipe.get("folder") or recipe["model"], **dict(recipe.get("options", {}))).denoiser
+
+
 def sample(captures: list[Capture], rows: int = 24, columns: int = 40) -> list[Capture]:
     """A few rows and columns of the first capture of every kind of layer and mode, and of the longest rows."""
     chosen = {(c.name.rpartition(".")[2], c.mode): c for c in reversed(captures)}
@@ -95,11 +110,9 @@ def sample(captures: list[Capture], rows: int = 24, columns: int = 40) -> list[C
 
 def main(directory: Path, step: int, path: Path) -> None:
     """Writes a sample of one step of a run."""
-    from ditto_cosim.host.pipeline.models import load_denoiser
-
     record = RunRecord(directory)
     names = [command.name for command in record.program.layers]
-    save_captures(path, sample(recapture(directory, load_denoiser(record.info.model), step, names)))
+    save_captures(path, sample(recapture(directory, recorded_denoiser(record), step, names)))
 
 
 def _array(tensor: torch.Tensor) -> Any:

@@ -77,8 +77,8 @@ class ShownGeneration(Generation):
         return where / "report.html"
 
     def _run_report(self) -> RunReport:
-        from ditto_cosim.host.generation import verdict_figures
-        from ditto_cosim.host.report.model import CheckSummary, RunReport
+        from ditto_cosim.host.generation import check_summary
+        from ditto_cosim.host.report.model import RunReport
 
         spec = self.spec
         return RunReport.of(
@@ -93,7 +93,7 @@ class ShownGeneration(Generation):
             command_line="",
             wall_s=self.wall_s,
             total_cycles=self.cycles,
-            verdict=None if self.verdict is None else CheckSummary(**verdict_figures(self.verdict)),
+            verdict=None if self.verdict is None else check_summary(self.verdict),
             recoveries=self.recoveries,
             period=self.period,
         )

@@ -50,7 +50,8 @@ def _cli() -> str:
     os.environ["COLUMNS"] = "100"
     parts = [
         "# Command line\n",
-        "`ditto --help` lists the commands; each has `--help`, and those that print tables `--json`.\n",
+        "`ditto --help` lists the commands; each has `--help`, and those that print tables `--json`: one object, with "
+        "`schema` and `version`.\n",
     ]
     doc = inspect.getdoc(cli) or ""
     statuses = doc[doc.index("Exit statuses") : doc.index("DITTO_DEBUG")]

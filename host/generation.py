@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ditto_cosim.host import report as reports
@@ -31,6 +32,7 @@ from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts, restore
 from ditto_cosim.host.pipeline.model_factors import factors_for
 from ditto_cosim.host.pipeline.models import LoadedModel, ModelError, Wish, usual
 from ditto_cosim.host.pipeline.run import Generation, Recording, Verdict, VerificationError
+from ditto_cosim.host.reference.golden import Difference
 from ditto_cosim.host.report.certificate import versions
 from ditto_cosim.host.report.prices import Prices, save_prices
 from ditto_cosim.host.report.summary import step_classes
@@ -170,6 +172,8 @@ def generate_run(
     finally:
         wall_s = time.perf_counter() - began
         outcome: dict[str, Any] = {"wall_s": wall_s, "pictures": len(pictures)}
+        if pictures:
+            outcome["picture_px"] = list(pictures[0].size)
         if interrupted:
             outcome["interrupted"] = interrupted
         if denoiser.run is not None and denoiser.run.seen.verdict is not None:
@@ -193,7 +197,7 @@ def generate_run(
         restore(pipe)
         own = _pictures(pipe(**model.arguments(wish)))
     found = _verdict_of([run for _, run in beside])
-    verdict = None if found is None else reports.CheckSummary(**verdict_figures(found))
+    verdict = None if found is None else check_summary(found)
     lanes: dict[str, int] = {
         name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals
     }
@@ -218,6 +222,7 @@ def generate_run(
             fp32_psnr_db=tuple(psnr_db(a, b) for a, b in zip(pictures, own, strict=False)),
             picture_digests=tuple(hashlib.sha256(p.tobytes()).hexdigest() for p in pictures),
             versions=versions(),
+            host_us=host_times(seen, complete),
             **run,
         )
         if appraise is not None:
@@ -350,6 +355,7 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
         "values_checked": verdict.values_checked,
         "delivered_checked": verdict.delivered_checked,
         "first_difference": None if difference is None else str(difference),
+        **({"difference_at": place} if (place := difference_at(difference)) is not None else {}),
         "snr_db": None if verdict.snr_db is None else round(verdict.snr_db, 2),
         **(
             {}
@@ -359,6 +365,42 @@ def verdict_figures(verdict: Verdict) -> dict[str, Any]:
         "digests": dict(verdict.digests),
         "not_checked": list(verdict.not_checked),
     }
+
+
+def host_times(seen: Generation, reported: Sequence[LayerReport]) -> dict[str, Any]:
+    """The host's clock in the order of the report's steps and layers."""
+    steps = sorted({r.step for r in reported})
+    layers = sorted({r.layer for r in reported})
+    absent = (-1, -1, 0)
+    by_layer = [[seen.clock.layers.get((s, i), absent) for i in layers] for s in steps]
+    by_step = [seen.clock.steps.get(s, (-1, -1)) for s in steps]
+    found = {
+        n: [[row[at] for row in rows] for rows in by_layer]
+        for at, n in enumerate(("arrived", "check_begin", "check"))
+    }
+    return {
+        **{name: np.array(rows, np.int64) for name, rows in found.items()},
+        **{
+            name: np.array([row[at] for row in by_step], np.int64)
+            for at, name in enumerate(("asked", "answered"))
+        },
+    }
+
+
+def check_summary(verdict: Verdict) -> reports.CheckSummary:
+    """A verdict as a report shows it."""
+    figures = verdict_figures(verdict)
+    figures.pop(
+        "difference_at", None
+    )  # where a difference is, for `ditto trace`; the report says it in words
+    return reports.CheckSummary(**figures)
+
+
+def difference_at(difference: object) -> dict[str, Any] | None:
+    """Where a value differs, as `ditto trace` takes it; None where it is a count or a report that differs."""
+    if not isinstance(difference, Difference):
+        return None
+    return {"step": difference.step, "value": difference.value, "element": list(difference.index)}
 
 
 class _Opening:
@@ -456,8 +498,6 @@ def _save_beside(directory: Path, pictures: Sequence[Any]) -> list[str]:
 
 def psnr_db(a: Any, b: Any) -> float:
     """Of two pictures of one size; infinite where they are equal."""
-    import numpy as np
-
     noise = float(np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2))
     return math.inf if noise == 0 else 10 * math.log10(255**2 / noise)
 

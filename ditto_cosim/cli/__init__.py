@@ -53,6 +53,7 @@ COMMANDS: dict[str, _Entry] = {
     "data": _Entry("Run", "models:data", "Fetch a training data set through the package clients"),
     "report": _Entry("Look", "models:report", "Show a finished run again"),
     "diff": _Entry("Look", "diff:diff", "Two runs: values, pictures, cycles by layer and cause, energy"),
+    "trace": _Entry("Look", "trace:trace", "From a pixel to a row in the RTL, with its waveform"),
     "timeline": _Entry("Look", "timeline:timeline", "Steps of a run in transactions, for Perfetto"),
     "show": _Entry("Look", "show:app", "Print what flows: a program, a record, one layer of a run"),
     "analyze": _Entry("Look", "analyze:analyze", "Similarity, ranges, bit widths and BOPs of a run"),

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ditto_cosim.cli.output import emit
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")]
 
@@ -51,7 +52,7 @@ def analyze(
     if plots:
         figures["plots"] = [str(path) for path in views.write_plots(analysis, run)]
     if as_json:
-        print(json.dumps(figures))
+        emit("analyze", figures)
         return
     from rich.console import Console
 
@@ -148,7 +149,7 @@ def quality(
         side_by_side(result).save(unfinished)
     figures = quality_figures(result) | {"pictures": str(path)}
     if as_json:
-        print(json.dumps(figures))
+        emit("quality", figures)
         return
     from rich.console import Console
 

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+from ditto_cosim.cli.output import emit
 
 
 class Name(StrEnum):
@@ -35,4 +36,7 @@ def bench(
     """
     module = importlib.import_module(f"ditto_cosim.bench.{name.value}")
     figures = module.measure(quick)
-    print(json.dumps(figures) if as_json else module.table(figures))
+    if as_json:
+        emit(f"bench {name.value}", figures)
+    else:
+        print(module.table(figures))

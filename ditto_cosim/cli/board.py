@@ -6,7 +6,6 @@ What this file does not do: run pictures (`ditto generate --backend board` does)
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ditto_cosim.cli.output import emit
 
 app = typer.Typer(help="Boards behind a serial line.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -30,7 +31,7 @@ def list_boards(as_json: Json = False) -> None:
 
     found = ports()
     if as_json:
-        typer.echo(json.dumps({"ports": [asdict(port) for port in found], "boards": boards()}))
+        emit("board list", {"ports": [asdict(port) for port in found], "boards": boards()})
         return
     for port in found:
         typer.echo(f"{port.path}  serial number {port.serial_number or 'none'}  {port.description}")
@@ -97,7 +98,7 @@ def check(
     finally:
         backend.close()
     if as_json:
-        typer.echo(json.dumps({"board": facts, "products": rows}))
+        emit("board test", {"board": facts, "products": rows})
     else:
         typer.echo(f"{facts['board_link']}: tile {facts['board_digest']} at {facts['board_baud']:,} baud")
         for row in rows:
@@ -157,20 +158,19 @@ def pnr(
 
     routed = place_and_route(described, geometry, range(1, seeds + 1), output, say=say)
     if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "board": routed.board,
-                    "fmax_mhz": list(routed.fmax_mhz),
-                    "asked_mhz": routed.asked_mhz,
-                    "utilisation": {
-                        cell: {"used": used, "available": there}
-                        for cell, (used, there) in routed.utilisation.items()
-                    },
-                    "critical_path": routed.critical_path,
-                    "bitstream": str(routed.bitstream),
-                }
-            )
+        emit(
+            "rtl pnr",
+            {
+                "board": routed.board,
+                "fmax_mhz": list(routed.fmax_mhz),
+                "asked_mhz": routed.asked_mhz,
+                "utilisation": {
+                    cell: {"used": used, "available": there}
+                    for cell, (used, there) in routed.utilisation.items()
+                },
+                "critical_path": routed.critical_path,
+                "bitstream": str(routed.bitstream),
+            },
         )
     else:
         low, high = min(routed.fmax_mhz), max(routed.fmax_mhz)

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from typing import Any
+
+from ditto_cosim.cli.output import emit
 
 
 def show_coverage(as_json: bool) -> None:
@@ -25,7 +26,10 @@ def show_coverage(as_json: bool) -> None:
         for name in track(denoisers(), "taking every class to the device", console=console, transient=True)
     ]
     if as_json:
-        print(json.dumps({"diffusers": diffusers.__version__, "classes": [row.to_dict() for row in found]}))
+        emit(
+            "models coverage",
+            {"diffusers": diffusers.__version__, "classes": [row.to_dict() for row in found]},
+        )
         return
     _table(found, f"diffusers {diffusers.__version__}")
 

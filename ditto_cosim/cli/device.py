@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ditto_cosim.cli.output import emit
 
 
 def device(
@@ -115,7 +116,7 @@ def conform(
             "excluded_fault_rate": rate,
             "verdict": report.verdict,
         }
-        typer.echo(json.dumps(found, indent=1))
+        emit("conform", found, indent=1)
     else:
         typer.echo(f"{backend} on {chip}: {report.verdict}, {report.values:,} values compared")
         if rate is not None:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ditto_cosim.cli.output import emit
 
 
 def diff(
@@ -27,7 +28,7 @@ def diff(
 
     found = compare_runs(a, b)
     if as_json:
-        print(json.dumps(found.to_dict()))
+        emit("diff", found.to_dict())
     else:
         from rich.console import Console
         from rich.table import Table

@@ -7,7 +7,6 @@ some commands need is a `note`.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from ditto_cosim.cli.output import emit
 
 State = Literal["ok", "note", "wrong"]
 TESTED_PYTHONS = ((3, 11), (3, 13))
@@ -50,7 +51,7 @@ def doctor(
     """
     found = [line for check in CHECKS for line in check()]
     if as_json:
-        print(json.dumps({"schema": "ditto.doctor", "version": 1, "findings": [asdict(f) for f in found]}))
+        emit("doctor", {"findings": [asdict(f) for f in found]})
     else:
         width = max(len(f.what) for f in found)
         for f in found:

@@ -47,6 +47,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "export": ("ditto export runs/demo --dram dramsim3 --topology scalesim -o traces",),
     "paper": ("ditto paper", "ditto paper --json"),
     "diff": ("ditto diff runs/a runs/b", "ditto diff runs/a runs/b --tolerance 0.02 --json"),
+    "trace": (
+        "ditto trace runs/demo --pixel 30,30",
+        "ditto trace runs/demo --pixel 30,30 --step 3 --layer conv_in",
+    ),
     "timeline": ("ditto timeline runs/demo --step 3",),
     "study icc": (
         "ditto study icc",

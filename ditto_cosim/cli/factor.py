@@ -6,12 +6,13 @@ What this file does not do: make them (`host/pipeline/factor.py`), or run with t
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ditto_cosim.cli.output import emit
 
 
 def factor(
@@ -88,10 +89,9 @@ def factor(
     size = sum(f.a.numel() + f.b.numel() for f in found.layers.values())
     if as_json:
         figures = {"layers": len(found.layers), "rank": found.rank, "parameters": size}
-        print(
-            json.dumps(
-                {"model": found.model, "method": method, **figures, "about": found.about, "file": str(target)}
-            )
+        emit(
+            "factor",
+            {"model": found.model, "method": method, **figures, "about": found.about, "file": str(target)},
         )
     else:
         print(

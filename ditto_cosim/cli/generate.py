@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ditto_cosim.cli import completion
+from ditto_cosim.cli.output import emit
 from ditto_cosim.names import check_names, plan_for
 from ditto_cosim.protocol.suggest import did_you_mean
 
@@ -294,13 +294,20 @@ def _short(backend: str) -> str:
 def tell(outcome: Outcome, as_json: bool, say: Callable[[str], None], silent: bool = False) -> None:
     """Prints what a run gave; a failed verification ends the command with status 1."""
     if as_json:
-        print(json.dumps({"schema": "ditto.generate", "version": 1, **outcome.summary}))
+        emit("generate", outcome.summary)
     elif silent:
         print(outcome.summary["directory"])
     else:
         _tell_a_person(outcome, say)
     if outcome.failure is not None:
         print(f"error: {outcome.failure}", file=sys.stderr)
+        from ditto_cosim.cli.trace import trace_command
+        from ditto_cosim.host.generation import difference_at
+
+        if (place := difference_at(outcome.failure.difference)) is not None:
+            print(
+                f"follow it to the RTL: {trace_command(outcome.summary['directory'], place)}", file=sys.stderr
+            )
         raise typer.Exit(1)
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import resources
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ditto_cosim.cli import completion
+from ditto_cosim.cli.output import emit
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table")]
 
@@ -44,7 +44,7 @@ def chips(
         return
     found = [load_chip(n) for n in chip_names()]
     if as_json:
-        print(json.dumps([{"digest": c.digest, **asdict(c)} for c in found]))
+        emit("chips", {"chips": [{"digest": c.digest, **asdict(c)} for c in found]})
         return
     _all([row(c) for c in found], {c.name: _words("chips", c.name) for c in found})
     print(
@@ -85,7 +85,7 @@ def designs(
         return
     found = [load_design(n) for n in design_names()]
     if as_json:
-        print(json.dumps([{"digest": d.digest, **asdict(d)} for d in found]))
+        emit("designs", {"designs": [{"digest": d.digest, **asdict(d)} for d in found]})
         return
     _all([row(d) for d in found], {})
     print("\nditto designs NAME prints every parameter; `ditto compare RUN` prices a run under all of them.")
@@ -105,7 +105,7 @@ def backends(
 
     found = [_backend(n) for n in ([name] if name else names())]
     if as_json:
-        print(json.dumps(found[0] if name else found))
+        emit("backend", found[0]) if name else emit("backends", {"backends": found})
     elif name:
         _one("backend", name, {k: v for k, v in found[0].items() if k != "what"}, found[0]["what"], False)
     else:
@@ -153,7 +153,7 @@ def _words(folder: str, name: str) -> str:
 
 def _one(kind: str, name: str, values: Mapping[str, Any], words: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({kind: name, "what": words, **values}))
+        emit(kind, {kind: name, "what": words, **values})
         return
     print(name if not words else f"{name}: {words}")
     flat = dict(_flat(values))

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ditto_cosim.cli.output import emit
+
 CLIPPED_SHOWN = 5
 """Points named after a calibration for the share of their values that the grid cuts off."""
 
@@ -49,7 +51,7 @@ def models(
         for m in all_models().values()
     ]
     if as_json:
-        print(json.dumps(rows))
+        emit("models", {"models": rows})
         return
     from rich.table import Table
 
@@ -125,7 +127,10 @@ def compile_model(
         "skip_summation": len(program.skip_summation),
         "program": program.digest,
     }
-    print(json.dumps(summary) if as_json else "\n".join(f"{k:16} {v}" for k, v in summary.items()))
+    if as_json:
+        emit("compile", summary)
+    else:
+        print("\n".join(f"{k:16} {v}" for k, v in summary.items()))
 
 
 def calibrate(
@@ -181,7 +186,7 @@ def calibrate(
     target = output or (loaded.folder / SCALES_FILE if loaded.folder is not None else Path(SCALES_FILE))
     save_grids(denoiser.grids, target)
     if as_json:
-        print(json.dumps({"scales": str(target), "points": len(denoiser.grids), "clipped": denoiser.clipped}))
+        emit("calibrate", {"scales": str(target), "points": len(denoiser.grids), "clipped": denoiser.clipped})
         return
     print(f"{len(denoiser.grids)} scales written to {target}")
     worst = sorted(denoiser.clipped.items(), key=lambda item: -item[1])[:CLIPPED_SHOWN]
@@ -221,7 +226,7 @@ def _calibrate_plan(
     if as_json:
         told = {"block": found.block, "layers": dict(found.layers), "figures": dict(found.figures)}
         measured = [{"block": s.block, "snr_db": s.snr_db} for s in found.sensitivity]
-        print(json.dumps({"file": str(target), "plan": found.name, **told, "sensitivity": measured}))
+        emit("calibrate plan", {"file": str(target), "plan": found.name, **told, "sensitivity": measured})
         return
     four = sum(form == "uint4" for form in found.layers.values())
     print(
@@ -267,6 +272,6 @@ def report(
         if not as_json:
             print(f"written: {path}")
     if as_json:
-        print(found.to_json())
+        emit("report", json.loads(found.to_json()))
     else:
         print_report(found, slow=slow)

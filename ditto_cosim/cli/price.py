@@ -7,7 +7,6 @@ Heavy imports wait until a command runs. What this file does not do: price (`dev
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from ditto_cosim.cli.output import emit
 
 if TYPE_CHECKING:
     from ditto_cosim.device.chips import Chip
@@ -55,7 +56,10 @@ def price(
     exact = None if dram else _as_charged(columns, found, made, wanted)
     figures["equals_the_run"] = exact
     if as_json:
-        print(json.dumps({"run": str(run), **figures, "defo": found.decisions, "layers": _layer_rows(found)}))
+        emit(
+            "price",
+            {"run": str(run), **figures, "defo": found.decisions, "layers": _layer_rows(found)},
+        )
         return
     print(f"{run}: {columns.info.model}, {len(columns.steps)} steps, as {found.design} on {found.chip}")
     print(
@@ -158,7 +162,7 @@ def compare(
     if as_json:
         drawn = str(path) if plot else None
         data = {"run": str(run), "chip": made.name, "designs": figures, "gpu": measured, "plot": drawn}
-        print(json.dumps(data if survives is None else data | {"robust": _robust_figures(survives)}))
+        emit("compare", data if survives is None else data | {"robust": _robust_figures(survives)})
         return
     rows = [
         [
@@ -244,7 +248,7 @@ def export(
     if topology:
         written[topology] = _write_lines(folder / "scalesim.csv", formats.scalesim(columns))
     if as_json:
-        print(json.dumps({"run": str(run), "written": written}))
+        emit("export", {"run": str(run), "written": written})
         return
     for name, made_file in written.items():
         print(f"{name}: {made_file['lines']:,} lines in {made_file['path']}")
@@ -285,7 +289,7 @@ def sweep(
         row["pareto"] = i in front
     _draw_sweep(rows, output)
     if as_json:
-        print(json.dumps({"points": rows, "plot": str(output)}))
+        emit("sweep", {"points": rows, "plot": str(output)})
         return
     table = [
         ["*" if r["pareto"] else "", r["design"], r["low_rule"], str(r["tiles"]), f"{r['bytes_per_cycle']:g}",
@@ -322,7 +326,7 @@ def whatif(
     if as_json:
         rows = [asdict(b) for b in shown]
         named = {"run": str(run), "chip": made.name, "design": wanted.name}
-        print(json.dumps({**named, "layers": rows, "whole": asdict(whole)}))
+        emit("whatif", {**named, "layers": rows, "whole": asdict(whole)})
         return
     print(f"{run}: {columns.info.model}, {len(columns.steps)} steps, as {wanted.name} on {made.name}")
     _print_table(
@@ -364,7 +368,7 @@ def paper(
         drawn = [str(path) for evaluation in by_preset.values() for path in draw(evaluation, output)]
     if as_json:
         claims = [asdict(v) for v in verdicts]
-        print(json.dumps({"claims": claims, "verdicts": counts, "null_test": null, "figures": drawn}))
+        emit("paper", {"claims": claims, "verdicts": counts, "null_test": null, "figures": drawn})
         return
     for v in verdicts:
         deviation = "" if v.deviation is None else f"{v.deviation:+.1%}"

@@ -9,7 +9,6 @@ rtl`) or measure speed (`ditto bench rtl`).
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import sys
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from ditto_cosim.cli.output import emit
 from ditto_cosim.protocol.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def build(
                 }
             )
     if as_json:
-        typer.echo(json.dumps(rows))
+        emit("rtl build", {"builds": rows})
         return
     for row in rows:
         typer.echo(
@@ -272,7 +272,7 @@ def run_test(
                 )  # fmt: skip
     if as_json:
         values = _report_json(report)
-        typer.echo(json.dumps(values | ({"arrays": _arrays_json(arrays)} if arrays else {})))
+        emit("rtl test", values | ({"arrays": _arrays_json(arrays)} if arrays else {}))
     else:
         if names or not arrays:
             _print_report(report)
@@ -488,7 +488,7 @@ def coverage(
         "mismatches": [_mismatch_json(m) for m in report.mismatches],
     }
     if as_json:
-        typer.echo(json.dumps(values))
+        emit("rtl coverage", values)
         raise typer.Exit(1 if report.mismatches else 0)
     for mismatch in report.mismatches:
         typer.echo(f"MISMATCH {mismatch}")
@@ -551,7 +551,7 @@ def synth(
     if mhz is not None:
         values["clock_mhz"] = mhz
     if as_json:
-        typer.echo(json.dumps({"set": name, **values, "cells": size.cells}))
+        emit("rtl synth", {"set": name, **values, "cells": size.cells})
         return
     for key, value in values.items():
         typer.echo(f"{key:8} {value}")
@@ -603,7 +603,7 @@ def replay(
         "waveform": str(output) if row is not None else None,
     }
     if as_json:
-        typer.echo(json.dumps(values))
+        emit("rtl replay", values)
     else:
         typer.echo(f"{len(captures)} products on {name}: {report.rows} rows, {report.cycles} cycles")
         typer.echo(str(found or "RTL and model agree"))
@@ -616,13 +616,12 @@ def replay(
 def _recapture(run: Path, step: int, layer: str) -> tuple[Any, str]:
     """A run's operands again, and the parameter set of its chip."""
     from ditto_cosim.device.chips import load_chip
-    from ditto_cosim.host.pipeline.models import load_denoiser
     from ditto_cosim.protocol.record import RunRecord
-    from ditto_cosim.recapture import recapture
+    from ditto_cosim.recapture import recapture, recorded_denoiser
     from ditto_cosim.sim_harness.regression import SETS
 
     record = RunRecord(run)
     layers = [layer] if layer else [command.name for command in record.program.layers]
     geometry = load_chip(record.info.chip).geometry
     known = next((name for name, candidate in SETS.items() if candidate == geometry), "")
-    return recapture(run, load_denoiser(record.info.model), step, layers), known
+    return recapture(run, recorded_denoiser(record), step, layers), known

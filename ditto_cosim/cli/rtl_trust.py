@@ -6,12 +6,13 @@ What this file does not do: the regression and the tools around it (`rtl.py`).
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ditto_cosim.cli.output import emit
 
 from .board import pnr
 from .rtl import (
@@ -63,7 +64,7 @@ def diff(
         if sizes is not None:
             values |= {"area": {"set": names[0], "ours": sizes.ours, "own": sizes.own}}
             values |= {"clock_mhz": {"ours": sizes.ours_mhz, "own": sizes.own_mhz}} if clock else {}
-        typer.echo(json.dumps(values))
+        emit("rtl diff", values)
         raise typer.Exit(int(wrong))
     typer.echo(f"yours: {', '.join(own)}; the rest is ours")
     typer.echo(f"{'set':12} {'passes':>7} {'rows':>7} {'cycles ours':>12} {'yours':>12} {'ratio':>7}  values")
@@ -133,7 +134,7 @@ def mutate(
             "seed": seed,
             "seconds": round(result.seconds, 1),
         }
-        typer.echo(json.dumps(values))
+        emit("rtl mutate", values)
     else:
         typer.echo(
             f"{result.built} mutants of {len({o.mutant.kind for o in result.outcomes})} kinds built, "
@@ -183,7 +184,7 @@ def prove_properties(
             }
             for proof in proofs
         ]
-        typer.echo(json.dumps({"properties": rows}))
+        emit("rtl prove", {"properties": rows})
     results = {proof.result for proof in proofs}
     raise typer.Exit(1 if "failed" in results else 3 if "timeout" in results else 0)
 

@@ -6,13 +6,13 @@ Nothing runs: programs are lowered or read, records and reports are read as they
 
 from __future__ import annotations
 
-import json
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ditto_cosim.cli.output import emit
 from ditto_cosim.protocol.errors import DittoError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def program(
     """A denoiser as the device gets it: values, and the commands that make them."""
     found = _program(model, batch)
     if as_json:
-        print(json.dumps(found.to_dict()))
+        emit("show program", found.to_dict())
         return
     ends = {"input": found.inputs, "constant": found.constants, "output": found.outputs}
     print(f"program {found.digest}: {len(found.layers)} layers in {len(found.commands)} commands")
@@ -77,7 +77,7 @@ def record(
         about = {
             n: getattr(info, n) for n in ("model", "design", "chip", "backend", "low_rule", "seed", "batch")
         }
-        print(json.dumps({**about, "steps": info.steps, "rows": rows}))
+        emit("show record", {**about, "steps": info.steps, "rows": rows})
         return
     print(
         f"{info.model}: {info.design} on {info.chip}, backend {info.backend}, low rule {info.low_rule}, seed {info.seed}"
@@ -85,7 +85,7 @@ def record(
     print(
         f"{len(found)} of {info.steps} steps recorded, {len(found.program.layers)} layers, batch {info.batch}"
     )
-    _table(rows)
+    print_rows(rows)
 
 
 @app.command("run")
@@ -116,11 +116,11 @@ def show_run(
         **_reported(run, step, command.name),
     }
     if as_json:
-        print(json.dumps(facts))
+        emit("show run", facts)
         return
     for name in ("name", "command", "mode", "forced", "measured_cycles", "charged_cycles"):
         print(f"{name.replace('_', ' '):16} {facts[name]}")
-    _table([{"mode": mode, **row} for mode, rows in works.items() for row in rows])
+    print_rows([{"mode": mode, **row} for mode, rows in works.items() for row in rows])
     for name in ("unit_cycles", "stall_cycles", "traffic_bytes"):
         if name in facts:
             print(f"{name.replace('_', ' '):16} " + ", ".join(f"{k} {v:,}" for k, v in facts[name].items()))
@@ -280,7 +280,7 @@ def _step_row(record: RunRecord, index: int) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[dict[str, Any]]) -> None:
+def print_rows(rows: list[dict[str, Any]]) -> None:
     """Columns as wide as they need to be, numbers to the right, no colours: made to be piped."""
     if not rows:
         return

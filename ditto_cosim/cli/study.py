@@ -6,7 +6,6 @@ ICC is in `study_icc.py`, all of them on one axis in `study_one_axis.py`.
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ditto_cosim.cli.output import emit
 from ditto_cosim.cli.study_icc import icc
 from ditto_cosim.cli.study_one_axis import one_axis
 
@@ -72,7 +72,7 @@ def sq_dm(
     found = study.measure(columns, _plan(name), asked, measured)
     verdicts = study.judge(found)
     if as_json:
-        print(json.dumps({"claims": [asdict(v) for v in verdicts], **study.tables(found)}))
+        emit("study sq_dm", {"claims": [asdict(v) for v in verdicts], **study.tables(found)})
         return
     _print(found, verdicts, study.tables(found))
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ditto_cosim.cli.output import emit
+
 
 def icc(
     measure: Annotated[
@@ -58,7 +60,7 @@ def icc(
         "slots": slots,
     }
     if as_json:
-        print(json.dumps(figures))
+        emit("study icc", figures)
         return
     size = figures["dit_xl_2"]
     print(

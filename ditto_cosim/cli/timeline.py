@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ditto_cosim.cli.output import emit
 
 if TYPE_CHECKING:
     from ditto_cosim.device.pricing.moments import StepMoments
@@ -56,13 +57,11 @@ def timeline(
     with replacing(path) as unfinished:
         unfinished.write_bytes(made.bytes)
     figures = {
-        "schema": "ditto.timeline",
-        "version": 1,
         "path": str(path),
         "steps": [{"step": m.step, "cycles": m.cycles, "pieces": len(m.pieces)} for m in played],
     }
     if as_json:
-        print(json.dumps(figures))
+        emit("timeline", figures)
         return
     for m in played:
         print(f"step {m.step}: {m.cycles:,} cycles, {len(m.pieces):,} transfers and chunks")

@@ -65,10 +65,15 @@ class Finished:
 
 def write(directory: Path, finished: Finished) -> None:
     """Leaves a step's inputs and outputs; its record is to follow."""
-    _save(directory / INPUTS.format(finished.step), finished.inputs)
+    write_inputs(directory, finished.step, finished.inputs)
     packed = np.frombuffer(msgspec.msgpack.encode(finished.state), np.uint8)
     outputs = {f"output.{name}": array for name, array in finished.outputs.items()}
     _save(directory / OUTPUTS.format(finished.step), {_STATE: packed, **outputs})
+
+
+def write_inputs(directory: Path, step: int, inputs: Mapping[str, Array]) -> None:
+    """Leaves what a step was asked, alone where it was not completed."""
+    _save(directory / INPUTS.format(step), inputs)
 
 
 def read(directory: Path, step: int) -> Finished:

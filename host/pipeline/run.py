@@ -20,6 +20,7 @@ import torch
 from ditto_cosim.host.compiler.compiled import Compiled, wire_array
 from ditto_cosim.host.pipeline import journal
 from ditto_cosim.host.pipeline.journal import INPUTS, Checked, Finished, State
+from ditto_cosim.host.pipeline.wallclock import WallClock
 from ditto_cosim.host.reference.audit import Audit, Discrepancy
 from ditto_cosim.host.reference.golden import Difference, Verifier
 from ditto_cosim.host.reference.sample import SampledVerifier
@@ -144,6 +145,8 @@ class Generation:
     totals: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     wall_s: float = 0.0
+    clock: WallClock = field(default_factory=WallClock)
+    """When its host asked and was answered."""
     low_rule: str = ""
     clock_hz: int = 0
     board: dict[str, str | int] = field(default_factory=dict)
@@ -203,7 +206,9 @@ class Run:
         if self._past is not None and step < len(self._past):
             outputs = self._recorded(step, given)
         else:
+            self.seen.clock.asked(step)
             outputs = self._computed(step, inputs, given)
+            self.seen.clock.answered(step)
         self.seen.steps += 1
         self.seen.wall_s += time.perf_counter() - began
         if self._settings.on_step is not None:
@@ -247,16 +252,21 @@ class Run:
         self._reports = []
         if self._verifier is not None:
             self._verifier.expect(step, inputs)
-        result = self._remote.step(
-            step,
-            given,
-            observe=self._observed(),
-            on_layer=self._layer,
-            on_value=None if self._verifier is None else self._check,
-        )
-        if self._verifier is not None:
-            self._verifier.check_delivered(result.outputs, result.record, self._reports, result.totals)
-            self._judge()
+        try:
+            result = self._remote.step(
+                step,
+                given,
+                observe=self._observed(),
+                on_layer=self._layer,
+                on_value=None if self._verifier is None else self._check,
+            )
+            if self._verifier is not None:
+                self._verifier.check_delivered(result.outputs, result.record, self._reports, result.totals)
+                self._judge()
+        except VerificationError:
+            if self._writer is not None:  # what the step was asked, so that it can be traced (`ditto trace`)
+                journal.write_inputs(self._writer.directory, step, given)
+            raise
         self._keep(step, given, result)
         self.seen.totals = result.totals
         self.seen.board |= board_figures(result.totals)
@@ -417,12 +427,15 @@ class Run:
     def _layer(self, report: LayerReport) -> None:
         self._reports.append(report)
         self.seen.reports.append(report)
+        self.seen.clock.arrived(report.step, report.layer)
         if self._settings.on_layer is not None:
             self._settings.on_layer(report)
 
     def _check(self, value: int, array: Any) -> None:
         assert self._verifier is not None
-        if not self._verifier.check(value, array):
+        with self.seen.clock.checking():
+            same = self._verifier.check(value, array)
+        if not same:
             self._judge()
 
     def _judge(self) -> None:

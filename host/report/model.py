@@ -23,6 +23,7 @@ from ditto_cosim.protocol.record import RUN, RunRecord
 
 I64 = npt.NDArray[np.int64]
 
+SCHEMA = "ditto.report"
 REPORT_VERSION = 3
 ABSENT = -1
 """In place of a mode: the layer has no part in the step (`protocol/program.py`: steps of two classes)."""
@@ -110,8 +111,9 @@ class RunReport:
     """SHA-256 of each picture's pixels, before it was enlarged."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of what made the run."""
-    spans: tuple[tuple[str, float, float], ...] = ()
-    """What the host did, and when: name, begin and end in seconds from the run's begin."""
+    host_us: Mapping[str, I64] = field(default_factory=dict)
+    """Wall-clock since the run began, in microseconds: `asked` and `answered` [steps]; [steps, layers] `arrived` (a layer's
+    report), `check_begin` and `check` (its values compared, for how long); −1: it did not happen."""
 
     @property
     def classified(self) -> npt.NDArray[np.bool_]:
@@ -173,12 +175,15 @@ class RunReport:
 
     def to_json(self) -> str:
         data = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
-        return json.dumps({"version": REPORT_VERSION, "modes": list(MODES), **data}, separators=(",", ":"))
+        return json.dumps(
+            {"schema": SCHEMA, "version": REPORT_VERSION, "modes": list(MODES), **data}, separators=(",", ":")
+        )
 
     @classmethod
     def from_json(cls, text: str) -> RunReport:
         data = json.loads(text)
         version, modes = data.pop("version", None), data.pop("modes", None)
+        data.pop("schema", None)
         if version != REPORT_VERSION or modes != list(MODES):
             raise ReportError(
                 f"report: version {version!r} with modes {modes}, this program reads {REPORT_VERSION}"
@@ -223,6 +228,4 @@ def _typed(name: str, annotation: str, value: Any) -> Any:
         )
     if name == "strip":
         return tuple((int(step), str(path)) for step, path in value)
-    if name == "spans":
-        return tuple((str(what), float(begin), float(end)) for what, begin, end in value)
     return tuple(value) if isinstance(value, list) else value

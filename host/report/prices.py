@@ -35,6 +35,8 @@ class DesignPrice(msgspec.Struct, frozen=True, kw_only=True):
     """Share by cause."""
     temporal: float
     """Share of (layer, step) that ran on differences."""
+    area_mm2: float = 0.0
+    """Of this design's chip; 0: nobody has an area of its own for it."""
 
     @property
     def total_pj(self) -> float:

@@ -11,6 +11,8 @@ from ditto_cosim.host.report import summary
 from ditto_cosim.host.report.model import RunReport
 from ditto_cosim.protocol.hardware import MODES
 
+BESIDE = 60
+"""Columns that a table of layers needs beside its names."""
 FORCED_LAYERS = 5
 """Layers named for being forced to their base mode; the rest are counted."""
 
@@ -29,7 +31,12 @@ def tables(report: RunReport, slow: int = 10) -> Group:
 
 
 def print_report(report: RunReport, console: Console | None = None, slow: int = 10) -> None:
-    (console or Console()).print(tables(report, slow))
+    """At the terminal's width, or at what the names of layers need beside the rest: they are typed again."""
+    console = console or Console()
+    longest = max((len(name) for name in report.names), default=0)
+    (console if console.width >= longest + BESIDE else Console(width=longest + BESIDE)).print(
+        tables(report, slow)
+    )
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -14,11 +14,11 @@ import pytest
 
 from ditto_cosim.device.core import StepResult
 from ditto_cosim.device.execution.machine import Machine
-from ditto_cosim.host.pipeline.run import Generation, Run, Settings, VerificationError
+from ditto_cosim.host.pipeline.run import INPUTS, Generation, Recording, Run, Settings, VerificationError
 from ditto_cosim.host.wire.client import connect
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
-from ditto_cosim.protocol.record import LayerRecord, StepRecord, SubOp
+from ditto_cosim.protocol.record import LayerRecord, RunRecord, StepRecord, SubOp
 from support.small_denoiser import STEPS, small
 from support.wire_harness import serving
 
@@ -55,11 +55,14 @@ class Honest(Machine):
         return totals
 
 
-def generate(address: str, factory: Callable[..., Any], design: str = "ditto") -> Generation:
+def generate(
+    address: str, factory: Callable[..., Any], design: str = "ditto", directory: Path | None = None
+) -> Generation:
     _, inputs, compiled = small()
     with serving(address, factory=factory), connect(address) as device:
         settings = Settings(msgspec.structs.replace(SPEC, design=design), verify=True)
-        run = Run(device, compiled, settings, STEPS, None)
+        recording = None if directory is None else Recording(directory, "small", 0)
+        run = Run(device, compiled, settings, STEPS, recording)
         try:
             for given in inputs:
                 run.step(given)
@@ -171,6 +174,16 @@ def test_verdict_finds_a_device_that_delivers_something_else(lie: str, address: 
     with pytest.raises(VerificationError, match=words) as caught:
         generate(address, factory)
     assert f"step {AT}" in str(caught.value)
+
+
+def test_verdict_that_fails_leaves_what_the_step_was_asked(address: str, tmp_path: Path) -> None:
+    """`ditto trace` computes the step again from it."""
+    place, told, words = LIES["report"]
+    with pytest.raises(VerificationError, match=words):
+        generate(address, type("Lying", (Honest,), {place: told}), directory=tmp_path)
+    record = RunRecord(tmp_path)
+    assert len(record) == AT
+    assert record.shelf.has(INPUTS.format(AT))
 
 
 @pytest.mark.parametrize("design", ["ditto", "ditto_plus", "itc"])

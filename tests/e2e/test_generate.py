@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from ditto_cosim.cli import root
 from ditto_cosim.host.report import load_report
 from ditto_cosim.protocol.record import RunRecord
 from support.typed import ditto
@@ -59,6 +61,35 @@ def test_generate_leaves_pictures_report_and_record(runs: Runs) -> None:
     assert len(record) == 2
     assert sum(step.charged_cycles or 0 for step in record) == summary["cycles"]
     assert record.outcome["verify"]["bit_identical"]
+
+
+def looks(directory: Path, scratch: Path) -> dict[str, list[str]]:
+    """Every command that looks at a run, as it is asked for JSON; those that take longer are in files of their own."""
+    run = str(directory)
+    return {
+        "report": [run],
+        "show program": [run],
+        "show record": [run],
+        "show run": [run, "--step", "1", "--layer", "conv_in"],
+        "price": [run, "--design", "itc"],
+        "compare": [run, "--designs", "itc,ditto"],
+        "whatif": [run, "--layer", "conv_in"],
+        "timeline": [run, "--step", "0", "-o", str(scratch / "t.pftrace")],
+        "export": [run, "--dram", "dramsim3", "-o", str(scratch)],
+        "diff": [run, run],
+        "trace": [run, "--pixel", "12,7", "--no-replay"],
+    }
+
+
+def test_every_command_that_looks_at_a_run_says_its_schema(runs: Runs, tmp_path: Path) -> None:
+    for name, words in looks(runs["model"][0], tmp_path).items():
+        done = CliRunner().invoke(root, [*name.split(), *words, "--json"])
+        assert done.exit_code == 0, f"{name}: {done.output}{done.exception}"
+        told = json.loads(done.stdout)
+        assert told["schema"] == f"ditto.{name.replace(' ', '.')}"
+        assert isinstance(told["version"], int)
+    for _, summary in runs.values():
+        assert (summary["schema"], summary["version"]) == ("ditto.generate", 1)
 
 
 def test_generate_refuses_bad_input_in_a_sentence(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_models_refuse_labels_they_do_not_know_and_prompts_they_do_not_take() ->
 
 
 def test_chips_prints_every_parameter_of_every_chip() -> None:
-    listed = json.loads(ditto("chips", "--json").stdout)
+    listed = json.loads(ditto("chips", "--json").stdout)["chips"]
     assert {chip["name"] for chip in listed} == set(chip_names())
     one = json.loads(ditto("chips", "tiny", "--json").stdout)
     assert one["geometry"]["columns"] == load_chip("tiny").geometry.columns
@@ -124,13 +124,17 @@ def test_chips_prints_every_parameter_of_every_chip() -> None:
 
 
 def test_designs_prints_every_parameter_of_every_design() -> None:
-    assert {d["name"] for d in json.loads(ditto("designs", "--json").stdout)} == set(design_names())
+    assert {d["name"] for d in json.loads(ditto("designs", "--json").stdout)["designs"]} == set(
+        design_names()
+    )
     one = json.loads(ditto("designs", "ditto_plus", "--json").stdout)
     assert (one["base_mode"], one["digest"]) == ("spatial", load_design("ditto_plus").digest)
 
 
 def test_backends_says_who_measures() -> None:
-    found = {row["backend"]: row["cycles"] for row in json.loads(ditto("backends", "--json").stdout)}
+    found = {
+        row["backend"]: row["cycles"] for row in json.loads(ditto("backends", "--json").stdout)["backends"]
+    }
     assert (found["rtl"], found["model"]) == ("measured", "from the contract")
 
 

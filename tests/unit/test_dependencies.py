@@ -48,6 +48,7 @@ TOOLS = {
     "pytest-cov": "Makefile",
     "pytest-timeout": "pyproject.toml",
     **dict.fromkeys(("sphinx", "myst-parser", "furo"), "docs/conf.py"),
+    "wavedrom": "docs/waves.py",
     "ipykernel": "tests/e2e/test_notebooks.py",
 }
 """Distributions that are run, not imported, and the file that runs them."""

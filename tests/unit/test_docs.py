@@ -21,6 +21,10 @@ DOCS = ROOT / "docs"
 GENERATED = {
     f"reference/{name}.md" for name in ("cli", "python", "chips", "designs", "record", "isa", "wire")
 }
+BESIDE = [
+    ROOT / name for name in ("CONTRIBUTING.md", "ARCHITECTURE.md", "rtl/README.md", "rtl/board/README.md")
+]
+"""Pages of the checkout that are not in the documentation."""
 PAGES = [
     ROOT / "README.md",
     *sorted(p for p in DOCS.rglob("*.md") if p.relative_to(DOCS).as_posix() not in GENERATED),
@@ -32,7 +36,7 @@ def fences(text: str) -> list[str]:
     return [
         body
         for kind, body in re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", text, re.M | re.S)
-        if kind in ("", "console", "sh")
+        if kind in ("", "console", "sh", "bash")
     ]
 
 
@@ -63,14 +67,14 @@ def test_docs_build_without_a_warning(tmp_path: Path) -> None:
     assert all(name in words for name in cli.COMMANDS)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*PAGES, *BESIDE], ids=lambda page: str(page.relative_to(ROOT)))
 def test_docs_link_to_what_is_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if not re.match(r"\w+:", target) and not target.startswith("#"):
             assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*PAGES, *BESIDE], ids=lambda page: str(page.relative_to(ROOT)))
 def test_docs_name_commands_with_options_they_take(page: Path) -> None:
     root: Any = typer.main.get_command(cli.root)
     for line in commands(page):
@@ -86,6 +90,32 @@ def test_docs_name_commands_with_options_they_take(page: Path) -> None:
             command.make_context(name, words, resilient_parsing=False)
         except typer._click.exceptions.UsageError as error:
             raise AssertionError(f"{page.name}: {line}: {error.format_message()}") from None
+
+
+def test_docs_name_options_that_there_are_in_their_sentences() -> None:
+    """Commands in running text, whose values may be placeholders: their words and options exist."""
+    root: Any = typer.main.get_command(cli.root)
+    wrong, seen = [], 0
+    for page in [*PAGES, *BESIDE]:
+        prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        for line in re.findall(r"`(ditto [a-z][^`]*)`", prose):
+            words, command = line.split()[1:], root
+            while hasattr(command, "list_commands") and words and re.fullmatch(r"[a-z_]+", words[0]):
+                if (inner := command.get_command(None, words[0])) is None:
+                    wrong.append(f"{page.name}: {line}: no {words[0]}")
+                    break
+                command, words = inner, words[1:]
+            known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
+            seen += 1
+            wrong += [
+                f"{page.name}: {line}: no {word}"
+                for word in (w.partition("=")[0] for w in words)
+                if re.fullmatch(r"--[a-z][a-z-]+", word)
+                and word not in known
+                and not hasattr(command, "list_commands")
+            ]
+    assert not wrong
+    assert seen > 50
 
 
 def test_docs_every_page_is_in_the_table_of_contents() -> None:

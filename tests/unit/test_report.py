@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -302,7 +303,7 @@ def test_why_is_an_account_of_the_difference(report: RunReport) -> None:
 
 def test_certificate_is_the_same_however_the_run_came_about(report: RunReport, tmp_path: Path) -> None:
     digests = {"rtl": "aa", "contract": "bb", "program": "cc", "weights": "dd", "chip": "ee"}
-    verdict = CheckSummary(True, 24, 240, 6, None, 31.5, digests=digests, not_checked=("DRAM",))
+    verdict = CheckSummary(True, 24, 240, 6, None, snr_db=31.5, digests=digests, not_checked=("DRAM",))
     done = replace(report, verdict=verdict, versions={"torch": "2"}, picture_digests=("ff",))
     other = replace(
         done, wall_s=99.0, recoveries=3, command_line="elsewhere", verdict=replace(verdict, snr_db=30.0)
@@ -371,6 +372,41 @@ def test_timeline_read_back_adds_up_to_the_report(report: RunReport, tmp_path: P
     by_cause = {summary.CAUSES[c]: n for c, n in summary.cycles_by_cause(report).items()}
     assert spent == by_cause
     assert {facts["lane_cycles"] for *_, facts in layers} == {"measured", "modelled"}
+
+
+def test_timeline_has_host_and_wire_in_wall_clock(report: RunReport, tmp_path: Path) -> None:
+    """A step asks at 1000·s and is answered 900 µs later; its layers arrive every 200 µs, compared for 30 before they do."""
+    layers = np.arange(len(NAMES))
+    steps = np.arange(STEPS)
+    arrived = 1000 * steps[:, None] + 200 * (layers + 1)
+    times = {
+        "asked": 1000 * steps,
+        "answered": 1000 * steps + 900,
+        "arrived": arrived,
+        "check_begin": arrived - 50,
+        "check": np.full_like(arrived, 30),
+    }
+    write_report(replace(report, host_us=times), tmp_path)
+    again = load_report(tmp_path)
+    assert all(np.array_equal(again.host_us[n], times[n]) for n in times)
+    found = slices(tmp_path / "timeline.pftrace")
+    wire, host = found["wire and device: waiting for"], found["host"]
+    waited = [row for row in wire if row[0] in NAMES]
+    assert [row[1:3] for row in waited[:2]] == [(0, 200_000), (200_000, 400_000)]
+    assert sum(facts["us"] for *_, facts in wire) == STEPS * 900
+    compared = [facts["us"] for name, *_, facts in host if name.startswith("compare ")]
+    assert sum(compared) == times["check"].sum() == STEPS * len(NAMES) * 30
+    assert sum(facts["us"] for name, *_, facts in host if name == "pipeline") == (STEPS - 1) * 100
+    assert sum(facts["cycles"] for *_, facts in found["layers"]) == report.total_cycles
+    joined = flows(tmp_path / "timeline.pftrace")
+    assert len(joined) == STEPS * len(NAMES)
+    assert set(joined.values()) == {2}, "each layer once on the chip and once on the wire"
+
+
+def flows(path: Path) -> dict[int, int]:
+    read = PerfettoTrace()
+    read.ParseFromString(path.read_bytes())
+    return Counter(flow for p in read.packet for flow in p.track_event.flow_ids)
 
 
 @pytest.mark.parametrize("identical", [True, False, None])
@@ -477,6 +513,10 @@ def test_report_works_in_a_browser(report: RunReport, tmp_path: Path) -> None:
         tab.select_option("#map-field", "map_cycles")
         cell = tab.locator("#map path.background, #map .mark-rect path").first
         assert cell.count() == 1
+        tab.locator("#map g.mark-rect path").nth(1).click()
+        tab.wait_for_selector("dialog[open]")
+        assert tab.inner_text("#layer-name") == NAMES[1], "cells are step by step, layer by layer"
+        tab.keyboard.press("Escape")
         tab.emulate_media(media="print")
         assert len(tab.pdf()) > 20_000
         tab.emulate_media(media="screen")

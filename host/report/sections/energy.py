@@ -44,6 +44,7 @@ def section(shown: Shown) -> Section | None:
             "left_out": [d.title for d in ordered if d not in drawn],
             "area": prices.area_mm2,
             "area_source": prices.area_source,
+            "areas": [(d.title, d.area_mm2) for d in ordered if d.area_mm2],
         },
         {"energy": charts.finished(chart, 24 * len(drawn) + 20)},
         "modelled",
