@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.designs.base import Design, load_design
+from ditto_cosim.device.pricing.area import memories_of
 from ditto_cosim.device.pricing.contracts import MakeMemory, Pipelined
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import (
@@ -285,15 +286,18 @@ def price_run(
     design: Design,
     weights: I64 | None = None,
     memory: MakeMemory | None = None,
+    *,
+    judge: bool = True,
 ) -> RunTime:
-    """The record under a design and a chip; `weights` lets one step stand for many."""
+    """The record under a design and a chip; `weights` lets one step stand for many. `judge`: say whether Defo's choices were
+    right, which means pricing every layer by itself, half of the work."""
     made = plans(columns.program, chip, design, memory)
     known = columns.possible(design.base_mode) | ~columns.runs
     known |= [c.op == "linear_increment" for c in columns.program.layers] & columns.possible("temporal")
     if not known.all():
         layer = columns.program.layers[int(np.argmin(known.all(axis=0)))]
         raise PricingError(f"layer {layer.name!r}: no {design.base_mode} works recorded")
-    priced = _Run(columns, made, np.ones(len(columns.steps), np.int64) if weights is None else weights)
+    priced = _Run(columns, made, np.ones(len(columns.steps), np.int64) if weights is None else weights, judge)
     priced.play()
     return priced.sums()
 
@@ -325,8 +329,8 @@ def rows_of_step(
 class _Run:
     """A record on its way through its pricers: choices are made step by step until nothing counted changes them."""
 
-    def __init__(self, columns: RecordColumns, plans: Plans, weights: I64) -> None:
-        self.columns, self.plans, self.weights = columns, plans, weights
+    def __init__(self, columns: RecordColumns, plans: Plans, weights: I64, judge: bool = True) -> None:
+        self.columns, self.plans, self.weights, self.judge = columns, plans, weights, judge
         self.pricer = pricer = plans["full"].pricer
         design, program = pricer.design, columns.program
         self.controller = Controller(program, pricer.chip, design)
@@ -425,10 +429,11 @@ class _Run:
             return
         layers = list(self.plans[self.classes[step]].groups)
         temporal = self.modes[step] == TEMPORAL
-        cheaper = self._alone("temporal")[step] < self._alone(base)[step]
-        judged = self.possible[step] & np.fromiter(map(controller.judged, range(len(temporal))), bool)
-        self.judged += int(self.weights[step]) * int(judged.sum())
-        self.right += int(self.weights[step]) * int((judged & (cheaper == temporal)).sum())
+        if self.judge:
+            cheaper = self._alone("temporal")[step] < self._alone(base)[step]
+            judged = self.possible[step] & np.fromiter(map(controller.judged, range(len(temporal))), bool)
+            self.judged += int(self.weights[step]) * int(judged.sum())
+            self.right += int(self.weights[step]) * int((judged & (cheaper == temporal)).sum())
         if not controller.decided:
             cycles, ran = self.causes[step, 1:].sum(axis=1).tolist(), temporal.tolist()
             for layer in layers:
@@ -486,5 +491,7 @@ class _Run:
                 of_cost(lambda c: c.vector_elements),
                 of_cost(lambda c: c.bytes),
                 of_cost(lambda c: c.sram_bytes),
+                of_cost(lambda c: c.lane_write_bytes),
+                total / pricer.chip.clock_ghz,
             )
-        return energy_pj(events, pricer.design)  # type: ignore[return-value]  # binary64 all through
+        return energy_pj(events, pricer.design, memories_of(pricer.chip, pricer.design))  # type: ignore[return-value]  # binary64 all through

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ditto price`, `compare`, `sweep`, `whatif`, `export`, `paper`: what a recorded run costs, under any design and chip.
+"""`ditto price`, `compare`, `whatif`, `export`, `paper`: what a recorded run costs, under any design and chip.
 
 Heavy imports wait until a command runs. What this file does not do: price (`device/`) or judge
 (`ditto_cosim/study/claims.py`).
@@ -51,7 +51,7 @@ def price(
     memory = _memory(dram, made)
     found = price_run(columns, made, wanted, memory=memory)
     itc = price_run(columns, made, _baseline(columns), memory=memory)
-    figures = _figures(found, made, itc)
+    figures = _figures(found, made, wanted, itc)
     exact = None if dram else _as_charged(columns, found, made, wanted)
     figures["equals_the_run"] = exact
     if as_json:
@@ -77,12 +77,18 @@ def price(
     _print_table(["traffic", "bytes", "share"], _shares(figures["traffic_bytes"], max(found.total_bytes, 1)))
     _print_table(["energy", "pJ", "share"], _shares(figures["energy_pj"], found.total_energy_pj))
     if sources:
+        from ditto_cosim.device.pricing.area import area
         from ditto_cosim.device.pricing.energy import AREA_MM2, TABLE
 
         watts = wanted.power_watts
         print(
             f"compute: {watts} W at the paper's size (its Table III), {AREA_MM2} mm² for every design alike"
         )
+        print(f"area: {figures['area_mm2']:,.1f} mm², mean power {figures['power_w']:.3g} W")
+        for part in area(made, wanted).parts:
+            print(
+                f"  {part.name}: {part.mm2:,.2f} mm², leaks {part.leakage_w:.3g} W ({part.word}: {part.source})"
+            )
         for event, energy in TABLE.items():
             print(f"{event}: {energy.picojoules} {energy.unit}, {energy.source}")
     if found.decisions:
@@ -129,7 +135,7 @@ def compare(
     itc = price_run(columns, made, _baseline(columns), memory=memory)
     found = {name: price_run(columns, made, load_design(name), memory=memory) for name in names}
     over = f"speedup_over_{itc.design}"
-    figures = {name: _figures(time, made, itc) for name, time in found.items()}
+    figures = {name: _figures(time, made, load_design(name), itc) for name, time in found.items()}
     measured = _measure_gpu(columns, itc.total_cycles / made.clock_ghz / 1e9) if gpu else None
     path = run / "compare.png"
     if plot:
@@ -149,6 +155,8 @@ def compare(
             f"{f['stall_cycles']['dram'] / max(f['total_cycles'], 1):.0%}",
             f"{f['total_bytes'] / 1e6:,.1f}",
             f"{f['energy_j'] * 1e3:.4g}",
+            f"{f['area_mm2']:.4g}",
+            f"{f['power_w']:.3g}",
             f"{f['temporal_share']:.0%}",
         ]
         for name, f in sorted(figures.items(), key=lambda item: -item[1][over])
@@ -163,6 +171,8 @@ def compare(
             "DRAM stall",
             "MB",
             "mJ",
+            "mm²",
+            "W",
             "temporal",
         ],
         rows,
@@ -226,52 +236,6 @@ def export(
         return
     for name, made_file in written.items():
         print(f"{name}: {made_file['lines']:,} lines in {made_file['path']}")
-
-
-def sweep(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="Recorded runs; give several to sweep what a record fixes: the low rule"),
-    ],
-    chip: ChipOption = "",
-    designs: Annotated[str, typer.Option(help="Comma-separated")] = "itc,ditto,ditto_plus",
-    tiles: Annotated[str, typer.Option(help="Factors on the number of tiles")] = "0.5,1,2",
-    bandwidth: Annotated[str, typer.Option(help="Factors on DRAM channels or width")] = "0.5,1,2",
-    buffer: Annotated[str, typer.Option(help="MB, `resident` policy; 0: streaming")] = "0",
-    jobs: Annotated[int, typer.Option(help="Processes; 0: one a core")] = 0,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the plot goes")] = Path("sweep.png"),
-    as_json: AsJson = False,
-) -> None:
-    """Chip size × bandwidth × buffer × design (× low rule), in parallel, with the Pareto front of time and energy."""
-    from ditto_cosim.device.pricing.sweep import pareto, points, run_points
-
-    wanted = [
-        point
-        for run in runs
-        for point in points(
-            run,
-            chip,
-            designs.split(","),
-            _numbers(tiles, "tiles"),
-            _numbers(bandwidth, "bandwidth"),
-            _numbers(buffer, "buffer"),
-        )
-    ]
-    rows = run_points(wanted, jobs)
-    front = pareto([(r["seconds"], r["energy_j"]) for r in rows])
-    for i, row in enumerate(rows):
-        row["pareto"] = i in front
-    _draw_sweep(rows, output)
-    if as_json:
-        print(json.dumps({"points": rows, "plot": str(output)}))
-        return
-    table = [
-        ["*" if r["pareto"] else "", r["design"], r["low_rule"], str(r["tiles"]), f"{r['bytes_per_cycle']:g}",
-         f"{r['buffer_mb']:g}", f"{r['seconds'] * 1e3:.4g}", f"{r['energy_j'] * 1e3:.4g}"]
-        for r in sorted(rows, key=lambda r: r["seconds"])
-    ]  # fmt: skip
-    _print_table(["Pareto", "design", "low rule", "tiles", "B/cycle", "buffer MB", "ms", "mJ"], table)
-    print(f"plot: {output}")
 
 
 def whatif(
@@ -452,7 +416,14 @@ def _measure_gpu(columns: RecordColumns, itc_s: float) -> dict[str, Any]:
     return {"name": step.name, "step_s": step.seconds, "run_s": run_s, "speedup_over_itc": itc_s / run_s}
 
 
-def _figures(found: RunTime, chip: Chip, itc: RunTime) -> dict[str, Any]:
+def _watts(found: RunTime, chip: Chip) -> float:
+    """The mean over the run."""
+    return found.total_energy_pj / 1000 / max(found.total_cycles / chip.clock_ghz, 1)
+
+
+def _figures(found: RunTime, chip: Chip, design: Design, itc: RunTime) -> dict[str, Any]:
+    from ditto_cosim.device.pricing.area import area
+
     return {
         "design": found.design,
         "chip": found.chip,
@@ -465,6 +436,8 @@ def _figures(found: RunTime, chip: Chip, itc: RunTime) -> dict[str, Any]:
         "total_bytes": found.total_bytes,
         "energy_pj": found.energy_totals(),
         "energy_j": found.total_energy_pj / 1e12,
+        "area_mm2": area(chip, design).mm2,
+        "power_w": _watts(found, chip),
         f"speedup_over_{itc.design}": itc.total_cycles / max(found.total_cycles, 1),
         f"energy_over_{itc.design}": found.total_energy_pj / max(itc.total_energy_pj, 1e-30),
         "temporal_share": _mean(found.modes[found.runs] == 1),
@@ -509,13 +482,6 @@ def _shares(values: dict[str, Any], whole: float) -> list[list[str]]:
     return [[name, f"{value:,.0f}", f"{value / whole:.1%}"] for name, value in values.items()]
 
 
-def _numbers(text: str, what: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise typer.BadParameter(f"--{what} {text!r} is not a list of numbers such as 0.5,1,2") from None
-
-
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
@@ -550,31 +516,6 @@ def _draw_compare(figures: dict[str, dict[str, Any]], path: Path, base: str) -> 
     ):
         axis.barh(names[::-1], [figures[n][key] for n in names[::-1]])
         axis.set_xlabel(label)
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=110)
-    plt.close(figure)
-
-
-def _draw_sweep(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from ditto_cosim.protocol.files import replacing
-
-    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
-    for design in sorted({r["design"] for r in rows}):
-        mine = [r for r in rows if r["design"] == design]
-        axis.scatter(
-            [r["seconds"] * 1e3 for r in mine], [r["energy_j"] * 1e3 for r in mine], label=design, s=18
-        )
-    front = sorted((r["seconds"] * 1e3, r["energy_j"] * 1e3) for r in rows if r["pareto"])
-    axis.plot(*zip(*front, strict=True), color="black", linewidth=1, label="Pareto front")
-    axis.set_xlabel("ms")
-    axis.set_ylabel("mJ")
-    axis.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
         figure.savefig(unfinished, dpi=110)
     plt.close(figure)
