@@ -5,8 +5,8 @@
 
 Contract
     A run is `ditto generate` in a process of its own, so that nothing of one reaches another; its second attempt goes on where
-    the first one stopped (`ditto resume`), or starts again where it cannot. A failed check (exit status 1) is an answer, not tried
-    again. A run whose outcome is kept (`farm.json` in its directory) is not run again: a farm that was stopped goes on.
+    the first one stopped (`ditto resume`), or starts again where it cannot. A failed check (exit status 1) is an answer, not
+    tried again. A run whose outcome is kept (`farm.json` in its directory) is not run again: a farm that was stopped goes on.
     Elsewhere a run is computed in a folder of the worker's, and comes back whole.
     Two threads at work belong to each run, one of its host and one of its device: half as many runs at a time as cores.
 

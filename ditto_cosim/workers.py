@@ -26,7 +26,9 @@ from typing import Any, TypeVar
 
 from ditto_cosim.protocol.errors import DittoError
 
-State, Item, Result = TypeVar("State"), TypeVar("Item"), TypeVar("Result")
+State = TypeVar("State")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Job = Callable[[State, Item], Result]
 
 ANSWER_S = 3.0
@@ -180,7 +182,8 @@ def _on_ray(
         make = ray.remote(num_cpus=1, max_restarts=LOST, max_task_retries=LOST)(_Worker)
         held = ray.put(state)
         actors = [make.remote(function, held) for _ in range(workers)]
-        waiting, running = dict(enumerate(items)), {}
+        waiting = dict(enumerate(items))
+        running: dict[Any, tuple[int, Any]] = {}
         free = [actor for _ in range(AHEAD) for actor in actors]
         while waiting or running:
             while waiting and free:

@@ -73,7 +73,8 @@ class Sram:
     @property
     def banks(self) -> int:
         """Memories larger than the table are several of its largest."""
-        return max(1, ceil(self.nbytes / SILICON["sram"]["points"][-1][0]))
+        largest: int = SILICON["sram"]["points"][-1][0]
+        return max(1, ceil(self.nbytes / largest))
 
     @cached_property
     def mm2(self) -> float:

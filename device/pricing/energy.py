@@ -88,7 +88,7 @@ class Memories:
 
 def energy_pj(events: Events, design: Design, memories: Memories | None = None) -> dict[str, F64]:
     """Energy by unit, in picojoules."""
-    none = np.zeros(events.products.shape)
+    none: F64 = np.zeros(events.products.shape)
     buffer_pj = TABLE["sram"].picojoules
     lanes, leakage = none, none
     if memories is not None:

@@ -6,6 +6,7 @@ Interface
     price_run(columns, chip, design) -> RunTime
     RunTime                                     totals, per-unit sums, choices, Defo's table, accuracy
     chip_of(info), design_of(info)              what the record was made with, whole
+    asked_of_run(columns, chip, design)         what the contract is asked for in every step, by class
     rows_of_step(columns, chip, design, step)   what the engine is asked for in a step
 
 Contract: the same numbers as the live run, because both ask `Pricer`, its contract and `Controller`. The run's own measured
@@ -235,6 +236,8 @@ class RunTime:
     stalls: Mapping[str, I64]
     traffic: Mapping[str, I64]
     energy: Mapping[str, F64]
+    products: I64
+    """Multiplier operations over the run by group: [groups]."""
     measured: Bools
     bound: npt.NDArray[np.int8]
     """Index into `pricing.cost.BOUNDS`: the slowest of lanes, vector unit and DRAM, each alone."""
@@ -324,6 +327,42 @@ def rows_of_step(
     return pricer.contract.config, pricer.contract.rows(
         priced.costs, priced.chosen[at, groups], lanes
     ).tolist()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a contract was asked for in the steps of one class."""
+
+    pricer: Pricer
+    weights: I64
+    """[steps]"""
+    steps: list[tuple[I64, list[GroupCost]]]
+    """The engine's rows [groups, fields], none under another contract, and the costs that they are of."""
+
+    def weight_bytes(self, cost: GroupCost) -> int:
+        """What a group's weights are, as the lanes load them."""
+        return sum(w.groups * w.k * w.n for w in self.pricer.works(cost.group, cost.mode))
+
+
+def asked_of_run(columns: RecordColumns, chip: Chip, design: Design) -> list[Asked]:
+    """Of every step, by class."""
+    made = plans(columns.program, chip, design)
+    priced = _Run(columns, made, np.ones(len(columns.steps), np.int64), judge=False)
+    priced.play()
+    found = []
+    for step_class, plan in made.items():
+        rows, groups = columns.running(step_class), priced.groups[step_class]
+        steps = []
+        for at in rows.tolist():
+            costs = [priced.costs[i] for i in priced.chosen[at, groups].tolist()]
+            lanes = LaneColumns(*priced.lanes[:, at, groups])
+            contract = plan.pricer.contract
+            asked = np.zeros((0, 0), np.int64)
+            if isinstance(contract, Pipelined):
+                asked = contract.rows(priced.costs, priced.chosen[at, groups], lanes)
+            steps.append((asked, costs))
+        found.append(Asked(plan.pricer, priced.weights[rows], steps))
+    return found
 
 
 class _Run:
@@ -466,6 +505,7 @@ class _Run:
             stalls={cause: times @ causes[..., 1 + i] for i, cause in enumerate(STALLS)},
             traffic={kind: times @ traffic[..., i] for i, kind in enumerate(TRAFFIC)},
             energy={unit: times @ energy[unit] for unit in ENERGY},
+            products=times @ lanes.products,
             measured=self.measured,
             bound=np.argmax(stage, axis=0)[:, 1:].astype(np.int8),
             decisions=self.controller.decisions,

@@ -102,7 +102,8 @@ class Base:
             )
         found: list[Candidate] = []
         refused: list[DittoError] = []
-        for run, *values in product(self.runs, *(axis.values for axis in axes)):
+        each = product(*(axis.values for axis in axes))
+        for run, values in product(self.runs, list(each)):
             settings = dict(zip((axis.name for axis in axes), values, strict=True))
             try:
                 found.append(self.candidate(run, settings))

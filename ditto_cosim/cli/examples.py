@@ -41,7 +41,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "quality": ("ditto quality fashion-ddpm",),
     "price": ("ditto price runs/demo --design diffy --chip edge", "ditto price runs/demo --sources --json"),
     "compare": ("ditto compare runs/demo", "ditto compare runs/demo --designs itc,ditto,mine.toml --robust"),
-    "whatif": ("ditto whatif runs/demo --layer mid_block --chip paper_twin",),
+    "whatif": (
+        "ditto whatif runs/demo --layer mid_block --chip paper_twin",
+        "ditto whatif runs/demo --chips 2 --in-flight 2 --batch 4",
+        "ditto whatif runs/demo --chips 2 --halves --json",
+    ),
     "sweep": (
         "ditto sweep runs/demo",
         "ditto sweep runs/demo --vary tile.columns=32,64,128 --vary dram.stacks=1:4 --limit power_w=70 --objective energy_delay",

@@ -248,32 +248,84 @@ def whatif(
     ] = "",
     chip: ChipOption = "",
     layers: Annotated[int, typer.Option(help="How many of the slowest layers to show")] = 20,
+    chips: Annotated[int, typer.Option("--chips", min=1, help="So many chips, each on its own pictures")] = 1,
+    in_flight: Annotated[
+        int, typer.Option("--in-flight", min=1, help="Pictures (or batches) that share a chip in turn")
+    ] = 1,
+    batch: Annotated[
+        int,
+        typer.Option("--batch", min=1, help="Pictures that take each step together and share its weights"),
+    ] = 1,
+    shared_dram: Annotated[
+        bool, typer.Option("--shared-dram", help="The chips hang on one chip's DRAM")
+    ] = False,
+    halves: Annotated[
+        bool, typer.Option("--halves", help="Two chips take the two halves of a guided picture")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What bounds each layer, what would bound it next, and what doubling each resource gains.
+    """What bounds each layer, what would bound it next, and what doubling each resource gains; how much of the chip it uses.
 
-    Example: ditto whatif runs/demo --layer mid_block --chip paper_twin"""
+    With --chips, --in-flight, --batch or --halves: pictures a second of that way of working, beside one chip with one picture."""
     from ditto_cosim.device.designs.base import load_design
     from ditto_cosim.device.pricing.recorded import design_of
     from ditto_cosim.device.pricing.whatif import bounds, of_layer
 
     columns, made = _load(run, chip)
     wanted = load_design(design) if design else design_of(columns.info)
+    if max(chips, in_flight, batch) > 1 or halves or shared_dram:
+        ways = {"batch": batch, "in_flight": in_flight, "chips": chips}
+        _throughput(columns, made, wanted, {**ways, "shared_dram": shared_dram, "halves": halves}, as_json)
+        return
     found, whole = bounds(columns, made, wanted)
     shown = [of_layer(found, layer)] if layer else found
     if as_json:
-        rows = [asdict(b) for b in shown]
+        of_layers = [asdict(b) for b in shown]
         named = {"run": str(run), "chip": made.name, "design": wanted.name}
-        print(json.dumps({**named, "layers": rows, "whole": asdict(whole)}))
+        print(json.dumps({**named, "layers": of_layers, "whole": asdict(whole)}))
         return
     print(f"{run}: {columns.info.model}, {len(columns.steps)} steps, as {wanted.name} on {made.name}")
+    rows = [whole, *sorted(shown, key=lambda b: -b.cycles)[:layers]]
     _print_table(
         ["layer", "cycles", "bound", "next", *(f"2× {name}" for name in whole.gain)],
         [
             [b.name, f"{b.cycles:,}", b.bound, b.next, *(f"{gain:.2f}" for gain in b.gain.values())]
-            for b in [whole, *sorted(shown, key=lambda b: -b.cycles)[:layers]]
+            for b in rows
         ],
     )
+    _print_table(
+        ["layer", "lanes busy", "multipliers busy", "measured", "MAC/byte", "MAC/cycle", "roof", "of"],
+        [
+            [b.name, f"{b.use.occupancy:.1%}", f"{b.use.utilisation:.1%}", f"{b.use.measured:.0%}",
+             f"{b.use.macs_per_byte:.1f}", f"{b.use.macs_per_cycle:,.0f}", f"{b.use.roof_macs_per_cycle:,.0f}", b.use.roof]
+            for b in rows
+        ],
+    )  # fmt: skip
+
+
+def _throughput(
+    columns: RecordColumns, chip: Chip, design: Design, ways: dict[str, Any], as_json: bool
+) -> None:
+    """One chip with one picture, and the way that was asked for."""
+    from ditto_cosim.device.pricing.throughput import throughput
+
+    one, asked = throughput(columns, chip, design), throughput(columns, chip, design, **ways)
+    gain, slower = asked.pictures_per_s / one.pictures_per_s, asked.latency_s / one.latency_s
+    if as_json:
+        named = {"chip": chip.name, "design": design.name, "throughput": [asdict(one), asdict(asked)]}
+        print(json.dumps({**named, "gain": gain, "latency_ratio": slower}))
+        return
+    print(f"{columns.info.model}, {len(columns.steps)} steps a picture, as {design.name} on {chip.name}")
+    _print_table(
+        ["chips", "in flight", "batch", "pictures/s", "latency ms", "cycles a picture", "PEs busy", "weights MB a picture"],
+        [
+            [f"{t.chips}{' halves' * t.halves}{', one DRAM' * t.shared_dram}", str(t.in_flight), str(t.batch),
+             f"{t.pictures_per_s:.4g}", f"{t.latency_s * 1e3:.4g}", f"{t.cycles_per_picture:,.0f}",
+             f"{t.busy:.0%}", f"{t.weight_bytes_per_picture / 1e6:.4g}"]
+            for t in (one, asked)
+        ],
+    )  # fmt: skip
+    print(f"{gain:.2f}× the pictures a second, {slower:.2f}× the latency of a picture")
 
 
 def paper(

@@ -79,8 +79,16 @@ def test_whatif_names_what_really_bounds(run: Path) -> None:
 def test_whatif_answers_for_a_layer(run: Path) -> None:
     found = call("whatif", str(run), "--layer", "mid_block.attentions.0.to_q", "--chip", "edge")
     (layer,) = found["layers"]
-    assert layer.keys() == {"name", "cycles", "bound", "next", "gain"}
+    assert layer.keys() == {"name", "cycles", "bound", "next", "gain", "use"}
     assert layer["bound"] in {*layer["gain"], "latency"}
+    use, whole = layer["use"], found["whole"]["use"]
+    assert 0 < whole["utilisation"] < whole["occupancy"] <= 1
+    assert whole["measured"] == 0
+    assert use["macs_per_byte"] == pytest.approx(use["macs"] / use["dram_bytes"])
+    assert use["roof"] == (
+        "dram" if use["macs_per_byte"] * 64 < 2048 else "compute"
+    )  # edge: 64 B, 4096 ÷ 2 MACs
+    assert use["roof_macs_per_cycle"] == pytest.approx(min(2048, use["macs_per_byte"] * 64))
 
 
 def test_gpu_step_is_measured_where_there_is_a_device() -> None:
