@@ -215,11 +215,11 @@ def _suggested(
             seen.append(row)
         worst = {name: max((row[name] for row in seen), default=1.0) for name in objectives}
         for trial in trials:
-            row = known[tuple(trial.user_attrs["places"])]
-            over = [1.0 if row is None else row[limit.metric] / limit.most - 1 for limit in limits]
+            met = known[tuple(trial.user_attrs["places"])]
+            over = [1.0 if met is None else met[limit.metric] / limit.most - 1 for limit in limits]
             for limit, beyond in zip(limits, over, strict=True):
                 trial.set_constraint(limit.metric, beyond)
-            study.tell(trial, [2 * worst[n] if row is None else float(row[n]) for n in objectives])
+            study.tell(trial, [2 * worst[n] if met is None else float(met[n]) for n in objectives])
     if not seen:
         raise SweepError(f"sweep: nothing that was suggested can be built: {left_out[0]}")
     yield from seen
