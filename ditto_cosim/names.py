@@ -8,15 +8,18 @@ from __future__ import annotations
 
 
 def check_names(chip: str, design: str, *backends: str) -> None:
-    """Refuses what this machine's device would not know; an empty backend is none."""
+    """Refuses what this machine's device would not know, or could not build; an empty backend is none."""
     from ditto_cosim.device.backends import find_backend
     from ditto_cosim.device.chips import load_chip
     from ditto_cosim.device.designs.base import load_design
+    from ditto_cosim.toolchain import compiler
 
     load_chip(chip)
     load_design(design)
     for backend in filter(None, backends):
         find_backend(backend)
+        if backend.partition(":")[0] in ("rtl", "rtl_wide"):
+            compiler()
 
 
 def plan_for(design: str) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ditto_cosim.device.execution.machine import Machine
-from ditto_cosim.host.compiler.arguments import Call, take_apart
+from ditto_cosim.host.compiler.arguments import ArgumentError, Call, take_apart
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import Captured, CaptureError, capture_call
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser, wire_array
@@ -76,7 +76,10 @@ def check(
     name: str, module: nn.Module, arguments: Mapping[str, Any], backend: str = "model"
 ) -> CoverageReport:
     """Everything this file promises, for one module and the arguments of one call."""
-    call = Call.of(inspect.signature(module.eval().forward), (), arguments)
+    try:
+        call = Call.of(inspect.signature(module.eval().forward), (), arguments)
+    except ArgumentError as error:
+        return CoverageReport(name, False, False, False, (_sentence(error),))
     try:
         captured = _captured(module, call)
     except UnsupportedError as error:

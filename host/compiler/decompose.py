@@ -14,7 +14,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as functional
-from torch import Tensor
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
 
 Sizes = Sequence[int]
 
@@ -275,4 +278,68 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _aten.addmm.default: addmm,
     _aten.outer.default: outer,
 }
-"""For `ExportedProgram.run_decompositions`."""
+"""As `ExportedProgram.run_decompositions` takes them, too."""
+
+
+# --- of a graph ---------------------------------------------------------------------------------------------------------
+
+
+def take_graph_apart(graph: fx.Graph) -> bool:
+    """Puts what an operation is made of in its place, throughout an exported graph. Tracing the whole anew would do the same in
+    three times the time; False, and nothing done, where it has to be: something is written in place, a graph lies inside, a
+    size is not known yet."""
+    if any(_writes(node) or _is_open(node) for node in graph.nodes):
+        return False
+    parts: dict[fx.Node, fx.Graph] = {}
+    for node in graph.nodes:
+        if node.target in DECOMPOSITIONS:
+            parts[node] = inside = _traced(node)
+            if any(n.op == "get_attr" or _writes(n) for n in inside.nodes):
+                return False
+    for node, inside in parts.items():
+        operands = iter(_operands(node))
+        known = {n: next(operands) for n in inside.find_nodes(op="placeholder")}
+        with graph.inserting_before(node):
+            for part in inside.nodes:
+                if part.op == "call_function":
+                    known[part] = copy = graph.node_copy(part, known.__getitem__)
+                    copy.meta = {**node.meta, "val": part.meta["val"]}
+                elif part.op == "output":
+                    node.replace_all_uses_with(known[part.args[0]])
+        graph.erase_node(node)
+    graph.eliminate_dead_code()
+    return True
+
+
+def _traced(node: fx.Node) -> fx.Graph:
+    """One operation's decomposition, its tensors the placeholders."""
+    operands = [n.meta["val"] for n in _operands(node)]
+    leaves, structure = pytree.tree_flatten((node.args, node.kwargs))
+
+    def run(*tensors: Tensor) -> Any:
+        given = iter(tensors)
+        args, kwargs = pytree.tree_unflatten(
+            [next(given) if isinstance(leaf, fx.Node) else leaf for leaf in leaves], structure
+        )
+        return DECOMPOSITIONS[node.target](*args, **kwargs)
+
+    mode = next(t.fake_mode for t in operands if isinstance(t, FakeTensor))
+    with mode:
+        return make_fx(run, decomposition_table=DECOMPOSITIONS, pre_dispatch=True)(*operands).graph
+
+
+def _operands(node: fx.Node) -> list[fx.Node]:
+    leaves: list[Any] = pytree.tree_leaves((node.args, node.kwargs))
+    return [leaf for leaf in leaves if isinstance(leaf, fx.Node)]
+
+
+def _is_open(node: fx.Node) -> bool:
+    made = node.meta.get("val")
+    if isinstance(made, Tensor) and not all(type(size) is int for size in made.shape):
+        return True
+    return node.op == "get_attr" or isinstance(node.target, torch._ops.HigherOrderOperator)
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable) and node.target is not _aten.detach_.default

@@ -54,6 +54,9 @@ def factors(channels: Channels, weights: Sequence[Tensor], grid_noise: float) ->
     """
     low, high = channels.extremes(0, len(channels.low))
     largest, power = torch.maximum(-low, high), torch.stack(channels.power).mean(0)
+    weights = [w for w in weights if w.numel()]  # an expert may have no outputs
+    if not weights:
+        return ()
     columns = torch.stack([w.abs().amax((0, 2)) for w in weights]).amax(0)
     if len(largest) < 2 or not bool(largest.any()) or not bool(columns.any()):
         return ()

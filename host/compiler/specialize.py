@@ -161,13 +161,19 @@ def held_constant(
         zip(graph.graph.find_nodes(op="placeholder"), zip(names, example, strict=True), strict=True)
     )
     known = {node: tensor.clone() for node, (name, tensor) in places.items() if name in held}
-    inputs = set(places) - set(known)
-    written = _written(graph, inputs)
+    written = _written(graph, {node for node in graph.graph.nodes if node not in known and _varies(node)})
+    seen: dict[fx.Node, list[tuple[Tensor, list[fx.Node]]]] = {}
     for node in graph.graph.nodes:
-        if node.op == "call_function" and node not in written and _follows(node, known):
+        if node not in written and _is_constant(node):
+            known[node] = getattr(graph, node.target).clone()
+        elif node.op == "call_function" and node not in written and _follows(node, known):
             with torch.no_grad():
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
                 known[node] = node.target(*args, **kwargs)
+        else:
+            for source in node.all_input_nodes:
+                if isinstance(value := known.get(source), Tensor) and source.op != "get_attr":
+                    _see(seen.setdefault(source, []), value, node)
     for node in list(graph.graph.nodes):
         if node not in known and str(node.target).startswith(_INDEXING):
             _name_places(graph, node, known)
@@ -177,22 +183,22 @@ def held_constant(
             and node.args[1] in known
         ):
             _name_repeats(graph, node, known)
-    order = {node: at for at, node in enumerate(graph.graph.nodes)}
-    for node, value in known.items():
-        users = [user for user in node.users if user not in known]
-        if users and isinstance(value, Tensor):
-            graph.register_buffer(f"held_{node.name}", value.detach().clone())
-            with graph.graph.inserting_before(min(users, key=order.__getitem__)):
-                constant = graph.graph.get_attr(f"held_{node.name}")
-                constant = graph.graph.call_function(
-                    torch.ops.aten.clone.default, (constant,)
-                )  # some are written to
+    for node, sights in seen.items():
+        for at, (value, users) in enumerate(sights):
+            users = [user for user in users if node in user.all_input_nodes]
+            if not users:
+                continue
+            name = f"held_{node.name}" + (f"_{at}" if at else "")
+            graph.register_buffer(name, value)
+            with graph.graph.inserting_before(users[0]):
+                constant = graph.graph.get_attr(name)
+                constant = graph.graph.call_function(torch.ops.aten.clone.default, (constant,))
             for user in users:
                 user.replace_input_with(node, constant)
-    graph.graph.eliminate_dead_code()
-    for node, (name, _) in places.items():
-        if name in held:
+    for node in reversed(known):  # what writes into a known tensor is dead code to nobody else
+        if not node.users:
             graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph
 
@@ -228,7 +234,26 @@ def _name_places(graph: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]
     node.update_arg(1, indices)
 
 
+def _see(sights: list[tuple[Tensor, list[fx.Node]]], value: Tensor, user: fx.Node) -> None:
+    """What a user of a known tensor finds in it, which something known may write into later."""
+    if not sights or not torch.equal(sights[-1][0], value):
+        sights.append((value.detach().clone(), []))
+    sights[-1][1].append(user)
+
+
 _FILLED = ("aten.zeros.", "aten.ones.", "aten.full.", "aten.arange.", "aten.linspace.")
+
+
+def _is_constant(node: fx.Node) -> bool:
+    """A tensor of the module that is none of its parameters."""
+    return node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
+
+
+def _varies(node: fx.Node) -> bool:
+    """Whether what it is cannot be known, whatever its operands are."""
+    if node.op == "call_function":
+        return not node.all_input_nodes and not str(node.target).startswith(_FILLED)
+    return node.op == "placeholder" or (node.op == "get_attr" and not _is_constant(node))
 
 
 def _follows(node: fx.Node, known: Mapping[fx.Node, Any]) -> bool:
@@ -237,9 +262,9 @@ def _follows(node: fx.Node, known: Mapping[fx.Node, Any]) -> bool:
     return all(source in known for source in node.all_input_nodes)
 
 
-def _written(graph: fx.GraphModule, inputs: set[fx.Node]) -> set[fx.Node]:
-    """What something that varies is written into, with all views of it: no constants, however they began."""
-    varying = set(inputs)
+def _written(graph: fx.GraphModule, unknown: set[fx.Node]) -> set[fx.Node]:
+    """What something unknown is written into, with all views of it: no constants, however they began."""
+    varying = set(unknown)
     for node in graph.graph.nodes:
         if any(source in varying for source in node.all_input_nodes):
             varying.add(node)

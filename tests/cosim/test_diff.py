@@ -26,8 +26,7 @@ from ditto_cosim.host.pipeline.models import Wish, load_model
 from ditto_cosim.host.report import load_report
 from ditto_cosim.protocol.record import RunRecord
 from ditto_cosim.pytest_plugin import assert_cycles_within, assert_same_values
-
-DITTO = [sys.executable, "-c", "from ditto_cosim.cli import main; main()"]
+from support.typed import ditto
 
 
 @pytest.fixture(scope="module")
@@ -82,20 +81,12 @@ def test_first_difference_is_named_to_the_element(runs: Path, tmp_path: Path) ->
 
 
 def test_diff_command_has_the_keys_and_the_status_of_its_interface(runs: Path) -> None:
-    def diff(*arguments: str) -> tuple[int, str]:
-        done = subprocess.run([*DITTO, "diff", *arguments], capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout
-
-    status, text = diff(str(runs / "itc"), str(runs / "ditto"), "--json")
-    found = json.loads(text)
-    assert status == 1
+    found = json.loads(ditto("diff", runs / "itc", runs / "ditto", "--json", status=1).stdout)
     assert (found["schema"], found["version"], found["same_values"]) == ("ditto.diff", 1, True)
     assert found["cycles"]["ratio"] == pytest.approx(found["cycles"]["b"] / found["cycles"]["a"])
     assert {*found["layers"][0]} == {"name", "cycles_a", "cycles_b", "cause"}
     assert {"first_difference", "pictures_psnr_db"} < {*found}
-    status, text = diff(str(runs / "itc"), str(runs / "itc"))
-    assert status == 0
-    assert "the same, bit for bit" in text
+    assert "the same, bit for bit" in ditto("diff", runs / "itc", runs / "itc").stdout
 
 
 def test_plugin_fails_a_build_on_values_and_on_cycles(runs: Path) -> None:
@@ -142,13 +133,10 @@ def test_junit_is_read_by_others(tmp_path: Path) -> None:
 
 def test_conform_writes_junit(tmp_path: Path) -> None:
     path = tmp_path / "conform.xml"
-    done = subprocess.run(
-        [*DITTO, "conform", "model", "--junit", str(path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    said = ditto("conform", "model", "--junit", path).stdout
     suite = ET.parse(path).getroot()[0]
     assert suite.get("failures") == "0"
-    assert int(suite.get("tests", "0")) == done.stdout.count("ok  ")
+    assert int(suite.get("tests", "0")) == said.count("ok  ")
 
 
 def test_moments_of_a_step_add_up_to_its_books(runs: Path) -> None:

@@ -16,6 +16,7 @@ QUICK = [name for name, small in SMALL.items() if small.quick]
 NOT_YET = {
     "AnyFlowFARTransformer3DModel": "flex_attention",
     "HiDreamImageTransformer2DModel": "experts chosen by what the hidden states hold",
+    "WanAnimate2Transformer3DModel": "an object of its own holds keys and values of one pass for the next, by flex_attention",
     "Kandinsky6SRTransformer3DModel": "attention over blocks chosen by what the hidden states hold",
 }
 """Class -> why it does not run. To be made shorter only."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ditto_cosim.cli import main
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.pipeline.models import ModelError, Wish, load_model
 from support.families import build
 from support.tiny_sd import tiny_stable_diffusion
+from support.typed import ditto
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +31,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return place
 
 
-@pytest.fixture
-def ditto(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*words: Any, status: Any = 0) -> Any:
-        monkeypatch.setattr("sys.argv", ["ditto", *map(str, words)])
-        with contextlib.suppress(SystemExit):
-            main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        assert ("error:" in said.err or "Error" in said.err) == bool(status), said.err
-        return said
-
-    return run
-
-
-def generated(ditto: Any, model: Any, tmp_path: Path, *words: Any) -> Any:
+def generated(model: Any, tmp_path: Path, *words: Any) -> Any:
     asked = (
         "generate",
         "--model",
@@ -60,41 +45,35 @@ def generated(ditto: Any, model: Any, tmp_path: Path, *words: Any) -> Any:
         "--verify",
         "--json",
     )
-    found = json.loads(ditto(*asked, *words, "-o", tmp_path / "run", "--overwrite").out)
+    found = json.loads(ditto(*asked, *words, "-o", tmp_path / "run", "--overwrite").stdout)
     assert found["verify"]["bit_identical"]
     assert found["verify"]["snr_db"] > 20
     return found
 
 
-def test_folders_with_text_take_prompts_from_a_file(ditto: Any, folders: Any, tmp_path: Path) -> None:
-    found = generated(
-        ditto, folders / "sd", tmp_path, "--prompt-file", folders / "prompts.txt", "--guidance", 3
-    )
+def test_folders_with_text_take_prompts_from_a_file(folders: Any, tmp_path: Path) -> None:
+    found = generated(folders / "sd", tmp_path, "--prompt-file", folders / "prompts.txt", "--guidance", 3)
     assert len(found["pictures"]) == 2
     found = json.loads(
-        ditto("analyze", tmp_path / "run", "--model", folders / "sd", "--json", "--no-plots").out
+        ditto("analyze", tmp_path / "run", "--model", folders / "sd", "--json", "--no-plots").stdout
     )
     assert found["run"] == str(tmp_path / "run")
 
 
-def test_folders_in_half_precision_and_shards_begin_with_a_picture(
-    ditto: Any, folders: Any, tmp_path: Path
-) -> None:
+def test_folders_in_half_precision_and_shards_begin_with_a_picture(folders: Any, tmp_path: Path) -> None:
     model = load_model(str(folders / "sd-fp16"), dtype="fp16")
     assert model.pipe.unet.dtype is torch.float16
     words = ("--prompt", "a cat", "--init-image", folders / "first.png", "--strength", 0.9, "--dtype", "bf16")
-    assert generated(ditto, folders / "sd-fp16", tmp_path, *words)["steps"] in (1, 2)
+    assert generated(folders / "sd-fp16", tmp_path, *words)["steps"] in (1, 2)
 
 
-def test_folders_of_a_denoiser_alone_are_calibrated_compiled_and_run(
-    ditto: Any, folders: Any, tmp_path: Path
-) -> None:
+def test_folders_of_a_denoiser_alone_are_calibrated_compiled_and_run(folders: Any, tmp_path: Path) -> None:
     scales = tmp_path / "scales.json"
-    said = ditto("calibrate", folders / "bare", "-o", scales, "--steps", 2, "--batch", 1, "--json").out
+    said = ditto("calibrate", folders / "bare", "-o", scales, "--steps", 2, "--batch", 1, "--json").stdout
     assert 0 <= min(json.loads(said)["clipped"].values()) <= max(json.loads(said)["clipped"].values()) < 0.01
     ditto("compile", folders / "bare", "-o", tmp_path / "c", "--scales", scales, "--steps", 2, "--json")
     assert len(Compiled.load(tmp_path / "c").program.layers) > 20
-    found = generated(ditto, folders / "bare", tmp_path, "--scales", scales)
+    found = generated(folders / "bare", tmp_path, "--scales", scales)
     assert len(found["pictures"]) == 1
 
 
@@ -123,11 +102,11 @@ def picture(tmp_path: Path) -> Any:
 
 
 @pytest.mark.long
-def test_folders_take_adapters_at_their_scale(ditto: Any, folders: Any, adapter: Any, tmp_path: Path) -> None:
+def test_folders_take_adapters_at_their_scale(folders: Any, adapter: Any, tmp_path: Path) -> None:
     """Judged, like every verified run, in dB against the live module, whose weights the adapter is part of."""
     made = {}
     for words in ((), ("--lora", adapter), ("--lora", f"{adapter}:0.25"), ("--lora", f"{adapter}:0")):
-        generated(ditto, folders / "sd", tmp_path, "--prompt", "a cat", *words)
+        generated(folders / "sd", tmp_path, "--prompt", "a cat", *words)
         made[words[1:]] = picture(tmp_path)
     plain, whole, quarter, none = made.values()
     assert np.array_equal(plain, none)
@@ -135,7 +114,7 @@ def test_folders_take_adapters_at_their_scale(ditto: Any, folders: Any, adapter:
 
 
 @pytest.mark.long
-def test_folders_follow_a_controlnet(ditto: Any, folders: Any, tmp_path: Path) -> None:
+def test_folders_follow_a_controlnet(folders: Any, tmp_path: Path) -> None:
     from diffusers import ControlNetModel
 
     torch.manual_seed(5)
@@ -146,7 +125,7 @@ def test_folders_follow_a_controlnet(ditto: Any, folders: Any, tmp_path: Path) -
     words = ("--prompt", "a cat", "--controlnet", tmp_path / "net", "--control-image", folders / "first.png")
     said = ditto(
         "generate", "--model", folders / "sd", "--backend", "model", *words, "-o", tmp_path, status=2
-    ).err
+    ).stderr
     assert "failed in its own fp32 calibration call" in said
     net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32))
     with torch.no_grad():  # as trained: a fresh one adds nothing
@@ -161,42 +140,42 @@ def test_folders_follow_a_controlnet(ditto: Any, folders: Any, tmp_path: Path) -
     made = []
     for control in (folders / "first.png", tmp_path / "black.png"):
         words = ("--prompt", "a cat", "--controlnet", tmp_path / "net", "--control-image", control)
-        generated(ditto, folders / "sd", tmp_path, *words)
+        generated(folders / "sd", tmp_path, *words)
         made.append(picture(tmp_path))
     assert not np.array_equal(*made)
 
 
 @pytest.mark.long
-def test_folders_paint_into_a_mask_and_in_few_steps(ditto: Any, folders: Any, tmp_path: Path) -> None:
+def test_folders_paint_into_a_mask_and_in_few_steps(folders: Any, tmp_path: Path) -> None:
     from diffusers import LatentConsistencyModelPipeline, LCMScheduler, UNet2DConditionModel
 
     mask = Image.new("L", (16, 16), 0)
     mask.paste(255, (8, 0, 16, 16))
     mask.save(tmp_path / "mask.png")
     words = ("--init-image", folders / "first.png", "--mask-image", tmp_path / "mask.png", "--strength", 1.0)
-    assert len(generated(ditto, folders / "sd", tmp_path, "--prompt", "a cat", *words)["pictures"]) == 1
+    assert len(generated(folders / "sd", tmp_path, "--prompt", "a cat", *words)["pictures"]) == 1
 
     pipe = load_model(str(folders / "sd")).pipe
     distilled = UNet2DConditionModel.from_config({**pipe.unet.config, "time_cond_proj_dim": 8})
     LatentConsistencyModelPipeline(
         **{**pipe.components, "scheduler": LCMScheduler(), "unet": distilled}, requires_safety_checker=False
     ).save_pretrained(tmp_path / "lcm")
-    found = generated(ditto, tmp_path / "lcm", tmp_path, "--prompt", "a cat", "--guidance", 8)
+    found = generated(tmp_path / "lcm", tmp_path, "--prompt", "a cat", "--guidance", 8)
     assert found["steps"] == 2
 
 
 @pytest.mark.long
-def test_folders_are_measured_against_their_own_fp32(ditto: Any, folders: Any, tmp_path: Path) -> None:
+def test_folders_are_measured_against_their_own_fp32(folders: Any, tmp_path: Path) -> None:
     asked = ("--count", 3, "--seeds", 1, "--steps", 2, "--batch", 2, "--json", "-o", tmp_path / "all.png")
     for words in ((folders / "bare",), (folders / "sd", "--prompt-file", folders / "prompts.txt")):
-        found = json.loads(ditto("quality", *words, *asked).out)
+        found = json.loads(ditto("quality", *words, *asked).stdout)
         assert found["series"]["static"]["psnr_db"] > 20
         assert "frechet_distance" not in found["series"]["static"]
     with Image.open(tmp_path / "all.png") as picture:
         assert picture.height > 2 * 16
 
 
-def test_folders_say_what_is_missing(ditto: Any, folders: Any, tmp_path: Path) -> None:
+def test_folders_say_what_is_missing(folders: Any, tmp_path: Path) -> None:
     for words, says in [
         (("--model", folders / "sd"), "needs a prompt"),
         (("--model", folders / "bare", "--prompt", "a cat"), "takes no prompt"),
@@ -214,7 +193,9 @@ def test_folders_say_what_is_missing(ditto: Any, folders: Any, tmp_path: Path) -
     ]:
         assert (
             says
-            in ditto("generate", "--backend", "model", "--steps", "1", "-o", tmp_path, *words, status=2).err
+            in ditto(
+                "generate", "--backend", "model", "--steps", "1", "-o", tmp_path, *words, status=2
+            ).stderr
         ), says
 
 

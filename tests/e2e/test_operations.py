@@ -196,6 +196,51 @@ def test_capture_holds_the_mask_that_decides_shapes() -> None:
     assert found.snr_db > 25
 
 
+def _written_by_numbers(module: Any, sample: torch.Tensor, mask: torch.Tensor) -> Any:
+    """As Lumina2 numbers its tokens."""
+    count = mask.sum().item()
+    places = torch.zeros(sample.shape[1], dtype=torch.int64)
+    places[:count] = torch.arange(count)
+    places[count:] = count
+    return module.first(sample + module.table[places])
+
+
+def _written_between_uses(module: Any, sample: torch.Tensor, mask: torch.Tensor) -> Any:
+    count = mask.sum().item()
+    places = torch.zeros(sample.shape[1], dtype=torch.int64)
+    early = module.first(sample + module.rows[places])
+    places[count:] = 1
+    return early + module.first(sample * module.rows[places])
+
+
+def _written_from_weights(module: Any, sample: torch.Tensor, mask: torch.Tensor) -> Any:
+    count = mask.sum().item()
+    rows = torch.zeros(sample.shape[1], 8)
+    rows[:count] = module.rows[:count]
+    return module.first(sample + rows)
+
+
+@pytest.mark.parametrize("function", [_written_by_numbers, _written_between_uses, _written_from_weights])
+def test_capture_follows_what_is_written_into_constants(function: Any) -> None:
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.table = nn.Linear(8, 8), torch.randn(6, 8)
+            self.rows = nn.Parameter(torch.randn(6, 8))
+
+        def forward(self, sample: torch.Tensor, attention_mask: Any) -> Any:
+            return function(self, sample, attention_mask)
+
+    torch.manual_seed(1)
+    mask = torch.tensor([True, False, True, True, False, False])
+    given = {"sample": torch.randn(1, 6, 8), "attention_mask": mask}
+    module = Writing().eval()
+    captured = capture(module, given)
+    assert captured.held.keys() == {"attention_mask"}
+    (found,) = captured.module(*captured.interpreter_args(given))
+    torch.testing.assert_close(found, module(**given))
+
+
 def test_capture_refuses_shapes_that_a_changing_input_decides() -> None:
     class Choosing(nn.Module):
         def forward(self, sample: torch.Tensor) -> Any:

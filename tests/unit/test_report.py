@@ -302,7 +302,7 @@ def test_why_is_an_account_of_the_difference(report: RunReport) -> None:
 
 def test_certificate_is_the_same_however_the_run_came_about(report: RunReport, tmp_path: Path) -> None:
     digests = {"rtl": "aa", "contract": "bb", "program": "cc", "weights": "dd", "chip": "ee"}
-    verdict = CheckSummary(True, 24, 240, 6, None, 31.5, digests, ("DRAM",))
+    verdict = CheckSummary(True, 24, 240, 6, None, 31.5, digests=digests, not_checked=("DRAM",))
     done = replace(report, verdict=verdict, versions={"torch": "2"}, picture_digests=("ff",))
     other = replace(
         done, wall_s=99.0, recoveries=3, command_line="elsewhere", verdict=replace(verdict, snr_db=30.0)
