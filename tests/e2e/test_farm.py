@@ -22,7 +22,11 @@ from ditto_cosim.study.workloads import workload_program
 
 ray = pytest.importorskip("ray")
 
-ALONE = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "alone"]
+ALONE = [
+    *("unshare", "--net", "--pid", "--mount-proc", "--fork", "--kill-child"),
+    *("sh", "-c", 'ip link set lo up && "$@"', "alone"),
+]
+"""Process ids of its own, too: when the test ends, the kernel ends every daemon of Ray's, and no other."""
 
 SWEEP = """
 import json, os, sys
@@ -38,11 +42,11 @@ print(json.dumps({"same": one == there, "points": len(there), "cycles": [r["cycl
 """
 
 CLIENT = """
-import subprocess, sys, time
+import subprocess, sys
 ray = [sys.executable, "-m", "ray.scripts.scripts"]
-quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 start = ["start", "--head", "--num-cpus", "2", "--ray-client-server-port", "10001", "--include-dashboard", "false"]
-subprocess.run([*ray, *start], check=True, **quiet)
+begun = subprocess.run([*ray, *start], capture_output=True, text=True)
+assert begun.returncode == 0, begun.stderr[-3000:]
 ditto = [sys.executable, "-c", "from ditto_cosim.cli import main; main()"]
 done = subprocess.run([*ditto, "farm", "--seeds", "0:1", "-o", sys.argv[1], "--on", "ray://127.0.0.1:10001", "--json",
                        "--", "--backend", "model", "--steps", "2"], capture_output=True, text=True)
@@ -63,7 +67,7 @@ def alone(code: str, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
