@@ -36,7 +36,7 @@ from typing import Any, Literal
 
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import PAPER_MULTIPLIERS, Design
-from ditto_cosim.device.pricing.energy import TABLE, Memories
+from ditto_cosim.device.pricing.energy import TABLE, MemoryCosts
 
 Word = Literal["sourced", "scaled", "ours"]
 ACCESS_BYTES = 64
@@ -72,7 +72,7 @@ class Sram:
 
     @property
     def banks(self) -> int:
-        """Memories larger than the table are several of its largest."""
+        """MemoryCosts larger than the table are several of its largest."""
         largest: int = SILICON["sram"]["points"][-1][0]
         return max(1, ceil(self.nbytes / largest))
 
@@ -142,11 +142,11 @@ def buffer_pj_per_byte(chip: Chip) -> float:
     return (buffer.read_pj_per_byte + buffer.write_pj_per_byte) / 2
 
 
-def memories_of(chip: Chip, design: Design) -> Memories | None:
+def memories_of(chip: Chip, design: Design) -> MemoryCosts | None:
     if chip.timing == "paper" or design.roofline is not None:
         return None
     read, write = lane_pj_per_byte(chip)
-    return Memories(buffer_pj_per_byte(chip), read, write, area(chip, design).leakage_w)
+    return MemoryCosts(buffer_pj_per_byte(chip), read, write, area(chip, design).leakage_w)
 
 
 @lru_cache(maxsize=4096)

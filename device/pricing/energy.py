@@ -11,9 +11,9 @@ Contract
              weights into the lanes, accumulators out, partial sums out and back
     dram     bits moved
     defo     table accesses
-    lane_memory   a weight's byte for every product, and its writing into every lane that holds a copy (`Memories`)
-    leakage  watts × time (`Memories`)
-`Memories` says what a chip's own memories take, by their size (`area.py`). Without them, as under the `paper` preset, whose
+    lane_memory   a weight's byte for every product, and its writing into every lane that holds a copy (`MemoryCosts`)
+    leakage  watts × time (`MemoryCosts`)
+`MemoryCosts` says what a chip's own memories take, by their size (`area.py`). Without them, as under the `paper` preset, whose
 64.48 mm² cannot hold its 192 MB, the buffer has the one figure below, and lanes and leakage are in Table III's power.
 
 What this file does not do: count the events (`recorded.py`) or synthesise anything.
@@ -76,7 +76,7 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True)
-class Memories:
+class MemoryCosts:
     """What a chip's memories take."""
 
     buffer_pj_per_byte: float
@@ -86,7 +86,7 @@ class Memories:
     """Of the whole chip."""
 
 
-def energy_pj(events: Events, design: Design, memories: Memories | None = None) -> dict[str, F64]:
+def energy_pj(events: Events, design: Design, memories: MemoryCosts | None = None) -> dict[str, F64]:
     """Energy by unit, in picojoules."""
     none: F64 = np.zeros(events.products.shape)
     buffer_pj = TABLE["sram"].picojoules
