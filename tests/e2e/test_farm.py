@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ ALONE = [
     *("sh", "-c", 'ip link set lo up && "$@"', "alone"),
 ]
 """Process ids of its own, too: when the test ends, the kernel ends every daemon of Ray's, and no other."""
+
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+"""Of this test's own cluster: Ray's client sends none unless it is told one."""
 
 SWEEP = """
 import json, os, sys
@@ -67,7 +71,7 @@ def alone(code: str, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **TOKEN},
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
