@@ -12,19 +12,22 @@ What this file does not do: price (`device/pricing/`) or draw (`host/report/`).
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from ditto_cosim import workers
 from ditto_cosim.device.chips import Chip, chip_names, load_chip
 from ditto_cosim.device.designs.base import Design, designs_for, load_design
 from ditto_cosim.device.kernels import native
+from ditto_cosim.device.pricing.area import Area, area
 from ditto_cosim.device.pricing.contracts import Pipelined
-from ditto_cosim.device.pricing.energy import AREA_MM2
+from ditto_cosim.device.pricing.fields import Value
 from ditto_cosim.device.pricing.moments import ROOMS, StepMoments, moments
 from ditto_cosim.device.pricing.pricer import Pricer
 from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, chip_of, design_of, price_run
-from ditto_cosim.device.pricing.sweep import points, run_points
+from ditto_cosim.device.pricing.sweep import Base, price
 from ditto_cosim.device.pricing.two_arrays import RecordedArrays, theta
 from ditto_cosim.host.report.prices import (
     BothArrays,
@@ -67,14 +70,15 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
     designs = {own.name: own, **{n: load_design(n) for n in names if n != own.name}}
     times = {name: price_run(columns, chip, design) for name, design in designs.items()}
     whole = full or len(columns.program.layers) * len(columns.steps) <= QUICK_LAYER_STEPS
+    size = area(chip, own)
     return Prices(
         design=own.name,
         chip=chip.name,
         clock_hz=chip.clock_hz,
         multipliers=chip.multipliers,
         peak_bytes_per_cycle=float(chip.dram.peak_bytes_per_cycle(chip.clock_mhz)),
-        area_mm2=AREA_MM2,
-        area_source="Table III of the paper, one figure for all designs",
+        area_mm2=round(size.mm2, 1),
+        area_source=_consists(size),
         equals_run=None
         if None in columns.charged
         else times[own.name].step_cycles.tolist() == list(columns.charged),
@@ -106,6 +110,13 @@ def _two_arrays(columns: RecordColumns, chip: Chip, own: Design) -> BothArrays |
     )
 
 
+def _consists(size: Area) -> str:
+    largest = sorted(size.parts, key=lambda part: -part.mm2)[:3]
+    return (
+        f"45 nm, most of it {', '.join(f'{p.name} {p.mm2:,.0f}' for p in largest)}; sources: ditto chips NAME"
+    )
+
+
 def _design(chip: Chip, design: Design, time: RunTime) -> DesignPrice:
     total = max(time.total_cycles, 1)
     return DesignPrice(
@@ -117,13 +128,8 @@ def _design(chip: Chip, design: Design, time: RunTime) -> DesignPrice:
         computing=time.unit_totals()["compute"] / total,
         waits={cause: cycles / total for cause, cycles in time.stall_totals().items()},
         temporal=float((time.modes == MODES.index("temporal")).mean()),
-        area_mm2=_area_mm2(chip, design),
+        area_mm2=round(area(chip, design).mm2, 1),
     )
-
-
-def _area_mm2(chip: Chip, design: Design) -> float:
-    """Where an area of its own by design comes in; the one published figure is for all (`Prices.area_mm2`)."""
-    return 0.0
 
 
 def _layers(columns: RecordColumns, time: RunTime) -> list[LayerPrice]:
@@ -192,15 +198,31 @@ def _most(step: StepMoments, room: str) -> list[int]:
 def _what_if(run: Path, own: Design, jobs: int) -> list[WhatIf]:
     fitting = designs_for(RunRecord(run).program)
     names = [n for n in dict.fromkeys(("itc", "ditto", own.name)) if n in fitting]
-    wanted = points(run, "", names, TILES, BANDWIDTHS, BUFFERS_MB)
+    base = Base((run,))
+    chip, _ = base.own(run)
+    piped = chip.dram.bytes_per_cycle
+    width = "dram.channels" if piped is None else "dram.bytes_per_cycle"
+    wanted = []
+    for design, tiles, bandwidth, buffer_mb in product(names, TILES, BANDWIDTHS, BUFFERS_MB):
+        settings: dict[str, Value] = {
+            "design": design,
+            "tile.tiles": max(1, round(chip.tiles * tiles)),
+            width: max(1, round((piped or chip.dram.channels) * bandwidth)),
+            "buffer.policy": "resident" if buffer_mb else "streaming",
+        }
+        if buffer_mb:
+            settings["buffer.megabytes"] = buffer_mb
+        wanted.append(base.candidate(run, settings))
+    records = {run: RecordColumns.load(RunRecord(run))}
+    priced = dict(workers.each(price, records, wanted, jobs=jobs))
     return [
         WhatIf(
-            design=row["design"],
-            tiles=row["tiles"],
-            bytes_per_cycle=row["bytes_per_cycle"],
-            buffer_mb=row["buffer_mb"],
-            cycles=row["cycles"],
-            energy_pj=row["energy_j"] * 1e12,
+            design=c.design.name,
+            tiles=c.chip.tiles,
+            bytes_per_cycle=c.chip.dram.peak_bytes_per_cycle(c.chip.clock_mhz),
+            buffer_mb=c.chip.buffer_bytes / 2**20 if c.chip.residency == "resident" else 0.0,
+            cycles=priced[i]["cycles"],
+            energy_pj=priced[i]["energy_pj"],
         )
-        for row in run_points(wanted, jobs)
+        for i, c in enumerate(wanted)
     ]

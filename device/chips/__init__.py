@@ -5,6 +5,7 @@ Interface
     load_chip(name_or_path) -> Chip   `paper`, `paper_twin`, `edge`, `tiny`, or a TOML file by path; `extends = "edge"` in it
                                       starts from another chip
     chip_names() -> tuple of the presets
+    chip_fields(), chip_settings(chip), chip_from_settings(values, …)   a chip as its file has it, and back
     Chip                              frozen; `.geometry`, `.tiles`, `.multipliers`, `.dma`, …; `.digest` of all but its name;
                                       `.description` and `Chip.from_description` travel in records
 """
@@ -150,6 +151,31 @@ def load_chip(name: str | Path) -> Chip:
     """A preset by name, or a TOML file by path."""
     source = description.read("chip", "chips", name, ChipError)
     return _parse(source.values, source.name, source.where)
+
+
+def chip_fields() -> tuple[str, ...]:
+    """Dotted names of all that a chip's file may say."""
+    return tuple(f"{table}.{key}" if table else key for table, keys in _FIELDS.items() for key in keys)
+
+
+def chip_settings(chip: Chip) -> dict[str, Any]:
+    """A chip as its file would have it, defaults filled in."""
+    tile = {**asdict(chip.geometry), "tiles": chip.tiles}
+    dram = {k: v for k, v in asdict(chip.dram).items() if v is not None}
+    top = {k: getattr(chip, k) for k in _FIELDS[""]}
+    buffer = {
+        "megabytes": chip.buffer_bytes / 2**20,
+        "policy": chip.residency,
+        "bytes_per_cycle": chip.port_bytes_per_cycle,
+        "accumulator_chunks": chip.accumulator_chunks,
+    }
+    vector = {"lanes": chip.vector_lanes, "depth_cycles": chip.vector_depth_cycles}
+    return {**top, "tile": tile, "buffer": buffer, "dma": asdict(chip.dma), "dram": dram, "vector": vector}
+
+
+def chip_from_settings(values: Mapping[str, Any], name: str, where: str) -> Chip:
+    """Checked as a file is."""
+    return _parse(values, name, where)
 
 
 def _parse(data: Mapping[str, Any], name: str, where: str) -> Chip:

@@ -38,6 +38,19 @@ _FLAGS = (
 
 _WORTH_THREADS = 4096
 """Numbers in steps of the engine below which threads cost more than they save."""
+_most_threads = 0
+
+
+def use_threads(most: int) -> None:
+    """Of this process, whatever the cores: one of several processes that share them has its part."""
+    global _most_threads
+    _most_threads = most
+
+
+def _threads() -> int:
+    cores = len(os.sched_getaffinity(0))
+    return min(_most_threads, cores) if _most_threads else cores
+
 
 _RELEASING = (
     *("count_rows", "count_windows", "lane_cycles"),
@@ -183,7 +196,7 @@ class NativeKernels:
         found, transactions = np.empty((steps, groups, causes), np.int64), np.empty(steps, np.int64)
         ended = self._call["engine_steps"](
             config.ctypes.data, rows.ctypes.data, steps, groups, found.ctypes.data, transactions.ctypes.data,
-            len(os.sched_getaffinity(0)) if rows.size > _WORTH_THREADS else 1,
+            _threads() if rows.size > _WORTH_THREADS else 1,
         )  # fmt: skip
         if not ended:
             raise RuntimeError("engine: a group never ends")

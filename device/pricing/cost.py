@@ -32,7 +32,7 @@ BOUNDS: tuple[Bound, ...] = ("lanes", "vector", "dram")
 
 UNITS = ("encode", "compute", "weight_load", "vector", "dram")
 STALLS = CAUSES[1:]
-ENERGY = ("compute", "encode", "vector", "defo", "sram", "dram")
+ENERGY = ("compute", "encode", "vector", "defo", "lane_memory", "sram", "dram", "leakage")
 
 
 class PricingError(DittoError):
@@ -114,6 +114,8 @@ class GroupCost:
     macs: int
     kernels: int
     """Commands that a machine without our units would launch."""
+    lane_write_bytes: int = 0
+    """Weights into every lane that holds them, once for each copy that its read ports need."""
 
     @property
     def bytes(self) -> int:

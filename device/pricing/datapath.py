@@ -63,12 +63,19 @@ class Datapath(ABC):
         steps, work = len(met.classes), met.work
         operations = self.operations(met)
         cycles = self._aggregate(operations * work.n) if self.aggregate else self._on_lanes(met, operations)
-        elements = work.groups * work.rows * work.k if mode != "original" else 0
+        elements = work.groups * work.rows * work.k * self._encoders(met) if mode != "original" else 0
         columns = (
             *(cycles.total, cycles.busy, cycles.starved, cycles.weight_load, cycles.encode, cycles.imbalance),
             *(operations * work.n, np.full(steps, elements, np.int64)),
         )
         return LaneColumns(*(np.broadcast_to(c, (steps,)) for c in columns))
+
+    def _encoders(self, met: Stack) -> int:
+        """How many encode each row: those of every tile that has other columns of it, and again for every pass."""
+        if self.aggregate:
+            return 1
+        plan = schedule.schedule(self.chip.geometry, self.chip.tiles, met.work, self.chip.adders)
+        return sum(len(plan.passes(blocks)) for blocks in plan.block_shares)
 
     def _aggregate(self, products: I64) -> schedule.ComputeCycles:
         busy = schedule.aggregate_cycles(products, self.multipliers)

@@ -27,6 +27,7 @@ import numpy as np
 
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import Design, TwoArrays
+from ditto_cosim.device.pricing.area import port_copies
 from ditto_cosim.device.pricing.contracts import Causes, MakeMemory, contract_of
 from ditto_cosim.device.pricing.cost import (
     I64,
@@ -197,7 +198,13 @@ class Pricer:
             passes=max(1, passes),
             macs=sum(w.macs for w in self.works(group, "original")),
             kernels=(group.layer is not None) + sum(command_passes(c) > 0 for c in group.tail),
+            lane_write_bytes=round(sum(map(self._lane_writes, works)) * port_copies(self.design)),
         )
+
+    def _lane_writes(self, work: Work) -> int:
+        """Bytes of one copy of a work's weights in all lanes that it runs on."""
+        plan = schedule(self.chip.geometry, self.chip.tiles, work, self.chip.adders)
+        return work.groups * work.k * work.n * plan.row_tiles * self.chip.geometry.lanes
 
     def _largest_part(self, group: Group, mode: Mode, passes: int) -> int:
         reads, writes = mode_bytes(group, mode, self.design.policy != "base")

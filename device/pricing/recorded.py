@@ -6,6 +6,7 @@ Interface
     price_run(columns, chip, design) -> RunTime
     RunTime                                     totals, per-unit sums, choices, Defo's table, accuracy
     chip_of(info), design_of(info)              what the record was made with, whole
+    asked_of_run(columns, chip, design)         what the contract is asked for in every step, by class
     rows_of_step(columns, chip, design, step)   what the engine is asked for in a step
 
 Contract: the same numbers as the live run, because both ask `Pricer`, its contract and `Controller`. The run's own measured
@@ -27,6 +28,7 @@ import numpy.typing as npt
 
 from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.designs.base import Design, load_design
+from ditto_cosim.device.pricing.area import memories_of
 from ditto_cosim.device.pricing.contracts import MakeMemory, Pipelined
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import (
@@ -287,15 +289,18 @@ def price_run(
     design: Design,
     weights: I64 | None = None,
     memory: MakeMemory | None = None,
+    *,
+    judge: bool = True,
 ) -> RunTime:
-    """The record under a design and a chip; `weights` lets one step stand for many."""
+    """The record under a design and a chip; `weights` lets one step stand for many. `judge`: say whether Defo's choices were
+    right, which means pricing every layer by itself, half of the work."""
     made = plans(columns.program, chip, design, memory)
     known = columns.possible(design.base_mode) | ~columns.runs
     known |= [c.op == "linear_increment" for c in columns.program.layers] & columns.possible("temporal")
     if not known.all():
         layer = columns.program.layers[int(np.argmin(known.all(axis=0)))]
         raise PricingError(f"layer {layer.name!r}: no {design.base_mode} works recorded")
-    priced = _Run(columns, made, np.ones(len(columns.steps), np.int64) if weights is None else weights)
+    priced = _Run(columns, made, np.ones(len(columns.steps), np.int64) if weights is None else weights, judge)
     priced.play()
     return priced.sums()
 
@@ -324,11 +329,47 @@ def rows_of_step(
     ).tolist()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a contract was asked for in the steps of one class."""
+
+    pricer: Pricer
+    weights: I64
+    """[steps]"""
+    steps: list[tuple[I64, list[GroupCost]]]
+    """The engine's rows [groups, fields], none under another contract, and the costs that they are of."""
+
+    def weight_bytes(self, cost: GroupCost) -> int:
+        """What a group's weights are, as the lanes load them."""
+        return sum(w.groups * w.k * w.n for w in self.pricer.works(cost.group, cost.mode))
+
+
+def asked_of_run(columns: RecordColumns, chip: Chip, design: Design) -> list[Asked]:
+    """Of every step, by class."""
+    made = plans(columns.program, chip, design)
+    priced = _Run(columns, made, np.ones(len(columns.steps), np.int64), judge=False)
+    priced.play()
+    found = []
+    for step_class, plan in made.items():
+        rows, groups = columns.running(step_class), priced.groups[step_class]
+        steps = []
+        for at in rows.tolist():
+            costs = [priced.costs[i] for i in priced.chosen[at, groups].tolist()]
+            lanes = LaneColumns(*priced.lanes[:, at, groups])
+            contract = plan.pricer.contract
+            asked = np.zeros((0, 0), np.int64)
+            if isinstance(contract, Pipelined):
+                asked = contract.rows(priced.costs, priced.chosen[at, groups], lanes)
+            steps.append((asked, costs))
+        found.append(Asked(plan.pricer, priced.weights[rows], steps))
+    return found
+
+
 class _Run:
     """A record on its way through its pricers: choices are made step by step until nothing counted changes them."""
 
-    def __init__(self, columns: RecordColumns, plans: Plans, weights: I64) -> None:
-        self.columns, self.plans, self.weights = columns, plans, weights
+    def __init__(self, columns: RecordColumns, plans: Plans, weights: I64, judge: bool = True) -> None:
+        self.columns, self.plans, self.weights, self.judge = columns, plans, weights, judge
         self.pricer = pricer = plans["full"].pricer
         design, program = pricer.design, columns.program
         self.controller = Controller(program, pricer.chip, design)
@@ -427,10 +468,11 @@ class _Run:
             return
         layers = list(self.plans[self.classes[step]].groups)
         temporal = self.modes[step] == TEMPORAL
-        cheaper = self._alone("temporal")[step] < self._alone(base)[step]
-        judged = self.possible[step] & np.fromiter(map(controller.judged, range(len(temporal))), bool)
-        self.judged += int(self.weights[step]) * int(judged.sum())
-        self.right += int(self.weights[step]) * int((judged & (cheaper == temporal)).sum())
+        if self.judge:
+            cheaper = self._alone("temporal")[step] < self._alone(base)[step]
+            judged = self.possible[step] & np.fromiter(map(controller.judged, range(len(temporal))), bool)
+            self.judged += int(self.weights[step]) * int(judged.sum())
+            self.right += int(self.weights[step]) * int((judged & (cheaper == temporal)).sum())
         if not controller.decided:
             cycles, ran = self.causes[step, 1:].sum(axis=1).tolist(), temporal.tolist()
             for layer in layers:
@@ -489,5 +531,7 @@ class _Run:
                 of_cost(lambda c: c.vector_elements),
                 of_cost(lambda c: c.bytes),
                 of_cost(lambda c: c.sram_bytes),
+                of_cost(lambda c: c.lane_write_bytes),
+                total / pricer.chip.clock_ghz,
             )
-        return energy_pj(events, pricer.design)  # type: ignore[return-value]  # binary64 all through
+        return energy_pj(events, pricer.design, memories_of(pricer.chip, pricer.design))  # type: ignore[return-value]  # binary64 all through

@@ -44,6 +44,7 @@ class _Entry:
 COMMANDS: dict[str, _Entry] = {
     "generate": _Entry("Run", "generate:generate", "Generate pictures through the emulated accelerator"),
     "resume": _Entry("Run", "resume:resume", "Go on with a run that was interrupted"),
+    "farm": _Entry("Run", "farm:farm", "Runs of many models and seeds, here or on many machines"),
     "models": _Entry("Run", "models:models", "List the models that ship and the paper's workloads"),
     "compile": _Entry(
         "Run", "models:compile_model", "Compile a model's denoiser into a program, and save it"
@@ -60,7 +61,7 @@ COMMANDS: dict[str, _Entry] = {
     "quality": _Entry("Look", "analyze:quality", "What int8 costs: Fréchet distance and class scores"),
     "price": _Entry("Look", "price:price", "Price a recorded run under another design or chip"),
     "compare": _Entry("Look", "price:compare", "All designs side by side on one recorded run"),
-    "sweep": _Entry("Look", "price:sweep", "Sweep chip size, bandwidth, buffer and low rule"),
+    "sweep": _Entry("Look", "sweep:sweep", "Any field of chip and design, within limits: what nothing beats"),
     "whatif": _Entry("Look", "price:whatif", "What bounds each layer, what would next, what doubling gains"),
     "export": _Entry("Look", "price:export", "A run's memory requests and layers for other simulators"),
     "paper": _Entry("Look", "price:paper", "Hold the paper's claims against this model of it"),

@@ -6,9 +6,10 @@ What this file does not do: price (`ditto_cosim/study/side_by_side.py`) or draw 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+
+from ditto_cosim.cli.output import emit
 
 PLOT = "compare.png"
 
@@ -27,7 +28,7 @@ def compare_runs(runs: Sequence[Path], chip: str, designs: Sequence[str], plot: 
         save(found["rows"], path)
     found |= {"runs": [str(run) for run in runs], "plot": str(path) if plot else None}
     if as_json:
-        print(json.dumps(found))
+        emit("compare", found)
         return
     print(f"on {found['chip']}; PSNR against {found['quality_against']}; speed over {found['over']}", end="")
     print_rows("", [

@@ -17,6 +17,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "ditto generate --rtl-dir mine --verify",
     ),
     "resume": ("ditto resume runs/mine", "ditto resume runs/mine --connect tcp://10.0.0.7:5590 --keys keys"),
+    "farm": (
+        "ditto farm --seeds 0:7 -- --backend model --steps 10",
+        "ditto farm --model fashion-ddpm --model emoji-sd --seeds 0,3 --on ray://10.0.0.7:10001 -o runs/many --json",
+    ),
     "models": ("ditto models", "ditto models --json", "ditto models --coverage"),
     "compile": ("ditto compile fashion-ddpm -o fashion-ddpm.safetensors",),
     "calibrate": (
@@ -42,8 +46,18 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "ditto compare runs/full runs/icc runs/reuse --designs itc,ditto",
         "ditto compare runs/demo --designs itc,ditto,mine.toml --robust",
     ),
-    "whatif": ("ditto whatif runs/demo --layer mid_block --chip paper_twin",),
-    "sweep": ("ditto sweep runs/demo",),
+    "whatif": (
+        "ditto whatif runs/demo --layer mid_block --chip paper_twin",
+        "ditto whatif runs/demo --chips 2 --in-flight 2 --batch 4",
+        "ditto whatif runs/demo --chips 2 --halves --json",
+    ),
+    "sweep": (
+        "ditto sweep runs/demo",
+        "ditto sweep runs/demo --vary tile.columns=32,64,128 --vary dram.stacks=1:4 --limit power_w=70 --objective energy_delay",
+        "ditto sweep runs/demo --chip edge --vary tile.n_max=64:512:*2 --vary design=itc,ditto --objective cycles,area_mm2",
+        "ditto sweep runs/demo --vary tile.tiles=1:128 --vary vector.lanes=64:2048:*2 --sampler tpe --points 200",
+        "ditto sweep runs/demo --on ray://10.0.0.7:10001 --json",
+    ),
     "export": ("ditto export runs/demo --dram dramsim3 --topology scalesim -o traces",),
     "paper": ("ditto paper", "ditto paper --json"),
     "diff": ("ditto diff runs/a runs/b", "ditto diff runs/a runs/b --tolerance 0.02 --json"),

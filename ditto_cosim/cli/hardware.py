@@ -21,10 +21,23 @@ def chips(
     name: Annotated[
         str, typer.Argument(help="A preset or a TOML file; all if left out", autocompletion=completion.chips)
     ] = "",
+    design: Annotated[
+        str,
+        typer.Option(
+            "--design", help="The design that area and power are of", autocompletion=completion.designs
+        ),
+    ] = "ditto",
     as_json: AsJson = False,
 ) -> None:
-    """The chips that ship, or every parameter of one, defaults filled in."""
+    """The chips that ship, or every parameter of one, defaults filled in; area and the power with all units at work."""
     from ditto_cosim.device.chips import Chip, chip_names, load_chip
+    from ditto_cosim.device.designs.base import load_design
+    from ditto_cosim.device.pricing.area import area, peak_power_w
+
+    of = load_design(design)
+
+    def size(chip: Chip) -> dict[str, Any]:
+        return {"area_mm2": round(area(chip, of).mm2, 3), "power_w": round(peak_power_w(chip, of), 3)}
 
     def row(chip: Chip) -> dict[str, Any]:
         return {
@@ -35,16 +48,23 @@ def chips(
             "clock": f"{chip.clock_ghz:g} GHz",
             "buffer": f"{chip.buffer_bytes / 2**20:g} MB",
             "DRAM": f"{chip.dram.channels} channels",
+            "mm²": f"{area(chip, of).mm2:,.1f}",
+            "W at most": f"{peak_power_w(chip, of):,.1f}",
             "timing": chip.timing,
         }
 
     if name:
         chip = load_chip(name)
-        _one("chip", chip.name, {"digest": chip.digest, **asdict(chip)}, _words("chips", name), as_json)
+        parts = [asdict(part) for part in area(chip, of).parts]
+        whole = {"digest": chip.digest, **asdict(chip), **size(chip)}
+        shown = {**whole, "area": parts} if as_json else whole
+        _one("chip", chip.name, shown, _words("chips", name), as_json)
+        if not as_json:
+            _parts(parts, design)
         return
     found = [load_chip(n) for n in chip_names()]
     if as_json:
-        emit("chips", {"chips": [{"digest": c.digest, **asdict(c)} for c in found]})
+        emit("chips", {"chips": [{"digest": c.digest, **asdict(c), **size(c)} for c in found]})
         return
     _all([row(c) for c in found], {c.name: _words("chips", c.name) for c in found})
     print(
@@ -136,6 +156,15 @@ def _backend(name: str) -> dict[str, Any]:
 
 
 # --- pieces -------------------------------------------------------------------------------------------------------------
+
+
+def _parts(parts: list[dict[str, Any]], design: str) -> None:
+    """What the area consists of, and whose figures these are."""
+    print(f"\narea under {design}, 45 nm (docs/area.md):")
+    for p in parts:
+        print(
+            f"  {p['name']:<13} {p['mm2']:>9,.3f} mm²  {p['leakage_w']:>7.3f} W leak  {p['word']}: {p['source']}"
+        )
 
 
 def _words(folder: str, name: str) -> str:

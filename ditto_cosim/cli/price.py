@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ditto price`, `compare`, `sweep`, `whatif`, `export`, `paper`: what a recorded run costs, under any design and chip.
+"""`ditto price`, `compare`, `whatif`, `export`, `paper`: what a recorded run costs, under any design and chip.
 
 Heavy imports wait until a command runs. What this file does not do: price (`device/`) or judge
 (`ditto_cosim/study/claims.py`).
@@ -52,7 +52,7 @@ def price(
     memory = _memory(dram, made)
     found = price_run(columns, made, wanted, memory=memory)
     itc = price_run(columns, made, _baseline(columns), memory=memory)
-    figures = _figures(found, made, itc)
+    figures = _figures(found, made, wanted, itc)
     exact = None if dram else _as_charged(columns, found, made, wanted)
     figures["equals_the_run"] = exact
     if as_json:
@@ -81,12 +81,18 @@ def price(
     _print_table(["traffic", "bytes", "share"], _shares(figures["traffic_bytes"], max(found.total_bytes, 1)))
     _print_table(["energy", "pJ", "share"], _shares(figures["energy_pj"], found.total_energy_pj))
     if sources:
+        from ditto_cosim.device.pricing.area import area
         from ditto_cosim.device.pricing.energy import AREA_MM2, TABLE
 
         watts = wanted.power_watts
         print(
             f"compute: {watts} W at the paper's size (its Table III), {AREA_MM2} mm² for every design alike"
         )
+        print(f"area: {figures['area_mm2']:,.1f} mm², mean power {figures['power_w']:.3g} W")
+        for part in area(made, wanted).parts:
+            print(
+                f"  {part.name}: {part.mm2:,.2f} mm², leaks {part.leakage_w:.3g} W ({part.word}: {part.source})"
+            )
         for event, energy in TABLE.items():
             print(f"{event}: {energy.picojoules} {energy.unit}, {energy.source}")
     if found.decisions:
@@ -153,7 +159,9 @@ def compare(
     found = {name: price_run(columns, made, load_design(name), memory=memory) for name in names}
     over = f"speedup_over_{itc.design}"
     encoded = {name: load_design(name).datapath == "slots" for name in names}
-    figures = {n: _figures(t, made, itc) | work_of(columns, t, encoded[n]) for n, t in found.items()}
+    figures = {
+        n: _figures(t, made, load_design(n), itc) | work_of(columns, t, encoded[n]) for n, t in found.items()
+    }
     measured = _measure_gpu(columns, itc.total_cycles / made.clock_ghz / 1e9) if gpu else None
     path = run / "compare.png"
     if plot:
@@ -174,6 +182,8 @@ def compare(
             f"{f['stall_cycles']['dram'] / max(f['total_cycles'], 1):.0%}",
             f"{f['total_bytes'] / 1e6:,.1f}",
             f"{f['energy_j'] * 1e3:.4g}",
+            f"{f['area_mm2']:.4g}",
+            f"{f['power_w']:.3g}",
             f"{f['temporal_share']:.0%}",
         ]
         for name, f in sorted(figures.items(), key=lambda item: -item[1][over])
@@ -189,6 +199,8 @@ def compare(
             "DRAM stall",
             "MB",
             "mJ",
+            "mm²",
+            "W",
             "temporal",
         ],
         rows,
@@ -254,52 +266,6 @@ def export(
         print(f"{name}: {made_file['lines']:,} lines in {made_file['path']}")
 
 
-def sweep(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(help="Recorded runs; give several to sweep what a record fixes: the low rule"),
-    ],
-    chip: ChipOption = "",
-    designs: Annotated[str, typer.Option(help="Comma-separated")] = "itc,ditto,ditto_plus",
-    tiles: Annotated[str, typer.Option(help="Factors on the number of tiles")] = "0.5,1,2",
-    bandwidth: Annotated[str, typer.Option(help="Factors on DRAM channels or width")] = "0.5,1,2",
-    buffer: Annotated[str, typer.Option(help="MB, `resident` policy; 0: streaming")] = "0",
-    jobs: Annotated[int, typer.Option(help="Processes; 0: one a core")] = 0,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the plot goes")] = Path("sweep.png"),
-    as_json: AsJson = False,
-) -> None:
-    """Chip size × bandwidth × buffer × design (× low rule), in parallel, with the Pareto front of time and energy."""
-    from ditto_cosim.device.pricing.sweep import pareto, points, run_points
-
-    wanted = [
-        point
-        for run in runs
-        for point in points(
-            run,
-            chip,
-            designs.split(","),
-            _numbers(tiles, "tiles"),
-            _numbers(bandwidth, "bandwidth"),
-            _numbers(buffer, "buffer"),
-        )
-    ]
-    rows = run_points(wanted, jobs)
-    front = pareto([(r["seconds"], r["energy_j"]) for r in rows])
-    for i, row in enumerate(rows):
-        row["pareto"] = i in front
-    _draw_sweep(rows, output)
-    if as_json:
-        emit("sweep", {"points": rows, "plot": str(output)})
-        return
-    table = [
-        ["*" if r["pareto"] else "", r["design"], r["low_rule"], str(r["tiles"]), f"{r['bytes_per_cycle']:g}",
-         f"{r['buffer_mb']:g}", f"{r['seconds'] * 1e3:.4g}", f"{r['energy_j'] * 1e3:.4g}"]
-        for r in sorted(rows, key=lambda r: r["seconds"])
-    ]  # fmt: skip
-    _print_table(["Pareto", "design", "low rule", "tiles", "B/cycle", "buffer MB", "ms", "mJ"], table)
-    print(f"plot: {output}")
-
-
 def whatif(
     run: RunArgument,
     layer: Annotated[
@@ -310,32 +276,84 @@ def whatif(
     ] = "",
     chip: ChipOption = "",
     layers: Annotated[int, typer.Option(help="How many of the slowest layers to show")] = 20,
+    chips: Annotated[int, typer.Option("--chips", min=1, help="So many chips, each on its own pictures")] = 1,
+    in_flight: Annotated[
+        int, typer.Option("--in-flight", min=1, help="Pictures (or batches) that share a chip in turn")
+    ] = 1,
+    batch: Annotated[
+        int,
+        typer.Option("--batch", min=1, help="Pictures that take each step together and share its weights"),
+    ] = 1,
+    shared_dram: Annotated[
+        bool, typer.Option("--shared-dram", help="The chips hang on one chip's DRAM")
+    ] = False,
+    halves: Annotated[
+        bool, typer.Option("--halves", help="Two chips take the two halves of a guided picture")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What bounds each layer, what would bound it next, and what doubling each resource gains.
+    """What bounds each layer, what would bound it next, and what doubling each resource gains; how much of the chip it uses.
 
-    Example: ditto whatif runs/demo --layer mid_block --chip paper_twin"""
+    With --chips, --in-flight, --batch or --halves: pictures a second of that way of working, beside one chip with one picture."""
     from ditto_cosim.device.designs.base import load_design
     from ditto_cosim.device.pricing.recorded import design_of
     from ditto_cosim.device.pricing.whatif import bounds, of_layer
 
     columns, made = _load(run, chip)
     wanted = load_design(design) if design else design_of(columns.info)
+    if max(chips, in_flight, batch) > 1 or halves or shared_dram:
+        ways = {"batch": batch, "in_flight": in_flight, "chips": chips}
+        _throughput(columns, made, wanted, {**ways, "shared_dram": shared_dram, "halves": halves}, as_json)
+        return
     found, whole = bounds(columns, made, wanted)
     shown = [of_layer(found, layer)] if layer else found
     if as_json:
-        rows = [asdict(b) for b in shown]
+        of_layers = [asdict(b) for b in shown]
         named = {"run": str(run), "chip": made.name, "design": wanted.name}
-        emit("whatif", {**named, "layers": rows, "whole": asdict(whole)})
+        emit("whatif", {**named, "layers": of_layers, "whole": asdict(whole)})
         return
     print(f"{run}: {columns.info.model}, {len(columns.steps)} steps, as {wanted.name} on {made.name}")
+    rows = [whole, *sorted(shown, key=lambda b: -b.cycles)[:layers]]
     _print_table(
         ["layer", "cycles", "bound", "next", *(f"2× {name}" for name in whole.gain)],
         [
             [b.name, f"{b.cycles:,}", b.bound, b.next, *(f"{gain:.2f}" for gain in b.gain.values())]
-            for b in [whole, *sorted(shown, key=lambda b: -b.cycles)[:layers]]
+            for b in rows
         ],
     )
+    _print_table(
+        ["layer", "lanes busy", "multipliers busy", "measured", "MAC/byte", "MAC/cycle", "roof", "of"],
+        [
+            [b.name, f"{b.use.occupancy:.1%}", f"{b.use.utilisation:.1%}", f"{b.use.measured:.0%}",
+             f"{b.use.macs_per_byte:.1f}", f"{b.use.macs_per_cycle:,.0f}", f"{b.use.roof_macs_per_cycle:,.0f}", b.use.roof]
+            for b in rows
+        ],
+    )  # fmt: skip
+
+
+def _throughput(
+    columns: RecordColumns, chip: Chip, design: Design, ways: dict[str, Any], as_json: bool
+) -> None:
+    """One chip with one picture, and the way that was asked for."""
+    from ditto_cosim.device.pricing.throughput import throughput
+
+    one, asked = throughput(columns, chip, design), throughput(columns, chip, design, **ways)
+    gain, slower = asked.pictures_per_s / one.pictures_per_s, asked.latency_s / one.latency_s
+    if as_json:
+        named = {"chip": chip.name, "design": design.name, "throughput": [asdict(one), asdict(asked)]}
+        emit("whatif", {**named, "gain": gain, "latency_ratio": slower})
+        return
+    print(f"{columns.info.model}, {len(columns.steps)} steps a picture, as {design.name} on {chip.name}")
+    _print_table(
+        ["chips", "in flight", "batch", "pictures/s", "latency ms", "cycles a picture", "PEs busy", "weights MB a picture"],
+        [
+            [f"{t.chips}{' halves' * t.halves}{', one DRAM' * t.shared_dram}", str(t.in_flight), str(t.batch),
+             f"{t.pictures_per_s:.4g}", f"{t.latency_s * 1e3:.4g}", f"{t.cycles_per_picture:,.0f}",
+             f"{t.busy:.0%}", f"{t.weight_bytes_per_picture / 1e6:.4g}"]
+            for t in (one, asked)
+        ],
+    )  # fmt: skip
+    print(f"{gain:.2f}× the pictures a second, {slower:.2f}× the latency of a picture")
 
 
 def paper(
@@ -478,7 +496,14 @@ def _measure_gpu(columns: RecordColumns, itc_s: float) -> dict[str, Any]:
     return {"name": step.name, "step_s": step.seconds, "run_s": run_s, "speedup_over_itc": itc_s / run_s}
 
 
-def _figures(found: RunTime, chip: Chip, itc: RunTime) -> dict[str, Any]:
+def _watts(found: RunTime, chip: Chip) -> float:
+    """The mean over the run."""
+    return found.total_energy_pj / 1000 / max(found.total_cycles / chip.clock_ghz, 1)
+
+
+def _figures(found: RunTime, chip: Chip, design: Design, itc: RunTime) -> dict[str, Any]:
+    from ditto_cosim.device.pricing.area import area
+
     return {
         "design": found.design,
         "chip": found.chip,
@@ -491,6 +516,8 @@ def _figures(found: RunTime, chip: Chip, itc: RunTime) -> dict[str, Any]:
         "total_bytes": found.total_bytes,
         "energy_pj": found.energy_totals(),
         "energy_j": found.total_energy_pj / 1e12,
+        "area_mm2": area(chip, design).mm2,
+        "power_w": _watts(found, chip),
         f"speedup_over_{itc.design}": itc.total_cycles / max(found.total_cycles, 1),
         f"energy_over_{itc.design}": found.total_energy_pj / max(itc.total_energy_pj, 1e-30),
         "temporal_share": _mean(found.modes[found.runs] == 1),
@@ -581,31 +608,6 @@ def _draw_compare(figures: dict[str, dict[str, Any]], path: Path, base: str) -> 
     ):
         axis.barh(names[::-1], [figures[n][key] for n in names[::-1]])
         axis.set_xlabel(label)
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=110)
-    plt.close(figure)
-
-
-def _draw_sweep(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    from ditto_cosim.protocol.files import replacing
-
-    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
-    for design in sorted({r["design"] for r in rows}):
-        mine = [r for r in rows if r["design"] == design]
-        axis.scatter(
-            [r["seconds"] * 1e3 for r in mine], [r["energy_j"] * 1e3 for r in mine], label=design, s=18
-        )
-    front = sorted((r["seconds"] * 1e3, r["energy_j"] * 1e3) for r in rows if r["pareto"])
-    axis.plot(*zip(*front, strict=True), color="black", linewidth=1, label="Pareto front")
-    axis.set_xlabel("ms")
-    axis.set_ylabel("mJ")
-    axis.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
         figure.savefig(unfinished, dpi=110)
     plt.close(figure)

@@ -16,6 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ditto_cosim.cli.output import emit
+
 
 def one_axis(
     model: Annotated[str, typer.Option(help="A model that ships with weights")] = "fashion-dit",
@@ -95,7 +97,7 @@ def one_axis(
         save(found["rows"], output)
         found["plot"] = str(output)
     if as_json:
-        print(json.dumps(found))
+        emit("study one_axis", found)
         return
     _print(found)
 

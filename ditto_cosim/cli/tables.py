@@ -18,7 +18,8 @@ def show_table(table: Table) -> None:
     from rich.measure import Measurement
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    needed = Measurement.get(console, console.options.update(max_width=10_000), table).minimum
+    asked = Measurement.get(console, console.options.update(max_width=10_000), table)
+    needed = asked.maximum if all(column.no_wrap for column in table.columns) else asked.minimum
     Console(width=max(console.width, needed)).print(table)
 
 

@@ -77,7 +77,8 @@ def _energy(own: DesignPrice, base: DesignPrice) -> str:
     extra = own.dram_bytes / max(base.dram_bytes, 1) - 1
     moved = f"; differences move {extra:+.0%} DRAM bytes" if abs(extra) >= NEAR else ""
     how = "even" if abs(ratio - 1) < NEAR else "less" if ratio < 1 else "more"
-    where = f"{own.energy_pj[most] / own.total_pj:.0%} of it in {CAUSE_WORDS.get(most, most.upper())}"
+    word = CAUSE_WORDS.get(most, most.upper() if most.endswith("ram") else most.replace("_", " "))
+    where = f"{own.energy_pj[most] / own.total_pj:.0%} of it in {word}"
     return f"Energy {ratio:.2f}× ITC ({how}): {own.total_pj / 1e9:,.1f} mJ, {where}{moved}."
 
 

@@ -13,6 +13,8 @@ import torch
 
 from ditto_cosim.device.chips import load_chip  # noqa: F401 (imported once, for all children)
 from ditto_cosim.device.pricing import sweep as sweeping
+from ditto_cosim.device.pricing.fields import Axis
+from ditto_cosim.device.pricing.recorded import RecordColumns
 from ditto_cosim.host import report as reports
 from ditto_cosim.host.compiler.calibrate import calibrate as calibrate_grids
 from ditto_cosim.host.compiler.capture import capture
@@ -58,8 +60,10 @@ def calibrate(path: str) -> None:
 
 
 def sweep(run: str, path: str) -> None:
-    wanted = sweeping.points(Path(run), "", ["ditto", "itc"], [1, 2], [1], [0])
-    write_text(Path(path), json.dumps(sweeping.run_points(wanted, jobs=1)))
+    base = sweeping.Base((Path(run),))
+    wanted, _ = base.candidates([Axis("design", ("ditto", "itc")), Axis("tile.tiles", (1, 2))])
+    records = {Path(run): RecordColumns.load(RunRecord(Path(run)))}
+    write_text(Path(path), json.dumps([sweeping.price(records, candidate) for candidate in wanted]))
 
 
 def report(run: str, path: str) -> None:
