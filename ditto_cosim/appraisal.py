@@ -137,7 +137,8 @@ def _layers(columns: RecordColumns, time: RunTime) -> list[LayerPrice]:
     nbytes = np.sum(list(time.traffic.values()), axis=0)
     found = []
     for layer in range(len(time.names)):
-        macs = sum(work.macs for work in layer_work(columns.program, layer, "original")) * len(columns.steps)
+        whole = sum(work.macs for work in layer_work(columns.program, layer, "original"))
+        macs = whole * int(columns.runs[:, layer].sum())
         products = 0
         for mode, met in columns.met[layer].items():
             ran = [
