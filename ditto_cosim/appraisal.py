@@ -47,8 +47,8 @@ WELL_KNOWN = ("itc", "diffy", "cambricon_d", "ditto", "ditto_plus", "ideal_ditto
 BLOCK_SCALED = ("fp16_dense", "int4_dense", "sq_dm")
 """Those of a program with block-scaled layers, the first what others are held against."""
 TILES, BANDWIDTHS, BUFFERS_MB = (0.5, 1.0, 2.0), (0.5, 1.0, 2.0), (0.0, 192.0)
-QUICK_LAYER_STEPS = 5000
-"""Up to so many layers × steps, a step in transactions and the grid take seconds and are made unasked."""
+GRID_LAYER_STEPS, SERIES_LAYER_STEPS = 5000, 1000
+"""Up to so many layers × steps, the grid and a step in transactions take a few seconds and are made unasked."""
 BINS = 240
 SERIES_STEP = 2
 """Of the steps that are there, the first in which Defo's decisions stand."""
@@ -69,7 +69,7 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
     names = dict.fromkeys((*known, *(fitting if full else ())))
     designs = {own.name: own, **{n: load_design(n) for n in names if n != own.name}}
     times = {name: price_run(columns, chip, design) for name, design in designs.items()}
-    whole = full or len(columns.program.layers) * len(columns.steps) <= QUICK_LAYER_STEPS
+    extent = len(columns.program.layers) * len(columns.steps)
     size = area(chip, own)
     return Prices(
         design=own.name,
@@ -85,8 +85,8 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
         designs=[_design(chip, designs[name], time) for name, time in times.items()],
         layers=_layers(columns, times[own.name]),
         elsewhere=[_elsewhere(columns, load_chip(name), own) for name in chip_names() if name != chip.name],
-        series=_series(columns, chip, own) if whole else None,
-        what_if=_what_if(run, own, jobs=0 if full else 1) if whole else [],
+        series=_series(columns, chip, own) if full or extent <= SERIES_LAYER_STEPS else None,
+        what_if=_what_if(run, own, jobs=0 if full else 1) if full or extent <= GRID_LAYER_STEPS else [],
         two_arrays=_two_arrays(columns, chip, own),
     )
 

@@ -97,17 +97,19 @@ def _of_chunks(geometry: Geometry, grid: BlockGrid, work: Work, chunks: I64, slo
     """The slowest of the tiles that take these chunks."""
     words = np.maximum(-(-slots.reshape(len(chunks), work.groups, work.rows) // SLOTS_PER_CYCLE), 1)
     encode = -(-chunks // geometry.encode_width) + ENCODE_FLUSH_CYCLES
-    rows_of = _shares(work.rows, grid.rows)
+    rows_of = np.array(_shares(work.rows, grid.rows))
+    row = rows_of[:, :1] + np.arange(np.max(rows_of[:, 1] - rows_of[:, 0]))
+    there = row < rows_of[:, 1:]  # [tiles, rows of a tile]: shares differ by one
+    words = words[:, :, np.where(there, row, 0)]
     blocks = max(chunks_of(_up(work.n, geometry.columns), grid.blocks))
     by_group = np.zeros((work.groups, len(rows_of)), np.int64)
     for width in chunks_of(blocks, _up(blocks * geometry.columns, geometry.n_max)):
         load = chunks * width
-        for tile, (first, last) in enumerate(rows_of):
-            run = _pass(words[:, :, first:last], width, encode, geometry.lanes)  # [chunks, groups]
-            waited = np.broadcast_to(load[:, None], run.shape).copy()
-            if geometry.weight_banks == 2:
-                waited[1:] = np.maximum(waited[1:] - run[:-1], 0)
-            by_group[:, tile] += (run + waited).sum(axis=0)
+        run = _pass(words, there, width, encode, geometry.lanes)  # [chunks, groups, tiles]
+        waited = np.broadcast_to(load[:, None, None], run.shape).copy()
+        if geometry.weight_banks == 2:
+            waited[1:] = np.maximum(waited[1:] - run[:-1], 0)
+        by_group += (run + waited).sum(axis=0)
     of_tile = [by_group[first:last].sum(axis=0) for first, last in _shares(work.groups, grid.groups)]
     return int(np.max(of_tile))
 
@@ -118,16 +120,18 @@ def _shares(count: int, parts: int) -> list[tuple[int, int]]:
     return list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
 
 
-def _pass(words: I64, blocks: int, encode: I64, lanes: int) -> I64:
-    """[chunks, groups] of a tile's rows [chunks, groups, rows]; row r goes to lane r mod R."""
-    chunks, groups, rows = words.shape
-    enc = np.full((chunks, groups, lanes), FILL_CYCLES, np.int64)
+def _pass(words: I64, there: npt.NDArray[np.bool_], blocks: int, encode: I64, lanes: int) -> I64:
+    """[chunks, groups, tiles] of [chunks, groups, tiles, rows], some of which are `there`; a tile's row r goes to lane r mod R."""
+    *kept, rows = words.shape
+    enc = np.full((*kept, lanes), FILL_CYCLES, np.int64)
     done, before = np.zeros_like(enc), np.zeros_like(enc)
     for first in range(0, rows, lanes):
-        now = words[:, :, first : first + lanes]
-        own = slice(0, now.shape[2])  # the last round may leave lanes without a row
-        enc[..., own] = np.maximum(enc[..., own], before[..., own]) + encode[:, None, None]
-        before[..., own] = done[..., own]
-        done[..., own] = np.maximum(done[..., own], enc[..., own]) + blocks * now
-    slowest: I64 = done.max(axis=2) + DRAIN_CYCLES
+        now, is_row = words[..., first : first + lanes], there[:, first : first + lanes]
+        own = slice(0, now.shape[-1])  # the last round may leave lanes without a row
+        encoded = np.maximum(enc[..., own], before[..., own]) + encode[:, None, None, None]
+        ended = np.maximum(done[..., own], encoded) + blocks * now
+        before[..., own] = np.where(is_row, done[..., own], before[..., own])
+        enc[..., own] = np.where(is_row, encoded, enc[..., own])
+        done[..., own] = np.where(is_row, ended, done[..., own])
+    slowest: I64 = done.max(axis=-1) + DRAIN_CYCLES
     return slowest
