@@ -121,7 +121,7 @@ def _shares(count: int, parts: int) -> list[tuple[int, int]]:
 
 
 def _pass(words: I64, there: npt.NDArray[np.bool_], blocks: int, encode: I64, lanes: int) -> I64:
-    """[chunks, groups, tiles] of [chunks, groups, tiles, rows], `there` where there is one; row r of a tile goes to lane r mod R."""
+    """[chunks, groups, tiles] of [chunks, groups, tiles, rows], where `there` is one; row r of a tile goes to lane r mod R."""
     *kept, rows = words.shape
     enc = np.full((*kept, lanes), FILL_CYCLES, np.int64)
     done, before = np.zeros_like(enc), np.zeros_like(enc)
