@@ -76,7 +76,7 @@ class BlockPort:
 
 
 def build_block(
-    files: Sequence[Path], top: str, parameters: Mapping[str, int], clock: str
+    files: Sequence[Path], top: str, parameters: Mapping[str, int], clock: str, coverage: bool = False
 ) -> tuple[Path, dict[str, BlockPort]]:
     """(library, its ports) of this block; compiled if nobody has."""
     found, said = modules(files, dict(parameters), top)
@@ -85,11 +85,14 @@ def build_block(
     ports = {name: BlockPort.of(name, shape) for name, shape in found[top].ports.items()}
     if clock not in ports:
         raise BuildError(f"block: {top} has no port {clock}; its ports are {', '.join(ports)}")
-    root, options = verilator_root(), BuildOptions(trace="vcd", optimize=False)
+    root, options = verilator_root(), BuildOptions(trace="vcd", optimize=False, coverage=coverage)
     text = _interface(ports, clock)
     chosen = ";".join(f"{name}={value}" for name, value in sorted(parameters.items()))
     parts = [_DRIVER.read_bytes(), *(path.read_bytes() for path in files)]
-    key = digest(*parts, top, chosen, text, _accessors(ports, top), VERILATOR_VERSION, compiler_id())
+    counted = ["--coverage-line", "--coverage-toggle"] if coverage else []
+    key = digest(
+        *parts, top, chosen, text, _accessors(ports, top), VERILATOR_VERSION, compiler_id(), *counted
+    )
     target = cache_dir() / f"block-{key}"
 
     def make(work: Path) -> None:
@@ -99,7 +102,7 @@ def build_block(
         run_verilator(
             [
                 "--cc", "--top-module", top, "--prefix", "Vblock", "-Wno-fatal", "--assert", "--trace-vcd", "--trace-structs",
-                "--trace-max-width", "8192", "--Mdir", str(generated), *(f"-G{n}={v}" for n, v in parameters.items()),
+                "--trace-max-width", "8192", *counted, "--Mdir", str(generated), *(f"-G{n}={v}" for n, v in parameters.items()),
                 *map(str, files),
             ],
             f"block {top}",
@@ -115,6 +118,7 @@ def build_block(
             "-DVM_TRACE=1",
             "-DVM_TRACE_VCD=1",
             f"-I{generated}",
+            *(["-DVM_COVERAGE=1"] if coverage else []),
         ]
         command += [f"-I{_DRIVER.parent}", f"-I{include}", f"-I{include / 'vltstd'}", "unity.cpp"]
         command += [*map(str, sorted(objects.glob("*.o"))), "-o", "block.so", "-lpthread"]
@@ -164,9 +168,11 @@ class Block:
         reset_level: int = 0,
         trace: Path | None = None,
         plusargs: str = "",
+        coverage: bool = False,
     ) -> None:
-        """`plusargs`: one argument that the block's $value$plusargs may look for."""
-        self.library, self.ports = build_block(files, top, parameters or {}, clock)
+        """`plusargs`: one argument that the block's $value$plusargs may look for. `coverage`: with counters of lines and
+        toggles, for `write_coverage`."""
+        self.library, self.ports = build_block(files, top, parameters or {}, clock, coverage)
         self.name, self._clock, self._reset, self._reset_level = top, clock, reset, reset_level
         self._numbers = {name: i for i, name in enumerate(self.ports)}
         self._c = ctypes.CDLL(str(self.library))
@@ -175,6 +181,7 @@ class Block:
         self._c.block_close.argtypes = [ctypes.c_void_p]
         self._c.block_port_bytes.restype = ctypes.c_uint64
         self._c.block_port_bytes.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+        self._c.block_write_coverage.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
         self._c.block_message_text.restype = ctypes.c_char_p
         self._c.block_run.restype = ctypes.c_int64
         self._c.block_run.argtypes = [
@@ -188,6 +195,10 @@ class Block:
                 raise HarnessError(
                     f"block: port {name} takes {stored} bytes, {self.ports[name].bytes} were expected"
                 )
+
+    def write_coverage(self, path: Path) -> None:
+        """Writes the counters of a block built with them."""
+        self._c.block_write_coverage(self._handle, str(path).encode())
 
     def reset(self, cycles: int = 2) -> None:
         """Holds the reset, all other inputs zero; afterwards the reset is off."""

@@ -13,6 +13,9 @@
 
 #include "verilated.h"
 #include "verilated_vcd_c.h"
+#if VM_COVERAGE
+#include "verilated_cov.h"
+#endif
 
 using TraceFile = VerilatedVcdC;
 #define DITTO_API __attribute__((visibility("default")))
@@ -66,6 +69,11 @@ DITTO_API uint64_t block_port_bytes(void* block, int32_t port) {
   uint64_t bytes = 0;
   block_port(static_cast<OpenBlock*>(block)->top.get(), port, &bytes);
   return bytes;
+}
+DITTO_API void block_write_coverage(void* block, const char* path) {
+#if VM_COVERAGE
+  static_cast<OpenBlock*>(block)->context.coveragep()->write(path);
+#endif
 }
 DITTO_API const char* block_message_text() { return block_message.c_str(); }
 

@@ -87,11 +87,14 @@ class DetectorBlock:
         own_dir: Path | None = None,
         plusargs: str = "",
         before: tuple[Path, ...] = (),
+        coverage: bool = False,
     ) -> None:
         """`before`: files that the design needs beside its own."""
         self.geometry = geometry or DetectorGeometry()
         files = [*before, *(path for path in array_sources(DETECTOR_TOP, own_dir) if path.suffix == ".sv")]
-        self._block = Block(files, DETECTOR_TOP, self.geometry.parameters, plusargs=plusargs)
+        self._block = Block(
+            files, DETECTOR_TOP, self.geometry.parameters, plusargs=plusargs, coverage=coverage
+        )
         self.reset()
 
     def reset(self) -> None:
@@ -165,6 +168,7 @@ class DetectorBlock:
                 "start_i": first, "scan_i": first, "channels_i": 16 * ones, "scan_channels_i": 16 * ones, "pixels_i": 6 * ones,
                 "code_valid_i": ones, "list_ready_i": rng.integers(0, 2, cycles),
                 "code_i": rng.integers(0, 2, (cycles, self.geometry.width)),
+                "update_i": np.zeros(cycles, np.uint8),  # what is cut leaves no tags behind
             },
             [],
         )  # fmt: skip
@@ -199,6 +203,10 @@ class DetectorBlock:
         chosen = [c for c, is_sparse in zip(order, sparse, strict=True) if is_sparse]
         return dense, chosen, given.tolist()
 
+    def write_coverage(self, path: Path) -> None:
+        """Writes the counters (builds with coverage)."""
+        self._block.write_coverage(path)
+
     def close(self) -> None:
         self._block.close()
 
@@ -209,9 +217,13 @@ class DetectorBench:
     SMALL = DetectorGeometry(width=4, channels=16, layers=4, count_width=12)
 
     def __init__(
-        self, own_dir: Path | None = None, plusargs: str = "", before: tuple[Path, ...] = ()
+        self,
+        own_dir: Path | None = None,
+        plusargs: str = "",
+        before: tuple[Path, ...] = (),
+        coverage: bool = False,
     ) -> None:
-        self.block = DetectorBlock(self.SMALL, own_dir, plusargs, before)
+        self.block = DetectorBlock(self.SMALL, own_dir, plusargs, before, coverage)
 
     def check(self, model: DetectorReference, seed: int, layers: int = 120) -> tuple[str, int]:
         """(what differs first, or nothing; channels that were tagged)."""
@@ -229,6 +241,12 @@ class DetectorBench:
                 least = int(zeros[rng.integers(channels)]) + int(rng.integers(0, 2))
             else:
                 least = model.theta_count(float(rng.choice([0, 0.1, 0.3, 0.5, 1, 1.01])), pixels)
+            if turn == 7:  # the largest picture: a channel of zeros, one without, one of both
+                channels, pixels = 3, (1 << self.SMALL.count_width) - 1
+                codes = np.stack([np.zeros(pixels), np.full(pixels, 15), np.arange(pixels) % 16]).astype(
+                    np.uint8
+                )
+                zeros, least = (codes == 0).sum(1), pixels
             words = channels * -(-pixels // self.SMALL.width)
             late = rng.random(2 * words) < 0.4 if turn % 4 == 3 else None
             if turn % 10 == 9 and not self.block.cut(rng):

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ditto_cosim.bench.increments import line, measure_increments
+from ditto_cosim.bench import codes, increments
 from ditto_cosim.bench.memory import run_bytes
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.process import keep_memory
@@ -38,13 +38,17 @@ run met."""
 
 def measure(quick: bool = False) -> dict[str, Any]:
     """Seconds of a step and ratios to fp32, for the 35.7 M configuration and every model that ships; `icc` is what a slot of an
-    increment costs (`increments.py`)."""
+    increment costs (`increments.py`), `sq_dm` what a code of SQ-DM's costs (`codes.py`)."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     keep_memory()  # as a device process does; PyTorch's steps profit as well
     names = [] if quick else [m.name for m in zoo.models().values() if m.weights is not None]
     repeats = 1 if quick else 3
     rows = {name: _one(name, repeats) for name in ["ddpm", *names]}
-    return {**rows, "icc": measure_increments(_steps, repeats)}
+    return {
+        **rows,
+        "icc": increments.measure_increments(_steps, repeats),
+        "sq_dm": codes.measure_codes(_steps, repeats),
+    }
 
 
 def _one(name: str, repeats: int) -> dict[str, float]:
@@ -164,8 +168,8 @@ def _ignore(*_: Any) -> None:
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """One row a model, and a line of increments."""
-    rows = {name: row for name, row in figures.items() if name != "icc"}
+    """One row a model, and a line each of increments and of codes."""
+    rows = {name: row for name, row in figures.items() if name not in ("icc", "sq_dm")}
     lines = [
         f"{'one step':18}"
         + "".join(f"{way + ' s':>12}" for way in WAYS)
@@ -185,5 +189,5 @@ def table(figures: Mapping[str, Any]) -> str:
         "peak memory of a run ÷ (weights + temporal state): "
         + ", ".join(f"{b} {first[f'{b}_memory_over_weights_and_state']:.2f}" for b in BACKENDS)
     )
-    lines.append(line(figures["icc"]))
+    lines += [increments.line(figures["icc"]), codes.line(figures["sq_dm"])]
     return "\n".join(lines)

@@ -92,7 +92,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "ditto rtl test --seconds 60",
     ),
     "rtl wave": ('ditto rtl wave --case "$CASE"',),
-    "rtl coverage": ("ditto rtl coverage",),
+    "rtl coverage": ("ditto rtl coverage", "ditto rtl coverage --of sq_dm"),
     "rtl lint": ("ditto rtl lint",),
     "rtl synth": ("ditto rtl synth", "ditto rtl synth --chip tiny --clock"),
     "rtl replay": ("ditto rtl replay runs/demo --step 3 --layer conv_in --row 17",),

@@ -24,7 +24,7 @@ from ditto_cosim.cli.output import emit
 from ditto_cosim.protocol.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from ditto_cosim.sim_harness.array_regression import ArrayReport
+    from ditto_cosim.sim_harness.array_regression import ArrayMismatch, ArrayReport
     from ditto_cosim.sim_harness.regression import Mismatch, Report
 
 app = typer.Typer(
@@ -312,15 +312,11 @@ def _arrays_json(report: ArrayReport) -> dict[str, Any]:
         "channels": report.channels,
         "complete": report.complete,
         "directed": report.directed,
-        "mismatches": [
-            {"what": m.what, "case": m.case.text if m.case else None, "row": m.row, "element": m.element,
-             "expected": m.expected, "got": m.got, "detail": m.detail, "command": m.command}
-            for m in report.mismatches
-        ],
+        "mismatches": [_mismatch_json(m) for m in report.mismatches],
         "coverage": report.share,
         "coverage_missed": report.missed,
         "seconds": round(report.seconds, 1),
-    }  # fmt: skip
+    }
 
 
 def _print_arrays(report: ArrayReport) -> None:
@@ -382,10 +378,10 @@ def _recorded(path: Path | None, model: Any) -> Any:
     return run
 
 
-def _mismatch_json(mismatch: Mismatch) -> dict[str, Any]:
+def _mismatch_json(mismatch: Mismatch | ArrayMismatch) -> dict[str, Any]:
     return {
         "what": mismatch.what,
-        "case": mismatch.case.text,
+        "case": mismatch.case.text if mismatch.case else None,
         "row": mismatch.row,
         "element": mismatch.element,
         "expected": mismatch.expected,
@@ -463,6 +459,7 @@ def wave(
 
 @app.command()
 def coverage(
+    of: Annotated[str, typer.Option(help="tile: Ditto's; sq_dm: SQ-DM's arrays and detector.")] = "tile",
     seconds: Annotated[float, typer.Option(help="How long to run.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of the random cases.")] = 0,
     rtl_dir: RtlDir = None,
@@ -472,17 +469,28 @@ def coverage(
     """Line, toggle and functional coverage of the regression's cases."""
     from ditto_cosim.sim_harness import coverage as measured
 
+    if of not in ("tile", "sq_dm"):
+        fail(f"--of {of}: expected one of tile, sq_dm")
+    if of == "sq_dm" and contract:
+        fail("--contract is about Ditto's lane; --of sq_dm has none")
+    report: Report | ArrayReport
     with one_sentence():
-        own_rtl(rtl_dir, list(measured.COVERAGE_SETS))
-        lines, toggles, report = measured.measure(LaneReference(contract), seconds, seed, rtl_dir)
+        if of == "tile":
+            own_rtl(rtl_dir, list(measured.COVERAGE_SETS))
+            lines, toggles, report = measured.measure(LaneReference(contract), seconds, seed, rtl_dir)
+            functional = report.functional.share, report.functional.missed
+        else:
+            lines, toggles, report = measured.measure_arrays(block_reference(), seconds, seed, rtl_dir)
+            functional = report.share, report.missed
     values = {
+        "of": of,
         "lines": lines.share,
         "lines_missed": lines.missed,
         "toggles": toggles.share,
         "toggles_missed": toggles.missed,
         "toggles_excused": toggles.excused,
-        "functional": report.functional.share,
-        "functional_missed": report.functional.missed,
+        "functional": functional[0],
+        "functional_missed": functional[1],
         "rows": report.rows,
         "seed": seed,
         "mismatches": [_mismatch_json(m) for m in report.mismatches],
@@ -496,8 +504,8 @@ def coverage(
     typer.echo(
         f"toggles     {toggles.share:7.2%} of {toggles.total} ({toggles.excused} more excused, by name)"
     )
-    typer.echo(f"functional  {report.functional.share:7.2%}   over {report.rows} rows, seed {seed}")
-    for missed in (*lines.missed, *toggles.missed, *report.functional.missed):
+    typer.echo(f"functional  {functional[0]:7.2%}   over {report.rows} rows, seed {seed}")
+    for missed in (*lines.missed, *toggles.missed, *functional[1]):
         typer.echo(f"  not covered: {missed}")
     raise typer.Exit(1 if report.mismatches else 0)
 

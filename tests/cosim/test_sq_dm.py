@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from diffusers import HeunDiscreteScheduler
 
+from ditto_cosim import accelerated
 from ditto_cosim.device.backends.base import has_arrays
 from ditto_cosim.device.backends.model import ModelBackend
 from ditto_cosim.device.backends.rtl_detector import RtlDetector
@@ -20,11 +23,14 @@ from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.pricing.cost import PricingError
 from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
 from ditto_cosim.device.timing.hetero import Detector, LiveTags
+from ditto_cosim.host.pipeline.bare import BarePipeline
+from ditto_cosim.host.pipeline.models import load_model
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.program import Command
 from ditto_cosim.protocol.record import RunRecord, RunWriter, StepRecord
 from ditto_cosim.sim_harness.detector import DetectorGeometry
+from ditto_cosim.study.edm import heun_evaluations
 from support.relu_denoiser import STEPS, Ran, compiled, design, info, machine_for, run
 
 ARRAYS: dict[str, dict[str, Any]] = {
@@ -269,3 +275,47 @@ def test_channel_first_fetches_a_4_bit_layers_operands_twice() -> None:
             assert more == program.values[command.operands[2]].elements // 2
         else:
             assert more == 0
+
+
+@pytest.mark.parametrize("tags", ["carried", pytest.param("fresh", marks=pytest.mark.long)])
+def test_heun_s_evaluations_are_steps_of_the_device_each_with_tags_of_its_own(
+    tags: str, tmp_path: Path
+) -> None:
+    """Two Heun steps are three evaluations: the corrector's tags are counted anew, and what is carried on is the evaluation's
+    before, not the step's."""
+    model = load_model("fashion-ddpm-relu")
+    scheduler = HeunDiscreteScheduler.from_config(model.pipe.scheduler.config)
+    heun = tmp_path / "heun.toml"
+    heun.write_text(f'extends = "sq_dm"\n[hetero]\ntags = "{tags}"\n')
+    with accelerated(
+        BarePipeline(unet=model.pipe.unet, scheduler=scheduler), backend="model", chip="tiny", design=heun,
+        scales=model.scales, verify=True, snr_steps=(0, 1, 2), directory=tmp_path / "run",
+    ) as pipe:  # fmt: skip
+        pipe(num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent")
+        generation = pipe.unet.finish()
+    assert generation.verdict is not None
+    assert generation.verdict.bit_identical
+    assert sorted(generation.verdict.snr_by_step) == [0, 1, 2]  # above the floor, or the run had ended
+    record = RunRecord(tmp_path / "run")
+    evaluations = [record[i] for i in range(len(record))]
+    assert len(evaluations) == heun_evaluations(2) == len(scheduler.timesteps)
+    at = [float(t) for t in scheduler.timesteps]
+    assert at[0] > at[1] == at[2]
+    columns = RecordColumns.load(record)
+    price = price_run(columns, load_chip("tiny"), load_design(str(heun)))
+    assert price.step_cycles.tolist() == [e.charged_cycles for e in evaluations]
+    changed = np.zeros(2, np.int64)
+    for layer, command in enumerate(columns.program.layers):
+        if command.attrs.get("format") != "uint4":
+            continue
+        works = [e.layers[layer].works["original"][0].channels for e in evaluations]
+        counts, held = (
+            np.array([w[0] for w in works if w is not None]),
+            [w[2] for w in works if w is not None],
+        )
+        pixels = columns.program.values[command.operands[0]].elements // counts.shape[1]
+        recount = (pixels - counts.astype(np.int64)) * 10 >= 3 * pixels
+        expected = recount if tags == "fresh" else [np.zeros(counts.shape[1], bool), *recount[:-1]]
+        assert np.array_equal(held, expected)
+        changed += (recount[1:] != recount[:-1]).sum(1)
+    assert changed.all()  # also between the corrector and the step behind it, at the same noise

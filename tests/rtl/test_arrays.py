@@ -288,6 +288,17 @@ def test_regression_kills_nearly_all_mutants_of_the_arrays() -> None:
 
 
 @pytest.mark.long
+def test_coverage_of_the_arrays_reaches_its_goals() -> None:
+    from ditto_cosim.sim_harness.coverage import measure_arrays
+
+    lines, toggles, report = measure_arrays(SumReference(), 60)
+    assert not report.mismatches
+    assert lines.share >= 0.98, lines.missed
+    assert toggles.share >= 0.95, toggles.missed
+    assert not report.missed
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(ARRAY_SETS))
 def test_rtl_equals_contract_in_a_soak(name: str) -> None:
     report = run_array_regression(SumReference(), seconds=60, seed=7, names=[name])
