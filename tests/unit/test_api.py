@@ -123,7 +123,7 @@ def test_api_design_with_arrays_takes_block_scaled_layers() -> None:
 
 def test_generation_energy_is_the_record_s_price(generation: ShownGeneration, tmp_path: Path) -> None:
     energy = generation.energy
-    assert set(energy) == {"compute", "encode", "vector", "defo", "sram", "dram"}
+    assert set(energy) == {"compute", "encode", "vector", "defo", "sram", "dram", "lane_memory", "leakage"}
     traffic = sum(sum(r.traffic_bytes.values()) for r in generation.reports)
     moved = energy["dram"] / (8 * 3.9)  # HBM2: 3.9 pJ a bit
     assert moved == pytest.approx(round(moved))
