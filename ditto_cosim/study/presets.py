@@ -43,7 +43,7 @@ TURNS: Mapping[str, Turn] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class MovedClaim:
     """One claim of which a preset changes the figure."""
 
     id: str
@@ -62,7 +62,7 @@ class Price:
     base: Preset
     changes: dict[str, Any]
     """Fields of the chip, as in its TOML file."""
-    claims: tuple[Moved, ...]
+    claims: tuple[MovedClaim, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def price_of(name: str, before: Evaluation, after: Evaluation) -> Price:
     """`before` is the preset that it starts from."""
     turn, chip = TURNS[name], turned_chip(name)
     moved = [
-        Moved(was.id, was.ours_paper, now.ours_paper, was.verdict, now.verdict)
+        MovedClaim(was.id, was.ours_paper, now.ours_paper, was.verdict, now.verdict)
         for was, now in zip(judge(before, before), judge(after, after), strict=True)
         if was.ours_paper != now.ours_paper and was.id not in NOT_PRICED
     ]
