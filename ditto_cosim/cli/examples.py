@@ -59,7 +59,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "ditto sweep runs/demo --on ray://10.0.0.7:10001 --json",
     ),
     "export": ("ditto export runs/demo --dram dramsim3 --topology scalesim -o traces",),
-    "paper": ("ditto paper", "ditto paper --json"),
+    "paper": ("ditto paper", "ditto paper --json", "ditto paper --presets"),
     "diff": ("ditto diff runs/a runs/b", "ditto diff runs/a runs/b --tolerance 0.02 --json"),
     "trace": (
         "ditto trace runs/demo --pixel 30,30",
@@ -70,6 +70,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "ditto study icc",
         "ditto study icc --record runs/full --record runs/icc --json",
         "ditto study icc --measure --pictures 16",
+    ),
+    "study measured": (
+        "ditto study measured",
+        "ditto study measured --measure --model fashion-dit --seed 1 -o measured.json",
     ),
     "study one_axis": (
         "ditto study one_axis -o axis.html",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ditto_cosim.device.pricing.contracts import MakeMemory
     from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime
     from ditto_cosim.device.pricing.robust import Robustness
+    from ditto_cosim.study.presets import Turned
 
 RunArgument = Annotated[Path, typer.Argument(help="Directory that `ditto generate` wrote")]
 ChipOption = Annotated[str, typer.Option("--chip", help="Preset or TOML file; the run's own by default")]
@@ -361,6 +362,14 @@ def paper(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the figures into this directory")
     ] = None,
+    presets: Annotated[
+        bool,
+        typer.Option(
+            "--presets",
+            help="Also: assumptions turned so that C33, C34, C35 may hold, with the price in the other claims; Defo by its"
+            " counters' unit (C22, C41). Twice the time",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Every claim of the paper: published, ours under the presets `paper` and `tlm`, deviation, verdict, why."""
@@ -370,9 +379,11 @@ def paper(
     from ditto_cosim.protocol.record import RunRecord
     from ditto_cosim.study.claims import judge, null_test
     from ditto_cosim.study.evaluation import evaluate_all, evaluate_record
+    from ditto_cosim.study.presets import price_presets
 
     with ProcessPoolExecutor(2) as pool:
         by_preset = evaluate_all(pool.map)
+        turned = price_presets(pool.map, by_preset) if presets else None
     measured = evaluate_record(RecordColumns.load(RunRecord(record))) if record is not None else None
     verdicts = judge(by_preset["paper"], by_preset["tlm"], measured)
     null = null_test(by_preset["paper"], by_preset["tlm"])
@@ -386,7 +397,8 @@ def paper(
         drawn = [str(path) for evaluation in by_preset.values() for path in draw(evaluation, output)]
     if as_json:
         claims = [asdict(v) for v in verdicts]
-        emit("paper", {"claims": claims, "verdicts": counts, "null_test": null, "figures": drawn})
+        more = {} if turned is None else asdict(turned)
+        emit("paper", {"claims": claims, "verdicts": counts, "null_test": null, "figures": drawn, **more})
         return
     for v in verdicts:
         deviation = "" if v.deviation is None else f"{v.deviation:+.1%}"
@@ -400,8 +412,30 @@ def paper(
         f"null test, every design equal to its baseline: {null['reproduced']} of {len(null['claims'])} graded claims would read"
         f" reproduced, {null['near']} near"
     )
+    if turned is not None:
+        _print_presets(turned)
     for path in drawn:
         print(f"figure: {path}")
+
+
+def _print_presets(turned: Turned) -> None:
+    for price in turned.presets:
+        changes = ", ".join(f"{key} {value}" for key, value in price.changes.items())
+        print(
+            f"\npreset {price.name} turns {price.turns}: {price.base} with {changes}, frozen for all claims"
+        )
+        for moved in price.claims:
+            kept = moved.verdict_before == moved.verdict_after
+            verdict = moved.verdict_after if kept else f"{moved.verdict_before} → {moved.verdict_after}"
+            print(f"  {moved.id} {verdict:<24} {moved.before}  →  {moved.after}")
+    _print_table(
+        ["Defo's counters count", "2^u", "accuracy (C22)", "back (C41)", "Latte back", "saturated", "ties", "cycles"],
+        [
+            [f"{r['preset']} {r['design']}", str(r["unit_log2"]), f"{r['accuracy']:.1%}", f"{r['back']:.1%}",
+             f"{r['latte_back']:.1%}", str(r["saturated"]), str(r["ties"]), f"{r['cycles']:,}"]
+            for r in turned.counter_units
+        ],
+    )  # fmt: skip
 
 
 # --- shared -------------------------------------------------------------------------------------------------

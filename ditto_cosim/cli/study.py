@@ -15,6 +15,7 @@ import typer
 
 from ditto_cosim.cli.output import emit
 from ditto_cosim.cli.study_icc import icc
+from ditto_cosim.cli.study_measured import measured
 from ditto_cosim.cli.study_one_axis import one_axis
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def _studies() -> None:
 
 
 app.command("icc")(icc)
+app.command("measured")(measured)
 app.command("one_axis")(one_axis)
 
 

@@ -31,6 +31,7 @@ from typing import Any, Literal, get_args
 
 from ditto_cosim.device.timing.defo import ENTRIES
 from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.study import measured as shipped
 from ditto_cosim.study.evaluation import Evaluation, bops, mean
 from ditto_cosim.study.workloads import WORKLOADS, workload_program
 
@@ -134,7 +135,7 @@ def judge(paper: Evaluation, tlm: Evaluation, measured: Evaluation | None = None
                 published=claim.published,
                 ours_paper=shown[0],
                 ours_tlm=shown[1],
-                ours_measured=shown[2],
+                ours_measured="; ".join(filter(None, (shown[2], shipped.shown(claim.id)))),
                 deviation=deviation,
                 verdict=claim.given or grade,
                 why=claim.why,

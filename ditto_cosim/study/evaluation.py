@@ -28,7 +28,7 @@ from typing import Literal
 
 import numpy as np
 
-from ditto_cosim.device.chips import load_chip
+from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.pricing.cost import Shares
 from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, price_run
@@ -130,7 +130,7 @@ def evaluate(preset: Preset, only: Sequence[str] | None = None) -> Evaluation:
     """Prices every workload under every design of the figures."""
     runs, drifting = {}, {}
     for name in only or WORKLOADS:
-        runs[name] = _steady(name, preset)
+        runs[name] = price_steady(name, [load_chip(CHIP_OF[preset])])[0]
         drifting[name] = _drifting(name, preset)
     return Evaluation(preset, runs, drifting, PUBLISHED, naive_traffic())
 
@@ -147,6 +147,12 @@ def evaluate_all(mapped: Callable[..., Iterable[Evaluation]] = map) -> dict[Pres
     return merged
 
 
+def evaluate_on(chip: Chip, preset: Preset, only: Sequence[str] | None = None) -> Evaluation:
+    """Another chip in the place of a preset's, without the drifting benchmark."""
+    runs = {name: price_steady(name, [chip])[0] for name in only or WORKLOADS}
+    return Evaluation(preset, runs, {}, PUBLISHED, naive_traffic())
+
+
 def evaluate_record(columns: RecordColumns) -> Evaluation:
     """A recorded run in the place of the seven workloads, under the `paper` preset; nothing in it is published."""
     chip = load_chip(CHIP_OF["paper"])
@@ -154,11 +160,16 @@ def evaluate_record(columns: RecordColumns) -> Evaluation:
     return Evaluation("paper", runs, {}, columns.shares())
 
 
-def _steady(name: str, preset: Preset) -> dict[str, RunTime]:
-    chip, workload = load_chip(CHIP_OF[preset]), WORKLOADS[name]
-    columns = _columns(name, chip.geometry.k_max, 3, False)
-    weights = np.array([1, 1, workload.steps - 2], np.int64)
-    return {design: price_run(columns, chip, load_design(design), weights) for design in DESIGNS}
+def price_steady(
+    name: str, chips: Sequence[Chip], designs: Sequence[str] = DESIGNS
+) -> list[dict[str, RunTime]]:
+    """One workload on chips of one `k_max`: two first steps, and one that stands for the rest."""
+    columns = _columns(name, chips[0].geometry.k_max, 3, False)
+    weights = np.array([1, 1, WORKLOADS[name].steps - 2], np.int64)
+    return [
+        {design: price_run(columns, chip, load_design(design), weights) for design in designs}
+        for chip in chips
+    ]
 
 
 def _drifting(name: str, preset: Preset) -> dict[str, RunTime]:

@@ -11,11 +11,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.pricing.cost import Shares
+from ditto_cosim.host.zoo import models
 from ditto_cosim.protocol.record import layer_work
 from ditto_cosim.study import icc
 from ditto_cosim.study.claims import NUMBERS, Number, claims, judge, null_test
-from ditto_cosim.study.evaluation import Evaluation, bops, evaluate, naive_traffic
+from ditto_cosim.study.evaluation import CHIP_OF, Evaluation, bops, evaluate, evaluate_on, naive_traffic
+from ditto_cosim.study.measured import MEASURED_OF, kept, row_of
+from ditto_cosim.study.presets import TURNS, counter_units, price_of, turned_chip
 from ditto_cosim.study.shares_search import closest_shares, misses
 from ditto_cosim.study.synthetic import PUBLISHED
 from ditto_cosim.study.workloads import WORKLOADS, workload_program
@@ -72,7 +76,7 @@ def test_verdicts_follow_the_deviation(small: tuple[Evaluation, Evaluation]) -> 
             good, fair = (0.10, 0.25) if effect else (0.05, 0.10)
             assert v.verdict == ("reproduced" if size <= good else "near" if size <= fair else "failed")
         assert v.why
-        assert v.ours_measured == ""
+        assert bool(v.ours_measured) == (v.id in MEASURED_OF)
 
 
 def test_a_judged_claim_can_fail(small: tuple[Evaluation, Evaluation]) -> None:
@@ -91,6 +95,44 @@ def test_nothing_is_reproduced_when_no_design_does_anything(small: tuple[Evaluat
     assert {c["id"] for c in found["claims"]} == {
         i for i in NUMBERS if judged[i] in ("reproduced", "near", "failed") and i != "C23"
     }
+
+
+def test_a_preset_moves_the_claim_that_it_turns_and_shows_the_others(
+    small: tuple[Evaluation, Evaluation],
+) -> None:
+    """What stays on chip moves bytes (C35), and time and energy with them; figures of models and shares stay."""
+    base = replace(small[0], runs={"ddpm": small[0].runs["ddpm"]})
+    found = price_of("resident", base, evaluate_on(turned_chip("resident"), "paper", ["ddpm"]))
+    moved = {m.id for m in found.claims}
+    assert found.changes == {"policy": "resident"}
+    assert {TURNS["resident"].claim, "C27", "C31"} <= moved
+    assert not moved & {"C09", "C15", "C21", "C23", "C43"}
+    assert price_of("resident", base, base).claims == ()
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_a_preset_has_the_multipliers_of_the_one_it_starts_from(name: str) -> None:
+    chip, base = turned_chip(name), load_chip(CHIP_OF[TURNS[name].base])
+    assert chip.multipliers == base.multipliers
+    assert chip.timing == base.timing == TURNS[name].base
+
+
+def test_counters_saturate_when_fine_and_tie_when_coarse() -> None:
+    rows = [r for r in counter_units("paper", ("ddpm",)) if r["design"] == "ditto"]
+    ties, full = ([r[key] for r in rows] for key in ("ties", "saturated"))
+    assert full == sorted(full, reverse=True)
+    assert full[-1] == 0
+    assert ties[-1] > min(ties)
+
+
+def test_kept_measurements_name_their_command_and_are_of_models_that_ship() -> None:
+    assert all(row["model"] in models() and row["steps"] > 1 for row in kept())
+    assert len(kept()) >= 2
+    bits = {"temporal.twos4": 0.3, "activations.twos4": 0.75}
+    figures = {"steps": 5, "cosine": {"temporal": 0.9, "spatial": 0.5}, "range_ratio": {"temporal": 3.0}}
+    row = row_of("m", 0, {**figures, "relative_bit_operations": bits})
+    assert row["bops_saved"] == pytest.approx(0.6)
+    assert set(MEASURED_OF.values()) < row.keys()
 
 
 def test_effects_are_graded_not_ratios() -> None:
