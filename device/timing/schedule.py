@@ -194,14 +194,12 @@ def passes_numpy(plan: Schedule, chunk: I64, encode: I64, slots: Ints | None) ->
     lanes = plan.geometry.lanes
     deepest = ceil(max(plan.row_shares) / lanes)
     if slots is None:
-        per_row = -(-2 * chunk // SLOTS_PER_CYCLE)
-        row_cycles: Ints = np.broadcast_to(per_row, (deepest, 1, 1, 1, 1, len(chunk)))
-    else:
-        most = deepest * plan.geometry.blocks_max * int(encode[0] + chunk[0])
-        signed: Ints = slots.astype(np.int32 if most < 2**31 else np.int64)  # they are unsigned in a record
-        words: Ints = np.maximum((signed + (SLOTS_PER_CYCLE - 1)) // SLOTS_PER_CYCLE, 1)
-        words = np.ascontiguousarray(words.transpose(2, 0, 1))
-        row_cycles = np.concatenate([words, np.zeros_like(words[:1])])[_row_grid(plan)]
+        return _passes_alike(deepest, chunk, encode)
+    most = deepest * plan.geometry.blocks_max * int(encode[0] + chunk[0])
+    signed: Ints = slots.astype(np.int32 if most < 2**31 else np.int64)  # they are unsigned in a record
+    words: Ints = np.maximum((signed + (SLOTS_PER_CYCLE - 1)) // SLOTS_PER_CYCLE, 1)
+    words = np.ascontiguousarray(words.transpose(2, 0, 1))
+    row_cycles: Ints = np.concatenate([words, np.zeros_like(words[:1])])[_row_grid(plan)]
     # axes: rows of a lane, groups, row tiles, lanes, steps, chunks
     encode = encode.astype(row_cycles.dtype)
     on_pes = row_cycles.sum(axis=0, dtype=np.int64)
@@ -211,6 +209,22 @@ def passes_numpy(plan: Schedule, chunk: I64, encode: I64, slots: Ints | None) ->
         done = lane_cycles(row_cycles * blocks if blocks > 1 else row_cycles, encode)
         slowest = done.argmax(axis=2)[:, :, None]
         return done.max(axis=2), np.take_along_axis(on_pes, slowest, axis=2)[:, :, 0], encoded
+
+    return of_pass
+
+
+def _passes_alike(rows: int, chunk: I64, encode: I64) -> Passes:
+    """As `_passes`, of a lane whose rows all have two slots for every element: whichever is slower, PEs or encoder, sets the
+    pace, and the other is paid for once."""
+    per_row = -(-2 * chunk // SLOTS_PER_CYCLE)
+
+    def shaped(cycles: I64) -> I64:
+        return cycles[None, None, None]
+
+    def of_pass(blocks: int) -> tuple[I64, I64, I64]:
+        work = per_row * blocks
+        done = work + encode + (rows - 1) * np.maximum(work, encode)
+        return shaped(done), shaped(rows * per_row), shaped(rows * encode)
 
     return of_pass
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.timing import schedule as scheduling
 from ditto_cosim.device.timing.lane import tile_times, weight_load_cycles
-from ditto_cosim.device.timing.schedule import dense_cycles, resplit, schedule, work_cycles
+from ditto_cosim.device.timing.schedule import dense_cycles, lane_cycles, resplit, schedule, work_cycles
 from ditto_cosim.host.reference import lanes as golden
-from ditto_cosim.protocol.hardware import Geometry
+from ditto_cosim.protocol.hardware import SLOTS_PER_CYCLE, Geometry
 from ditto_cosim.protocol.record import Work, layer_work, split_k
 from ditto_cosim.study.workloads import workload_program
 
@@ -151,3 +151,14 @@ def test_schedule_a_second_bank_and_a_split_k_never_cost_a_layer_cycles(name: st
         assert banked <= 1.03 * alone
         assert split <= 1.03 * alone
         assert both <= 1.03 * min(banked, split)
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.lists(st.integers(1, 40), min_size=1, max_size=4))
+def test_rows_alike_take_what_the_recurrence_says(rows: int, blocks: int, chunks: list[int]) -> None:
+    chunk = np.array(chunks, np.int64)
+    encode = -(-chunk // 8) + 1
+    per_row = -(-2 * chunk // SLOTS_PER_CYCLE)
+    done, on_pes, encoded = scheduling._passes_alike(rows, chunk, encode)(blocks)
+    assert (done == lane_cycles(np.tile(per_row * blocks, (rows, 1)), encode)).all()
+    assert (on_pes == rows * per_row).all()
+    assert (encoded == rows * encode).all()
