@@ -113,6 +113,7 @@ class RecordColumns:
                     at.append(i)
                     kept.append(made)
         self.met = [{m: Met(tuple(at), tuple(made)) for m, (at, made) in layer.items()} for layer in found]
+        self._possible: dict[Mode, Bools] = {}
         self._stacks: dict[bytes, tuple[Stack, ...]] = {}
         self._lanes: dict[tuple[object, ...], LaneColumns] = {}
         self._matrices: dict[tuple[object, ...], I64] = {}
@@ -139,11 +140,14 @@ class RecordColumns:
 
     def possible(self, mode: Mode) -> Bools:
         """[steps, layers]: whether the record knows what the mode would have met."""
-        known = np.zeros(self.ran.shape, bool)
-        for layer, modes in enumerate(self.met):
-            if mode in modes:
-                known[list(modes[mode].at), layer] = True
-        return known
+        if mode not in self._possible:
+            known = np.zeros(self.ran.shape, bool)
+            for layer, modes in enumerate(self.met):
+                if mode in modes:
+                    known[list(modes[mode].at), layer] = True
+            known.flags.writeable = False
+            self._possible[mode] = known
+        return self._possible[mode]
 
     def running(self, step_class: StepClass) -> I64:
         """Rows of the record that are steps of a class."""

@@ -4,7 +4,8 @@
 Contract
     A layer's works run one after another. A work's groups, rows and column blocks (C columns each) are cut over a grid of
     tiles (`schedule`), and its chunks of K (`split_k`) too where the chip has adders for the parts (`split_k = "tiles"`) and
-    that is expected to be faster, the adding included. A tile takes its assignments one after another. An assignment is one
+    that is expected to be faster, the adding included. The grid is one bank's whatever there are, so that a second bank only
+    ever hides: how much does not follow from shapes. A tile takes its assignments one after another. An assignment is one
     group, a range of rows, a range of chunks and at most `n_max` columns; row r of it goes to lane r mod R. Per assignment
     and chunk the tile
         loads weights   chunk × blocks cycles (two banks: hidden behind the previous chunk's rows, except the first)
@@ -125,8 +126,7 @@ def schedule(geometry: Geometry, tiles: int, work: Work, adders: int = 0) -> Sch
     blocks, chunks = -(-n // geometry.columns), len(split_k(work.k, geometry.k_max))
     best: tuple[float, int, int, int, int, int] | None = None
     for k_tiles in _divisions(chunks, tiles if adders else 1):
-        parts = -(-chunks // k_tiles)
-        k_share = parts / chunks
+        k_share = -(-chunks // k_tiles) / chunks
         adding = (k_tiles - 1) * groups * rows * n / (adders * work.k) if adders else 0.0
         for group_tiles in _divisions(groups, tiles // k_tiles):
             for column_tiles in _divisions(blocks, tiles // (k_tiles * group_tiles)):
@@ -136,13 +136,7 @@ def schedule(geometry: Geometry, tiles: int, work: Work, adders: int = 0) -> Sch
                 block_share = -(-blocks // column_tiles)
                 passes = -(-block_share * geometry.columns // geometry.n_max)
                 run = row_share * max(block_share * _TYPICAL_ROW, passes / geometry.encode_width)
-                load = float(block_share)
-                waited = load
-                if (
-                    geometry.weight_banks == 2
-                ):  # the first chunk's weights are waited for, what follows hides behind rows
-                    waited = (load + max(load - run, 0) * (parts - 1)) / parts
-                time = (run + waited) * -(-groups // group_tiles)
+                time = (run + block_share) * -(-groups // group_tiles)
                 used = group_tiles * k_tiles * row_tiles * column_tiles
                 key = (time * k_share + adding, used, k_tiles, group_tiles, column_tiles, row_tiles)
                 best = key if best is None or key < best else best
@@ -180,7 +174,7 @@ encoder works; [groups, row tiles, steps, chunks] each."""
 def _passes(plan: Schedule, chunk: I64, encode: I64, slots: Ints | None) -> Passes:
     """A tile's passes over rows with these slots [steps, chunks, groups × rows]; None: two for every element."""
     compiled = kernels()
-    if compiled is None or slots is None or slots.dtype != np.uint16:
+    if compiled is None or slots is None or (slots.dtype != np.uint16 and slots.max(initial=0) > 0xFFFF):
         return passes_numpy(plan, chunk, encode, slots)
     native, counts = compiled, slots.astype(np.uint16, copy=False)
     edges, lanes = _row_edges(plan), plan.geometry.lanes
@@ -194,14 +188,12 @@ def passes_numpy(plan: Schedule, chunk: I64, encode: I64, slots: Ints | None) ->
     lanes = plan.geometry.lanes
     deepest = ceil(max(plan.row_shares) / lanes)
     if slots is None:
-        per_row = -(-2 * chunk // SLOTS_PER_CYCLE)
-        row_cycles: Ints = np.broadcast_to(per_row, (deepest, 1, 1, 1, 1, len(chunk)))
-    else:
-        most = deepest * plan.geometry.blocks_max * int(encode[0] + chunk[0])
-        signed: Ints = slots.astype(np.int32 if most < 2**31 else np.int64)  # they are unsigned in a record
-        words: Ints = np.maximum((signed + (SLOTS_PER_CYCLE - 1)) // SLOTS_PER_CYCLE, 1)
-        words = np.ascontiguousarray(words.transpose(2, 0, 1))
-        row_cycles = np.concatenate([words, np.zeros_like(words[:1])])[_row_grid(plan)]
+        return _passes_alike(deepest, chunk, encode)
+    most = deepest * plan.geometry.blocks_max * int(encode[0] + chunk[0])
+    signed: Ints = slots.astype(np.int32 if most < 2**31 else np.int64)  # they are unsigned in a record
+    words: Ints = np.maximum((signed + (SLOTS_PER_CYCLE - 1)) // SLOTS_PER_CYCLE, 1)
+    words = np.ascontiguousarray(words.transpose(2, 0, 1))
+    row_cycles: Ints = np.concatenate([words, np.zeros_like(words[:1])])[_row_grid(plan)]
     # axes: rows of a lane, groups, row tiles, lanes, steps, chunks
     encode = encode.astype(row_cycles.dtype)
     on_pes = row_cycles.sum(axis=0, dtype=np.int64)
@@ -211,6 +203,22 @@ def passes_numpy(plan: Schedule, chunk: I64, encode: I64, slots: Ints | None) ->
         done = lane_cycles(row_cycles * blocks if blocks > 1 else row_cycles, encode)
         slowest = done.argmax(axis=2)[:, :, None]
         return done.max(axis=2), np.take_along_axis(on_pes, slowest, axis=2)[:, :, 0], encoded
+
+    return of_pass
+
+
+def _passes_alike(rows: int, chunk: I64, encode: I64) -> Passes:
+    """As `_passes`, of a lane whose rows all have two slots for every element: whichever is slower, PEs or encoder, sets the
+    pace, and the other is paid for once."""
+    per_row = -(-2 * chunk // SLOTS_PER_CYCLE)
+
+    def shaped(cycles: I64) -> I64:
+        return cycles[None, None, None]
+
+    def of_pass(blocks: int) -> tuple[I64, I64, I64]:
+        work = per_row * blocks
+        done = work + encode + (rows - 1) * np.maximum(work, encode)
+        return shaped(done), shaped(rows * per_row), shaped(rows * encode)
 
     return of_pass
 

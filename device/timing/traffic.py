@@ -163,6 +163,7 @@ def _groups(
     starts = [i for i, c in enumerate(program.commands) if c.is_layer]
     edges = list(pairwise([0, *starts, len(program.commands)]))
     home, root, readers = _homes(program, edges)
+    recalled = {v for c in program.commands if c.op == "recall" for v in c.results}
     sizes = {root.get(v, v): nbytes for v, nbytes in sizes.items()}
     leaves = {root.get(v, v) for v in program.outputs.values()}
     made: list[list[int]] = [[] for _ in edges]
@@ -174,7 +175,7 @@ def _groups(
     for g, (first, last) in enumerate(edges):
         commands = program.commands[first:last]
         layer = commands[0] if commands and commands[0].is_layer else None
-        reads = _reads(program, commands, set(made[g]), root, constants, sizes)
+        reads = _reads(program, commands, set(made[g]), root, constants, recalled, sizes)
         leaving = [v for v in made[g] if v in leaves or readers.get(v, set()) - {g}]
         writes = [
             Transfer(v, "output", sizes.get(v, program.values[v].nbytes))
@@ -253,10 +254,10 @@ def _reads(
     own: set[int],
     root: Mapping[int, int],
     constants: set[int],
+    recalled: set[int],
     sizes: Mapping[int, int],
 ) -> list[Transfer]:
     found: dict[int, Transfer] = {}
-    recalled = {v for c in program.commands if c.op == "recall" for v in c.results}
     for command in commands:
         for at, value in enumerate(command.operands):
             source = root.get(value, value)

@@ -373,17 +373,19 @@ def paper(
     as_json: AsJson = False,
 ) -> None:
     """Every claim of the paper: published, ours under the presets `paper` and `tlm`, deviation, verdict, why."""
-    from concurrent.futures import ProcessPoolExecutor
-
     from ditto_cosim.device.pricing.recorded import RecordColumns
     from ditto_cosim.protocol.record import RunRecord
     from ditto_cosim.study.claims import judge, null_test
     from ditto_cosim.study.evaluation import evaluate_all, evaluate_record
     from ditto_cosim.study.presets import price_presets
 
-    with ProcessPoolExecutor(2) as pool:
-        by_preset = evaluate_all(pool.map)
-        turned = price_presets(pool.map, by_preset) if presets else None
+    by_preset = evaluate_all()
+    turned = None
+    if presets:
+        from concurrent.futures import ProcessPoolExecutor
+
+        with ProcessPoolExecutor(2) as pool:
+            turned = price_presets(pool.map, by_preset)
     measured = evaluate_record(RecordColumns.load(RunRecord(record))) if record is not None else None
     verdicts = judge(by_preset["paper"], by_preset["tlm"], measured)
     null = null_test(by_preset["paper"], by_preset["tlm"])

@@ -81,7 +81,7 @@ def price_presets(mapped: Callable[..., Iterable[Any]], by_preset: Mapping[Prese
 
 
 def turned_chip(name: str) -> Chip:
-    file = resources.files("ditto_cosim.study").joinpath("presets").joinpath(f"{name}.toml")
+    file = resources.files("ditto_cosim.study").joinpath("turns").joinpath(f"{name}.toml")
     with resources.as_file(file) as path:
         return load_chip(path)
 

@@ -17,11 +17,13 @@ What it does not do: values. Nothing here can generate a picture.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import numpy as np
 
 from ditto_cosim.device.pricing.cost import Shares
-from ditto_cosim.protocol.hardware import Mode
+from ditto_cosim.device.timing.traffic import ByDigest
+from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import LayerRecord, StepRecord, SubOp, Work, layer_work, split_k
 
@@ -52,10 +54,11 @@ def synthetic_step(
     rng = np.random.default_rng([seed, step])
     records = []
     made: dict[tuple[Work, Mode], SubOp] = {}
+    of_layers = _works(ByDigest(program))
     for layer in range(len(program.layers)):
         works: dict[Mode, tuple[SubOp, ...]] = {}
         for mode in ("original", "spatial", "temporal") if step else ("original", "spatial"):
-            wanted = layer_work(program, layer, mode)
+            wanted = of_layers[layer][mode]
             for work in wanted:
                 if (work, mode) not in made:
                     factor = drift(step, work) if drift is not None and mode == "temporal" else 1.0
@@ -63,6 +66,13 @@ def synthetic_step(
             works[mode] = tuple(made[work, mode] for work in wanted)
         records.append(LayerRecord(layer, "temporal" if step else "original", False, works))
     return StepRecord(step, tuple(records))
+
+
+@lru_cache(maxsize=4)
+def _works(key: ByDigest) -> tuple[Mapping[Mode, tuple[Work, ...]], ...]:
+    """By layer, for all steps."""
+    program = key.program
+    return tuple({mode: layer_work(program, i, mode) for mode in MODES} for i in range(len(program.layers)))
 
 
 def _subop(

@@ -73,8 +73,7 @@ def grid_of(geometry: Geometry, tiles: int, work: Work, adders: int) -> BlockGri
                 most_blocks = _up(blocks, by_block)
                 passes = _up(most_blocks * geometry.columns, geometry.n_max)
                 run = share * max(most_blocks * TYPICAL_ROW, passes / geometry.encode_width)
-                load = float(most_blocks)
-                time = max(run, load) if geometry.weight_banks == 2 else run + load
+                time = run + most_blocks  # the weights' load, whether a second bank will hide it or not
                 time = time * _up(work.groups, by_group) * (_up(chunks, by_chunk) / chunks) + adding
                 used = by_chunk * by_group * by_row * by_block
                 candidates.append((time, used, by_chunk, by_group, by_block, by_row))

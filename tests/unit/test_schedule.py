@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ditto_cosim.device.chips import load_chip
+from ditto_cosim.device.chips import SplitK, load_chip
+from ditto_cosim.device.designs.base import load_design
+from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
 from ditto_cosim.device.timing import schedule as scheduling
 from ditto_cosim.device.timing.lane import tile_times, weight_load_cycles
-from ditto_cosim.device.timing.schedule import dense_cycles, resplit, schedule, work_cycles
+from ditto_cosim.device.timing.schedule import dense_cycles, lane_cycles, resplit, schedule, work_cycles
 from ditto_cosim.host.reference import lanes as golden
-from ditto_cosim.protocol.hardware import Geometry
-from ditto_cosim.protocol.record import Work, layer_work, split_k
+from ditto_cosim.protocol.hardware import SLOTS_PER_CYCLE, Geometry
+from ditto_cosim.protocol.record import RunInfo, Work, layer_work, split_k
+from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
 from ditto_cosim.study.workloads import workload_program
 
 SMALL = Geometry(lanes=2, columns=4, encode_width=4, k_max=16, n_max=8)
@@ -138,7 +141,8 @@ def test_resplit_keeps_every_row_total(chunks: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("name", ["ddpm", "dit"])
 def test_schedule_a_second_bank_and_a_split_k_never_cost_a_layer_cycles(name: str) -> None:
-    """Beyond the anomaly that docs/timing.md states, 3 %: the grid is chosen before anything is known of the rows."""
+    """A bank never; a split not beyond what docs/timing.md states, 3 %, and 7 % where a bank had hidden the loads that it saves:
+    the grid is chosen before anything is known of the rows."""
     program, chip = workload_program(name), load_chip("paper_twin")
     one, two = (replace(chip.geometry, weight_banks=banks) for banks in (1, 2))
     met = {w for layer in range(len(program.layers)) for w in layer_work(program, layer, "original")}
@@ -148,6 +152,62 @@ def test_schedule_a_second_bank_and_a_split_k_never_cost_a_layer_cycles(name: st
             for adders in (0, chip.vector_lanes)
             for geometry in (one, two)
         )
-        assert banked <= 1.03 * alone
+        assert banked <= alone
         assert split <= 1.03 * alone
-        assert both <= 1.03 * min(banked, split)
+        assert both <= split
+        assert both <= 1.07 * banked
+
+
+@given(works, st.integers(1, 9), adder_counts, st.floats(0, 2), st.integers(0, 99))
+def test_a_second_bank_never_costs_the_lanes_cycles(
+    work: Work, tiles: int, adders: int, density: float, seed: int
+) -> None:
+    lengths = np.array(split_k(work.k, BANKED.k_max))[:, None]
+    share = density * np.random.default_rng(seed).random((len(lengths), work.groups * work.rows))
+    slots = np.minimum(np.rint(lengths * share), 2 * lengths).astype(np.uint16)[None]
+    for counted in (None, slots):
+        one, two = (
+            int(work_cycles(geometry, tiles, work, counted, adders).total[0])
+            for geometry in (replace(BANKED, weight_banks=1), BANKED)
+        )
+        assert two <= one
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ddpm",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("bed", "chur", "img", "sdm", "dit", "latte")
+        ),
+    ],
+)
+def test_a_second_bank_and_a_split_k_never_cost_a_run_cycles(name: str) -> None:
+    """Whole steps through the engine, an original and a temporal one; beyond the anomaly of who comes first, 3 %."""
+    program, chip = workload_program(name), load_chip("paper_twin")
+    info = RunInfo(program.to_dict(), name, "", "", "", "synthetic", "twos4", 2, 0, chip.geometry.k_max)
+    steps = [synthetic_step(program, step, PUBLISHED, chip.geometry.k_max) for step in range(2)]
+    columns, found = RecordColumns(program, info, steps), {}
+    for split in get_args(SplitK):
+        for banks in (1, 2):
+            asked = replace(chip, split_k=split, geometry=replace(chip.geometry, weight_banks=banks))
+            found[split, banks] = price_run(columns, asked, load_design("ds"), judge=False).step_cycles
+    for less, more in (
+        (("tile", 1), ("tile", 2)),
+        (("tiles", 1), ("tiles", 2)),
+        (("tile", 1), ("tiles", 1)),
+        (("tile", 2), ("tiles", 2)),
+    ):
+        assert (found[more] <= 1.03 * found[less]).all(), (less, more, found)
+
+
+@given(st.integers(1, 9), st.integers(1, 4), st.lists(st.integers(1, 40), min_size=1, max_size=4))
+def test_rows_alike_take_what_the_recurrence_says(rows: int, blocks: int, chunks: list[int]) -> None:
+    chunk = np.array(chunks, np.int64)
+    encode = -(-chunk // 8) + 1
+    per_row = -(-2 * chunk // SLOTS_PER_CYCLE)
+    done, on_pes, encoded = scheduling._passes_alike(rows, chunk, encode)(blocks)
+    assert (done == lane_cycles(np.tile(per_row * blocks, (rows, 1)), encode)).all()
+    assert (on_pes == rows * per_row).all()
+    assert (encoded == rows * encode).all()
