@@ -177,7 +177,10 @@ def test_a_second_bank_never_costs_the_lanes_cycles(
     "name",
     [
         "ddpm",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("bed", "chur", "img", "sdm", "dit", "latte")),
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("bed", "chur", "img", "sdm", "dit", "latte")
+        ),
     ],
 )
 def test_a_second_bank_and_a_split_k_never_cost_a_run_cycles(name: str) -> None:
