@@ -127,9 +127,18 @@ class Pricer:
 
     def cost(self, group: Group, mode: Mode, keeps_state: bool) -> GroupCost:
         """What a group moves and what the vector unit does, the same in every step."""
-        key = group.index, mode, keeps_state
+        key = group.index, mode, keeps_state, False
         if key not in self._costs:
             self._costs[key] = self._cost(group, mode, keeps_state)
+        return self._costs[key]
+
+    def _cost_alone(self, group: Group, mode: Mode) -> GroupCost:
+        """Of a group with nobody before it; state is written in temporal mode alone."""
+        keeps_state = mode == "temporal"
+        key = group.index, mode, keeps_state, True
+        if key not in self._costs:
+            beside = self.cost(group, mode, keeps_state)
+            self._costs[key] = replace(beside, group=replace(group, index=0, producer=None))
         return self._costs[key]
 
     @property
@@ -242,10 +251,7 @@ class Pricer:
     def alone(self, groups: Sequence[Group], mode: Mode, lanes: LaneColumns) -> I64:
         """Cycles of groups with nobody beside them and their operands at hand, [steps, groups] as the lanes: what oracles
         compare, who know a layer but not its neighbours. State is written in temporal mode alone."""
-        costs = [
-            replace(self.cost(g, mode, mode == "temporal"), group=replace(g, index=0, producer=None))
-            for g in groups
-        ]
+        costs = [self._cost_alone(g, mode) for g in groups]
         shape = lanes.total.shape
         chosen = np.broadcast_to(np.arange(len(groups)), shape).reshape(-1, 1)
         each = LaneColumns(*(column.reshape(-1, 1) for column in lanes.columns))
@@ -271,8 +277,8 @@ def _costs_of(
     sign_mask: bool,
     hetero: TwoArrays | None,
     keeps_nothing: bool,
-) -> dict[tuple[int, Mode, bool], GroupCost]:
-    """The same for pricers whose groups move the same bytes: what a cost depends on."""
+) -> dict[tuple[int, Mode, bool, bool], GroupCost]:
+    """The same for pricers whose groups move the same bytes: what a cost depends on. The last of a key: by itself."""
     return {}
 
 
