@@ -132,27 +132,29 @@ class BlockBackend(Backend, Protocol):
     ) -> BlockProducts: ...
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenBack:
+    """A layer's input as a sparsity detector sees it, and what the run says of it."""
+
+    layer: str
+    codes: I8
+    """[channels, pixels]."""
+    least: int
+    """Zero codes from which on a channel is sparse."""
+    counted: Tags
+    """[channels]: the tags that these codes have."""
+    nonzero: I64
+    """[channels]: their codes other than 0."""
+    listed: Tags | None
+    """[channels]: the tags that the step runs with; None: they come from another step."""
+    update: bool
+    """Whether the tags are stored."""
+
+
 class DetectingBackend(Backend, Protocol):
-    """A backend with a sparsity detector of its own: it is shown every layer's input, and refuses tags that are not its own.
+    """A backend with a sparsity detector of its own: it is shown every layer's input, and refuses tags that are not its own."""
 
-    codes    [channels, pixels]  as they are written back
-    least    zero codes from which on a channel is sparse
-    counted  [channels]          the tags that these codes have
-    nonzero  [channels]          their codes other than 0
-    listed   [channels]          the tags that the step runs with; None: they come from another step
-    update   whether they are stored
-    """
-
-    def hold_tags(
-        self,
-        layer: str,
-        codes: I8,
-        least: int,
-        counted: Tags,
-        nonzero: I64,
-        listed: Tags | None,
-        update: bool,
-    ) -> None: ...
+    def hold_tags(self, written: WrittenBack) -> None: ...
 
 
 def check_blocks(a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags) -> None:

@@ -18,7 +18,6 @@ import numpy as np
 from ditto_cosim.device.backends.base import (
     I8,
     I32,
-    I64,
     Backend,
     BlockBackend,
     BlockProducts,
@@ -26,6 +25,7 @@ from ditto_cosim.device.backends.base import (
     Gemm,
     GemmResult,
     Tags,
+    WrittenBack,
     has_detector,
 )
 from ditto_cosim.protocol.errors import BackendError
@@ -64,19 +64,10 @@ class MixedBackend:
         """A block product has no layer's name: the base computes it."""
         return cast(BlockBackend, self._base).block_gemm(a, a_scales, w, w_scales, channel, sparse)
 
-    def hold_tags(
-        self,
-        layer: str,
-        codes: I8,
-        least: int,
-        counted: Tags,
-        nonzero: I64,
-        listed: Tags | None,
-        update: bool,
-    ) -> None:
+    def hold_tags(self, written: WrittenBack) -> None:
         for part in self.parts:
             if has_detector(part):
-                part.hold_tags(layer, codes, least, counted, nonzero, listed, update)
+                part.hold_tags(written)
 
     def gemm(self, job: Gemm) -> GemmResult:
         return (self._chosen if job.name in self._names else self._base).gemm(job)
@@ -125,19 +116,10 @@ class CheckedBackend:
         self._compare(what, "codes other than 0", "channel", first.nonzero, second.nonzero)
         return first
 
-    def hold_tags(
-        self,
-        layer: str,
-        codes: I8,
-        least: int,
-        counted: Tags,
-        nonzero: I64,
-        listed: Tags | None,
-        update: bool,
-    ) -> None:
+    def hold_tags(self, written: WrittenBack) -> None:
         for part in self.parts:
             if has_detector(part):
-                part.hold_tags(layer, codes, least, counted, nonzero, listed, update)
+                part.hold_tags(written)
 
     def _compare(self, job: Gemm | str, what: str, axes: str, first: np.ndarray, second: np.ndarray) -> None:
         if first.shape != second.shape:

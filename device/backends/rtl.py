@@ -20,7 +20,17 @@ from itertools import groupby, pairwise
 
 import numpy as np
 
-from ditto_cosim.device.backends.base import I8, I32, I64, BlockProducts, Codes, Gemm, GemmResult, Tags
+from ditto_cosim.device.backends.base import (
+    I8,
+    I32,
+    I64,
+    BlockProducts,
+    Codes,
+    Gemm,
+    GemmResult,
+    Tags,
+    WrittenBack,
+)
 from ditto_cosim.device.backends.hetero import HeteroTile
 from ditto_cosim.device.backends.rtl_detector import RtlDetector
 from ditto_cosim.device.chips import Chip
@@ -123,20 +133,11 @@ class RtlBackend:
             self._arrays = HeteroTile(self.geometry, self._tiles * self.geometry.lanes, self._options)
         return self._arrays.block_gemm(a, a_scales, w, w_scales, channel, sparse)
 
-    def hold_tags(
-        self,
-        layer: str,
-        codes: I8,
-        least: int,
-        counted: Tags,
-        nonzero: I64,
-        listed: Tags | None,
-        update: bool,
-    ) -> None:
+    def hold_tags(self, written: WrittenBack) -> None:
         """Against the Verilated detector."""
         if self._detector is None:
             self._detector = RtlDetector(self._options)
-        self._detector.hold_tags(layer, codes, least, counted, nonzero, listed, update)
+        self._detector.hold_tags(written)
 
     def close(self) -> None:
         self._helpers.shutdown()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ditto_cosim.device.backends.base import I8, I64, Tags
+from ditto_cosim.device.backends.base import WrittenBack
 from ditto_cosim.device.timing.detector import tag_cycles
 from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.sim_harness.build import BuildOptions
@@ -42,44 +42,28 @@ class RtlDetector:
         self._blocks: list[DetectorBlock] = []
         self._layers: dict[str, _Seen] = {}
 
-    def hold_tags(
-        self,
-        layer: str,
-        codes: I8,
-        least: int,
-        counted: Tags,
-        nonzero: I64,
-        listed: Tags | None,
-        update: bool,
-    ) -> None:
-        """Writes `codes` [channels, pixels] back; `counted` are the tags of its zeros, `listed` those that the lists must give
-        (None: they are of another step), `update` whether the tags are stored."""
+    def hold_tags(self, written: WrittenBack) -> None:
+        """Writes the codes back; lists are compared once this process has stored the layer's tags."""
         try:
-            self._hold(layer, codes, least, counted, nonzero, listed, update)
+            self._hold(written)
         except (BuildError, HarnessError) as error:
-            raise BackendError(f"layer {layer!r}: detector: {error}") from error
+            raise BackendError(f"layer {written.layer!r}: detector: {error}") from error
 
-    def _hold(
-        self,
-        layer: str,
-        codes: I8,
-        least: int,
-        counted: Tags,
-        nonzero: I64,
-        listed: Tags | None,
-        update: bool,
-    ) -> None:
+    def _hold(self, written: WrittenBack) -> None:
+        layer, codes, listed = written.layer, written.codes, written.listed
         channels, pixels = codes.shape
         most = self._geometry.channels
         if channels > most:
             raise BackendError(f"layer {layer!r}: {channels} channels, the detector in RTL takes 1…{most}")
         seen = self._layers.setdefault(layer, _Seen(len(self._layers)))
         detector, place = self._at(seen.place)
-        got = detector.write_back((codes & 15).view(np.uint8), theta_count=least, layer=place, update=update)
+        got = detector.write_back(
+            (codes & 15).view(np.uint8), theta_count=written.least, layer=place, update=written.update
+        )
         due = tag_cycles(channels, pixels, self._geometry.width)
         for what, right, found in (
-            ("zero codes", pixels - nonzero, got.zeros),
-            ("tag (1: sparse)", counted, got.sparse),
+            ("zero codes", pixels - written.nonzero, got.zeros),
+            ("tag (1: sparse)", written.counted, got.sparse),
             ("cycle of its tag", due, got.cycles),
         ):
             if not np.array_equal(right, found):
@@ -92,7 +76,7 @@ class RtlDetector:
             raise BackendError(
                 f"layer {layer!r}: the detector in RTL made codes wait for {got.waited} cycles"
             )
-        seen.stored |= update
+        seen.stored |= written.update
         if listed is not None and seen.stored:
             dense, sparse, _ = detector.lists(place, channels)
             if dense != np.flatnonzero(~listed).tolist() or sparse != np.flatnonzero(listed).tolist():

@@ -11,7 +11,16 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from ditto_cosim.device.backends.base import I8, I32, I64, BlockProducts, Codes, Gemm, GemmResult, Tags
+from ditto_cosim.device.backends.base import (
+    I8,
+    I32,
+    BlockProducts,
+    Codes,
+    Gemm,
+    GemmResult,
+    Tags,
+    WrittenBack,
+)
 from ditto_cosim.device.backends.rtl import RtlBackend
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.protocol.hardware import GEOMETRIES
@@ -45,17 +54,8 @@ class RtlWideBackend:
         made = part.block_gemm(a, a_scales, w, w_scales, channel, sparse)
         return replace(made, dense_cycles=None, sparse_cycles=None)
 
-    def hold_tags(
-        self,
-        layer: str,
-        codes: I8,
-        least: int,
-        counted: Tags,
-        nonzero: I64,
-        listed: Tags | None,
-        update: bool,
-    ) -> None:
-        self._wide.hold_tags(layer, codes, least, counted, nonzero, listed, update)
+    def hold_tags(self, written: WrittenBack) -> None:
+        self._wide.hold_tags(written)
 
     def close(self) -> None:
         self._narrow.close()

@@ -12,7 +12,6 @@ from typing import cast
 from ditto_cosim.device.backends.base import (
     I8,
     I32,
-    I64,
     Backend,
     BlockBackend,
     BlockProducts,
@@ -20,6 +19,7 @@ from ditto_cosim.device.backends.base import (
     Gemm,
     GemmResult,
     Tags,
+    WrittenBack,
     facts_of,
     has_detector,
     totals_of,
@@ -54,20 +54,11 @@ class WatchedBackend:
         finally:
             self._tell(None)
 
-    def hold_tags(
-        self,
-        layer: str,
-        codes: I8,
-        least: int,
-        counted: Tags,
-        nonzero: I64,
-        listed: Tags | None,
-        update: bool,
-    ) -> None:
+    def hold_tags(self, written: WrittenBack) -> None:
         if has_detector(self.inner):
-            self._tell(Activity(f"layer {layer!r}, its tags", codes.size))
+            self._tell(Activity(f"layer {written.layer!r}, its tags", written.codes.size))
             try:
-                self.inner.hold_tags(layer, codes, least, counted, nonzero, listed, update)
+                self.inner.hold_tags(written)
             finally:
                 self._tell(None)
 

@@ -26,6 +26,7 @@ from ditto_cosim.device.backends.base import (
     DetectingBackend,
     Gemm,
     Tags,
+    WrittenBack,
     has_detector,
 )
 from ditto_cosim.device.execution.layers import Layer, Operands, Ran, Works
@@ -125,15 +126,9 @@ class BlockLayer(Layer):
         nonzero = self._nonzero(self.current[0])
         counted = self.pixels - nonzero >= detector.least(self.pixels)
         update = self.step % detector.interval == 0
-        backend.hold_tags(
-            self.command.name,
-            codes,
-            detector.least(self.pixels),
-            counted,
-            nonzero,
-            self.sparse if fresh else None,
-            update,
-        )
+        listed = self.sparse if fresh else None
+        name, least = self.command.name, detector.least(self.pixels)
+        backend.hold_tags(WrittenBack(name, codes, least, counted, nonzero, listed, update))
 
     def check(self, ran: Sequence[Ran], counts: Sequence[SubOp], backend: str) -> None:
         """Whether the arrays met the codes that their operands hold."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ditto_cosim.device.backends.base import WrittenBack
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host import zoo
 from ditto_cosim.host.compiler.calibrate import Calibrator
@@ -106,9 +107,9 @@ class _Watched:
             self._count(spent, int(np.count_nonzero(codes)), result.acc.shape[1])
         return result
 
-    def hold_tags(self, *operands: Any) -> None:
+    def hold_tags(self, written: WrittenBack) -> None:
         began = time.process_time()
-        self._hold_tags(*operands)
+        self._hold_tags(written)
         if self._counted:
             self.detector_seconds += time.process_time() - began
 

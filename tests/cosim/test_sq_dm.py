@@ -14,7 +14,7 @@ import torch
 from diffusers import HeunDiscreteScheduler
 
 from ditto_cosim import accelerated
-from ditto_cosim.device.backends.base import has_arrays
+from ditto_cosim.device.backends.base import WrittenBack, has_arrays
 from ditto_cosim.device.backends.model import ModelBackend
 from ditto_cosim.device.backends.rtl_detector import RtlDetector
 from ditto_cosim.device.chips import load_chip
@@ -194,9 +194,9 @@ def test_a_run_goes_by_the_tags_of_the_detector_in_rtl(
 ) -> None:
     held: list[str] = []
 
-    def hold(self: ModelBackend, layer: str, *rest: Any) -> None:
-        held.append(layer)
-        rtl_detector.hold_tags(layer, *rest)
+    def hold(self: ModelBackend, written: WrittenBack) -> None:
+        held.append(written.layer)
+        rtl_detector.hold_tags(written)
 
     monkeypatch.setattr(ModelBackend, "hold_tags", hold, raising=False)
     run(design(**changed))
@@ -207,7 +207,7 @@ def test_a_tag_that_the_detector_in_rtl_does_not_give_stops_the_run(
     rtl_detector: RtlDetector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        ModelBackend, "hold_tags", lambda self, *all: rtl_detector.hold_tags(*all), raising=False
+        ModelBackend, "hold_tags", lambda self, written: rtl_detector.hold_tags(written), raising=False
     )
     honest = LiveTags.of_step
 
@@ -225,10 +225,10 @@ def test_a_tag_that_the_detector_in_rtl_does_not_give_stops_the_run(
     monkeypatch.setattr(Detector, "least", lambda self, pixels: int(0.3 * pixels))  # rounded down, not up
     wrong = rtl_detector.hold_tags
 
-    def told(layer: str, codes: Any, least: int, *rest: Any) -> None:
-        wrong(layer, codes, least + 1, *rest)
+    def told(self: ModelBackend, written: WrittenBack) -> None:
+        wrong(replace(written, least=written.least + 1))
 
-    monkeypatch.setattr(ModelBackend, "hold_tags", lambda self, *all: told(*all), raising=False)
+    monkeypatch.setattr(ModelBackend, "hold_tags", told, raising=False)
     with pytest.raises(BackendError, match=r"detector in RTL, channel \d+: tag \(1: sparse\) 0, expected 1"):
         run(design())
 
