@@ -80,8 +80,6 @@ FORMATS: dict[BlockFormat, Format] = {
     "int4": Format("int4", -7, 7, 4),
     "mxint8": Format("mxint8", -127, 127, 8),
 }
-SCALE_BYTES = 1
-"""Of one block, in memory: E4M3, or an exponent of 8 bits."""
 
 
 def k_max(activations: BlockFormat, weights: BlockFormat) -> int:

@@ -3,7 +3,7 @@
 
 Interface
     TURNS                               name -> which claim it turns, and which of the two presets it starts from
-    turned(name) -> Evaluation          the seven workloads on `presets/<name>.toml`
+    turned(name) -> Evaluation          the seven workloads on `turns/<name>.toml`
     price_presets(map, by_preset) -> Turned     all of it, as `ditto paper --presets` shows it
     price_of(name, before, after) -> Price      every claim whose figure moves, before and after
     counter_units(preset) -> rows       Defo (C22, C41) by the unit that its counters count in

@@ -27,7 +27,7 @@ UNIT_COLOURS = {
     "encode": "#577590",
     "vector": "#8d6fa8",
     "defo": "#e9a03b",
-    "lane_memory": "#9fc5bd",
+    "lane memory": "#9fc5bd",
     "sram": "#7fb069",
     "dram": "#c8553d",
     "leakage": "#8f99a3",

@@ -20,7 +20,7 @@ def section(shown: Shown) -> Section | None:
     median = ordered[len(ordered) // 2].total_pj
     drawn = [d for d in ordered if d.total_pj <= SCALE_LIMIT * median]
     rows = [
-        {"design": d.title, "unit": unit, "mJ": pj / 1e9}
+        {"design": d.title, "unit": unit.replace("_", " "), "mJ": pj / 1e9}
         for d in drawn
         for unit, pj in d.energy_pj.items()
         if pj
@@ -39,7 +39,10 @@ def section(shown: Shown) -> Section | None:
         "energy",
         "Energy and area",
         {
-            "units": sorted(prices.own.energy_pj.items(), key=lambda item: -item[1]),
+            "units": sorted(
+                ((unit.replace("_", " "), pj) for unit, pj in prices.own.energy_pj.items()),
+                key=lambda u: -u[1],
+            ),
             "total": prices.own.total_pj,
             "left_out": [d.title for d in ordered if d not in drawn],
             "area": prices.area_mm2,
