@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import msgpack
 import msgspec
@@ -32,6 +32,15 @@ log = logging.getLogger("ditto.wire")
 _encoder = msgspec.msgpack.Encoder()
 SEAL_BYTES = 8
 _NOTHING = xxh3_64_digest(b"")[::-1]
+_Types = dict[str, type[Message]]
+
+
+def _by_name(union: Any) -> _Types:
+    """Looked up here: msgspec works a union out anew at every `convert`, which takes ten times as long as the message."""
+    return {cls.__struct_config__.tag: cls for cls in get_args(union)}
+
+
+_FROM_HOST, _FROM_DEVICE = _by_name(HostMessage), _by_name(DeviceMessage)
 
 
 def encode(message: Message, payload: Sequence[Buffer] = ()) -> Frames:
@@ -62,17 +71,17 @@ def _seal(payload: Sequence[Buffer]) -> bytes:
 
 def decode_host(frames: Sequence[Buffer], limits: Limits) -> HostMessage:
     """What a host sent; its payload is `frames[1:]`."""
-    message: HostMessage = _decode(frames, limits, HostMessage)
+    message: HostMessage = _decode(frames, limits, _FROM_HOST)
     return message
 
 
 def decode_device(frames: Sequence[Buffer], limits: Limits) -> DeviceMessage:
     """What a device sent; its payload is `frames[1:]`."""
-    message: DeviceMessage = _decode(frames, limits, DeviceMessage)
+    message: DeviceMessage = _decode(frames, limits, _FROM_DEVICE)
     return message
 
 
-def _decode(frames: Sequence[Buffer], limits: Limits, union: Any) -> Any:
+def _decode(frames: Sequence[Buffer], limits: Limits, types: _Types) -> Any:
     if not 1 <= len(frames) <= limits.frames:
         raise LimitError(f"message of {len(frames)} frames; 1 to {limits.frames} are accepted")
     for i, frame in enumerate(frames[1:], 1):
@@ -85,7 +94,7 @@ def _decode(frames: Sequence[Buffer], limits: Limits, union: Any) -> Any:
         raise DamagedError(
             "a message whose header does not match its seal: damaged on the way, or not of this protocol"
         )
-    message = _header(rest[SEAL_BYTES:], limits, union)
+    message = _header(rest[SEAL_BYTES:], limits, types)
     if len(frames) - 1 != message.frame_count:
         raise _damaged(message, f"carries {message.frame_count} frames, {len(frames) - 1} came")
     if rest[:SEAL_BYTES] != _seal(frames[1:]):
@@ -100,16 +109,18 @@ def _damaged(message: Any, how: str) -> DamagedError:
     return error
 
 
-def _header(data: Buffer, limits: Limits, union: Any) -> Any:
+def _header(data: Buffer, limits: Limits, types: _Types) -> Any:
     fields = unpack(data, limits.header_bytes, limits.depth, "header")
     if not isinstance(fields, dict):
         raise ProtocolError(f"header is a {type(fields).__name__}, expected a map with a 'type'")
+    name = fields.get("type", "no type")
     try:
-        message = msgspec.convert(fields, union, strict=True)
+        if not isinstance(name, str) or name not in types:
+            raise msgspec.ValidationError("there is no such message")
+        return msgspec.convert(fields, types[name], strict=True)
     except (msgspec.ValidationError, OverflowError) as error:
-        kind = str(fields.get("type", "no type"))[:40]
+        kind = str(name)[:40]
         raise ProtocolError(f"header of type {kind!r} is not of this protocol: {error}") from None
-    return message
 
 
 def _trace(way: str, message: Message, frames: int) -> None:

@@ -120,4 +120,4 @@ def test_planted_fault_is_found_within_two_hundred_worlds(
 @pytest.mark.parametrize("part", range(20))
 def test_hundred_thousand_worlds_give_what_they_must(part: int) -> None:
     for seed in range(1000 + part * 5000, 1000 + (part + 1) * 5000):
-        assert not simulate(seed).gave_up, seed
+        assert not simulate(seed, covers=False).gave_up, seed

@@ -711,15 +711,16 @@ class Outcome:
     events: Counter[str]
 
 
-def simulate(seed: int) -> Outcome:
-    """Runs one world to its end; raises AssertionError, naming the seed, if anything was not as it must be."""
+def simulate(seed: int, *, covers: bool = True) -> Outcome:
+    """Runs one world to its end; raises AssertionError, naming the seed, if anything was not as it must be. Without `covers`
+    nobody reads along, which is a quarter cheaper."""
     logging.disable(logging.CRITICAL)
     sim = Simulation(seed)
     try:
         with mock.patch.multiple(
             security, private_directory=lambda prefix: _SCRATCH / prefix, local_token=_no_token
         ):
-            return _Scenario(sim, seed).run()
+            return _Scenario(sim, seed, covers).run()
     except Exception as error:
         raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
     finally:
@@ -738,7 +739,7 @@ def _no_token(make: bool = False) -> str:
 class _Scenario:
     """Hosts, devices and what befalls them, as the seed draws it."""
 
-    def __init__(self, sim: Simulation, seed: int) -> None:
+    def __init__(self, sim: Simulation, seed: int, covers: bool) -> None:
         self._sim, self._seed, rng = sim, seed, sim.rng
         self.events: Counter[str] = Counter()
         self._devices: list[SimDeviceProcess] = []
@@ -752,7 +753,8 @@ class _Scenario:
         self._host_processes: dict[int, Process] = {}
         self._supervisors: list[LocalDevice] = []
         self._tracker = _Tracker()
-        sim.network.watch = self._tracker.saw
+        if covers:
+            sim.network.watch = self._tracker.saw
         sim.network.faults = rng.choice(
             (
                 Faults(),
