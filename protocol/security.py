@@ -62,7 +62,8 @@ def check_address(address: str, keys: Path | None) -> None:
     scheme, _, rest = address.partition("://")
     port = rest.rpartition(":")[2]
     fits = {
-        "ipc": 0 < len(rest.encode()) <= IPC_PATH_BYTES and rest not in ("*", "@"),
+        # A name that begins with @ is no file, so nobody owns it: any user could bind it, and any user connect.
+        "ipc": 0 < len(rest.encode()) <= IPC_PATH_BYTES and rest != "*" and not rest.startswith("@"),
         "tcp": bool(re.fullmatch(r"\S+:(\d+|\*)", rest)) and (port == "*" or int(port) < 65536),
     }
     if not fits.get(scheme, False) or not address.isprintable() or re.search(r"[,;\s]", address):
@@ -75,6 +76,17 @@ def check_address(address: str, keys: Path | None) -> None:
             f"address {address} can be reached from other machines, which takes keys on both sides. "
             "Make them with `ditto keys DIRECTORY`, then give --keys DIRECTORY."
         )
+
+
+def check_owner(address: str) -> None:
+    """Refuse an ipc address where the socket is another user's; root's is taken, and one that is yet to be made."""
+    path = Path(address.removeprefix("ipc://"))
+    with contextlib.suppress(OSError):
+        if address.startswith("ipc://") and path.stat().st_uid not in (0, os.geteuid()):
+            raise SecurityError(
+                f"cannot connect to {address}: a socket of another user is there. "
+                "A device on ipc serves the user that started it; between users it takes tcp and keys."
+            )
 
 
 @contextlib.contextmanager

@@ -358,7 +358,7 @@ class Front:
 
 def _first_limits(limits: m.Limits) -> m.Limits:
     """What is decoded of a host that has not greeted."""
-    return msgspec.structs.replace(limits, header_bytes=HELLO_BYTES, frames=1, depth=2)
+    return msgspec.structs.replace(limits, header_bytes=HELLO_BYTES, frames=1)
 
 
 def _key(frame: zmq.Frame) -> str:

@@ -95,6 +95,7 @@ class Link:
         world: World = REAL,
     ) -> None:
         security.check_address(address, keys)
+        security.check_owner(address)
         self.address = address
         self.limits = m.Limits()
         self.welcome: m.Welcome | None = None
@@ -305,6 +306,7 @@ class Link:
 
     def _welcomed(self, welcome: m.Welcome) -> None:
         try:
+            security.check_owner(self._connected)  # it may have come after the first look
             check_peer("device", welcome.protocol, welcome.package, welcome.parameters)
         except DittoError as error:
             self.fail(error)

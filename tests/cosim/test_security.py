@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import time
 from pathlib import Path
@@ -64,6 +65,7 @@ def test_reachable_addresses_need_keys(address: str, local: bool) -> None:
             "ipc:///tmp/a b",
             "ipc:///tmp/\x1b[31m",
             "ipc://*",
+            "ipc://@everybodys",
             "ipc://" + "x" * 99,
         ),
     ],
@@ -166,6 +168,20 @@ def test_path_that_is_not_a_dead_socket_of_ours_is_left_alone(tmp_path: Path) ->
         with running(f"ipc://{tmp_path}/d", tmp_path / "log") as second, connect(second.address):
             assert {p.name for p in tmp_path.glob("d*")} == {"d", "d.1"}
         assert not any(path.exists() for path in dead)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away takes root")
+def test_socket_of_somebody_else_is_told_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits at the path where the device used to be gets no weights; its owner would be root or this user."""
+    impostor = zmq.Context()
+    with impostor.socket(zmq.ROUTER) as waiting:
+        waiting.bind(f"ipc://{tmp_path}/d")
+        monkeypatch.setattr(security.os, "geteuid", lambda: 4711)
+        os.chown(tmp_path / "d", 4712, -1)
+        with pytest.raises(SecurityError, match="a socket of another user is there"):
+            connect(f"ipc://{tmp_path}/d")
+        assert not waiting.poll(300)
+    impostor.term()
 
 
 def test_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:

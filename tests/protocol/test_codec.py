@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any, get_args
 
@@ -107,7 +108,7 @@ def test_host_and_device_refuse_each_others_messages() -> None:
     [
         (b"", "not MessagePack"),
         (b"\xc1", "not MessagePack"),
-        (msgpack.packb([1, 2]), "expected a map"),
+        (msgpack.packb([1, 2]), "Expected `object`, got `array`"),
         (msgpack.packb({"type": "Ping"}), "token"),
         (msgpack.packb({"type": "Ping", "token": -1}), "token"),
         (msgpack.packb({"type": "Ping", "token": 2**64 - 1}), "token"),
@@ -115,15 +116,18 @@ def test_host_and_device_refuse_each_others_messages() -> None:
         (msgpack.packb({"type": "Ping", "token": "1"}), "token"),
         (msgpack.packb({"type": "Nope", "token": 1}), "Nope"),
         (msgpack.packb({"token": 1}), "type"),
-        (msgpack.packb({1: 2}), "not MessagePack"),
-        (msgpack.packb({"type": "Ping", "token": b"bytes"}), "not MessagePack"),
-        (msgpack.packb({"type": "Ping", "token": msgpack.ExtType(5, b"x")}), "not MessagePack"),
-        (msgpack.packb({"type": "Ping", "token": msgpack.Timestamp(1)}), "token|MessagePack"),
+        (msgpack.packb({1: 2}), "Expected `str`, got `int`"),
+        (msgpack.packb({"type": "Ping", "token": b"bytes"}), "token"),
+        (msgpack.packb({"type": "Ping", "token": msgpack.ExtType(5, b"x")}), "token"),
+        (msgpack.packb({"type": "Ping", "token": msgpack.Timestamp(1)}), "token"),
         (msgpack.packb({"type": "Ping", "token": 1}) + b"\x00", "not MessagePack"),
-        (b"\xdd\xff\xff\xff\xff", "not MessagePack"),
-        (b"\xdf\xff\xff\xff\xff\x01", "not MessagePack"),
-        (b"\xdb\xff\xff\xff\xff", "not MessagePack"),
-        (b"\x91" * 100_000, "not MessagePack"),
+        (b"\xdd\xff\xff\xff\xff", "Expected `object`, got `array`"),
+        (b"\xdf\xff\xff\xff\xff\x01", "Expected `str`, got `int`"),
+        (b"\xdb\xff\xff\xff\xff", "not MessagePack|of this protocol"),
+        (b"\x91" * 100_000, "Expected `object`, got `array`"),
+        (b"\x82\xa4type\xa4Ping\xa4more" + b"\x91" * 100_000, "not MessagePack"),
+        (b"\x82\xa4type\xa4Ping\xa5token\xa2\xff\xfe", "token|not MessagePack"),
+        (b"\x81\xa4type\xa2\xff\xfe", "of this protocol|not MessagePack"),
         (msgpack.packb({"type": "CloseRun", "run": "x" * 65, "seq": 1}), "run"),
         (msgpack.packb({"type": "CloseRun", "run": "", "seq": 1}), "run"),
         (
@@ -141,8 +145,8 @@ def test_limits_are_kept() -> None:
     deep: Any = 1
     for _ in range(20):
         deep = [deep]
-    with pytest.raises(LimitError, match="nested"):
-        codec.decode_host(codec.sealed(msgpack.packb({"type": "Ping", "token": 1, "more": deep})), LIMITS)
+    with pytest.raises(LimitError, match="program is nested"):
+        codec.decode_program(msgpack.packb(deep), LIMITS)
     with pytest.raises(LimitError, match="header has"):
         codec.decode_host([b"\x00" * (LIMITS.header_bytes + 1)], LIMITS)
     small = m.Limits(frame_bytes=10, frames=3)
@@ -153,6 +157,18 @@ def test_limits_are_kept() -> None:
         codec.decode_host([b"", b"", b"", b""], small)
     with pytest.raises(LimitError, match="0 frames"):
         codec.decode_host([], small)
+
+
+def test_what_no_field_asks_for_takes_no_memory() -> None:
+    """Four million lists that nobody wants would be 200 MB of objects."""
+    header = b"\x83\xa4type\xa4Ping\xa5token\x01\xa4more\xdd" + (4_000_000).to_bytes(4, "big") + b"\x90" * 4_000_000
+    frames: list[tensors.Buffer] = [memoryview(bytes(codec.sealed(header)[0]))]
+    tracemalloc.start()
+    try:
+        assert codec.decode_host(frames, LIMITS) == m.Ping(token=1)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_encode_refuses_frames_that_do_not_match() -> None:
