@@ -176,7 +176,7 @@ def test_socket_of_somebody_else_is_told_nothing(tmp_path: Path, monkeypatch: py
     impostor = zmq.Context()
     with impostor.socket(zmq.ROUTER) as waiting:
         waiting.bind(f"ipc://{tmp_path}/d")
-        monkeypatch.setattr(security.os, "geteuid", lambda: 4711)
+        monkeypatch.setattr(os, "geteuid", lambda: 4711)
         os.chown(tmp_path / "d", 4712, -1)
         with pytest.raises(SecurityError, match="a socket of another user is there"):
             connect(f"ipc://{tmp_path}/d")

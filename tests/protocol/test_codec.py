@@ -161,7 +161,11 @@ def test_limits_are_kept() -> None:
 
 def test_what_no_field_asks_for_takes_no_memory() -> None:
     """Four million lists that nobody wants would be 200 MB of objects."""
-    header = b"\x83\xa4type\xa4Ping\xa5token\x01\xa4more\xdd" + (4_000_000).to_bytes(4, "big") + b"\x90" * 4_000_000
+    header = (
+        b"\x83\xa4type\xa4Ping\xa5token\x01\xa4more\xdd"
+        + (4_000_000).to_bytes(4, "big")
+        + b"\x90" * 4_000_000
+    )
     frames: list[tensors.Buffer] = [memoryview(bytes(codec.sealed(header)[0]))]
     tracemalloc.start()
     try:
