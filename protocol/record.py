@@ -31,11 +31,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.protocol import shelf
-from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.protocol.errors import DittoError, IsaError
 from ditto_cosim.protocol.files import replacing, sweep, write_text
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.isa import Convolution
@@ -333,8 +334,9 @@ class RunInfo:
     @classmethod
     def from_dict(cls, data: Any, where: str) -> RunInfo:
         try:
-            return cls(**data)
-        except TypeError as error:
+            cls(**data)  # names
+            return msgspec.convert(data, cls)  # types
+        except (TypeError, msgspec.ValidationError) as error:
             raise RecordError(f"{where}: not a run's description ({error})") from None
 
 
@@ -391,7 +393,10 @@ class RunRecord:
             found = data.get("version") if isinstance(data, dict) else type(data).__name__
             raise RecordError(f"{path}: record version {found!r}, this program reads {RECORD_VERSION}")
         self.info = RunInfo.from_dict(data.get("info"), str(path))
-        self.program = Program.from_dict(self.info.program)
+        try:
+            self.program = Program.from_dict(self.info.program)
+        except IsaError as error:
+            raise RecordError(f"{path}: {error}") from None
         try:
             self.shelf = shelf.Shelf(directory)
         except ValueError as error:

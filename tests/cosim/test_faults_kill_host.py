@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,6 +94,32 @@ def test_run_killed_anywhere_and_resumed_is_the_same_run(place: Place, tmp_path:
             kills += 1
         assert contents(directory) == contents(place.calm)
         assert not list(directory.glob(f"{UNFINISHED}*"))
+
+
+@pytest.mark.parametrize(
+    ("job", "number", "says"),
+    [
+        ("generate", signal.SIGINT, "KeyboardInterrupt"),
+        pytest.param("generate", signal.SIGTERM, "", marks=pytest.mark.long),
+        pytest.param("generate_in_little_memory", 0, "MemoryError", marks=pytest.mark.long),
+        ("generate_on_a_full_disk", 0, "cannot be written"),
+    ],
+)
+def test_run_that_ends_for_another_reason_goes_on_too(
+    place: Place, tmp_path: Path, job: str, number: int, says: str
+) -> None:
+    """A signal that can be caught, no memory, no room."""
+    child = place.zygote.start(job, place.address, str(tmp_path), False)
+    if number:
+        while not (tmp_path / "step-0002.npz").exists():
+            time.sleep(0.001)
+        child.kill(signal.Signals(number))
+    assert child.wait() != 0
+    assert says in (told := place.zygote.log.read_text()[-3000:]), told
+    assert 2 <= whole_so_far(tmp_path) < 8
+    assert RunRecord(tmp_path).interrupted
+    finished(place.zygote, "generate", place.address, str(tmp_path), True)
+    assert contents(tmp_path) == contents(place.calm)
 
 
 def test_killed_writers_leave_whole_files(place: Place, tmp_path: Path) -> None:

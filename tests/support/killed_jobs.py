@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,9 @@ STEPS = 8
 DENOISER, INPUTS, COMPILED = small()
 
 
-def generate(address: str, directory: str, resume: bool) -> None:
+def generate(
+    address: str, directory: str, resume: bool, on_step: Callable[[int], None] = lambda step: None
+) -> None:
     """A sampler whose every step depends on all before it; leaves record, outcome and picture."""
     settings = Settings(
         RunSpec(backend="model", chip="tiny", design="ditto"),
@@ -43,7 +48,8 @@ def generate(address: str, directory: str, resume: bool) -> None:
     with connect(address) as device:
         run = Run(device, COMPILED, settings, STEPS, settings.record)
         x = INPUTS[0]["sample"]
-        for _ in range(STEPS):
+        for step in range(STEPS):
+            on_step(step)
             (made,) = run.step({"sample": x}).values()
             x = 0.97 * x - 0.05 * torch.nn.functional.interpolate(made, x.shape[2:])
             x = x + 0.01 * torch.randn(x.shape, generator=noise)
@@ -53,6 +59,30 @@ def generate(address: str, directory: str, resume: bool) -> None:
         with replacing(Path(directory) / "picture.npy") as path:
             np.save(path, x.numpy())
         run.close({"cycles": run.seen.totals["cycles"], "checked": verdict.values_checked})
+
+
+def generate_in_little_memory(address: str, directory: str, resume: bool) -> None:
+    """The system grants a few more megabytes, and the pipeline takes more with every step."""
+    held = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (held + (200 << 20), resource.RLIM_INFINITY))
+    taken: list[bytes] = []
+    generate(address, directory, resume, lambda step: taken.append(bytes(64 << 20)))
+
+
+def generate_on_a_full_disk(address: str, directory: str, resume: bool) -> None:
+    """Behind the third step no file can be written, as far as the system goes with its limit on the length of files."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fill(step: int) -> None:
+        if step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+
+    try:
+        generate(address, directory, resume, fill)
+    finally:
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        )  # the log's
 
 
 def calibrate(path: str) -> None:

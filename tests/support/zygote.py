@@ -93,6 +93,9 @@ def _wait(pid: int, timeout_s: float) -> int:
 
 def _child(function: Any, arguments: list[Any], log: str) -> None:
     status = 1
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell starts what is in the background deaf to it
     try:
         output = os.open(log, os.O_WRONLY | os.O_APPEND)
         os.dup2(output, 1)

@@ -84,6 +84,32 @@ def test_hostile_description_is_a_sentence(tmp_path: Path, text: str) -> None:
         RunRecord(run)
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("program", "values", 0), [[1.5, 2], "f32"]),
+        (("program", "values", 0), [[1, 2], "\x1b[31m"]),
+        (("program", "commands"), None),
+        (("program",), []),
+        (("steps",), None),
+        (("seed",), "\x1b[31m"),
+        (("clock_hz",), 1.5),
+        (("extra",), "x"),
+        (("digests",), {"rtl": 3}),
+    ],
+)
+def test_hostile_run_is_a_sentence(tmp_path: Path, where: tuple[str | int, ...], value: object) -> None:
+    run = a_run(tmp_path / "run")
+    data = json.loads((run / "run.json").read_text())
+    within = data["info"]
+    for name in where[:-1]:
+        within = within[name]
+    within[where[-1]] = value
+    (run / "run.json").write_text(json.dumps(data))
+    with pytest.raises(RecordError, match=r"run\.json: [^\x1b]*$"):
+        RunRecord(run)
+
+
 def test_control_characters_reach_no_terminal() -> None:
     assert printable("a\x1b]0;evil\x07\x9b31m\u202eb\nc") == "a\\x1b]0;evil\\x07\\x9b31m\\u202eb\nc"
     error = revive("DeviceError", "\x1b[2J", "\x1b[31m")
