@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-import msgpack
 import msgspec
 from xxhash import xxh3_64, xxh3_64_digest
 
-from ditto_cosim.protocol.errors import DamagedError, LimitError, ProtocolError
+from ditto_cosim.protocol.errors import DamagedError, IsaError, LimitError, ProtocolError
 from ditto_cosim.protocol.messages import DeviceMessage, HostMessage, Limits, Message
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.tensors import Buffer
@@ -31,6 +30,8 @@ Frames = list[Buffer]
 log = logging.getLogger("ditto.wire")
 _encoder = msgspec.msgpack.Encoder()
 SEAL_BYTES = 8
+PROGRAM_PARTS = 100_000
+"""Most commands, and most values, of a program: ten times those of the largest model."""
 _NOTHING = xxh3_64_digest(b"")[::-1]
 _FROM_HOST = msgspec.msgpack.Decoder(HostMessage)
 _FROM_DEVICE = msgspec.msgpack.Decoder(DeviceMessage)
@@ -121,30 +122,48 @@ def _trace(way: str, message: Message, frames: int) -> None:
         log.debug("%s %s", way, name, extra={"fields": {"run": run, "seq": seq, "frames": frames}})
 
 
-def unpack(data: Buffer, limit_bytes: int, depth: int, what: str) -> Any:
-    """MessagePack of unknown origin: strings, numbers, lists and maps with string keys, nothing else."""
-    if (size := memoryview(data).nbytes) > limit_bytes:
-        raise LimitError(f"{what} has {size} bytes; up to {limit_bytes} are accepted")
-    try:
-        value = msgpack.unpackb(data, raw=False, strict_map_key=True, max_bin_len=0, max_ext_len=0)
-    except (ValueError, TypeError, OverflowError, msgpack.UnpackException, RecursionError) as error:
-        raise ProtocolError(f"{what} is not MessagePack ({type(error).__name__}: {error})") from None
-    _check_depth(value, depth, what)
-    return value
-
-
-def _check_depth(value: Any, depth: int, what: str) -> None:
-    if depth < 0:
-        raise LimitError(f"{what} is nested deeper than the limit")
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        if isinstance(inner, dict | list):
-            _check_depth(inner, depth - 1, what)
-
-
 def encode_program(program: Program) -> bytes:
     return _encoder.encode(program.to_dict())
 
 
+_MOST = msgspec.Meta(max_length=PROGRAM_PARTS)
+
+
+class _Command(msgspec.Struct, array_like=True):
+    op: str
+    name: str
+    operands: list[int]
+    results: list[int]
+    attrs: dict[str, bool | int | float | str | list[bool | int | float]]
+    when: str = ""
+
+
+class _Program(msgspec.Struct):
+    """The shape of `Program.to_dict()`, so that nothing else is ever built of what a stranger sends."""
+
+    values: Annotated[list[tuple[list[int], str]], _MOST]
+    inputs: Annotated[dict[str, int], _MOST]
+    static_inputs: Annotated[list[str], _MOST]
+    constants: Annotated[dict[str, int], _MOST]
+    outputs: Annotated[dict[str, int], _MOST]
+    commands: Annotated[list[_Command], _MOST]
+    skip_difference: Annotated[list[str], _MOST]
+    skip_summation: Annotated[list[str], _MOST]
+    period: int = 1
+
+
+_PROGRAM = msgspec.msgpack.Decoder(_Program)
+
+
 def decode_program(frame: Buffer, limits: Limits) -> Program:
     """A program that is safe to execute, or an `IsaError` that names the command."""
-    return Program.from_dict(unpack(frame, limits.program_bytes, limits.depth, "program"))
+    if (size := memoryview(frame).nbytes) > limits.program_bytes:
+        raise LimitError(f"program has {size} bytes; up to {limits.program_bytes} are accepted")
+    try:
+        sent = _PROGRAM.decode(frame)
+    except msgspec.ValidationError as error:
+        raise IsaError(f"program: malformed ({error})") from None
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise ProtocolError(f"program is not MessagePack ({type(error).__name__}: {error})") from None
+    commands = [msgspec.structs.astuple(command) for command in sent.commands]
+    return Program.from_dict({**msgspec.structs.asdict(sent), "commands": commands})

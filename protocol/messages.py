@@ -105,7 +105,7 @@ class Limits(_Part, frozen=True, kw_only=True):
     frames: Count = 4096
     """Most frames of one message."""
     depth: Count = 8
-    """Deepest nesting of a program."""
+    """Not looked at since 2.0: the types of its fields bound a header's nesting."""
     chunk_bytes: Count = 64 << 20
     """Bytes of constants that one PutTensors carries; a longer constant travels in pieces."""
     window_requests: Count = 64

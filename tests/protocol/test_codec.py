@@ -142,11 +142,6 @@ def test_header_that_is_no_message_is_refused_in_words(header: bytes, says: str)
 
 
 def test_limits_are_kept() -> None:
-    deep: Any = 1
-    for _ in range(20):
-        deep = [deep]
-    with pytest.raises(LimitError, match="program is nested"):
-        codec.decode_program(msgpack.packb(deep), LIMITS)
     with pytest.raises(LimitError, match="header has"):
         codec.decode_host([b"\x00" * (LIMITS.header_bytes + 1)], LIMITS)
     small = m.Limits(frame_bytes=10, frames=3)
@@ -262,7 +257,31 @@ def test_refused_peer_is_told_of_both_sides() -> None:
 
 
 def test_program_that_is_not_one_is_refused() -> None:
-    wrong: tuple[Any, ...] = ({}, {"values": 3}, [], {"values": [[["a"], "f32"]]})
+    wrong: tuple[Any, ...] = (
+        {},
+        {"values": 3},
+        [],
+        {"values": [[["a"], "f32"]]},
+        {"values": [[[1], "f32"]] * 100_001},
+    )
     for data in wrong:
         with pytest.raises(IsaError, match="program"):
             codec.decode_program(msgpack.packb(data), LIMITS)
+    for frame in (b"", b"\x81\xa4more" + b"\x91" * 100_000):
+        with pytest.raises(ProtocolError, match="not MessagePack"):
+            codec.decode_program(frame, LIMITS)
+    with pytest.raises(LimitError, match="program has"):
+        codec.decode_program(b"\x00" * 11, m.Limits(program_bytes=10))
+
+
+def test_program_of_rubbish_takes_no_memory() -> None:
+    """Four million lists under a name that a program has."""
+    count = 1 << 22
+    frame = memoryview(b"\x81\xa6values\xdd" + count.to_bytes(4, "big") + b"\x90" * count)
+    tracemalloc.start()
+    try:
+        with pytest.raises(IsaError, match="malformed"):
+            codec.decode_program(frame, LIMITS)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
