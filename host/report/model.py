@@ -11,8 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -181,7 +182,13 @@ class RunReport:
 
     @classmethod
     def from_json(cls, text: str) -> RunReport:
-        data = json.loads(text)
+        """The inverse of `to_json`, for text of unknown origin: anything malformed is a `ReportError`."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ReportError(f"report: not JSON ({error})") from None
+        if not isinstance(data, dict):
+            raise ReportError(f"report: a {type(data).__name__}, expected an object")
         version, modes = data.pop("version", None), data.pop("modes", None)
         data.pop("schema", None)
         if version != REPORT_VERSION or modes != list(MODES):
@@ -192,7 +199,12 @@ class RunReport:
         needed = {f.name for f in fields(cls) if f.default is MISSING}
         if wrong := (needed - data.keys()) | (data.keys() - known.keys()):
             raise ReportError(f"report: fields {', '.join(sorted(wrong))} are missing or unknown")
-        return cls(**{name: _typed(name, str(known[name]), value) for name, value in data.items()})
+        hints = get_type_hints(cls)
+        made = {name: _typed(name, str(known[name]), hints[name], value) for name, value in data.items()}
+        size = len(made["steps"]), len(made["names"])
+        if any(made[name].shape != size for name, kind in known.items() if kind == "I64"):
+            raise ReportError(f"report: figures of layers are not {size[0]} steps of {size[1]} layers")
+        return cls(**made)
 
 
 def load_report(directory: Path) -> RunReport:
@@ -204,7 +216,10 @@ def load_report(directory: Path) -> RunReport:
                 f"{directory}: no report yet, the run was interrupted after {why}; `ditto resume {directory}` goes on"
             )
         raise ReportError(f"{directory}: no report.json here; give the directory a run was written to")
-    return RunReport.from_json(path.read_text(encoding="utf-8"))
+    try:
+        return RunReport.from_json(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ReportError) as error:
+        raise ReportError(f"{path}: {error}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -217,15 +232,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _typed(name: str, annotation: str, value: Any) -> Any:
-    if annotation == "I64":
-        return np.array(value, np.int64)
-    if annotation.startswith("Mapping[str, I64"):
-        return {k: np.array(v, np.int64) for k, v in value.items()}
-    if name == "verdict":
-        return (
-            None if value is None else CheckSummary(**{**value, "not_checked": tuple(value["not_checked"])})
-        )
-    if name == "strip":
-        return tuple((int(step), str(path)) for step, path in value)
-    return tuple(value) if isinstance(value, list) else value
+def _typed(name: str, annotation: str, hint: Any, value: Any) -> Any:
+    try:
+        if annotation == "I64":
+            return np.array(value, np.int64)
+        if annotation.startswith("Mapping[str, I64"):
+            return {k: np.array(v, np.int64) for k, v in value.items()}
+        return msgspec.convert(value, hint)
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise ReportError(f"report: {name} cannot be read ({error})") from None

@@ -89,7 +89,9 @@ def test_device_is_the_same_after_hundreds_of_runs_and_a_million_hostile_message
             half.join()
         assert before is not None
         after = held(device)
-        print(f"{RUNS} runs, {2 * (MESSAGES // 2)} messages: {before} behind run {WARM_UP}, {after} at the end")
+        print(
+            f"{RUNS} runs, {2 * (MESSAGES // 2)} messages: {before} behind run {WARM_UP}, {after} at the end"
+        )
         assert after.memory_bytes - before.memory_bytes < 64 << 20, (before, after)
         assert after.descriptors <= before.descriptors + 8, (before, after)
         assert after.threads <= before.threads + 2, (before, after)

@@ -524,3 +524,30 @@ def test_report_works_in_a_browser(report: RunReport, tmp_path: Path) -> None:
         tab.reload()
         tab.wait_for_selector("dialog[open]")
         assert tab.inner_text("#layer-name") == "mid.attention.to_q"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("total_cycles", 1e400),
+        ("total_cycles", "\x1b[31m"),
+        ("model", None),
+        ("cycles", [[10**30]]),
+        ("cycles", [[1]]),
+        ("slots", 3),
+        ("unit_cycles", [1]),
+        ("verdict", {"bit_identical": "yes"}),
+        ("strip", [[1, 2]]),
+    ],
+)
+def test_hostile_report_is_a_sentence(report: RunReport, tmp_path: Path, name: str, value: object) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(json.loads(report.to_json()) | {name: value}))
+    with pytest.raises(ReportError, match=r"report\.json: report: [^\x1b]*$"):
+        load_report(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"", b"[" * 100_000, b"[]", b"\xff\xfe", b"null"])
+def test_file_that_is_no_report_is_a_sentence(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "report.json").write_bytes(text)
+    with pytest.raises(ReportError, match=r"report\.json: "):
+        load_report(tmp_path)
