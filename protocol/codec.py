@@ -22,7 +22,7 @@ from xxhash import xxh3_64, xxh3_64_digest
 
 from ditto_cosim.protocol.errors import DamagedError, IsaError, LimitError, ProtocolError
 from ditto_cosim.protocol.messages import DeviceMessage, HostMessage, Limits, Message
-from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.program import MAX_COMMANDS, MAX_VALUES, Program
 from ditto_cosim.protocol.tensors import Buffer
 
 Frames = list[Buffer]
@@ -30,8 +30,6 @@ Frames = list[Buffer]
 log = logging.getLogger("ditto.wire")
 _encoder = msgspec.msgpack.Encoder()
 SEAL_BYTES = 8
-PROGRAM_PARTS = 100_000
-"""Most commands, and most values, of a program: ten times those of the largest model."""
 _NOTHING = xxh3_64_digest(b"")[::-1]
 _FROM_HOST = msgspec.msgpack.Decoder(HostMessage)
 _FROM_DEVICE = msgspec.msgpack.Decoder(DeviceMessage)
@@ -126,7 +124,7 @@ def encode_program(program: Program) -> bytes:
     return _encoder.encode(program.to_dict())
 
 
-_MOST = msgspec.Meta(max_length=PROGRAM_PARTS)
+_MOST = msgspec.Meta(max_length=MAX_VALUES)
 
 
 class _Command(msgspec.Struct, array_like=True):
@@ -146,7 +144,7 @@ class _Program(msgspec.Struct):
     static_inputs: Annotated[list[str], _MOST]
     constants: Annotated[dict[str, int], _MOST]
     outputs: Annotated[dict[str, int], _MOST]
-    commands: Annotated[list[_Command], _MOST]
+    commands: Annotated[list[_Command], msgspec.Meta(max_length=MAX_COMMANDS)]
     skip_difference: Annotated[list[str], _MOST]
     skip_summation: Annotated[list[str], _MOST]
     period: int = 1

@@ -133,6 +133,8 @@ class Program:
             if command.name in names:
                 raise IsaError(f"{where}: its name is not unique")
             names.add(command.name)
+            if not command.name.isprintable():
+                raise IsaError(f"{where}: its name has characters that cannot be printed")
             if command.when not in ("", *(STEP_CLASSES if self.period > 1 else ())):
                 raise IsaError(
                     f"{where}: runs in {command.when!r} steps, which a period of {self.period} does not have"

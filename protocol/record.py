@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.protocol import shelf
-from ditto_cosim.protocol.errors import DittoError, IsaError
+from ditto_cosim.protocol.errors import DittoError, IsaError, printable
 from ditto_cosim.protocol.files import replacing, sweep, write_text
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.isa import Convolution
@@ -335,9 +335,17 @@ class RunInfo:
     def from_dict(cls, data: Any, where: str) -> RunInfo:
         try:
             cls(**data)  # names
-            return msgspec.convert(data, cls)  # types
+            info = msgspec.convert(data, cls)  # types
         except (TypeError, msgspec.ValidationError) as error:
             raise RecordError(f"{where}: not a run's description ({error})") from None
+        return replace(  # what terminals are given
+            info,
+            model=printable(info.model),
+            chip=printable(info.chip),
+            design=printable(info.design),
+            backend=printable(info.backend),
+            low_rule=printable(info.low_rule),
+        )
 
 
 class RunWriter:

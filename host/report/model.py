@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.protocol.errors import DittoError, printable
 from ditto_cosim.protocol.hardware import MODES
 from ditto_cosim.protocol.messages import LayerReport
 from ditto_cosim.protocol.record import RUN, RunRecord
@@ -184,7 +184,7 @@ class RunReport:
     def from_json(cls, text: str) -> RunReport:
         """The inverse of `to_json`, for text of unknown origin: anything malformed is a `ReportError`."""
         try:
-            data = json.loads(text)
+            data = _shown(json.loads(text))
         except (ValueError, RecursionError) as error:
             raise ReportError(f"report: not JSON ({error})") from None
         if not isinstance(data, dict):
@@ -220,6 +220,15 @@ def load_report(directory: Path) -> RunReport:
         return RunReport.from_json(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ReportError) as error:
         raise ReportError(f"{path}: {error}") from None
+
+
+def _shown(value: Any) -> Any:
+    """Strings as a terminal may be given them."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(k): _shown(v) for k, v in value.items()}
+    return [_shown(v) for v in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

@@ -262,7 +262,7 @@ def test_program_that_is_not_one_is_refused() -> None:
         {"values": 3},
         [],
         {"values": [[["a"], "f32"]]},
-        {"values": [[[1], "f32"]] * 100_001},
+        {"values": [[[1], "f32"]] * 262_145},
     )
     for data in wrong:
         with pytest.raises(IsaError, match="program"):

@@ -110,6 +110,20 @@ def test_hostile_run_is_a_sentence(tmp_path: Path, where: tuple[str | int, ...],
         RunRecord(run)
 
 
+def test_names_of_a_hostile_run_reach_no_terminal(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    data = json.loads((run / "run.json").read_text())
+    data["info"] |= dict.fromkeys(("model", "chip", "design", "backend", "low_rule"), "\x1b]0;evil\x07")
+    (run / "run.json").write_text(json.dumps(data))
+    info = RunRecord(run).info
+    assert (info.model, info.chip, info.design, info.backend) == ("\\x1b]0;evil\\x07",) * 4
+    relu = ["relu", "\x1b[31m", [0], [1], {}]
+    data["info"]["program"] |= {"values": [[[1], "f32"]] * 2, "commands": [relu]}
+    (run / "run.json").write_text(json.dumps(data))
+    with pytest.raises(RecordError, match="cannot be printed"):
+        RunRecord(run)
+
+
 def test_control_characters_reach_no_terminal() -> None:
     assert printable("a\x1b]0;evil\x07\x9b31m\u202eb\nc") == "a\\x1b]0;evil\\x07\\x9b31m\\u202eb\nc"
     error = revive("DeviceError", "\x1b[2J", "\x1b[31m")

@@ -551,3 +551,12 @@ def test_file_that_is_no_report_is_a_sentence(tmp_path: Path, text: bytes) -> No
     (tmp_path / "report.json").write_bytes(text)
     with pytest.raises(ReportError, match=r"report\.json: "):
         load_report(tmp_path)
+
+
+def test_strings_of_a_hostile_report_reach_no_terminal(report: RunReport, tmp_path: Path) -> None:
+    evil = "\x1b]0;evil\x07"
+    names = [evil + name for name in report.names]
+    data = json.loads(report.to_json()) | {"model": evil, "names": names, "versions": {evil: evil}}
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    found = load_report(tmp_path)
+    assert all(text.isprintable() for text in (found.model, *found.names, *found.versions))
