@@ -13,7 +13,7 @@ enum ArrayStatus : int32_t { kArrayOk = 0, kArrayStuck = 1, kArrayAssertion = 2,
 struct ArrayLayout {
   int64_t segments;
   const int32_t* counts;  // [segments]: elements of each
-  const int32_t* places;  // [segments][G]: which elements of the row
+  const int32_t* places;  // [segments][G]: which elements of the row, ascending, all of one of its blocks
   const int32_t* blocks;  // [segments]: which of the row's scales
 };
 
