@@ -33,7 +33,8 @@ class Array : public Model {
   int64_t load(const ArrayWeights& weights, const ArrayLayout& layout) {
     return guarded([&] {
       expect_no_fault();
-      return load_all(weights, layout);
+      lay_out(layout);
+      return load_all(weights);
     });
   }
 
@@ -51,14 +52,11 @@ class Array : public Model {
       ArrayPass pass = product.whole;
       const int64_t first = product.chunks[chunk];
       pass.layout.segments = product.chunks[chunk + 1] - first;
-      pass.layout.counts += first;
-      pass.layout.places += first * kBlock;
       pass.layout.blocks += first;
       pass.adds = product.whole.adds || chunk > 0;
       const int64_t loaded = load(product.weights, pass.layout);
       if (loaded < 0) return -loaded;
       product.loaded[chunk] = loaded;
-      lay_out(pass.layout);
       for (int64_t i = 0; i < product.range_count; ++i) {
         const int64_t at = product.edges[i];
         pass.rows = product.edges[i + 1] - at;
@@ -211,37 +209,38 @@ class Array : public Model {
   // Weights                                        //
   ////////////////////////////////////////////////////
 
-  int64_t load_all(const ArrayWeights& weights, const ArrayLayout& layout) {
+  int64_t load_all(const ArrayWeights& weights) {
     int64_t cycles = 0;
     for (int64_t column = 0; column < weights.n; column += kColumns) {
       const int64_t width = std::min(kColumns, weights.n - column);
-      for (int64_t s = 0; s < layout.segments; ++s) {
+      for (uint64_t s = 0; s < segments_.size(); ++s) {
         const bool scales_first = s & 1;  // either order is as good
-        if (scales_first) write_scales(weights, layout, s, column, width);
-        write_weights(weights, layout, s, column, width);
-        if (!scales_first) write_scales(weights, layout, s, column, width);
-        cycles += (layout.counts[s] + 1) / 2 + 1;
+        if (scales_first) write_scales(weights, s, column, width);
+        write_weights(weights, s, column, width);
+        if (!scales_first) write_scales(weights, s, column, width);
+        cycles += (segments_[s].count + 1) / 2 + 1;
       }
     }
     ports_->weight_valid_i = 0;
     return cycles;
   }
 
-  void write_weights(const ArrayWeights& weights, const ArrayLayout& layout, int64_t s, int64_t column, int64_t width) {
-    const int32_t* places = layout.places + s * kBlock;
-    for (int64_t i = 0; i < layout.counts[s]; i += 2) {
-      const int8_t* low = weights.codes + places[i] * weights.codes_stride + column;
-      const bool pair = i + 1 < layout.counts[s];
-      const int8_t* high = pair ? weights.codes + places[i + 1] * weights.codes_stride + column : nullptr;
+  void write_weights(const ArrayWeights& weights, int64_t s, int64_t column, int64_t width) {
+    const Segment& segment = segments_[s];
+    const int32_t* elements = source_.data() + segment.place;
+    for (int64_t i = 0; i < segment.count; i += 2) {
+      const int8_t* low = weights.codes + elements[i] * weights.codes_stride + column;
+      const bool pair = i + 1 < segment.count;
+      const int8_t* high = pair ? weights.codes + elements[i + 1] * weights.codes_stride + column : nullptr;
       wait_a_little();
       for (int64_t c = 0; c < width; ++c) ports_->weight_i[c] = (low[c] & 15) | (pair ? (high[c] & 15) << 4 : 0);
       write_row(column / kColumns, s * kBlock + i, width, false);
     }
   }
 
-  void write_scales(const ArrayWeights& weights, const ArrayLayout& layout, int64_t s, int64_t column, int64_t width) {
+  void write_scales(const ArrayWeights& weights, int64_t s, int64_t column, int64_t width) {
     wait_a_little();
-    std::memcpy(&ports_->weight_i[0], weights.scales + layout.blocks[s] * weights.scales_stride + column, width);
+    std::memcpy(&ports_->weight_i[0], weights.scales + segments_[s].block * weights.scales_stride + column, width);
     write_row(column / kColumns, s * kBlock, width, true);
   }
 
@@ -273,23 +272,28 @@ class Array : public Model {
   void lay_out(const ArrayLayout& layout) {
     words_.clear();
     source_.clear();
-    block_.clear();
+    segments_.clear();
+    ends_.clear();
     for (int64_t s = 0; s < layout.segments; ++s) {
-      const int32_t* places = layout.places + s * kBlock;
-      for (int64_t i = 0; i < layout.counts[s]; ++i) {
-        const int32_t first = places[i] & ~7;
-        if (i == 0 || words_.back().first != first) words_.push_back({first, static_cast<int32_t>(source_.size()), 0});
-        words_.back().keep |= uint64_t{255} << 8 * (places[i] & 7);
-        source_.push_back(places[i]);
+      const int32_t block = layout.blocks[s], place = source_.size();
+      for (int32_t first = block * kBlock; first < (block + 1) * kBlock; first += 8) {
+        uint64_t wanted;
+        std::memcpy(&wanted, layout.wanted + first, sizeof wanted);
+        if (!wanted) continue;
+        words_.push_back({first, static_cast<int32_t>(source_.size()), wanted * 255});
+        for (int32_t i = 0; i < 8; ++i) {
+          if (layout.wanted[first + i]) source_.push_back(first + i);
+        }
       }
-      const int64_t beats = (layout.counts[s] + kBeat - 1) / kBeat;
-      source_.resize(source_.size() + beats * kBeat - layout.counts[s], 0);
-      block_.resize(block_.size() + beats, -1);
-      block_.back() = layout.blocks[s];
+      const int32_t count = source_.size() - place, beats = (count + kBeat - 1) / kBeat;
+      segments_.push_back({block, place, count});
+      source_.resize(place + beats * kBeat, 0);
+      ends_.resize(ends_.size() + beats, -1);
+      ends_.back() = block;
     }
     line_.assign(source_.size() + 8, 0);
     count_.assign(source_.size(), 0);
-    beats_ = block_.size();
+    beats_ = ends_.size();
     rows_counted_ = 0;
   }
 
@@ -332,7 +336,7 @@ class Array : public Model {
 
   void put_beat(const ArrayPass& pass) {
     std::memcpy(&ports_->code_i[0], line_.data() + beat_ * kBeat, kBeat);
-    const int32_t block = block_[beat_];
+    const int32_t block = ends_[beat_];
     ports_->last_i = block >= 0;
     ports_->scale_i = block >= 0 ? pass.scales[row_ * pass.scales_stride + block] : dice_.attacks() ? dice_.below(256) : 0;
   }
@@ -477,13 +481,19 @@ class Array : public Model {
     return kArrayOk;
   }
 
+  struct Segment {
+    int32_t block;  // of the row's scales
+    int32_t place;  // in the row's beats, of its first element
+    int32_t count;
+  };
   struct Word {
     int32_t first, place;  // of eight elements; where in the row's beats those that are kept begin
     uint64_t keep;         // a byte of ones for each
   };
+  std::vector<Segment> segments_;
   std::vector<Word> words_;
   std::vector<int32_t> source_;  // element of each place of a row's beats; 0 where one is filled up, and nothing counted
-  std::vector<int32_t> block_;   // per beat: the row's scale, if the beat ends its segment; else -1
+  std::vector<int32_t> ends_;    // per beat: the row's scale, if the beat ends its segment; else -1
   std::vector<uint8_t> line_;    // the row in flight
   std::vector<uint8_t> count_;   // codes other than 0 of each place, in the rows last counted
   int64_t rows_counted_ = 0;

@@ -112,7 +112,7 @@ def test_geometry_and_layout_refuse_what_no_array_is() -> None:
         Layout.of(np.ones(40, bool), 32)
     layout = Layout.of(np.arange(48) % 32 < 2, 16)
     assert (layout.counts.tolist(), layout.blocks.tolist()) == ([2, 2], [0, 2])
-    assert layout.places[1, :3].tolist() == [32, 33, -1]
+    assert layout.wanted.nonzero()[0].tolist() == [0, 1, 32, 33]
 
 
 # --- RTL against contract and sums -------------------------------------------------------------------------------------
