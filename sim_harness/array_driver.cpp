@@ -27,7 +27,7 @@ class Array : public Model {
 
   // Two cycles of reset, or one to three of an attacked one; the array must then be silent (checked builds).
   void reset() {
-    guarded_reset([&] { return drive_reset(), 0; });
+    guarded_reset([&] { return drive_reset(dice_.attacks() ? 1 + dice_.below(3) : 2), 0; });
   }
 
   int64_t load(const ArrayWeights& weights, const ArrayLayout& layout) {
@@ -147,7 +147,7 @@ class Array : public Model {
     });
   }
 
-  void drive_reset() {
+  void drive_reset(uint64_t cycles) {
     top_->clk_i = 0;
     ports_->rst_ni = 0;
     ports_->start_i = 0;
@@ -155,7 +155,6 @@ class Array : public Model {
     ports_->operand_valid_i = 0;
     ports_->result_ready_i = 0;
     top_->eval();
-    const uint64_t cycles = dice_.attacks() ? 1 + dice_.below(3) : 2;
     for (uint64_t cycle = 0; cycle < cycles; ++cycle) {
       if (dice_.attacks()) {  // whatever is asked for in reset is not heard
         disturb();
@@ -417,9 +416,9 @@ class Array : public Model {
     if (kChecked && (!ports_->busy_o || ports_->cycle_o != 0)) throw RtlBroken{"a start was not heard, or cycle_o is not 0"};
   }
 
-  // The reset that cuts a pass off.
+  // The reset that cuts a pass off: one cycle, which must be enough whatever is on its way.
   int32_t cut(ArrayPass& pass) {
-    drive_reset();
+    drive_reset(1);
     pass.cycles = 0;
     return kArrayReset;
   }

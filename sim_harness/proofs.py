@@ -79,11 +79,11 @@ PROPERTIES: tuple[Property, ...] = (
         "prove_accumulator", free_products=True,
     ),
     Property(
-        "dense_segment", "SQ-DM: a segment's sums in the dense array are those of code times weight of its beats, once; they hold",
+        "dense_segment", "SQ-DM: a segment's sums in the dense array are those of code times weight of its beats; they hold",
         "prove_dense_pe", free_products=True,
     ),
     Property(
-        "sparse_segment", "SQ-DM: from mark to mark the sparse array's sums are those of slot times weight, once; they hold",
+        "sparse_segment", "SQ-DM: from mark to mark the sparse array's sums are those of slot times weight; they hold",
         "prove_sparse_pe", free_products=True,
     ),
     Property(

@@ -10,7 +10,7 @@ denoiser twice a step, as Heun's does, makes a run of more steps than it was ask
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 from ditto_cosim.host.pipeline.models import ModelError
 from ditto_cosim.protocol.suggest import did_you_mean
@@ -46,7 +46,7 @@ def scheduler_class(name: str) -> str:
 
 def with_scheduler(pipe: Any, name: str) -> Any:
     """The pipeline with that scheduler, made of its own one's configuration."""
-    wanted, own = scheduler_class(name), getattr(pipe, "scheduler", None)
+    wanted, own = scheduler_class(name), cast(Any, getattr(pipe, "scheduler", None))
     known = {made.__name__: made for made in getattr(own, "compatibles", ())}
     if wanted not in known:
         found = ", ".join(n for n, c in SCHEDULERS.items() if c in known) or "none"

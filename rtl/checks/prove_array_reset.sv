@@ -32,7 +32,7 @@ module prove_array_reset
   logic weight_ready;
   logic operand_ready;
   logic result_valid;
-  logic inside;  // something is on its way between blocks
+  logic moving;  // something is on its way between blocks
 
   if (Sparse) begin : gen_sparse
     sparse_tile #(
@@ -44,7 +44,7 @@ module prove_array_reset
       .result_valid_o(result_valid), .result_ready_i, .result_o(), .result_row_o(), .result_block_o(), .result_last_o(),
       .enc_done_o(), .done_o(), .nonzero_o(), .busy_cycles_o(), .starved_cycles_o(), .stalled_cycles_o()
     );
-    assign inside = u_tile.group_valid || u_tile.row_end || u_tile.scale_valid || u_tile.word_valid || u_tile.replaying
+    assign moving = u_tile.group_valid || u_tile.row_end || u_tile.scale_valid || u_tile.word_valid || u_tile.replaying
                     || u_tile.sum_valid;
   end else begin : gen_dense
     dense_tile #(
@@ -56,7 +56,7 @@ module prove_array_reset
       .result_valid_o(result_valid), .result_ready_i, .result_o(), .result_row_o(), .result_block_o(), .result_last_o(),
       .done_o(), .busy_cycles_o(), .starved_cycles_o(), .stalled_cycles_o()
     );
-    assign inside = u_tile.streaming || u_tile.beat_valid_q || u_tile.sum_valid;
+    assign moving = u_tile.streaming || u_tile.beat_valid_q || u_tile.sum_valid;
   end
 
   logic reset_q = 1'b0;  // has been reset
@@ -65,7 +65,7 @@ module prove_array_reset
     if (!rst_ni) reset_q <= 1'b1;
     assume (rst_ni == reset_q);
     assume (!reset_q || !start_i);
-    if (reset_q) assert (!busy && weight_ready && !operand_ready && !result_valid && !inside);
+    if (reset_q) assert (!busy && weight_ready && !operand_ready && !result_valid && !moving);
   end
 
 endmodule

@@ -82,15 +82,15 @@ module prove_dense_pe
   logic                    taken;
   logic [SumWidth-1:0]     due;
   logic [SumWidth-1:0]     offset;
-  logic [4:0]              k;
+  logic [5:0]              row;  // as the array has it, so that the same weights are multiplied
 
-  assign k     = beat_k_i[4:0];
-  assign taken = beat_valid_i && beat_ready;
+  assign row    = {1'b0, beat_k_i[4:0]};
+  assign taken  = beat_valid_i && beat_ready;
   assign offset = (extended(beat_code_i[0]) + extended(beat_code_i[1]) + extended(beat_code_i[2])
                    + extended(beat_code_i[3])) << 3;
-  assign due = (open_q ? due_q : '0) - offset + product(beat_code_i[0], u_pes.weights[k][0])
-               + product(beat_code_i[1], u_pes.weights[k+5'd1][0]) + product(beat_code_i[2], u_pes.weights[k+5'd2][0])
-               + product(beat_code_i[3], u_pes.weights[k+5'd3][0]);
+  assign due = (open_q ? due_q : '0) - offset + product(beat_code_i[0], u_pes.weights[row][0])
+               + product(beat_code_i[1], u_pes.weights[row+6'd1][0]) + product(beat_code_i[2], u_pes.weights[row+6'd2][0])
+               + product(beat_code_i[3], u_pes.weights[row+6'd3][0]);
 
   always_ff @(posedge clk_i) begin : sums
     started_q <= 1'b1;

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ditto_cosim.bench.codes import Products, layers_of_codes, line, ratios, take_step
+from ditto_cosim.device.backends.base import Gemm, GemmResult
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host.compiler.calibrate import calibrate
 from ditto_cosim.host.compiler.compiled import compile_denoiser
@@ -30,7 +31,8 @@ def test_codes_are_counted_once_for_every_window_that_meets_them() -> None:
     layers = layers_of_codes(scaled)
     assert layers == {f"blocks.{block}.conv{number}" for block in (1, 2) for number in (1, 2)}
     machine = relu_denoiser.machine_for(relu_denoiser.design())
-    kept, values = Products(machine, layers), {}
+    kept = Products(machine, layers)
+    values: dict[int, np.ndarray] = {}
     inputs = {n: t.numpy() for n, t in relu_denoiser.captured()[1][0].items()}
     kept.keeping = True
     machine.step(0, inputs, observe="all", timed=True, on_layer=lambda _: None, on_value=values.__setitem__)
@@ -49,9 +51,15 @@ def test_slots_are_counted_of_the_layers_named_alone_and_only_while_kept() -> No
     layers = frozenset(c.name for c in plain.program.layers if c.op == "conv2d" and "blocks.1" in c.name)
     assert len(layers) >= 2
     machine = Machine(plain.program, plain.arrays, RunSpec(backend="model", chip="tiny", design="itc"))
-    kept, jobs = Products(machine, layers), []
+    kept = Products(machine, layers)
+    jobs: list[Gemm] = []
     inner = machine.backend.gemm
-    machine.backend.gemm = lambda job: (jobs.append(job), inner(job))[1]  # type: ignore[method-assign]
+
+    def gemm(job: Gemm) -> GemmResult:
+        jobs.append(job)
+        return inner(job)
+
+    machine.backend.gemm = gemm  # type: ignore[method-assign]  # for this test
     take_step(machine, 0, inputs[0])
     assert (kept.met, kept.multiplications) == (0, 0)
     kept.keeping = True
