@@ -248,13 +248,23 @@ def test_there_are_many_mutants_of_the_arrays() -> None:
         ("detector_tags", "sparsity_detector.sv", "count >= theta_count_q", "count > theta_count_q"),
         ("accumulator_sum", "block_accumulator.sv", "sum_first_i ? '0 : '1", "sum_last_i ? '0 : '1"),
         ("dense_segment", "dense_pe_array.sv", "(partial_q[c] & keep)", "partial_q[c]"),
-        ("sparse_silence", "sparse_pe_array.sv", "sum_valid_o <= 1'b0;", "sum_valid_o <= word_valid_i && marked;"),
+        (
+            "sparse_silence",
+            "sparse_pe_array.sv",
+            "sum_valid_o <= 1'b0;",
+            "sum_valid_o <= word_valid_i && marked;",
+        ),
         pytest.param(
             *("dense_silence", "dense_tile.sv", "beat_valid_q <= 1'b0;", "beat_valid_q <= taken;"),
             marks=pytest.mark.long,
         ),
         pytest.param(
-            *("sparse_segment", "sparse_pe_array.sv", "word_first_i || begin_q ? '0 : '1", "word_first_i ? '0 : '1"),
+            *(
+                "sparse_segment",
+                "sparse_pe_array.sv",
+                "word_first_i || begin_q ? '0 : '1",
+                "word_first_i ? '0 : '1",
+            ),
             marks=pytest.mark.long,
         ),
         pytest.param(
