@@ -36,7 +36,7 @@ TILE_ABI_VERSION = 3
 
 ARRAY_DRAIN_CYCLES = 3
 """The same for SQ-DM's arrays: the last codes are multiplied, their segment scaled, its result taken."""
-ARRAY_ABI_VERSION = 1
+ARRAY_ABI_VERSION = 2
 """Version of the C interface between an array's driver and `sim_harness`."""
 
 MODE_CODES: dict[Mode, int] = {"original": 0, "temporal": 1, "spatial": 2}

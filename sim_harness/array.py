@@ -45,13 +45,11 @@ _STUCK, _ASSERTION, _RESET = 1, 2, 4
 class Layout:
     """What of a row's K elements an array sees: for each scale block with any of its channels, a segment."""
 
-    elements: int
-    """K of the whole row."""
+    wanted: npt.NDArray[np.bool_]
+    """[K]: the elements of a row."""
     block_size: int
     counts: I32
     """[segments]: elements of each, 1…G."""
-    places: I32
-    """[segments, G]: which elements of the row; −1 behind the last."""
     blocks: I32
     """[segments]: which of the row's scale blocks."""
 
@@ -62,14 +60,14 @@ class Layout:
             raise TileInputError(
                 f"array: {list(wanted.shape)} elements are no whole blocks of {block_size}; fill the last one up"
             )
-        by_block = wanted.reshape(-1, block_size)
-        counts = by_block.sum(1, dtype=np.int32)
-        blocks = np.flatnonzero(counts).astype(np.int32)
-        order = np.argsort(~by_block[blocks], axis=1, kind="stable").astype(np.int32)
-        places = np.where(
-            np.arange(block_size) < counts[blocks, None], order + blocks[:, None] * block_size, -1
-        )
-        return cls(wanted.size, block_size, counts[blocks], places.astype(np.int32), blocks)
+        of_block = wanted.reshape(-1, block_size).sum(1, dtype=np.int32)
+        blocks = np.flatnonzero(of_block)
+        return cls(np.ascontiguousarray(wanted), block_size, of_block[blocks], blocks.astype(np.int32))
+
+    @property
+    def elements(self) -> int:
+        """K of the whole row."""
+        return self.wanted.size
 
     @property
     def segments(self) -> int:
@@ -77,9 +75,7 @@ class Layout:
 
     @cached_property
     def _c(self) -> _Layout:
-        return _Layout(
-            self.segments, self.counts.ctypes.data, self.places.ctypes.data, self.blocks.ctypes.data
-        )
+        return _Layout(self.segments, self.wanted.ctypes.data, self.blocks.ctypes.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +121,7 @@ class _Layout(ctypes.Structure):
 
     _fields_ = (
         ("segments", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("counts", "places", "blocks")),
+        *((name, ctypes.c_void_p) for name in ("wanted", "blocks")),
     )
 
 

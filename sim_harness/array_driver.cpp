@@ -10,9 +10,8 @@
 
 #include "driver_common.h"
 
-#if DITTO_DIRECT_EVAL
-void Vtile___024root___eval_ico(Vtile___024root* root);
-void Vtile___024root___eval_nba(Vtile___024root* root);
+#ifdef __BMI2__
+#include <immintrin.h>
 #endif
 
 namespace {
@@ -22,89 +21,28 @@ constexpr int64_t kColumns = DITTO_COLUMNS;
 constexpr int64_t kBeat = DITTO_BEAT;
 constexpr int64_t kBlock = DITTO_BLOCK_SIZE;
 
-class Array {
+class Array : public Model {
  public:
-  Array(const char* trace_path, uint32_t state_seed)
-      : context_(make_context(state_seed)), top_(new Vtile(context_.get())), ports_(top_->rootp) {
-#if DITTO_TRACE_VCD || DITTO_TRACE_FST
-    if (trace_path) {
-      context_->traceEverOn(true);
-      trace_file_ = std::make_unique<TraceFile>();
-      top_->trace(trace_file_.get(), 99);
-      trace_file_->open(trace_path);
-    }
-#else
-    (void)trace_path;
-#endif
-    reset();
-  }
-
-  ~Array() {
-#if DITTO_TRACE_VCD || DITTO_TRACE_FST
-    if (trace_file_) trace_file_->close();
-#endif
-    top_->final();
-    Verilated::threadContextp(Verilated::defaultContextp());  // it pointed to ours
-  }
-
-  static inline int32_t mutant = 0;  // which of a mutation build's mistakes the models opened from now on make
-
-  static VerilatedContext* make_context(uint32_t state_seed) {
-    auto* context = new VerilatedContext;
-#if DITTO_RANDOM_STATE
-    context->randReset(2);
-    context->randSeed(static_cast<int>(state_seed & 0x7fffffff) | 1);
-#else
-    (void)state_seed;
-#endif
-#if DITTO_MUTANTS
-    const std::string chosen = "+mutant=" + std::to_string(mutant);
-    const char* arguments[] = {"array", chosen.c_str()};
-    context->commandArgs(2, arguments);
-#endif
-    return context;
-  }
-
-  void attack(uint64_t seed) { dice_.seed(seed); }
+  Array(const char* trace_path, uint32_t state_seed) : Model(trace_path, state_seed) { reset(); }
 
   // Two cycles of reset, or one to three of an attacked one; the array must then be silent (checked builds).
   void reset() {
-    message_.clear();
-    fault_.clear();
-    try {
-      drive_reset();
-    } catch (const RtlStopped& stopped) {
-      fault_ = stopped.what;
-    } catch (const RtlBroken& broken) {
-      fault_ = broken.what;
-    }
+    guarded_reset([&] { return drive_reset(dice_.attacks() ? 1 + dice_.below(3) : 2), 0; });
   }
 
   int64_t load(const ArrayWeights& weights, const ArrayLayout& layout) {
-    try {
-      if (!fault_.empty()) throw RtlBroken{fault_};
-      return load_all(weights, layout);
-    } catch (const RtlStopped& stopped) {
-      message_ = stopped.what;
-      return -kArrayAssertion;
-    } catch (const RtlBroken& broken) {
-      message_ = broken.what;
-      return -kArrayProtocol;
-    }
+    return guarded([&] {
+      expect_no_fault();
+      lay_out(layout);
+      return load_all(weights);
+    });
   }
 
   int32_t run(ArrayPass& pass) {
-    try {
-      if (kChecked && !fault_.empty()) throw RtlBroken{fault_};
-      lay_out(pass.layout);
-      return pass.pattern_cycles || pass.record || kChecked ? run_as<true>(pass) : run_as<false>(pass);
-    } catch (const RtlStopped& stopped) {
-      message_ = stopped.what;
-      return kArrayAssertion;
-    } catch (const RtlBroken& broken) {
-      message_ = broken.what;
-      return kArrayProtocol;
-    }
+    lay_out(pass.layout);
+    const int32_t status = run_laid_out(pass);
+    count_met(pass.met);
+    return status;
   }
 
   int32_t run_product(ArrayProduct& product) {
@@ -114,8 +52,6 @@ class Array {
       ArrayPass pass = product.whole;
       const int64_t first = product.chunks[chunk];
       pass.layout.segments = product.chunks[chunk + 1] - first;
-      pass.layout.counts += first;
-      pass.layout.places += first * kBlock;
       pass.layout.blocks += first;
       pass.adds = product.whole.adds || chunk > 0;
       const int64_t loaded = load(product.weights, pass.layout);
@@ -130,32 +66,29 @@ class Array {
         pass.enc_done = times.data() + at;
         pass.done = times.data() + rows + at;
         pass.nonzero = product.nonzero + chunk * rows + at;
-        const int32_t status = run(pass);
+        const int32_t status = run_laid_out(pass);
         if (status != kArrayOk) return status;
         product.cycles[chunk * product.range_count + i] = pass.cycles;
       }
+      count_met(product.whole.met);
     }
     return kArrayOk;
   }
 
   // Every port that a driver reads, for comparing two models.
   uint64_t fingerprint() const {
-    uint64_t hash = 1469598103934665603u;
-    auto port = [&](const auto& value) {
-      const auto* bytes = reinterpret_cast<const uint8_t*>(&value);
-      for (uint64_t i = 0; i < sizeof value; ++i) hash = (hash ^ bytes[i]) * 1099511628211u;
-    };
-    port(ports_->busy_o), port(ports_->cycle_o), port(ports_->weight_ready_o), port(ports_->operand_ready_o);
-    port(ports_->result_valid_o), port(ports_->result_o), port(ports_->result_row_o), port(ports_->result_block_o);
-    port(ports_->result_last_o), port(ports_->done_o), port(ports_->busy_cycles_o), port(ports_->starved_cycles_o);
-    port(ports_->stalled_cycles_o);
+    const uint64_t hash =
+        hash_of(ports_->busy_o, ports_->cycle_o, ports_->weight_ready_o, ports_->operand_ready_o, ports_->result_valid_o,
+                ports_->result_o, ports_->result_row_o, ports_->result_block_o, ports_->result_last_o, ports_->done_o,
+                ports_->busy_cycles_o, ports_->starved_cycles_o, ports_->stalled_cycles_o);
 #if DITTO_SPARSE
-    port(ports_->enc_done_o), port(ports_->nonzero_o);
-#endif
+    return hash ^ hash_of(ports_->enc_done_o, ports_->nonzero_o);
+#else
     return hash;
+#endif
   }
 
-  // One cycle of random inputs, small passes among them; as `eval()` has it or as `rise()` has it.
+  // One cycle of random inputs, small passes among them.
   void stir(uint64_t seed, bool documented) {
     Dice dice;
     dice.seed(seed);
@@ -175,34 +108,12 @@ class Array {
     for (int64_t e = 0; e < kBeat; ++e) ports_->code_i[e] = dice.below(2) ? 0 : dice.below(16);
     ports_->last_i = dice.below(2);
     ports_->scale_i = dice.below(127);
-    if (documented) {
-      top_->clk_i = 0;
-      top_->eval();
-      top_->clk_i = 1;
-      top_->eval();
-    } else if (ports_->rst_ni && !ports_->start_i && !ports_->weight_valid_i) {
-      settle();
-      rise<true>();
-    } else {
-      settle();
-      rise<false>();
-    }
+    clock(documented);
   }
 
   uint64_t trace(uint8_t* into, uint64_t capacity) const {
-    std::copy_n(port_trace_.begin(), std::min<uint64_t>(capacity, port_trace_.size()), into);
-    return port_trace_.size();
+    return copy_out(port_trace_, into, capacity);
   }
-
-  void write_coverage(const char* path) {
-#if DITTO_COVERAGE
-    context_->coveragep()->write(path);
-#else
-    (void)path;
-#endif
-  }
-
-  const char* message() const { return message_.c_str(); }
 
   std::string state() const {
     std::string text;
@@ -229,7 +140,14 @@ class Array {
   }
 
  private:
-  void drive_reset() {
+  int32_t run_laid_out(ArrayPass& pass) {
+    return status_of([&] {
+      expect_no_fault();
+      return pass.pattern_cycles || pass.record || kChecked ? run_as<true>(pass) : run_as<false>(pass);
+    });
+  }
+
+  void drive_reset(uint64_t cycles) {
     top_->clk_i = 0;
     ports_->rst_ni = 0;
     ports_->start_i = 0;
@@ -237,7 +155,6 @@ class Array {
     ports_->operand_valid_i = 0;
     ports_->result_ready_i = 0;
     top_->eval();
-    const uint64_t cycles = dice_.attacks() ? 1 + dice_.below(3) : 2;
     for (uint64_t cycle = 0; cycle < cycles; ++cycle) {
       if (dice_.attacks()) {  // whatever is asked for in reset is not heard
         disturb();
@@ -287,80 +204,42 @@ class Array {
     if (loud) throw RtlBroken{std::string(loud) + " is wrong " + when};
   }
 
-  void dump() {
-#if DITTO_TRACE_VCD || DITTO_TRACE_FST
-    if (trace_file_) trace_file_->dump(time_);
-    time_ += 5;
-#endif
-  }
-
-  [[gnu::noinline]] void tick() {
-    settle();
-    rise<false>();
-  }
-
-  // What follows from the inputs; a waveform shows them from here on, half a cycle before the edge that sees them.
-  void settle() {
-#if DITTO_DIRECT_EVAL
-    ports_->__VicoTriggered[0] = 1;
-    Vtile___024root___eval_ico(ports_);
-#else
-    top_->clk_i = 0;
-    top_->eval();
-    dump();
-#endif
-  }
-
-  // The edge. `kSteady` promises the compiler one in the middle of a pass: no reset, no start, no weights.
-  template <bool kSteady>
-  void rise() {
-#if DITTO_DIRECT_EVAL
-    if (kSteady && (!ports_->rst_ni || ports_->start_i || ports_->weight_valid_i)) __builtin_unreachable();
-    ports_->__VnbaTriggered[0] = 1;
-    Vtile___024root___eval_nba(ports_);
-    ports_->__VnbaTriggered[0] = 0;
-#else
-    top_->clk_i = 1;
-    top_->eval();
-    dump();
-#endif
-  }
-
   ////////////////////////////////////////////////////
   // Weights                                        //
   ////////////////////////////////////////////////////
 
-  int64_t load_all(const ArrayWeights& weights, const ArrayLayout& layout) {
+  int64_t load_all(const ArrayWeights& weights) {
     int64_t cycles = 0;
     for (int64_t column = 0; column < weights.n; column += kColumns) {
       const int64_t width = std::min(kColumns, weights.n - column);
-      for (int64_t s = 0; s < layout.segments; ++s) {
+      for (uint64_t s = 0; s < segments_.size(); ++s) {
         const bool scales_first = s & 1;  // either order is as good
-        if (scales_first) write_scales(weights, layout, s, column, width);
-        write_weights(weights, layout, s, column, width);
-        if (!scales_first) write_scales(weights, layout, s, column, width);
-        cycles += (layout.counts[s] + 1) / 2 + 1;
+        if (scales_first) write_scales(weights, s, column, width);
+        write_weights(weights, s, column, width);
+        if (!scales_first) write_scales(weights, s, column, width);
+        cycles += (segments_[s].count + 1) / 2 + 1;
       }
     }
     ports_->weight_valid_i = 0;
     return cycles;
   }
 
-  void write_weights(const ArrayWeights& weights, const ArrayLayout& layout, int64_t s, int64_t column, int64_t width) {
-    const int32_t* places = layout.places + s * kBlock;
-    for (int64_t i = 0; i < layout.counts[s]; i += 2) {
-      const int8_t* low = weights.codes + places[i] * weights.codes_stride + column;
-      const bool pair = i + 1 < layout.counts[s];
-      const int8_t* high = pair ? weights.codes + places[i + 1] * weights.codes_stride + column : nullptr;
+  void write_weights(const ArrayWeights& weights, int64_t s, int64_t column, int64_t width) {
+    const Segment& segment = segments_[s];
+    const int32_t* elements = source_.data() + segment.place;
+    for (int64_t i = 0; i < segment.count; i += 2) {
+      const int8_t* low = weights.codes + elements[i] * weights.codes_stride + column;
+      const bool pair = i + 1 < segment.count;
+      const int8_t* high = pair ? weights.codes + elements[i + 1] * weights.codes_stride + column : nullptr;
       wait_a_little();
       for (int64_t c = 0; c < width; ++c) ports_->weight_i[c] = (low[c] & 15) | (pair ? (high[c] & 15) << 4 : 0);
       write_row(column / kColumns, s * kBlock + i, width, false);
     }
   }
 
-  void write_scales(const ArrayWeights& weights, const ArrayLayout& layout, int64_t s, int64_t column, int64_t width) {
+  void write_scales(const ArrayWeights& weights, int64_t s, int64_t column, int64_t width) {
     wait_a_little();
-    std::memcpy(&ports_->weight_i[0], weights.scales + layout.blocks[s] * weights.scales_stride + column, width);
+    std::memcpy(&ports_->weight_i[0], weights.scales + segments_[s].block * weights.scales_stride + column, width);
     write_row(column / kColumns, s * kBlock, width, true);
   }
 
@@ -387,35 +266,76 @@ class Array {
   // Operands                                       //
   ////////////////////////////////////////////////////
 
-  // Where every place of every beat of a row comes from.
+  // Where every place of every beat of a row comes from. Of eight neighbouring elements a segment keeps some; they become
+  // neighbours, and what is written behind them is zero, as the end of a segment's last beat is.
   void lay_out(const ArrayLayout& layout) {
+    words_.clear();
     source_.clear();
-    keep_.clear();
-    block_.clear();
+    segments_.clear();
+    ends_.clear();
     for (int64_t s = 0; s < layout.segments; ++s) {
-      const int64_t beats = (layout.counts[s] + kBeat - 1) / kBeat;
-      for (int64_t i = 0; i < beats * kBeat; ++i) {
-        const bool filled = i < layout.counts[s];
-        source_.push_back(filled ? layout.places[s * kBlock + i] : 0);
-        keep_.push_back(filled ? 15 : 0);
+      const int32_t block = layout.blocks[s], place = source_.size();
+      for (int32_t first = block * kBlock; first < (block + 1) * kBlock; first += 8) {
+        uint64_t wanted;
+        std::memcpy(&wanted, layout.wanted + first, sizeof wanted);
+        if (!wanted) continue;
+        words_.push_back({first, static_cast<int32_t>(source_.size()), wanted * 255});
+        for (int32_t i = 0; i < 8; ++i) {
+          if (layout.wanted[first + i]) source_.push_back(first + i);
+        }
       }
-      for (int64_t b = 0; b < beats; ++b) block_.push_back(b + 1 == beats ? layout.blocks[s] : -1);
+      const int32_t count = source_.size() - place, beats = (count + kBeat - 1) / kBeat;
+      segments_.push_back({block, place, count});
+      source_.resize(place + beats * kBeat, 0);
+      ends_.resize(ends_.size() + beats, -1);
+      ends_.back() = block;
     }
-    line_.resize(source_.size());
+    line_.assign(source_.size() + 8, 0);
     count_.assign(source_.size(), 0);
-    beats_ = block_.size();
+    beats_ = ends_.size();
+    rows_counted_ = 0;
+  }
+
+  // The bytes of eight elements that `keep` names, side by side from the lowest on.
+  static uint64_t compacted(uint64_t elements, uint64_t keep) {
+#ifdef __BMI2__
+    return _pext_u64(elements, keep);
+#else
+    uint64_t kept = 0;
+    for (int64_t from = 0, to = 0; from < 64; from += 8) {
+      if (keep >> from & 1) kept |= (elements >> from & 255) << to, to += 8;
+    }
+    return kept;
+#endif
   }
 
   void gather(const ArrayPass& pass) {
     const uint8_t* row = pass.codes + row_ * pass.codes_stride;
+    for (const Word& word : words_) {
+      uint64_t elements;
+      std::memcpy(&elements, row + word.first, sizeof elements);
+      elements = compacted(elements, word.keep) & 0x0f0f0f0f0f0f0f0f;
+      std::memcpy(line_.data() + word.place, &elements, sizeof elements);
+    }
+    if (rows_counted_ == 255) count_met(pass.met);
+    ++rows_counted_;
     const int64_t places = source_.size();
-    for (int64_t i = 0; i < places; ++i) line_[i] = row[source_[i]] & keep_[i];
-    for (int64_t i = 0; i < places; ++i) count_[i] += line_[i] != 0;
+    const uint8_t* __restrict line = line_.data();
+    uint8_t* __restrict count = count_.data();
+    for (int64_t i = 0; i < places; ++i) count[i] += line[i] != 0;
+  }
+
+  // Codes other than 0 since the last time, to their elements.
+  void count_met(int64_t* met) {
+    const int64_t places = source_.size();
+    for (int64_t i = 0; i < places; ++i) met[source_[i]] += count_[i];
+    std::fill(count_.begin(), count_.end(), 0);
+    rows_counted_ = 0;
   }
 
   void put_beat(const ArrayPass& pass) {
     std::memcpy(&ports_->code_i[0], line_.data() + beat_ * kBeat, kBeat);
-    const int32_t block = block_[beat_];
+    const int32_t block = ends_[beat_];
     ports_->last_i = block >= 0;
     ports_->scale_i = block >= 0 ? pass.scales[row_ * pass.scales_stride + block] : dice_.attacks() ? dice_.below(256) : 0;
   }
@@ -496,9 +416,9 @@ class Array {
     if (kChecked && (!ports_->busy_o || ports_->cycle_o != 0)) throw RtlBroken{"a start was not heard, or cycle_o is not 0"};
   }
 
-  // The reset that cuts a pass off.
+  // The reset that cuts a pass off: one cycle, which must be enough whatever is on its way.
   int32_t cut(ArrayPass& pass) {
-    drive_reset();
+    drive_reset(1);
     pass.cycles = 0;
     return kArrayReset;
   }
@@ -553,8 +473,6 @@ class Array {
     if (kChecked) ports_->start_i = ports_->weight_valid_i = 0;
     if (kPatterns && kChecked && pass.reset_cycle) return cut(pass);
     if (result_row_ < pass.rows) throw RtlBroken{"the pass ended before row " + std::to_string(result_row_) + " was given"};
-    const int64_t places = source_.size();
-    for (int64_t i = 0; i < places; ++i) pass.met[source_[i]] += count_[i];
     pass.cycles = ports_->cycle_o;
     pass.counters[0] = ports_->busy_cycles_o;
     pass.counters[1] = ports_->starved_cycles_o;
@@ -562,25 +480,26 @@ class Array {
     return kArrayOk;
   }
 
-  std::unique_ptr<VerilatedContext> context_;
-  std::unique_ptr<Vtile> top_;
-  Vtile___024root* ports_;  // the same ports without a reference in between
-#if DITTO_TRACE_VCD || DITTO_TRACE_FST
-  std::unique_ptr<TraceFile> trace_file_;
-  uint64_t time_ = 0;
-#endif
-  std::vector<int32_t> source_;  // element of each place of a row's beats
-  std::vector<uint8_t> keep_;    // 15 where there is one, 0 where a beat is filled up
-  std::vector<int32_t> block_;   // per beat: the row's scale, if the beat ends its segment; else -1
+  struct Segment {
+    int32_t block;  // of the row's scales
+    int32_t place;  // in the row's beats, of its first element
+    int32_t count;
+  };
+  struct Word {
+    int32_t first, place;  // of eight elements; where in the row's beats those that are kept begin
+    uint64_t keep;         // a byte of ones for each
+  };
+  std::vector<Segment> segments_;
+  std::vector<Word> words_;
+  std::vector<int32_t> source_;  // element of each place of a row's beats; 0 where one is filled up, and nothing counted
+  std::vector<int32_t> ends_;    // per beat: the row's scale, if the beat ends its segment; else -1
   std::vector<uint8_t> line_;    // the row in flight
-  std::vector<int64_t> count_;   // codes other than 0 of each place, over the pass
+  std::vector<uint8_t> count_;   // codes other than 0 of each place, in the rows last counted
+  int64_t rows_counted_ = 0;
   int64_t beats_ = 0, column_blocks_ = 0;
   int64_t row_ = 0, beat_ = 0, column_block_ = 0;
   int64_t result_row_ = 0, result_block_ = 0;  // the result expected next
   std::vector<uint8_t> port_trace_;
-  std::string message_;
-  std::string fault_;  // what was wrong with the last reset
-  Dice dice_;
 };
 
 Array* as_array(void* array) { return static_cast<Array*>(array); }
@@ -592,15 +511,9 @@ extern "C" {
 DITTO_API int32_t array_abi() { return DITTO_ABI; }
 DITTO_API void* array_open(const char* trace_path, uint32_t state_seed) { return new Array(trace_path, state_seed); }
 DITTO_API int32_t ditto_self_test(int32_t cycles) {
-  Array documented(nullptr, 1), direct(nullptr, 1);
-  for (int32_t cycle = 0; cycle < cycles; ++cycle) {
-    documented.stir(0x9E3779B97F4A7C15u * (cycle + 1), true);
-    direct.stir(0x9E3779B97F4A7C15u * (cycle + 1), false);
-    if (documented.fingerprint() != direct.fingerprint()) return 0;
-  }
-  return 1;
+  return self_test<Array>(cycles);
 }
-DITTO_API void array_mutant(int32_t number) { Array::mutant = number; }
+DITTO_API void array_mutant(int32_t number) { Model::mutant = number; }
 DITTO_API void array_close(void* array) { delete as_array(array); }
 DITTO_API void array_reset(void* array) { as_array(array)->reset(); }
 DITTO_API void array_attack(void* array, uint64_t seed) { as_array(array)->attack(seed); }
@@ -613,9 +526,7 @@ DITTO_API uint64_t array_trace(void* array, uint8_t* into, uint64_t capacity) {
   return as_array(array)->trace(into, capacity);
 }
 DITTO_API uint64_t array_state(void* array, char* into, uint64_t capacity) {
-  const std::string text = as_array(array)->state();
-  std::copy_n(text.begin(), std::min<uint64_t>(capacity, text.size()), into);
-  return text.size();
+  return copy_out(as_array(array)->state(), into, capacity);
 }
 DITTO_API const char* array_message(void* array) { return as_array(array)->message(); }
 DITTO_API void array_write_coverage(void* array, const char* path) { as_array(array)->write_coverage(path); }

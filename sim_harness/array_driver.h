@@ -9,12 +9,11 @@ extern "C" {
 
 enum ArrayStatus : int32_t { kArrayOk = 0, kArrayStuck = 1, kArrayAssertion = 2, kArrayProtocol = 3, kArrayReset = 4 };
 
-// What of a row's K elements an array sees: segments of up to G elements each.
+// What of a row's K elements an array sees: the wanted ones of some of its blocks of G, each a segment.
 struct ArrayLayout {
   int64_t segments;
-  const int32_t* counts;  // [segments]: elements of each
-  const int32_t* places;  // [segments][G]: which elements of the row
-  const int32_t* blocks;  // [segments]: which of the row's scales
+  const uint8_t* wanted;  // [K]: 1 or 0
+  const int32_t* blocks;  // [segments]: whose wanted elements they are, at least one each
 };
 
 // Weights and their scales; strides are in elements.

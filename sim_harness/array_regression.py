@@ -188,7 +188,7 @@ class ArrayBench:
         if case.reset > 0:
             self.tile.run_cut(given.codes, given.scales, case.reset, given.stalls)
         run = self.tile.run(given.codes, given.scales, stalls=given.stalls, record=given.stalls is not None)
-        masked = np.where(_seen(layout), given.codes.astype(np.int64), 0)
+        masked = np.where(layout.wanted, given.codes.astype(np.int64), 0)
         nonzero = _by_segment(masked != 0, layout)
         if report is not None:
             report.cases += 1
@@ -229,12 +229,6 @@ class ArrayBench:
                 element = at[1] if len(at) > 1 else None
                 return ArrayMismatch(case, None, what, at[0], element, int(expected[at]), int(got[at]))
         return None
-
-
-def _seen(layout: Layout) -> npt.NDArray[np.bool_]:
-    seen = np.zeros(layout.elements, bool)
-    seen[layout.places[layout.places >= 0]] = True
-    return seen
 
 
 def _by_segment(nonzero: npt.NDArray[np.bool_], layout: Layout) -> I64:

@@ -79,6 +79,25 @@ PROPERTIES: tuple[Property, ...] = (
         "prove_accumulator", free_products=True,
     ),
     Property(
+        "dense_segment", "SQ-DM: a segment's sums in the dense array are those of code times weight of its beats; they hold",
+        "prove_dense_pe", free_products=True,
+    ),
+    Property(
+        "sparse_segment", "SQ-DM: from mark to mark the sparse array's sums are those of slot times weight; they hold",
+        "prove_sparse_pe", free_products=True,
+    ),
+    Property(
+        "sparse_element", "SQ-DM: any code but 0 leaves the encoder as one slot, its magnitude and sign; scales once a segment",
+        "prove_sparse_encoder",
+    ),
+    Property(
+        "dense_silence", "SQ-DM: one cycle of reset silences a dense tile in any state", "prove_array_reset", "Sparse=0",
+        depth=6, induction=0, complete=True,
+    ),
+    Property(
+        "sparse_silence", "SQ-DM: the same of a sparse tile", "prove_array_reset", "Sparse=1", 6, 0, complete=True
+    ),
+    Property(
         "detector_tags", "SQ-DM: any channel's tag is its recount's, two cycles behind its last word; no code waits; lists rise",
         "prove_detector",
     ),

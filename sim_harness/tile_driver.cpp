@@ -9,11 +9,6 @@
 
 #include "driver_common.h"
 
-#if DITTO_DIRECT_EVAL
-void Vtile___024root___eval_ico(Vtile___024root* root);
-void Vtile___024root___eval_nba(Vtile___024root* root);
-#endif
-
 namespace {
 
 constexpr int64_t kLanes = DITTO_LANES;
@@ -40,63 +35,14 @@ struct Load {
   }
 };
 
-class Tile {
+class Tile : public Model {
  public:
-  Tile(const char* trace_path, uint32_t state_seed)
-      : context_(make_context(state_seed)), top_(new Vtile(context_.get())), ports_(top_->rootp) {
-#if DITTO_TRACE_VCD || DITTO_TRACE_FST
-    if (trace_path) {
-      context_->traceEverOn(true);
-      trace_file_ = std::make_unique<TraceFile>();
-      top_->trace(trace_file_.get(), 99);
-      trace_file_->open(trace_path);
-    }
-#else
-    (void)trace_path;
-#endif
-    reset();
-  }
-
-  ~Tile() {
-#if DITTO_TRACE_VCD || DITTO_TRACE_FST
-    if (trace_file_) trace_file_->close();
-#endif
-    top_->final();
-    Verilated::threadContextp(Verilated::defaultContextp());  // it pointed to ours
-  }
-
-  static inline int32_t mutant = 0;  // which of a mutation build's mistakes the tiles opened from now on make
-
-  static VerilatedContext* make_context(uint32_t state_seed) {
-    auto* context = new VerilatedContext;
-#if DITTO_RANDOM_STATE
-    context->randReset(2);
-    context->randSeed(static_cast<int>(state_seed & 0x7fffffff) | 1);
-#else
-    (void)state_seed;
-#endif
-#if DITTO_MUTANTS
-    const std::string chosen = "+mutant=" + std::to_string(mutant);
-    const char* arguments[] = {"tile", chosen.c_str()};
-    context->commandArgs(2, arguments);
-#endif
-    return context;
-  }
-
-  void attack(uint64_t seed) { dice_.seed(seed); }
+  Tile(const char* trace_path, uint32_t state_seed) : Model(trace_path, state_seed) { reset(); }
 
   // Two cycles of reset, or one to three of an attacked one; the tile must then be silent (checked builds).
   void reset() {
-    message_.clear();
-    fault_.clear();
     swap_next_ = false;
-    try {
-      drive_reset();
-    } catch (const RtlStopped& stopped) {
-      fault_ = stopped.what;
-    } catch (const RtlBroken& broken) {
-      fault_ = broken.what;
-    }
+    guarded_reset([&] { return drive_reset(), 0; });
   }
 
   void drive_reset() {
@@ -127,11 +73,12 @@ class Tile {
     }
   }
 
+  // Returns the cycles taken, or a negative status.
   int64_t load(const int8_t* weights, int64_t stride, int64_t k, int64_t n) {
-    Load load{weights, stride, k, n};
-    int64_t cycles = 0;
-    try {
-      if (!fault_.empty()) throw RtlBroken{fault_};
+    return guarded([&] {
+      expect_no_fault();
+      Load load{weights, stride, k, n};
+      int64_t cycles = 0;
       for (; !load.over(); ++cycles) {
         while (dice_.attacks() && dice_.chance(4)) {
           disturb();
@@ -143,29 +90,17 @@ class Tile {
         tick();
         load.advance();
       }
-    } catch (const RtlStopped& stopped) {
-      message_ = stopped.what;
-      return -kDittoAssertion;
-    } catch (const RtlBroken& broken) {
-      message_ = broken.what;
-      return -kDittoProtocol;
-    }
-    ports_->weight_valid_i = 0;
-    swap_next_ = DITTO_WEIGHT_BANKS > 1;
-    return cycles;
+      ports_->weight_valid_i = 0;
+      swap_next_ = DITTO_WEIGHT_BANKS > 1;
+      return cycles;
+    });
   }
 
   int32_t run(DittoPass& pass) {
-    try {
-      if (kChecked && !fault_.empty()) throw RtlBroken{fault_};
+    return status_of([&] {
+      expect_no_fault();
       return run_any(pass);
-    } catch (const RtlStopped& stopped) {
-      message_ = stopped.what;
-      return kDittoAssertion;
-    } catch (const RtlBroken& broken) {
-      message_ = broken.what;
-      return kDittoProtocol;
-    }
+    });
   }
 
   int32_t run_product(DittoProduct& product) {
@@ -222,20 +157,13 @@ class Tile {
 
   // Every port that a driver reads, for comparing two tiles.
   uint64_t fingerprint() const {
-    uint64_t hash = 1469598103934665603u;
-    auto mix = [&](const void* data, uint64_t bytes) {
-      for (uint64_t i = 0; i < bytes; ++i) hash = (hash ^ static_cast<const uint8_t*>(data)[i]) * 1099511628211u;
-    };
-    auto port = [&](const auto& value) { mix(&value, sizeof value); };
-    port(ports_->busy_o), port(ports_->cycle_o), port(ports_->weight_ready_o), port(ports_->operand_ready_o);
-    port(ports_->result_valid_o), port(ports_->result_o), port(ports_->result_row_o), port(ports_->result_block_o);
-    port(ports_->result_last_o), port(ports_->enc_done_o), port(ports_->done_o), port(ports_->zero_o);
-    port(ports_->low_o), port(ports_->full_o), port(ports_->busy_cycles_o), port(ports_->starved_cycles_o);
-    port(ports_->stalled_cycles_o);
-    return hash;
+    return hash_of(ports_->busy_o, ports_->cycle_o, ports_->weight_ready_o, ports_->operand_ready_o, ports_->result_valid_o,
+                   ports_->result_o, ports_->result_row_o, ports_->result_block_o, ports_->result_last_o, ports_->enc_done_o,
+                   ports_->done_o, ports_->zero_o, ports_->low_o, ports_->full_o, ports_->busy_cycles_o,
+                   ports_->starved_cycles_o, ports_->stalled_cycles_o);
   }
 
-  // One cycle of random inputs, small passes among them; as `eval()` has it or as `edge()` has it.
+  // One cycle of random inputs, small passes among them.
   void stir(uint64_t seed, bool documented) {
     Dice dice;
     dice.seed(seed);
@@ -258,33 +186,12 @@ class Tile {
       ports_->current_i[e] = dice.below(2) ? dice.below(9) : dice.next();
       ports_->reference_i[e] = dice.below(2) ? dice.below(9) : dice.next();
     }
-    if (documented) {
-      top_->clk_i = 0;
-      top_->eval();
-      top_->clk_i = 1;
-      top_->eval();
-    } else if (ports_->rst_ni && !ports_->start_i && !ports_->weight_valid_i) {
-      edge<true>();
-    } else {
-      edge<false>();
-    }
+    clock(documented);
   }
 
   uint64_t trace(int64_t lane, uint8_t* into, uint64_t capacity) const {
-    const auto& all = port_trace_[lane];
-    std::copy_n(all.begin(), std::min<uint64_t>(capacity, all.size()), into);
-    return all.size();
+    return copy_out(port_trace_[lane], into, capacity);
   }
-
-  void write_coverage(const char* path) {
-#if DITTO_COVERAGE
-    context_->coveragep()->write(path);
-#else
-    (void)path;
-#endif
-  }
-
-  const char* message() const { return message_.c_str(); }
 
   std::string state() const {
     std::string text;
@@ -359,37 +266,6 @@ class Tile {
     if (ports_->weight_ready_o != expected) {
       throw RtlBroken{std::string("weight_ready_o is ") + (expected ? "low" : "high") + " in a pass"};
     }
-  }
-
-  void dump() {
-#if DITTO_TRACE_VCD || DITTO_TRACE_FST
-    if (trace_file_) trace_file_->dump(time_);
-    time_ += 5;
-#endif
-  }
-
-  [[gnu::noinline]] void tick() { edge<false>(); }
-
-  // A clock cycle. `kSteady` promises the compiler one in the middle of a pass: no reset, no start, no weights.
-  template <bool kSteady>
-  void edge() {
-#if DITTO_DIRECT_EVAL
-    if (kSteady && (!ports_->rst_ni || ports_->start_i || ports_->weight_valid_i)) __builtin_unreachable();
-    // A rising edge, the one event this design knows, as the model's eval() has it: what follows from the inputs, then the
-    // registers and what follows from them. Around these two eval() looks for events in loops, a sixth of a cycle's cost.
-    ports_->__VicoTriggered[0] = 1;
-    Vtile___024root___eval_ico(ports_);
-    ports_->__VnbaTriggered[0] = 1;
-    Vtile___024root___eval_nba(ports_);
-    ports_->__VnbaTriggered[0] = 0;
-#else
-    top_->clk_i = 0;  // a waveform shows the inputs from here on, half a cycle before the edge that sees them
-    top_->eval();
-    dump();
-    top_->clk_i = 1;
-    top_->eval();
-    dump();
-#endif
   }
 
   void present(const Load& load) {
@@ -603,19 +479,9 @@ class Tile {
     return kDittoOk;
   }
 
-  std::unique_ptr<VerilatedContext> context_;
-  std::unique_ptr<Vtile> top_;
-  Vtile___024root* ports_;  // the same ports without a reference in between
-#if DITTO_TRACE_VCD || DITTO_TRACE_FST
-  std::unique_ptr<TraceFile> trace_file_;
-  uint64_t time_ = 0;
-#endif
   Feed feeds_[kLanes] = {};
   std::vector<uint8_t> port_trace_[kLanes];
-  std::string message_;
-  std::string fault_;  // what was wrong with the last reset
   bool swap_next_ = false;
-  Dice dice_;
 };
 
 Tile* as_tile(void* tile) { return static_cast<Tile*>(tile); }
@@ -626,17 +492,10 @@ extern "C" {
 
 DITTO_API int32_t ditto_abi() { return DITTO_ABI; }
 DITTO_API void* ditto_open(const char* trace_path, uint32_t state_seed) { return new Tile(trace_path, state_seed); }
-// 1 if so many cycles of random inputs leave two tiles equal, of which one is clocked with its eval().
 DITTO_API int32_t ditto_self_test(int32_t cycles) {
-  Tile documented(nullptr, 1), direct(nullptr, 1);
-  for (int32_t cycle = 0; cycle < cycles; ++cycle) {
-    documented.stir(0x9E3779B97F4A7C15u * (cycle + 1), true);
-    direct.stir(0x9E3779B97F4A7C15u * (cycle + 1), false);
-    if (documented.fingerprint() != direct.fingerprint()) return 0;
-  }
-  return 1;
+  return self_test<Tile>(cycles);
 }
-DITTO_API void ditto_mutant(int32_t number) { Tile::mutant = number; }
+DITTO_API void ditto_mutant(int32_t number) { Model::mutant = number; }
 DITTO_API void ditto_close(void* tile) { delete as_tile(tile); }
 DITTO_API void ditto_reset(void* tile) { as_tile(tile)->reset(); }
 DITTO_API void ditto_attack(void* tile, uint64_t seed) { as_tile(tile)->attack(seed); }
@@ -652,9 +511,7 @@ DITTO_API uint64_t ditto_trace(void* tile, int64_t lane, uint8_t* into, uint64_t
   return as_tile(tile)->trace(lane, into, capacity);
 }
 DITTO_API uint64_t ditto_state(void* tile, char* into, uint64_t capacity) {
-  const std::string text = as_tile(tile)->state();
-  std::copy_n(text.begin(), std::min<uint64_t>(capacity, text.size()), into);
-  return text.size();
+  return copy_out(as_tile(tile)->state(), into, capacity);
 }
 DITTO_API const char* ditto_message(void* tile) { return as_tile(tile)->message(); }
 DITTO_API void ditto_write_coverage(void* tile, const char* path) { as_tile(tile)->write_coverage(path); }

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.device.backends.base import I8, I32, I64, BlockProducts, Codes, Tags, check_blocks
-from ditto_cosim.device.timing.dense_lane import dense_times
+from ditto_cosim.device.timing.dense_lane import dense_pass_cycles
 from ditto_cosim.device.timing.result_port import beats_of, column_blocks, load_cycles
-from ditto_cosim.device.timing.sparse_lane import segment_words, sparse_times
+from ditto_cosim.device.timing.sparse_lane import segment_words, sparse_pass_cycles
 from ditto_cosim.protocol.errors import BackendError, WatchdogError
 from ditto_cosim.protocol.hardware import ARRAY_KINDS, SLOTS_PER_CYCLE, ArrayGeometry, ArrayKind, Geometry
 from ditto_cosim.sim_harness.array import ArrayRuns, ArrayTile, Layout, chunks_of, scale_codes
@@ -33,6 +33,11 @@ from ditto_cosim.sim_harness.errors import HarnessError, TileStuckError
 from ditto_cosim.toolchain import BuildError
 
 U8 = npt.NDArray[np.uint8]
+_BITS = {16: np.uint16, 32: np.uint32, 64: np.uint64}
+"""A bit a code: what holds those of a block."""
+_SHARED_ROWS = 512
+"""From so many rows on two threads share an array: below, loading its weights twice costs more than the second thread gives,
+and the other array keeps that one busy."""
 
 
 def array_geometry(kind: ArrayKind, lane: Geometry, block_size: int) -> ArrayGeometry:
@@ -62,7 +67,8 @@ class _Operands:
     """[K, N]"""
     weight_scales: U8
     """[blocks, N]"""
-    nonzero: npt.NDArray[np.bool_]
+    filled: U8
+    """[rows, K ÷ 8]: a bit for each code, 1 for one other than 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ class HeteroTile:
                 scale_codes("a_scales", np.ascontiguousarray(a_scales)),
                 np.ascontiguousarray(w.T),
                 np.ascontiguousarray(scale_codes("w_scales", w_scales).T),
-                a != 0,
+                np.packbits(a, axis=1),
             )
             return self._on_both(operands, block_size, channel, sparse)
         except TileStuckError as error:
@@ -123,7 +129,7 @@ class HeteroTile:
         met = np.zeros(len(channel), np.int64)
         # One piece of each array in turn, so that both are at work from the start.
         lists = [
-            self._pieces(kind, Layout.of(wanted[kind], block_size), rows, n)
+            self._pieces(kind, wanted[kind], block_size, rows, n)
             for kind in ARRAY_KINDS
             if wanted[kind].any()
         ]
@@ -155,10 +161,11 @@ class HeteroTile:
         sums["dense"] += sums["sparse"]
         return BlockProducts(sums["dense"], int(cycles["dense"].max()), int(cycles["sparse"].max()), nonzero)
 
-    def _pieces(self, kind: ArrayKind, layout: Layout, rows: int, n: int) -> list[_Piece]:
+    def _pieces(self, kind: ArrayKind, wanted: Tags, block_size: int, rows: int, n: int) -> list[_Piece]:
+        layout = Layout.of(wanted, block_size)
         tiles = min(self.tiles[kind], rows)
         edges = np.array([rows * i // tiles for i in range(tiles + 1)], np.int64)
-        shares = min(tiles, self._threads)
+        shares = min(tiles, self._threads if rows >= _SHARED_ROWS else 1)
         cuts = [tiles * i // shares for i in range(shares + 1)]
         return [
             _Piece(
@@ -190,38 +197,36 @@ class HeteroTile:
             )
         finally:
             free.append(tile)
-        _hold(piece, geometry, runs, operands.nonzero[rows], edges)
+        _hold(piece, geometry, runs, operands.filled[rows])
         return runs
 
 
-def _hold(
-    piece: _Piece, geometry: ArrayGeometry, runs: ArrayRuns, nonzero: npt.NDArray[np.bool_], edges: I64
-) -> None:
+def _hold(piece: _Piece, geometry: ArrayGeometry, runs: ArrayRuns, filled: U8) -> None:
     """Counts and cycles of every pass are what operands and contract say, or this ends in a sentence."""
     layout, n = piece.layout, piece.columns.stop - piece.columns.start
-    blocks, chunks = column_blocks(n, geometry), chunks_of(layout, geometry)
-    seen = nonzero.reshape(len(nonzero), -1, layout.block_size)[:, layout.blocks]
-    kept = np.zeros(layout.elements, bool)
-    kept[layout.places[layout.places >= 0]] = True
-    of_segment = np.count_nonzero(seen & kept.reshape(-1, layout.block_size)[layout.blocks], axis=2)
-    for chunk, (first, last) in enumerate(itertools.pairwise(chunks)):
-        counts, part = layout.counts[first:last], of_segment[:, first:last]
-        beats, words = beats_of(counts, geometry.beat), segment_words(part)
-        if piece.kind == "sparse":
-            wrong = np.flatnonzero(runs.nonzero[chunk] != part.sum(1))
-            if len(wrong):
+    edges, blocks = piece.edges - piece.edges[0], column_blocks(n, geometry)
+    chunks = [slice(*ends) for ends in itertools.pairwise(chunks_of(layout, geometry).tolist())]
+    counts = [layout.counts[chunk] for chunk in chunks]
+    beats = np.array([beats_of(of_chunk, geometry.beat) for of_chunk in counts], np.int64)
+    if piece.kind == "sparse":
+        of_block = (filled & np.packbits(layout.wanted)).view(_BITS[layout.block_size])
+        of_segment = np.bitwise_count(of_block)[:, layout.blocks]
+        words = np.empty(runs.nonzero.shape, np.int64)
+        for i, chunk in enumerate(chunks):
+            nonzero = of_segment[:, chunk].sum(1, dtype=np.uint16)
+            if not np.array_equal(runs.nonzero[i], nonzero):
+                row = int(np.flatnonzero(runs.nonzero[i] != nonzero)[0])
                 raise BackendError(
-                    f"sparse array: row {wrong[0]} has {part[wrong[0]].sum()} codes other than 0, its encoder counted "
-                    f"{runs.nonzero[chunk, wrong[0]]}"
+                    f"sparse array: row {row} has {nonzero[row]} codes other than 0, its encoder counted "
+                    f"{runs.nonzero[i, row]}"
                 )
-        passes = [
-            sparse_times(words[at:end], beats, blocks)
-            if piece.kind == "sparse"
-            else dense_times(int(end - at), beats, blocks)
-            for at, end in itertools.pairwise(edges)
-        ]
-        said = [load_cycles(counts, n, geometry), *(times.cycles for times in passes)]
-        measured = [int(runs.loaded[chunk]), *runs.cycles[chunk].tolist()]
+            words[i] = segment_words(of_segment[:, chunk])
+        passes = sparse_pass_cycles(words, beats, blocks, edges)
+    else:
+        passes = dense_pass_cycles(beats, blocks, edges)
+    for i, of_chunk in enumerate(counts):
+        said = [load_cycles(of_chunk, n, geometry), *passes[:, i].tolist()]
+        measured = [int(runs.loaded[i]), *runs.cycles[i].tolist()]
         if said != measured:
             raise BackendError(
                 f"{piece.kind} array: loading and passes measured {measured} cycles, the cycle contract says {said}"

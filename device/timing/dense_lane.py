@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ditto_cosim.device.timing.result_port import U8, ArrayTimes, ResultPort
+from ditto_cosim.device.timing.result_port import I64, U8, ArrayTimes, ResultPort
 from ditto_cosim.protocol.hardware import ARRAY_DRAIN_CYCLES
 
 
@@ -28,6 +28,12 @@ def dense_times(rows: int, beats: int, blocks: int) -> ArrayTimes:
     done = np.arange(1, rows + 1, dtype=np.int64) * (beats * blocks)
     busy = int(done[-1])
     return ArrayTimes(np.zeros(rows, np.int64), done, busy, 0, 0, busy + ARRAY_DRAIN_CYCLES)
+
+
+def dense_pass_cycles(beats: I64, blocks: int, edges: I64) -> I64:
+    """Cycles of many unstalled passes [passes, chunks]: rows edges[i] … edges[i+1] − 1, of so many beats [chunks]."""
+    cycles: I64 = np.diff(edges)[:, None] * beats * blocks + ARRAY_DRAIN_CYCLES
+    return cycles
 
 
 def dense_stalled_times(

@@ -21,8 +21,11 @@ What it does not do: values, DRAM, several passes.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
+from ditto_cosim.device.kernels.native import kernels
 from ditto_cosim.device.timing.lane import replay_times
 from ditto_cosim.device.timing.result_port import I64, U8, ArrayTimes, Counts, ResultPort
 from ditto_cosim.protocol.hardware import ARRAY_DRAIN_CYCLES, ENCODE_FLUSH_CYCLES, SLOTS_PER_CYCLE
@@ -30,8 +33,9 @@ from ditto_cosim.protocol.hardware import ARRAY_DRAIN_CYCLES, ENCODE_FLUSH_CYCLE
 
 def segment_words(nonzero: Counts) -> I64:
     """Words of every row, from the codes other than zero of each of its segments, [M, segments]."""
-    words: I64 = (-(-nonzero.astype(np.int64) // SLOTS_PER_CYCLE)).sum(-1)
-    return np.maximum(1, words)
+    short = nonzero.astype(np.uint16) + np.uint16(SLOTS_PER_CYCLE - 1)
+    words: I64 = np.maximum(1, (short // SLOTS_PER_CYCLE).sum(-1, dtype=np.int64))
+    return words
 
 
 def sparse_times(words: I64, beats: int, blocks: int) -> ArrayTimes:
@@ -40,6 +44,30 @@ def sparse_times(words: I64, beats: int, blocks: int) -> ArrayTimes:
     enc_done, done = replay_times(work, beats + ENCODE_FLUSH_CYCLES)
     busy, last = int(work.sum()), int(done[-1])
     return ArrayTimes(enc_done, done, busy, last - busy, 0, last + ARRAY_DRAIN_CYCLES)
+
+
+def sparse_pass_cycles(words: I64, beats: I64, blocks: int, edges: I64) -> I64:
+    """Cycles of many unstalled passes [passes, chunks]: rows edges[i] … edges[i+1] − 1, of so many words [chunks, M] and beats
+    [chunks]. The recurrence of `sparse_times` for all of them at once."""
+    compiled = kernels()
+    if compiled is None:
+        return sparse_pass_cycles_numpy(words, beats, blocks, edges)
+    encode = beats + ENCODE_FLUSH_CYCLES
+    done, _, _ = compiled.lane_cycles(words.astype(np.uint16)[None], 1, edges, 1, blocks, 1, encode)
+    cycles: I64 = done[0, :, 0] + ARRAY_DRAIN_CYCLES
+    return cycles
+
+
+def sparse_pass_cycles_numpy(words: I64, beats: I64, blocks: int, edges: I64) -> I64:
+    """As `sparse_pass_cycles`."""
+    passes = [
+        [
+            sparse_times(of_chunk[at:end], int(of_row), blocks).cycles
+            for of_chunk, of_row in zip(words, beats, strict=True)
+        ]
+        for at, end in pairwise(edges.tolist())
+    ]
+    return np.array(passes, np.int64)
 
 
 def sparse_stalled_times(

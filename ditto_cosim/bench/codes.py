@@ -2,23 +2,27 @@
 """What a code other than 0 costs through SQ-DM's arrays in RTL, over a slot of Ditto's in the same layers: a row of `ditto bench
 model`.
 
-fashion-ddpm-relu twice over the same inputs, steps in turn: as int8 under design `ditto`, and on its format plan under `sq_dm`.
-Counted are this process's CPU seconds inside the backend, tiles and their threads in it, for the layers that the plan has at 4
-bits. A code is met as often as windows meet it; so is an element that gives slots. The dense array multiplies zeros too, which
-the codes pay. What the detector in RTL takes stands beside. What this file does not do: whole steps (`model.py`), the wire.
+fashion-ddpm-relu over the same inputs twice: as int8 under design `ditto`, and on its format plan under `sq_dm`. Of the last
+step the products of those layers that the plan has at 4 bits are kept and given to the two backends again, in turn, when
+nothing else of the process is at work: counted are its CPU seconds, tiles and their threads in it, and the median of several
+rounds compared. A code is met as often as windows meet it; so is an element that gives slots. The dense array multiplies zeros
+too, which the codes pay. What the detector in RTL takes stands beside.
+What this file does not do: whole steps (`model.py`), the wire.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ditto_cosim.device.backends.base import WrittenBack
+from ditto_cosim.device.backends.base import Gemm, WrittenBack
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host import zoo
 from ditto_cosim.host.compiler.calibrate import Calibrator
@@ -31,6 +35,9 @@ MODEL = "fashion-ddpm-relu"
 WARM = 2
 """Steps before the timed ones: tiles are built, Ditto has a step to take differences to."""
 
+ROUNDS = 5
+"""How often each backend is given its products; three times that with `repeats` of 3."""
+
 Steps = Sequence[Mapping[str, Tensor]]
 
 
@@ -40,7 +47,7 @@ def measure_codes(
     """CPU seconds a million slots of Ditto's and a million codes of SQ-DM's, a billion multiplications of both, and ratios."""
     torch.manual_seed(0)
     denoiser = zoo.load_pipeline(MODEL).unet
-    steps: Steps = steps_of(MODEL, denoiser, WARM + repeats)
+    steps: Steps = steps_of(MODEL, denoiser, WARM + 1)
     captured = capture(denoiser, dict(steps[0]), extra={"return_dict": False})
     calibrator = Calibrator(captured)
     for inputs in steps:
@@ -48,75 +55,116 @@ def measure_codes(
     grids = calibrator.grids(policy="static", observer="minmax")
     plan = load_plan(zoo.WEIGHTS / MODEL / PLAN_FILE)
     scaled = compile_denoiser(captured, grids, formats=plan)
-    layers = frozenset(c.name for c in scaled.program.layers if c.attrs.get("format") == "uint4")
-    runs = {
-        "slot": _Watched(compile_denoiser(captured, grids), "ditto", chip, layers),
-        "code": _Watched(scaled, "sq_dm", chip, layers),
+    layers = layers_of_codes(scaled)
+    machines = {
+        "slot": _machine(compile_denoiser(captured, grids), "ditto", chip),
+        "code": _machine(scaled, "sq_dm", chip),
     }
+    kept = {name: Products(machine, layers) for name, machine in machines.items()}
     for step, inputs in enumerate(steps):
-        for run in runs.values():
-            run.step(step, inputs, counted=step >= WARM)
-    found: dict[str, Any] = {"model": MODEL, "chip": chip, "layers": len(layers)}
-    for name, run in runs.items():
-        run.machine.close()
-        found[f"{name}_cpu_s_a_million"] = 1e6 * run.seconds / run.met
-        found[f"{name}_cpu_s_a_billion_multiplications"] = 1e9 * run.seconds / run.products
+        for name, machine in machines.items():
+            kept[name].keeping = step >= WARM
+            take_step(machine, step, inputs)
+    seconds: dict[str, list[float]] = {"slot": [], "code": [], "detector": []}
+    for _ in range(ROUNDS * repeats):
+        for name, products in kept.items():
+            seconds[name].append(products.compute())
+        seconds["detector"].append(kept["code"].write_back())
+    for machine in machines.values():
+        machine.close()
+    spent = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "model": MODEL,
+        "chip": chip,
+        "layers": len(layers),
+        "rounds": ROUNDS * repeats,
+        **ratios(spent, {name: (p.met, p.multiplications) for name, p in kept.items()}),
+    }
+
+
+def ratios(spent: Mapping[str, float], work: Mapping[str, tuple[int, int]]) -> dict[str, float]:
+    """From CPU seconds, and from (slots or codes, multiplications) of each side."""
+    found: dict[str, float] = {}
+    for name, (met, multiplications) in work.items():
+        found[f"{name}_cpu_s_a_million"] = 1e6 * spent[name] / met
+        found[f"{name}_cpu_s_a_billion_multiplications"] = 1e9 * spent[name] / multiplications
     for unit in ("million", "billion_multiplications"):
         found[f"code_over_slot_{unit}"] = found[f"code_cpu_s_a_{unit}"] / found[f"slot_cpu_s_a_{unit}"]
-    sq_dm, ditto = runs["code"], runs["slot"]
-    found["detector_over_arrays"] = sq_dm.detector_seconds / sq_dm.seconds
-    found["layers_over_ditto_s"] = (sq_dm.seconds + sq_dm.detector_seconds) / ditto.seconds
+    found["detector_over_arrays"] = spent["detector"] / spent["code"]
+    found["layers_over_ditto_s"] = (spent["code"] + spent["detector"]) / spent["slot"]
     return found
 
 
-class _Watched:
-    """A machine whose backend's work in some layers is timed and counted."""
+def layers_of_codes(compiled: Compiled) -> frozenset[str]:
+    """The layers whose activations are 4-bit codes behind a ReLU."""
+    return frozenset(c.name for c in compiled.program.layers if c.attrs.get("format") == "uint4")
 
-    def __init__(self, compiled: Compiled, design: str, chip: str, layers: frozenset[str]) -> None:
-        self.machine = Machine(
-            compiled.program, compiled.arrays, RunSpec(backend="rtl", chip=chip, design=design)
-        )
-        self.seconds = self.detector_seconds = 0.0
-        self.met = self.products = 0
-        self._layers, self._counted = layers, False
-        backend: Any = self.machine.backend
-        self._gemm, self._block_gemm, self._hold_tags = backend.gemm, backend.block_gemm, backend.hold_tags
-        backend.gemm, backend.block_gemm, backend.hold_tags = self.gemm, self.block_gemm, self.hold_tags
 
-    def step(self, step: int, inputs: Mapping[str, Tensor], counted: bool) -> None:
-        self._counted = counted
-        arrays = {n: t.numpy() for n, t in inputs.items()}
-        self.machine.step(
-            step, arrays, observe="none", timed=True, on_layer=lambda _: None, on_value=lambda *_: None
-        )
+def take_step(machine: Machine, step: int, inputs: Mapping[str, Tensor]) -> None:
+    """One step whose values nobody looks at."""
+    arrays = {n: t.numpy() for n, t in inputs.items()}
+    machine.step(step, arrays, observe="none", timed=True, on_layer=lambda _: None, on_value=lambda *_: None)
 
-    def gemm(self, job: Any) -> Any:
-        began = time.process_time()
+
+def _machine(compiled: Compiled, design: str, chip: str) -> Machine:
+    return Machine(compiled.program, compiled.arrays, RunSpec(backend="rtl", chip=chip, design=design))
+
+
+class Products:
+    """What a machine asks of its backend for some layers while `keeping`, to be asked again."""
+
+    def __init__(self, machine: Machine, layers: frozenset[str]) -> None:
+        backend: Any = machine.backend
+        self._gemm, self._block_gemm = backend.gemm, backend.block_gemm
+        self._hold_tags = getattr(backend, "hold_tags", None)
+        self._layers, self.keeping = layers, False
+        self._products: list[Callable[[], Any]] = []
+        self._written: list[WrittenBack] = []
+        self.met = self.multiplications = 0
+        """Slots of Ditto's, or codes other than 0, and what they are multiplied with."""
+        backend.gemm, backend.block_gemm = self.gemm, self.block_gemm
+        if self._hold_tags is not None:
+            backend.hold_tags = self.hold_tags
+
+    def gemm(self, job: Gemm) -> Any:
         result = self._gemm(job)
-        if self._counted and job.name in self._layers:
-            self._count(
-                time.process_time() - began, int(result.slots.sum(dtype=np.int64)), job.weights.shape[2]
-            )
+        if self.keeping and job.name in self._layers:
+            reference = job.reference if isinstance(job.reference, int) else job.reference.copy()
+            again = replace(job, current=job.current.copy(), reference=reference, weights=job.weights.copy())
+            self._keep(lambda: self._gemm(again), int(result.slots.sum(dtype=np.int64)), job.weights.shape[2])
         return result
 
     def block_gemm(self, codes: Any, *rest: Any) -> Any:
-        began = time.process_time()
         result = self._block_gemm(codes, *rest)
-        if self._counted:
-            spent = time.process_time() - began
-            self._count(spent, int(np.count_nonzero(codes)), result.acc.shape[1])
+        if self.keeping:
+            again = [array.copy() for array in (codes, *rest)]
+            self._keep(lambda: self._block_gemm(*again), int(np.count_nonzero(codes)), result.acc.shape[1])
         return result
 
     def hold_tags(self, written: WrittenBack) -> None:
-        began = time.process_time()
+        assert self._hold_tags is not None
         self._hold_tags(written)
-        if self._counted:
-            self.detector_seconds += time.process_time() - began
+        if self.keeping:
+            self._written.append(replace(written, codes=written.codes.copy()))
 
-    def _count(self, seconds: float, met: int, columns: int) -> None:
-        self.seconds += seconds
+    def compute(self) -> float:
+        """CPU seconds of all products, one after the other."""
+        began = time.process_time()
+        for product in self._products:
+            product()
+        return time.process_time() - began
+
+    def write_back(self) -> float:
+        """CPU seconds of the detector, over the same layers."""
+        began = time.process_time()
+        for written in self._written:
+            self._hold_tags(written)  # type: ignore[misc]  # what is written was held once
+        return time.process_time() - began
+
+    def _keep(self, product: Callable[[], Any], met: int, columns: int) -> None:
+        self._products.append(product)
         self.met += met
-        self.products += met * columns
+        self.multiplications += met * columns
 
 
 def line(found: Mapping[str, Any]) -> str:

@@ -92,6 +92,12 @@ def generate(
     guidance: Annotated[
         float, typer.Option(help="Classifier-free guidance; 0 leaves the pipeline's own")
     ] = 0.0,
+    scheduler: Annotated[
+        str,
+        typer.Option(
+            help="Another way through the noise: heun (evaluates twice a step), euler, dpm++, … or a class of diffusers"
+        ),
+    ] = "",
     policy: Annotated[
         str,
         typer.Option(
@@ -192,7 +198,14 @@ def generate(
         from ditto_cosim.host.generation import generate_run
         from ditto_cosim.host.pipeline.models import Wish, load_model, prompts_of
 
-        loaded = load_model(model, dtype=dtype, lora=lora or (), controlnet=controlnet, quantized=quantized)
+        loaded = load_model(
+            model,
+            dtype=dtype,
+            lora=lora or (),
+            controlnet=controlnet,
+            quantized=quantized,
+            scheduler=scheduler,
+        )
         wish = Wish(
             steps,
             seed,

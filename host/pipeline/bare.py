@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pipeline around a denoiser that has none: seeded noise, seeded conditions, DDIM.
+"""A pipeline around a denoiser that has none: seeded noise, seeded conditions, DDIM unless another scheduler is given.
 
 So that a bare denoiser, saved with its own `save_pretrained`, can be calibrated, run and priced. Its pictures are its latents.
 What this file does not do: text, autoencoders, guidance.
@@ -7,6 +7,7 @@ What this file does not do: text, autoencoders, guidance.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -54,12 +55,14 @@ class BarePipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
         sample = randn_tensor(_shape(denoiser, batch_size), generator, dtype=denoiser.dtype)
         sample = sample * self.scheduler.init_noise_sigma
         self.scheduler.set_timesteps(num_inference_steps)
+        draws = "generator" in inspect.signature(self.scheduler.step).parameters
+        more = {"generator": generator} if draws else {}
         for t in self.scheduler.timesteps:
             scaled = self.scheduler.scale_model_input(sample, t)
             time = t if self.unet is not None else t.expand(batch_size)
             noise = denoiser(scaled, timestep=time, return_dict=False, **arguments)[0]
             noise = noise[:, : sample.shape[1]]  # a learned variance follows the noise
-            sample = self.scheduler.step(noise, t, sample).prev_sample
+            sample = self.scheduler.step(noise, t, sample, **more).prev_sample
         if output_type == "latent":
             return ImagePipelineOutput(images=sample)
         pixels = (sample.float() / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).numpy()

@@ -236,19 +236,35 @@ def usual(choice: Mapping[str, Any]) -> bool:
 
 
 def load_model(
-    name: str, *, dtype: str = "", lora: Sequence[str] = (), controlnet: str = "", quantized: str = ""
+    name: str,
+    *,
+    dtype: str = "",
+    lora: Sequence[str] = (),
+    controlnet: str = "",
+    quantized: str = "",
+    scheduler: str = "",
 ) -> LoadedModel:
     """A model that ships, a folder of a pipeline, or a folder of a denoiser alone, as `save_pretrained` writes them.
 
     `dtype` is fp32, fp16, bf16 or fp64; `lora` names files or folders of adapters, each perhaps followed by `:scale`;
-    `controlnet` a folder of one; `quantized` a checkpoint of the denoiser with integers (`load_quantized`).
+    `controlnet` a folder of one; `quantized` a checkpoint of the denoiser with integers (`load_quantized`); `scheduler` is one
+    of `schedulers.py`, in place of the model's own.
     """
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    from ditto_cosim.host.pipeline.schedulers import scheduler_class, with_scheduler
     from ditto_cosim.host.zoo import find, load_pipeline
 
-    options = {"dtype": dtype, "lora": list(lora), "controlnet": controlnet, "quantized": quantized}
+    options = {
+        "dtype": dtype,
+        "lora": list(lora),
+        "controlnet": controlnet,
+        "quantized": quantized,
+        "scheduler": scheduler,
+    }
+    if scheduler:
+        scheduler_class(scheduler)
     folder = Path(name)
     if dtype and dtype not in FLOATS:
         raise ModelError(f"dtype {dtype!r} is not known; it is one of {', '.join(FLOATS)}")
@@ -275,6 +291,8 @@ def load_model(
     if quantized:  # its integers fit no other scales than its own
         load_quantized(replace(loaded, pipe=pipe).denoiser, Path(quantized))
         loaded = replace(loaded, folder=None)
+    if scheduler:
+        pipe = with_scheduler(pipe, scheduler)
     return replace(loaded, pipe=pipe, options={k: v for k, v in options.items() if v})
 
 

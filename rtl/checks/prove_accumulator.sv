@@ -67,7 +67,7 @@ module prove_accumulator
   logic [RowWidth-1:0]   row_q;
   logic                  taken;
   scale_t                scale;
-  logic [31:0]           mantissa;
+  logic [15:0]           mantissa;
   logic [31:0]           product;
   logic [4:0]            shift;
   logic [AccWidth-1:0]   term;
@@ -75,10 +75,10 @@ module prove_accumulator
 
   assign taken    = sum_valid_i && sum_ready;
   assign scale    = u_accumulator.scales[{u_accumulator.block_q[0], sum_segment_i[0]}][0];
-  assign mantissa = {28'd0, sum_scale_i.mantissa} * {28'd0, scale.mantissa};
-  assign product  = {16'd0, sum_i[0] ^ 16'h8000} * mantissa;
+  assign mantissa = {12'd0, sum_scale_i.mantissa} * {12'd0, scale.mantissa};
+  assign product  = {16'd0, sum_i[0] ^ 16'h8000} * {16'd0, mantissa};
   assign shift    = {1'b0, sum_scale_i.exponent} + {1'b0, scale.exponent};
-  assign term     = ({24'd0, product} - {24'd0, mantissa << 15}) << shift;
+  assign term     = ({24'd0, product} - {25'd0, mantissa, 15'd0}) << shift;
   assign sum      = (first_q ? '0 : due_q) + term;
 
   always_ff @(posedge clk_i) begin : due

@@ -80,14 +80,15 @@ module block_accumulator
   endfunction
 
   function automatic void accumulate(logic [AddrWidth-1:0] row);
-    automatic logic [AccWidth-1:0] keep = sum_first_i ? '0 : '1;
+    automatic logic [63:0] keep = sum_first_i ? '0 : '1;
     for (int unsigned c = 0; c < Columns; c++) begin
-      // 2^15 makes the sum non-negative, so that widening it needs no sign; it is taken out behind the multiplier.
-      automatic logic [31:0] mantissa = {28'd0, sum_scale_i.mantissa} * {28'd0, scales[row][c][3:0]};
-      automatic logic [31:0] product = {16'd0, sum_i[c] ^ 16'h8000} * mantissa;
-      automatic logic [AccWidth-1:0] exact = {24'd0, product} - {24'd0, mantissa << 15};
+      // 2^15 makes the sum non-negative, so that widening it needs no sign; it is taken out behind the multiplier. 64 bits, of
+      // which the register keeps its own, spare the simulator a mask at every step.
+      automatic logic [15:0] mantissa = {12'd0, sum_scale_i.mantissa} * {12'd0, scales[row][c][3:0]};
+      automatic logic [31:0] product = {16'd0, sum_i[c] ^ 16'h8000} * {16'd0, mantissa};
+      automatic logic [63:0] exact = {32'd0, product} - {33'd0, mantissa, 15'd0};
       automatic logic [4:0] exponent = {1'b0, sum_scale_i.exponent} + {1'b0, scales[row][c][7:4]};
-      acc_q[c] = (acc_q[c] & keep) + (exact << exponent);
+      acc_q[c] = AccWidth'(({8'd0, acc_q[c]} & keep) + (exact << exponent));
     end
   endfunction
 

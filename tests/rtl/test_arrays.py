@@ -112,7 +112,7 @@ def test_geometry_and_layout_refuse_what_no_array_is() -> None:
         Layout.of(np.ones(40, bool), 32)
     layout = Layout.of(np.arange(48) % 32 < 2, 16)
     assert (layout.counts.tolist(), layout.blocks.tolist()) == ([2, 2], [0, 2])
-    assert layout.places[1, :3].tolist() == [32, 33, -1]
+    assert layout.wanted.nonzero()[0].tolist() == [0, 1, 32, 33]
 
 
 # --- RTL against contract and sums -------------------------------------------------------------------------------------
@@ -247,6 +247,30 @@ def test_there_are_many_mutants_of_the_arrays() -> None:
     [
         ("detector_tags", "sparsity_detector.sv", "count >= theta_count_q", "count > theta_count_q"),
         ("accumulator_sum", "block_accumulator.sv", "sum_first_i ? '0 : '1", "sum_last_i ? '0 : '1"),
+        ("dense_segment", "dense_pe_array.sv", "(partial_q[c] & keep)", "partial_q[c]"),
+        (
+            "sparse_silence",
+            "sparse_pe_array.sv",
+            "sum_valid_o <= 1'b0;",
+            "sum_valid_o <= word_valid_i && marked;",
+        ),
+        pytest.param(
+            *("dense_silence", "dense_tile.sv", "beat_valid_q <= 1'b0;", "beat_valid_q <= taken;"),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *(
+                "sparse_segment",
+                "sparse_pe_array.sv",
+                "word_first_i || begin_q ? '0 : '1",
+                "word_first_i ? '0 : '1",
+            ),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *("sparse_element", "sparse_encoder.sv", "code != 4'd0 ? 8'd1", "code > 4'd1 ? 8'd1"),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_property_is_proved_and_a_planted_bug_has_a_counterexample(
