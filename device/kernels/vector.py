@@ -192,13 +192,10 @@ def _group_norm_innermost(
 
 def layer_norm(x: F32, gamma: F32 | None, beta: F32 | None, eps: float, where: str) -> F32:
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    mean, rstd = functions.moments(rows, eps, where)
-    out = rows - mean[:, None]
-    out *= rstd[:, None]
-    if gamma is not None:
-        out *= gamma
-    if beta is not None:
-        out += beta
+    out = np.empty(rows.shape, np.float32)
+    gamma, beta = (None if v is None else np.ascontiguousarray(v) for v in (gamma, beta))
+    if not kernels().layer_norm(rows, out, gamma, beta, eps):
+        raise NonFiniteError(f"{where}: its input holds NaN or infinity")
     return out.reshape(x.shape)
 
 
@@ -252,6 +249,13 @@ def silu(x: F32) -> F32:
     return out
 
 
+def gelu(x: F32, tanh: bool) -> F32:
+    order = memory_order(x)
+    out = _empty_like(x, order, np.float32)
+    kernels().gelu(np.ascontiguousarray(_flat(x, order)), _flat(out, order), tanh)
+    return out
+
+
 def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tuple[Array, ...]:
     """One vector or move command; `quantize`, which has state, has its own function."""
     x = operands[0]
@@ -260,7 +264,7 @@ def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tup
     if op in _UNARY:
         return (_elementwise(_UNARY[op], np.float32, x),)
     if op == "gelu":
-        return (_elementwise(functions.gelu_tanh if attrs["tanh"] else functions.gelu_erf, np.float32, x),)
+        return (gelu(x, bool(attrs["tanh"])),)
     if op == "add":
         return (add(x, operands[1]),)
     if op in _BINARY:

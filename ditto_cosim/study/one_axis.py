@@ -7,8 +7,9 @@
 
 A *way* is what is computed: every step in 8 bits, fewer steps, reuse, ICC, 4 bits (SQ-DM), two of them together. It decides the
 picture. A *design* decides the time, so one record of each way gives a row for every design that can run it: caching on ITC and
-Ditto+ too. Cycles and energy are of a recorded run of one picture, verified against golden; quality is the mean over more
-pictures that golden computes, which are the same bits. What this file does not do: draw (`one_axis_chart.py`).
+Ditto+ too. Cycles and energy are of a recorded run, verified against golden; quality is over more pictures, which the device's
+own machine computes in this process, without time or records: the same bits, sooner than golden. What this file does not do: draw
+(`one_axis_chart.py`).
 """
 
 from __future__ import annotations
@@ -24,12 +25,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from ditto_cosim.device.chips import load_chip
+from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.pricing.recorded import RecordColumns
 from ditto_cosim.host.compiler.cache import Cache, CacheError, places
+from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.compiler.plan import PLAN_FILE
 from ditto_cosim.host.pipeline.models import LoadedModel, Wish, load_model
+from ditto_cosim.host.pipeline.run import Generation
+from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RecordError, RunRecord
 from ditto_cosim.study.costs import BLOCK_DESIGNS, DESIGNS, cost_of
 from ditto_cosim.study.icc import psnr_db
@@ -41,7 +48,7 @@ RANK_SHARES = (128 / 1152, 256 / 1152)
 """Of a layer's width: two of the paper's ranks on DiT-XL/2."""
 FP32, FULL = "fp32", "full"
 BATCH = 25
-"""Pictures that golden computes at once."""
+"""Pictures that are computed at once."""
 
 Tell = Callable[[str, int, int], None]
 """(what is being made, done, of how many)"""
@@ -247,7 +254,7 @@ def _quality(
     model: str, ways: Sequence[Way], count: int, seed: int, keep: Path, work: _Work
 ) -> dict[str, dict[str, Any]]:
     """Way -> PSNR to fp32's pictures of every step, and Fréchet distance to the training pictures where they are known."""
-    from ditto_cosim.host.analysis.quality import PictureMaker
+    from ditto_cosim.host.analysis.quality import PictureMaker, on_golden
     from ditto_cosim.host.compiler.factors import Factors
     from ditto_cosim.host.compiler.plan import load_plan
     from ditto_cosim.host.zoo import find_trained
@@ -264,7 +271,9 @@ def _quality(
             folder = load_model(model).folder
             assert folder is not None, "a plan lies beside weights"
             settings |= {"design": "sq_dm", "plan": load_plan(folder / PLAN_FILE)}
-        maker = PictureMaker(model, way.file_name, Wish(way.steps), {}, min(count, BATCH), settings, None)
+        wish, batch = Wish(way.steps), min(count, BATCH)
+        computed = on_golden if way.kind == "sq_dm" else on_machine
+        maker = PictureMaker(model, way.file_name, wish, {}, batch, settings, None, computed=computed)
         made = maker.pictures(count, seed, keep)
         work.did(f"pictures: {way.name}", count)
         reference = made if reference is None else reference
@@ -274,6 +283,42 @@ def _quality(
             "frechet_distance": _rounded(figures.get("frechet_distance")),
         }
     return found
+
+
+class MachineRun:
+    """A run of the device's machine in this process: what a denoiser needs of a `Run`, values alone."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self.compiled, self.seen = compiled, Generation()
+        self._machine = Machine(
+            compiled.program, compiled.arrays, RunSpec(backend="model", chip="tiny", design="ditto")
+        )
+
+    def step(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = self._machine.step(
+            self.seen.steps,
+            {name: tensor.numpy() for name, tensor in inputs.items()},
+            observe="none",
+            timed=False,
+            on_layer=lambda report: None,
+            on_value=lambda value, array: None,
+        )
+        self.seen.steps += 1
+        return {name: torch.from_numpy(array.copy()) for name, array in found.outputs.items()}
+
+    def judge(self, step: int, snr_db: float) -> None:
+        """Nobody asks."""
+
+    def close(self, outcome: Mapping[str, Any] | None = None) -> Generation:
+        self._machine.close()
+        return self.seen
+
+
+def on_machine(target: Any, **settings: Any) -> Any:
+    """`accelerate`, the device's machine in this process: its numbers, no cycles."""
+    from ditto_cosim.host.pipeline.accelerate import accelerate
+
+    return accelerate(target, open_run=lambda compiled, steps, record: MachineRun(compiled), **settings)
 
 
 def _quality_of_runs(
