@@ -28,11 +28,15 @@ from ditto_cosim.protocol.isa import Attrs, integer, ints, number
 
 def memory_order(a: Array) -> tuple[int, ...]:
     """Axes from outermost to innermost in memory."""
+    if a.flags.c_contiguous:
+        return tuple(range(a.ndim))
     return tuple(sorted(range(a.ndim), key=lambda i: (-a.strides[i], i)))
 
 
 def _flat(a: Array, order: tuple[int, ...]) -> Array:
     """All elements in the given axis order, without a copy where memory allows; evenly spaced, so maybe not neighbours."""
+    if a.flags.c_contiguous and order == tuple(range(a.ndim)):
+        return a.reshape(-1)
     return a.transpose(order).reshape(-1)
 
 
@@ -105,12 +109,18 @@ def _extremes(flat: F32, where: str) -> tuple[np.float32, np.float32]:
 
 
 def dequantize(acc: Array, params: F32, w_scale: F32, bias: F32 | None, axis: int) -> F32:
-    channel_last = np.moveaxis(acc, axis, -1)
+    last = axis in (-1, acc.ndim - 1)
+    channel_last = acc if last else np.moveaxis(acc, axis, -1)
     rows = np.ascontiguousarray(channel_last).reshape(-1, acc.shape[axis])
     out = np.empty(rows.shape, np.float32)
-    factor = np.ascontiguousarray(np.broadcast_to(params[0] * w_scale, rows.shape[1:]))
-    kernels().dequantize(rows, out, factor, None if bias is None else np.ascontiguousarray(bias))
-    return np.moveaxis(out.reshape(channel_last.shape), -1, axis)
+    factor = params[0] * w_scale
+    if factor.shape != rows.shape[1:]:
+        factor = np.broadcast_to(factor, rows.shape[1:])
+    kernels().dequantize(
+        rows, out, np.ascontiguousarray(factor), None if bias is None else np.ascontiguousarray(bias)
+    )
+    found = out.reshape(channel_last.shape)
+    return found if last else np.moveaxis(found, -1, axis)
 
 
 def dequantize_matmul(acc: Array, left: F32, right: F32, scale: float) -> F32:

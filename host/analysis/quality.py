@@ -5,8 +5,8 @@ A model of the zoo is scored against its training pictures; of a folder's pictur
 
 Pictures on SQ-DM's numbers and on those it is compared with are fp32 arithmetic on what the formats leave of every operand; the
 int8 pictures come from golden, bit-identical to what every exact design computes, in batches that would
-take a device long. Pictures can be kept in a folder, batch by batch, and a measurement goes on with what it finds there. What this file
-does not do: score (`zoo/measure.py` has the extractors).
+take a device long. Pictures can be kept in a folder, batch by batch, and a measurement goes on with what it finds there. What
+this file does not do: score (`zoo/measure.py` has the extractors).
 """
 
 from __future__ import annotations
