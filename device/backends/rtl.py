@@ -87,6 +87,8 @@ class RtlBackend:
         self._helpers = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="tile")
         self._free = [self._make()]
         """Tiles that nobody uses; the first is built now, so that a missing compiler is found before the first layer."""
+        self.simulated_cycles = 0
+        """Of all tiles here since the first layer: weights loaded, passes run."""
         self._arrays: HeteroTile | None = None
         self._detector: RtlDetector | None = None
 
@@ -124,6 +126,7 @@ class RtlBackend:
                 self._ran(job, share, product)
         met = ran.classes[0] if len(ran.classes) == 1 else ran.classes.sum(axis=0, dtype=np.int32)
         zero, low, full = met.sum((1, 2)).tolist()
+        self.simulated_cycles += int(ran.cycles.sum() + ran.loaded.sum())
         out = ran.accumulators
         added: I32 = out[0] if len(out) == 1 else out.sum(axis=0, dtype=np.int32)
         cycles = cut.cycles(ran, self.geometry.weight_banks)
