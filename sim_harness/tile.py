@@ -554,7 +554,7 @@ class Tile:
             row = np.full((1, 1, k), reference, np.int8)
             other, reach = row, (0, 0)
         else:
-            other, reach = reference, reference.strides[:2]
+            other, reach = reference, (reference.strides[0], reference.strides[1])
             _check_stack("reference", other, (groups, m, k))
         _check_stack("current", current, (groups, m, k))
         _check_stack("weights", weights, (groups, k, n))
