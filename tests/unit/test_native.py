@@ -142,7 +142,7 @@ def test_native_layer_norm_is_numpys(
     x = values(*memory, special=(*SPECIAL[:3], *bad))
     rng = np.random.default_rng(memory[0])
     gamma, beta = (
-        rng.normal(size=x.shape[-1]).astype(np.float32) if has else None for has in (has_gamma, has_beta)
+        rng.normal(size=(x.shape[-1],)).astype(np.float32) if has else None for has in (has_gamma, has_beta)
     )
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
         assert same(both(patch, lambda: [vector.layer_norm(x, gamma, beta, 1e-5, "here")]))
