@@ -236,14 +236,15 @@ def test_products_of_many_groups_refuse_what_does_not_fit(tiles: dict[str, Tile]
         plan_of(chunks=(64, 64, 21))
     tile, plan = tiles["tiny"], plan_of()
     current, weights = int8(2, 12, 150), int8(2, 150, 20)
-    for operands, message in (
-        ((current[:, :11], 0, weights), r"current is int8\[2, 11, 150\], int8 \[2, 12, 150\] is expected"),
-        ((current, 0, weights.astype(np.int16)), "weights is int16"),
-        ((current, 200, weights), "reference = 200"),
-        ((current, current.transpose(2, 1, 0).copy().transpose(2, 1, 0), weights), "bytes apart"),
-    ):
+    bad: list[tuple[Any, Any, Any, str]] = [
+        (current[:, :11], 0, weights, r"current is int8\[2, 11, 150\], int8 \[2, 12, 150\] is expected"),
+        (current, 0, weights.astype(np.int16), "weights is int16"),
+        (current, 200, weights, "reference = 200"),
+        (current, current.transpose(2, 1, 0).copy().transpose(2, 1, 0), weights, "bytes apart"),
+    ]
+    for *operands, message in bad:
         with pytest.raises(TileInputError, match=message):
-            tile.run_gemm(*operands, "temporal", plan, GemmRun.of(plan))
+            tile.run_gemm(operands[0], operands[1], operands[2], "temporal", plan, GemmRun.of(plan))
     with pytest.raises(TileInputError, match="mode = 'sideways'"):
         tile.run_gemm(current, 0, weights, "sideways", plan, GemmRun.of(plan))  # type: ignore[arg-type]  # that is the test
 
