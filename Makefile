@@ -7,7 +7,7 @@ export OMP_NUM_THREADS = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-long prove check coverage docs lint lint-python lint-rtl bench clean
+.PHONY: help install install-dev demo test test-long prove check coverage docs lint lint-python lint-rtl bench bench-quick clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -78,7 +78,10 @@ prove: install-dev ## proofs of the RTL: minutes
 	$(BIN)/ditto rtl prove
 
 bench: install-dev ## every benchmark, tables
-	for b in rtl wire dram price model; do $(BIN)/ditto bench $$b; done
+	for b in rtl wire dram price model generate; do $(BIN)/ditto bench $$b; done
+
+bench-quick: install-dev ## all ratios beside those last recorded for this processor
+	$(BIN)/ditto bench ratios --quick
 
 clean: ## everything made, the environment too
 	rm -rf $(VENV) build runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

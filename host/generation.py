@@ -32,6 +32,7 @@ from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts, restore
 from ditto_cosim.host.pipeline.model_factors import factors_for
 from ditto_cosim.host.pipeline.models import LoadedModel, ModelError, Wish, usual
 from ditto_cosim.host.pipeline.run import Generation, Recording, Verdict, VerificationError
+from ditto_cosim.host.pipeline.wallclock import US, WallClock
 from ditto_cosim.host.reference.golden import Difference
 from ditto_cosim.host.report.certificate import versions
 from ditto_cosim.host.report.prices import Prices, save_prices
@@ -111,6 +112,7 @@ def generate_run(
     `fp32` the model itself draws the same pictures afterwards; `appraise` prices the recorded run for its report. The model
     is as it was, when all is done.
     """
+    asked = time.perf_counter()
     if not (resume or overwrite):
         refuse_used(directory)
     model = model.for_wish(wish)
@@ -248,6 +250,7 @@ def generate_run(
         "directory": str(directory),
         "pictures": [str(directory / n) for n in names],
         "report": str(directory / "report.html"),
+        "phases": phases(asked, seen.clock),
     }
     return Outcome(summary, seen, report, pictures, failure)
 
@@ -385,6 +388,23 @@ def host_times(seen: Generation, reported: Sequence[LayerReport]) -> dict[str, A
             for at, name in enumerate(("asked", "answered"))
         },
     }
+
+
+def phases(began: float, clock: WallClock) -> dict[str, float]:
+    """Seconds of a run's parts up to now, whose beginning `time.perf_counter` gave: before the first step is asked for
+    (calibration, capture, lowering, the device's start), that step, which uploads too, one of the others with what the pipeline
+    does between two, and what comes after the last."""
+    if not clock.steps:  # all of its steps were there
+        return {"prepare": time.perf_counter() - began}
+    (first_asked, first), (_, last) = clock.steps[min(clock.steps)], clock.steps[max(clock.steps)]
+    others = len(clock.steps) - 1
+    parts = {
+        "prepare": clock.began + first_asked / US - began,
+        "first_step": (first - first_asked) / US,
+        "step": (last - first) / US / others if others else 0.0,
+        "finish": time.perf_counter() - clock.began - last / US,
+    }
+    return {name: round(seconds, 3) for name, seconds in parts.items()}
 
 
 def check_summary(verdict: Verdict) -> reports.CheckSummary:

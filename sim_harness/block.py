@@ -25,16 +25,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.toolchain import (
-    BuildError,
-    ToolMissingError,
-    cache_dir,
-    compiler,
-    compiler_id,
-    digest,
-    publish,
-    run_tool,
-)
+from ditto_cosim.protocol.kept import digest, publish
+from ditto_cosim.toolchain import BuildError, ToolMissingError, cache_dir, compiler, compiler_id, run_tool
 
 from .build import CXX_FLAGS, VERILATOR_VERSION, BuildOptions, run_verilator, runtime, verilator_root
 from .errors import HarnessError, TileInputError

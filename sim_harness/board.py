@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ditto_cosim.protocol.hardware import Geometry
-from ditto_cosim.toolchain import BuildError, cache_dir, compiler, compiler_id, digest, publish, run_tool
+from ditto_cosim.protocol.kept import digest, publish
+from ditto_cosim.toolchain import BuildError, cache_dir, compiler, compiler_id, run_tool
 
 from .build import VERILATOR_VERSION, BuildOptions, parameters, runtime, verilator_root
 from .sources import rtl_dir, sources

@@ -29,16 +29,8 @@ from ditto_cosim.protocol.hardware import (
     ArrayGeometry,
     Geometry,
 )
-from ditto_cosim.toolchain import (
-    BuildError,
-    ToolMissingError,
-    cache_dir,
-    compiler,
-    compiler_id,
-    digest,
-    publish,
-    run_tool,
-)
+from ditto_cosim.protocol.kept import digest, publish
+from ditto_cosim.toolchain import BuildError, ToolMissingError, cache_dir, compiler, compiler_id, run_tool
 
 from .ports import accessors, tile_ports
 from .sources import ARRAYS, array_sources, sources

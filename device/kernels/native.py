@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from ditto_cosim.device.kernels.base import F32, I8, I32, I64, U16, KernelWindow, Pieces, Reference
 from ditto_cosim.protocol.hardware import LOW_RULE_CODES, LowRule
-from ditto_cosim.toolchain import BuildError, cache_dir, compiler, compiler_id, digest, publish, run_tool
+from ditto_cosim.protocol.kept import digest, publish
+from ditto_cosim.toolchain import BuildError, cache_dir, compiler, compiler_id, run_tool
 
 log = logging.getLogger(__name__)
 

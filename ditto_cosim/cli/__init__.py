@@ -74,7 +74,7 @@ COMMANDS: dict[str, _Entry] = {
     "keys": _Entry("Device", "device:keys", "Make the keys for a device on another machine"),
     "conform": _Entry("Device", "device:conform", "Check a backend against everything a device needs of it"),
     "board": _Entry("Device", "board:app", "Boards behind a serial line: list, test, load, simulate"),
-    "bench": _Entry("Measure", "bench:bench", "Measure speed: rtl, model, wire, price, dram, size"),
+    "bench": _Entry("Measure", "bench:bench", "Measure speed: rtl, model, generate, wire, price, …"),
     "doctor": _Entry("Help", "doctor:doctor", "Look for what this machine lacks, and say the remedy"),
     "completion": _Entry("Help", "completion:completion", "Print the completion script of bash, zsh or fish"),
 }

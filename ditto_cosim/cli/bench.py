@@ -21,6 +21,8 @@ class Name(StrEnum):
     dram = "dram"
     price = "price"
     size = "size"
+    generate = "generate"
+    ratios = "ratios"
 
 
 def bench(
@@ -32,7 +34,9 @@ def bench(
 
     rtl: the Verilated lane and tile; model: one denoising step by fp32, golden, model and rtl; wire: ZeroMQ overhead;
     dram: the DRAM model against two cycle-accurate simulators; price: re-pricing records; size: every
-    phase in seconds and memory, from 1.9 M parameters to Stable Diffusion's UNet.
+    phase in seconds and memory, from 1.9 M parameters to Stable Diffusion's UNet; generate: the whole command by
+    phase, verified and plain, one and two at once; ratios: the quick form of rtl, model and generate beside what was
+    last recorded for this kind of processor.
     """
     module = importlib.import_module(f"ditto_cosim.bench.{name.value}")
     figures = module.measure(quick)

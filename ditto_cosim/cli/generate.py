@@ -176,6 +176,7 @@ def generate(
     from ditto_cosim.cli.progress import watching
     from ditto_cosim.cli.view import viewing
     from ditto_cosim.host.rundir import free, refuse_used, run_name
+    from ditto_cosim.host.wire.supervisor import offers, start_ahead
 
     if rtl_dir is not None or contract:
         backend = _own_rtl(backend, rtl_dir, contract, connect)
@@ -183,6 +184,7 @@ def generate(
         refuse_used(output)
     if not connect:
         check_names(chip, design, backend, cross_check)
+        start_ahead(offers(backend, cross_check))
     plan = plan or plan_for(design)
     with quiet(as_json or silent) as say:
         say(f"loading {model}")

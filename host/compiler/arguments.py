@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import importlib
 import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -169,6 +170,29 @@ def from_description(data: Any) -> Structure:
     return _Node(kind, keys, children, functools.partial(make, list(keys)))
 
 
+def describe_result(structure: Structure) -> Any:
+    """`describe` of what a denoiser returns, which may be one of diffusers' output classes."""
+    if isinstance(structure, _Node) and structure.kind.__module__.partition(".")[0] == "diffusers":
+        children = [describe(child) for child in structure.children]
+        kind = f"{structure.kind.__module__}:{structure.kind.__qualname__}"
+        fields = dataclasses.is_dataclass(structure.kind) and None not in children
+        return {"output": kind, "keys": list(structure.keys), "children": children} if fields else None
+    return describe(structure)
+
+
+def result_from(data: Any) -> Structure:
+    """The inverse of `describe_result`. It imports what the data names: for data of one's own alone."""
+    if "output" not in data:
+        return from_description(data)
+    home, _, name = data["output"].partition(":")
+    kind, keys = getattr(importlib.import_module(home), name), tuple(data["keys"])
+
+    def make(values: list[Any]) -> Any:
+        return kind(**dict(zip(keys, values, strict=True)))
+
+    return _Node(kind, keys, tuple(map(from_description, data["children"])), make)
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a module."""
@@ -200,8 +224,17 @@ class Call:
     @property
     def key(self) -> Hashable:
         """Equal for calls that one program computes."""
-        kinds = tuple((tuple(t.shape), t.dtype) for t in self.given)
-        return self.structure, tuple(self.tensors), kinds, _autocast()
+        return self.structure, tuple(self.tensors), self.kinds, self.autocast
+
+    @property
+    def kinds(self) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
+        """Shapes and types of the caller's tensors."""
+        return tuple((tuple(t.shape), t.dtype) for t in self.given)
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """What PyTorch would turn matrix products into around this call."""
+        return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
     def invoke(self, forward: Callable[..., Any], tensors: Sequence[Any]) -> Any:
         """The same call with these tensors in place of its own."""
@@ -240,7 +273,3 @@ def _time(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float32)
-
-
-def _autocast() -> Hashable:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None

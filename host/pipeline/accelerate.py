@@ -30,7 +30,7 @@ from ditto_cosim.host.pipeline.denoiser import AcceleratedDenoiser, Acceleration
 from ditto_cosim.host.pipeline.factor import LONGEST_PERIOD, factor_denoiser
 from ditto_cosim.host.pipeline.run import SNR_FLOOR_DB, Generation, Recording, Run, Settings
 from ditto_cosim.host.wire.client import Device, OnLayer, connect
-from ditto_cosim.host.wire.supervisor import LocalDevice
+from ditto_cosim.host.wire.supervisor import LocalDevice, offers
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import RunSpec
 
@@ -116,7 +116,7 @@ def accelerate(
     spec = RunSpec(
         backend=backend, chip=chip, design=design, rtl_layers=list(rtl_layers), cross_check=cross_check
     )
-    device = _Devices(connect_to, keys, [n for n in (backend, cross_check) if ":" in n or "@" in n], record)
+    device = _Devices(connect_to, keys, offers(backend, cross_check), record)
     pipeline = None if isinstance(target, nn.Module) else target
     calibrated: list[Any] = []
     wanted = Cache.of(cache)
@@ -373,11 +373,10 @@ class _Devices:
         self,
         target: str | Device | None,
         keys: Path | None,
-        backends: Sequence[str],
+        options: Sequence[str],
         record: Recording | None,
     ) -> None:
-        self._target, self._keys = target, keys
-        self._options = [text for name in backends for text in ("--offer", name)]
+        self._target, self._keys, self._options = target, keys, options
         self._log_directory = None if record is None else record.directory
         self._device: Device | None = target if isinstance(target, Device) else None
 

@@ -34,7 +34,8 @@ from ditto_cosim.host.compiler.factors import Factors
 from ditto_cosim.host.compiler.plan import FormatPlan, draft
 from ditto_cosim.host.compiler.points import quantization_points
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, serves
-from ditto_cosim.host.pipeline import fingerprint
+from ditto_cosim.host.pipeline import fingerprint, programs
+from ditto_cosim.host.pipeline.programs import CallProgram
 from ditto_cosim.host.pipeline.run import Generation, Recording, Settings
 from ditto_cosim.host.reference.golden import TORCH_DTYPES
 
@@ -63,26 +64,13 @@ OpenRun = Callable[[Compiled, int, Recording | None], AnyRun]
 """Makes a run of a compiled denoiser for about so many steps, recorded there."""
 
 
-@dataclass(frozen=True)
-class _Program:
-    """A compiled denoiser with what its caller expects around its results."""
-
-    compiled: Compiled
-    held: Mapping[str, torch.Tensor]
-    """Arguments whose values are part of the program."""
-    outputs: tuple[str, ...]
-    result: Any
-    """The structure that `arguments.put_together` takes."""
-    dtypes: tuple[torch.dtype, ...]
-
-
 @dataclass
 class _Stream:
     """One run with the static inputs that it began with."""
 
     key: Hashable
     static: Mapping[str, torch.Tensor]
-    program: _Program
+    program: CallProgram
     run: AnyRun
 
     def fits(self, key: Hashable, call: Call) -> bool:
@@ -143,7 +131,7 @@ class Acceleration:
         self._static_inputs = static_inputs
         self._varying: set[str] = set()
         self._captured: dict[Hashable, list[Captured]] = {}
-        self._programs: dict[Hashable, list[_Program]] = {}
+        self._programs: dict[Hashable, list[CallProgram]] = {}
         self._stages: dict[int, _Stage] = {}
         self._lock = threading.RLock()
         self._steps = 50
@@ -423,7 +411,7 @@ class Acceleration:
         known.append(capture_call(self.module, self.original, call, static_inputs=self._static_inputs))
         return known[-1]
 
-    def _program(self, call: Call) -> _Program:
+    def _program(self, call: Call) -> CallProgram:
         if self.grids is None:
             raise QuantizationError(
                 "the denoiser is not calibrated; pass accelerate(…, calibration={…}) with arguments for one pipeline "
@@ -440,20 +428,40 @@ class Acceleration:
                 "a call with other shapes or arguments needs another program, but this denoiser's weights were dropped when "
                 "its first was made (keep_weights=False); load it again"
             )
+        kept = self._kept_as(call, self._steps if clustered else 0)
+        if kept is not None and (found := programs.load(kept)) is not None:
+            known.append(found)
+            return found
         captured = self._capture(call)
         captured = replace(captured, static_inputs=captured.static_inputs - self._varying)
         plan = None
         if self._cache is not None and not self._cache.idle:
             plan = plan_of(self._cache, self.module, self._factors)
         formats = draft(captured) if isinstance(self.plan, str) else self.plan
-        compiled = compile_denoiser(
-            captured, self._grids_for(captured, call), steps=self._steps, plan=plan, formats=formats
-        )
+        grids = self._grids_for(captured, call)
+        compiled = compile_denoiser(captured, grids, steps=self._steps, plan=plan, formats=formats)
         dtypes = self._result_dtypes(call, captured)
-        known.append(_Program(compiled, captured.held, captured.outputs, captured.result, dtypes))
+        known.append(CallProgram(compiled, captured.held, captured.outputs, captured.result, dtypes))
+        if kept is not None and grids == self.grids:
+            programs.keep(kept, known[-1])
         if not clustered:
             del self._captured[call.key]  # it holds a copy of weights that are not fp32
         return known[-1]
+
+    def _kept_as(self, call: Call, steps: int) -> str | None:
+        """What this call's program is kept under between processes, if it is one that may be."""
+        if self._outgrown or (self._cache is not None and not self._cache.idle):
+            return None
+        return programs.key_of(
+            self.module,
+            self.original,
+            call,
+            self.grids or {},
+            self.plan,
+            self._static_inputs,
+            self._varying,
+            steps,
+        )
 
     def _grids_for(self, captured: Captured, call: Call) -> dict[str, Grid]:
         """The grids, with dynamic ones, begun at this call's values, where a changed module has outgrown what was given."""
@@ -491,7 +499,7 @@ class Acceleration:
         nodes = next(iter(captured.module.graph.find_nodes(op="output"))).args[0]
         own = tuple(node.meta["val"].dtype for node in nodes)
         floats = {t.dtype for t in (*call.given, *self.module.parameters()) if t.is_floating_point()}
-        if floats <= {torch.float32} and call.key[3] is None:  # type: ignore[index]  # a key is a tuple
+        if floats <= {torch.float32} and call.autocast is None:
             return own
         try:
             with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:

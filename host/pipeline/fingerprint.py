@@ -4,16 +4,20 @@
 A program is made from a module once; this is how one knows that it is still that module. Two readings: a quick one (where
 tensors are, how often they were written, every plain attribute, every function) before each step, and one with the
 content of every tensor when a generation begins, because writes through `.data` leave no trace. What cannot become part
-of a program is refused by name.
+of a program is refused by name. A third reading, `lasting`, means the same in another process, code included; it is had of
+modules alone whose classes come from libraries with a version.
 What this file does not do: decide what follows from a change (`denoiser.py`).
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -68,6 +72,23 @@ def _reading(module: nn.Module, forward: Callable[..., Any], of_tensor: Callable
     walk = _Walk(of_tensor)
     walk.visit((module, forward), 0)
     return hash(tuple(walk.found))
+
+
+LIBRARIES = frozenset({"diffusers", "torch", "transformers"})
+"""Whose classes a lasting reading takes: a version says what their code is, and their code is read as well."""
+_OF_PYTHON = frozenset({"builtins", "collections", "enum", "functools", "types", "typing"})
+
+
+def lasting(module: nn.Module, forward: Callable[..., Any]) -> str | None:
+    """The module's content and code, equal in every process; None where a part of it is nobody's release."""
+    walk = _LastingWalk(_content)
+    try:
+        walk.visit((module, forward), 0)
+        versions = [f"{name} {version(name)}" for name in sorted(LIBRARIES & walk.libraries)]
+        text = "\n".join([sys.version, *versions, *map(_spelled, walk.found)])
+    except (_FleetingError, PackageNotFoundError):
+        return None
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def refuse_unfaithful(module: nn.Module) -> None:
@@ -219,3 +240,78 @@ class _Walk:
             self._seen.add(id(thing))
             self.found.append(getattr(type(thing).__call__, "__code__", None) if callable(thing) else None)
             self.visit(vars(thing), depth)
+
+
+class _FleetingError(Exception):
+    """Something that another process cannot be known to have."""
+
+
+class _LastingWalk(_Walk):
+    """Reads the code of every class it meets too, and of what their modules call by name."""
+
+    def __init__(self, of_tensor: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__(of_tensor)
+        self.libraries: set[str] = set()
+        self._modules: set[str] = set()
+        self._code_of(nn.functional)
+
+    def _module(self, module: nn.Module, depth: int) -> None:
+        self._class(type(module))
+        super()._module(module, depth)
+
+    def _object(self, thing: Any, depth: int) -> None:
+        self._class(thing if isinstance(thing, type) else type(thing))
+        if isinstance(thing, types.FunctionType):
+            self._released(thing.__module__ or "")
+        super()._object(thing, depth)
+
+    def _class(self, kind: type) -> None:
+        for base in kind.__mro__:
+            home = base.__module__
+            if home.partition(".")[0] == "ditto_cosim":  # the class that accelerates
+                continue
+            self._released(home)
+            if home not in self._modules and home.partition(".")[0] in LIBRARIES:
+                self._code_of(sys.modules[home])
+
+    def _released(self, home: str) -> None:
+        root = home.partition(".")[0]
+        if root in LIBRARIES:
+            self.libraries.add(root)
+        elif root not in _OF_PYTHON:
+            raise _FleetingError(home)
+
+    def _code_of(self, home: types.ModuleType) -> None:
+        """Every function of a module, and of the classes that are defined there: a patched one is another module."""
+        self._modules.add(home.__name__)
+        for name, thing in sorted(vars(home).items()):
+            if isinstance(thing, type) and thing.__module__ == home.__name__:
+                for member, value in sorted(vars(thing).items()):
+                    self.found.extend((name, member, code) for code in _codes(value))
+            else:
+                self.found.extend((name, code) for code in _codes(thing))
+
+
+def _codes(thing: Any) -> Iterator[types.CodeType]:
+    if isinstance(thing, staticmethod | classmethod):
+        thing = thing.__func__
+    elif isinstance(thing, property):
+        thing = thing.fget
+    if isinstance(thing, types.FunctionType):
+        yield thing.__code__
+
+
+def _spelled(thing: Any) -> str:
+    """A reading as text that means the same elsewhere."""
+    if isinstance(thing, types.CodeType):
+        parts = (thing.co_name, thing.co_code, thing.co_names, thing.co_varnames, *thing.co_consts)
+        return f"code({','.join(map(_spelled, parts))})"
+    if isinstance(thing, tuple):
+        return f"({','.join(map(_spelled, thing))})"
+    if isinstance(thing, frozenset):
+        return f"{{{','.join(sorted(map(_spelled, thing)))}}}"
+    if isinstance(thing, type):
+        return f"{thing.__module__}.{thing.__qualname__}"
+    if type(thing) in _PLAIN or thing is Ellipsis:
+        return repr(thing)
+    raise _FleetingError(type(thing).__name__)

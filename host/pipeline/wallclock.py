@@ -21,7 +21,7 @@ class WallClock:
     """Of one run."""
 
     def __init__(self) -> None:
-        self._began = time.perf_counter()
+        self.began = time.perf_counter()
         self._check_begin = -1
         self._check = 0
         self.steps: dict[int, tuple[int, int]] = {}
@@ -30,7 +30,7 @@ class WallClock:
         """(step, layer) -> its report arrived; values were first compared (−1: none), and for how long."""
 
     def now_us(self) -> int:
-        return round((time.perf_counter() - self._began) * US)
+        return round((time.perf_counter() - self.began) * US)
 
     def asked(self, step: int) -> None:
         self.steps[step] = self.now_us(), -1

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ditto_cosim.host.wire.client import Device
@@ -23,6 +24,7 @@ from ditto_cosim.protocol import security
 from ditto_cosim.protocol.errors import DeviceLostError, LinkError
 from ditto_cosim.protocol.loop import REAL, World
 
+LOG = "device.log"
 STOP_S = 5.0
 LOG_TAIL_BYTES = 2000
 
@@ -87,6 +89,49 @@ class DeviceProcess:
         self.process.wait()
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """A device that was started before anybody needed it, in its private directory."""
+
+    directory: Path
+    process: DeviceProcess
+
+    @property
+    def log(self) -> Path:
+        return self.directory / LOG
+
+    def end(self) -> None:
+        self.process.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+_AHEAD: dict[tuple[str, ...], _Ahead] = {}
+
+
+def offers(*backends: str) -> list[str]:
+    """Options of a device that has these backends; its own need none."""
+    return [text for name in backends if ":" in name or "@" in name for text in ("--offer", name)]
+
+
+def start_ahead(options: Sequence[str]) -> None:
+    """Starts a device that the first `LocalDevice` of these options takes: it comes up while the host still imports."""
+    if tuple(options) not in _AHEAD:
+        directory = security.private_directory("ditto")
+        ahead = _Ahead(directory, DeviceProcess(options, directory, 0, directory / LOG))
+        _AHEAD[tuple(options)] = ahead
+        atexit.register(ahead.end)
+
+
+def _taken(options: Sequence[str]) -> _Ahead | None:
+    ahead = _AHEAD.pop(tuple(options), None)
+    if ahead is not None:
+        atexit.unregister(ahead.end)
+        if ahead.process.ended():
+            ahead.end()
+            return None
+    return ahead
+
+
 class LocalDevice(Device):
     """A device process of this host, restarted when it dies.
 
@@ -107,10 +152,11 @@ class LocalDevice(Device):
         """`launch` starts a device's process in another way than as one of this machine's."""
         self._options, self._start_s, self._dead_s = list(options), start_s, dead_s
         self._launch, self._world = launch or DeviceProcess, world
-        self._directory = security.private_directory("ditto")
+        self._ahead = _taken(options) if launch is None else None
+        self._directory = self._ahead.directory if self._ahead else security.private_directory("ditto")
         log_directory = run_directory or self._directory
         log_directory.mkdir(parents=True, exist_ok=True)
-        self.log_path = log_directory / "device.log"
+        self.log_path = log_directory / LOG
         self._keeps_log = run_directory is not None
         self._started = 0
         self._process: DeviceProcess | None = None
@@ -130,7 +176,11 @@ class LocalDevice(Device):
     def _reconnect(self) -> Link:
         if self._process is not None:
             self._process.kill()
-        self._process = process = self._launch(self._options, self._directory, self._started, self.log_path)
+        if self._ahead is not None and not self._started:
+            process = self._ahead.process
+        else:
+            process = self._launch(self._options, self._directory, self._started, self.log_path)
+        self._process = process
         self._started += 1
         try:
             return Link(
@@ -153,6 +203,9 @@ class LocalDevice(Device):
         atexit.unregister(self.close)
         if self._process is not None:
             self._process.stop()
+        if self._ahead is not None and self._keeps_log:
+            with contextlib.suppress(OSError), self.log_path.open("ab") as log:
+                log.write(self._ahead.log.read_bytes())
         if self._keeps_log or self._process is None or self._process.ended_well:
             with contextlib.suppress(OSError):
                 shutil.rmtree(self._directory)

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from ditto_cosim.host.wire.client import RemoteRun
-from ditto_cosim.host.wire.supervisor import LocalDevice
+from ditto_cosim.host.wire.supervisor import LocalDevice, start_ahead
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import CancelledError, DeviceLostError
 from support.wire_harness import Given, run_steps
@@ -83,6 +83,32 @@ def kill_somewhere(expected: Given, seed: int) -> None:
         # by way of the front.
         assert run.recoveries >= 1 or at >= len(expected.reports) - 6 or which != "worker"
         run.close()
+
+
+def test_device_started_ahead_is_taken_once_and_its_log_kept(expected: Given, tmp_path: Path) -> None:
+    start_ahead(PLAIN)
+    (started,) = psutil.Process().children()
+    with LocalDevice(PLAIN, run_directory=tmp_path) as device:
+        assert device.pid == started.pid
+        with LocalDevice(PLAIN) as another:
+            assert another.pid != started.pid
+        seen: list[m.LayerReport] = []
+
+        def on_layer(report: m.LayerReport) -> None:
+            seen.append(report)
+            if len(seen) == 3:
+                started.kill()
+
+        with device.open_run(*chain(), SPEC) as run:
+            assert run_steps(run, STEPS, observe="all", on_layer=on_layer) == expected
+        assert device.pid != started.pid
+    assert (tmp_path / "device.log").read_text().count("listens") == 2
+
+
+def test_device_started_ahead_and_not_needed_leaves_nothing(tmp_path: Path) -> None:
+    ahead = f"from ditto_cosim.host.wire.supervisor import start_ahead; start_ahead({PLAIN!r})"
+    subprocess.run([sys.executable, "-c", ahead], check=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -176,7 +202,7 @@ def test_device_stops_cleanly_on_a_signal() -> None:
 HOST = """
 import sys, time
 from support.wire_programs import chain, inputs_of
-from ditto_cosim.host.wire.supervisor import LocalDevice
+from ditto_cosim.host.wire.supervisor import LocalDevice, start_ahead
 from ditto_cosim.protocol.messages import RunSpec
 options = ["--backend", "support.plain_backend:PlainBackend", "--machine", "support.wire_harness:SlowMachine"]
 device = LocalDevice(options)
