@@ -31,7 +31,7 @@ FILL_CYCLES = 0
 """Cycles between the first of a pass and the first in which a beat can be taken."""
 DRAIN_CYCLES = 2
 """Cycles between a pass's last `done` and its end: the last word is multiplied, its result taken."""
-TILE_ABI_VERSION = 3
+TILE_ABI_VERSION = 4
 """Version of the C interface between the driver's shared library and `sim_harness`."""
 
 ARRAY_DRAIN_CYCLES = 3

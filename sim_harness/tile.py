@@ -39,6 +39,7 @@ U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
 
 ROWS_MAX = 1 << 23
+_OPERANDS = ("current", "reference", "weights")
 _STUCK, _ASSERTION, _RESET = 1, 2, 4
 
 
@@ -76,6 +77,108 @@ class _Product(ctypes.Structure):
         ("range_count", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("classes", "cycles", "loaded")),
     )
+
+
+SHARE_FIELDS = (
+    *("group", "part", "k", "chunk", "chunk_count", "column", "n"),
+    *("row", "rows", "edge", "range_count", "cycles", "loaded"),
+)
+"""`DittoShare` of tile_driver.h."""
+
+
+class _Gemm(ctypes.Structure):
+    """`DittoGemm` of tile_driver.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("current", "reference", "weights", "accumulators")),
+        *((f"{name}_{axis}", ctypes.c_int64) for name in _OPERANDS for axis in ("group", "row")),
+        *((f"accumulators_{axis}", ctypes.c_int64) for axis in ("part", "group", "row")),
+        *((name, ctypes.c_int64) for name in ("groups", "rows")),
+        ("shares", ctypes.c_void_p),
+        ("share_count", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("chunks", "edges", "classes", "cycles", "loaded", "next")),
+        ("watchdog_idle_cycles", ctypes.c_uint64),
+        ("mode", ctypes.c_int32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """How products of many groups are cut into shares; made once for a shape."""
+
+    shape: tuple[int, int, int, int]
+    """groups, rows, K, N"""
+    parts: int
+    """Sums of parts of K."""
+    shares: I64
+    """[shares, fields]: see `DittoShare`."""
+    chunks: I64
+    edges: I64
+    """Of all shares, one after another."""
+
+    def __post_init__(self) -> None:
+        """What would reach past an operand is refused here, once."""
+        groups, rows, k, n = self.shape
+        wide = self.shares.ndim == 2 and self.shares.shape[1] == len(SHARE_FIELDS)
+        if not wide or any(a.dtype != np.int64 or not a.flags.c_contiguous for a in self._arrays):
+            raise TileInputError("tile: a plan's shares, chunks and edges are contiguous int64")
+        of = dict(zip(SHARE_FIELDS, self.shares.T, strict=True))
+        ends = np.concatenate([[0], np.cumsum(self.chunks)])
+        for name, first, count, end in (
+            ("group", of["group"], 1, groups), ("part", of["part"], 1, self.parts),
+            ("rows", of["row"], of["rows"], rows), ("columns", of["column"], of["n"], n),
+            ("chunks", of["chunk"], of["chunk_count"], len(self.chunks)),
+            ("edges", of["edge"], of["range_count"] + 1, len(self.edges)),
+        ):  # fmt: skip
+            if ((first < 0) | (np.asarray(count) < 1) | (first + count > end)).any():
+                raise TileInputError(f"tile: a share's {name} reach past {end}")
+        if ends[-1] != k or (self.chunks < 1).any() or (ends[of["chunk"]] != of["k"]).any():
+            raise TileInputError(f"tile: chunks {self.chunks.tolist()} and the shares' K do not fit K = {k}")
+        for edge, count, its_rows in self.shares[:, [9, 10, 8]].tolist():
+            edges = self.edges[edge : edge + count + 1]
+            if edges[0] or edges[-1] != its_rows or (np.diff(edges) < 1).any():
+                raise TileInputError(f"tile: edges {edges.tolist()} do not rise from 0 to {its_rows} rows")
+
+    @property
+    def _arrays(self) -> tuple[I64, I64, I64]:
+        return self.shares, self.chunks, self.edges
+
+    @property
+    def passes(self) -> int:
+        """Times of passes that a run gives."""
+        return int((self.shares[:, 4] * self.shares[:, 10]).sum())
+
+    @property
+    def loads(self) -> int:
+        """Times of loading weights that a run gives."""
+        return int(self.shares[:, 4].sum())
+
+
+@dataclass(frozen=True, slots=True)
+class GemmRun:
+    """What products of many groups give; several tiles fill one."""
+
+    accumulators: I32
+    """[parts, groups, M, N]"""
+    classes: I32
+    """[parts, zero | low | full, groups, M]"""
+    cycles: I64
+    """[passes]: share by share, [chunks, ranges] each."""
+    loaded: I64
+    """[loads]: share by share, [chunks] each."""
+    next: I64
+    """[1]: the share that is taken next."""
+
+    @classmethod
+    def of(cls, plan: TilePlan) -> GemmRun:
+        groups, rows, _, n = plan.shape
+        return cls(
+            np.empty((plan.parts, groups, rows, n), np.int32),
+            np.empty((plan.parts, 3, groups, rows), np.int32),
+            np.empty(plan.passes, np.int64),
+            np.empty(plan.loads, np.int64),
+            np.zeros(1, np.int64),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +258,7 @@ def _library(path: Path) -> ctypes.CDLL:
         "ditto_load_weights": (ctypes.c_int64, [ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3),
         "ditto_run": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(_Pass)]),
         "ditto_run_product": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(_Product)]),
+        "ditto_run_gemm": (ctypes.c_int32, [ctypes.c_void_p, ctypes.POINTER(_Gemm)]),
         "ditto_run_bare": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.POINTER(_Pass)]),
         "ditto_trace": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64]),
         "ditto_state": (ctypes.c_uint64, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64]),
@@ -189,6 +293,21 @@ def _check_matrix(name: str, value: object, dtype: type[np.generic], what: str) 
             f"tile: {name} has a row stride of {value.strides[0]} bytes, not a multiple of its items"
         )
     return value
+
+
+def _check_stack(name: str, value: object, shape: tuple[int, int, int]) -> None:
+    if not isinstance(value, np.ndarray) or value.dtype != np.int8 or value.shape != shape:
+        met = (
+            f"{value.dtype}{list(value.shape)}"
+            if isinstance(value, np.ndarray)
+            else f"a {type(value).__name__}"
+        )
+        raise TileInputError(f"tile: {name} is {met}, int8 {list(shape)} is expected")
+    if shape[2] > 1 and value.strides[2] != 1:
+        raise TileInputError(
+            f"tile: {name} has elements {value.strides[2]} bytes apart; groups and rows may have any stride, but the elements "
+            "of a row must be adjacent: use np.ascontiguousarray"
+        )
 
 
 class Tile:
@@ -419,6 +538,44 @@ class Tile:
                 self._fail(status, f"in a product of {m} rows, K = {k}, N = {n}, mode {mode}")
             self._loaded = int(lengths[-1]), n
         return TileProduct(accumulators, classes, cycles, loaded)
+
+    def run_gemm(
+        self, current: I8, reference: I8 | int, weights: I8, mode: Mode, plan: TilePlan, into: GemmRun
+    ) -> None:
+        """`current` [G, M, K] times `weights` [G, K, N]: takes shares of the plan, in one call, until no thread has left one.
+
+        Each share runs as `run_product` does. Tiles of several threads may fill one `into`."""
+        groups, m, k, n = plan.shape
+        if mode not in MODE_CODES:
+            raise TileInputError(f"tile: mode = {mode!r} is none of {', '.join(MODE_CODES)}")
+        if isinstance(reference, int):
+            if not -128 <= reference <= 127:
+                raise TileInputError(f"tile: reference = {reference} is outside −128…127")
+            row = np.full((1, 1, k), reference, np.int8)
+            other, reach = row, (0, 0)
+        else:
+            other, reach = reference, (reference.strides[0], reference.strides[1])
+            _check_stack("reference", other, (groups, m, k))
+        _check_stack("current", current, (groups, m, k))
+        _check_stack("weights", weights, (groups, k, n))
+        if int(plan.chunks.max()) > self.geometry.k_max or int(plan.shares[:, 6].max()) > self.geometry.n_max:
+            raise TileInputError(
+                f"tile: the plan has chunks of {int(plan.chunks.max())} and shares of {int(plan.shares[:, 6].max())} columns, "
+                f"this tile takes {self.geometry.k_max} and {self.geometry.n_max}"
+            )
+        out = into.accumulators
+        request = _Gemm(
+            current.ctypes.data, other.ctypes.data, weights.ctypes.data, out.ctypes.data,
+            *current.strides[:2], *reach, *weights.strides[:2], *(s // 4 for s in out.strides[:3]),
+            groups, m, plan.shares.ctypes.data, len(plan.shares), plan.chunks.ctypes.data, plan.edges.ctypes.data,
+            into.classes.ctypes.data, into.cycles.ctypes.data, into.loaded.ctypes.data, into.next.ctypes.data,
+            self._watchdog, MODE_CODES[mode],
+        )  # fmt: skip
+        with self._exclusive():
+            status = self._library.ditto_run_gemm(self._handle, ctypes.byref(request))
+            if status:
+                self._fail(status, f"in products of {groups}×[{m}, {k}]·[{k}, {n}], mode {mode}")
+            self._loaded = None
 
     def _target(self, accumulators: I32 | None, m: int, n: int) -> I32:
         if accumulators is None:

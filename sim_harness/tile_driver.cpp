@@ -137,6 +137,46 @@ class Tile : public Model {
     return kDittoOk;
   }
 
+  int32_t run_gemm(DittoGemm& gemm) {
+    std::vector<int32_t> dropped(3 * gemm.rows);
+    std::vector<uint32_t> counters(3 * kLanes);
+    for (;;) {
+      const int64_t taken = __atomic_fetch_add(gemm.next, 1, __ATOMIC_RELAXED);
+      if (taken >= gemm.share_count) return kDittoOk;
+      const DittoShare& share = gemm.shares[taken];
+      DittoProduct product = {};
+      DittoPass& whole = product.whole;
+      whole.rows = share.rows, whole.n = share.n;
+      whole.current_stride = gemm.current_row, whole.reference_stride = gemm.reference_row;
+      whole.accumulators_stride = gemm.accumulators_row;
+      whole.watchdog_idle_cycles = gemm.watchdog_idle_cycles;
+      whole.mode = gemm.mode;
+      whole.counters = counters.data();
+      whole.current = gemm.current + share.group * gemm.current_group + share.row * gemm.current_row + share.k;
+      whole.reference = gemm.reference + share.group * gemm.reference_group + share.row * gemm.reference_row + share.k;
+      whole.accumulators = gemm.accumulators + share.part * gemm.accumulators_part +
+                           share.group * gemm.accumulators_group + share.row * gemm.accumulators_row + share.column;
+      product.weights = gemm.weights + share.group * gemm.weights_group + share.k * gemm.weights_row + share.column;
+      product.weights_stride = gemm.weights_row;
+      product.chunks = gemm.chunks + share.chunk;
+      product.chunk_count = share.chunk_count;
+      product.edges = gemm.edges + share.edge;
+      product.range_count = share.range_count;
+      product.classes = dropped.data();
+      product.cycles = gemm.cycles + share.cycles;
+      product.loaded = gemm.loaded + share.loaded;
+      const int32_t status = run_product(product);
+      if (status != kDittoOk) {
+        __atomic_store_n(gemm.next, gemm.share_count, __ATOMIC_RELAXED);
+        return status;
+      }
+      for (int64_t kind = 0; kind < 3 && share.column == 0; ++kind) {  // other columns meet the same operands
+        int32_t* target = gemm.classes + ((share.part * 3 + kind) * gemm.groups + share.group) * gemm.rows + share.row;
+        std::copy_n(dropped.data() + kind * share.rows, share.rows, target);
+      }
+    }
+  }
+
   int32_t run_any(DittoPass& pass) {
     if (pass.next_weights) return run_as<true, true>(pass);
     if (pass.pattern_cycles || pass.record || kChecked) return run_as<true, false>(pass);
@@ -506,6 +546,7 @@ DITTO_API int32_t ditto_run(void* tile, DittoPass* pass) { return as_tile(tile)-
 DITTO_API int32_t ditto_run_product(void* tile, DittoProduct* product) {
   return as_tile(tile)->run_product(*product);
 }
+DITTO_API int32_t ditto_run_gemm(void* tile, DittoGemm* gemm) { return as_tile(tile)->run_gemm(*gemm); }
 DITTO_API uint64_t ditto_run_bare(void* tile, const DittoPass* pass) { return as_tile(tile)->run_bare(*pass); }
 DITTO_API uint64_t ditto_trace(void* tile, int64_t lane, uint8_t* into, uint64_t capacity) {
   return as_tile(tile)->trace(lane, into, capacity);

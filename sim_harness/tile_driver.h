@@ -51,6 +51,38 @@ struct DittoProduct {
   int64_t* loaded;   // out: [chunk_count], loading weights
 };
 
+// One share of `DittoGemm`: some rows and columns of a group over neighbouring chunks of K, as `DittoProduct` runs them.
+struct DittoShare {
+  int64_t group, part;           // `part`: which of the sums of parts of K it belongs to
+  int64_t k, chunk, chunk_count; // its first element of K, its first chunk
+  int64_t column, n;
+  int64_t row, rows;
+  int64_t edge, range_count;     // where its edges begin, counted from its first row
+  int64_t cycles, loaded;        // where its times go
+};
+
+// Products of many groups, cut into shares; threads with a tile each take the next one until none is left. Strides are in
+// elements, from group to group and from row to row; those of the accumulators also from part to part.
+struct DittoGemm {
+  const int8_t* current;
+  const int8_t* reference;  // strides of 0: one row for all
+  const int8_t* weights;
+  int32_t* accumulators;
+  int64_t current_group, current_row, reference_group, reference_row, weights_group, weights_row;
+  int64_t accumulators_part, accumulators_group, accumulators_row;
+  int64_t groups, rows;
+  const DittoShare* shares;
+  int64_t share_count;
+  const int64_t* chunks;
+  const int64_t* edges;
+  int32_t* classes;  // out: [parts][zero, low, full][groups][rows]
+  int64_t* cycles;   // out: per share [chunk_count][range_count]
+  int64_t* loaded;   // out: per share [chunk_count]
+  int64_t* next;     // the share that is taken next, by whichever thread
+  uint64_t watchdog_idle_cycles;
+  int32_t mode;
+};
+
 int32_t ditto_abi();
 // Registers start as `state_seed` draws them where the build asks for it.
 void* ditto_open(const char* trace_path, uint32_t state_seed);
@@ -68,6 +100,8 @@ int64_t ditto_load_weights(void* tile, const int8_t* weights, int64_t stride, in
 int32_t ditto_run(void* tile, DittoPass* pass);
 // Counters are the last pass's. Stops at the first pass that fails.
 int32_t ditto_run_product(void* tile, DittoProduct* product);
+// Stops at the first pass that fails, and has the other threads stop after their share.
+int32_t ditto_run_gemm(void* tile, DittoGemm* gemm);
 // The pass without a driver: the first beat stays on every operand port, results are dropped. Returns its cycles.
 uint64_t ditto_run_bare(void* tile, const DittoPass* pass);
 // Port trace of the last recorded pass: per cycle, bit 0 operand valid, bit 1 operand ready, bit 2 result valid,

@@ -37,6 +37,8 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 
 EXACT_K = (1 << 24) // (255 * 128)
 """Differences times weights whose sum binary32 holds exactly, in whatever order it is formed."""
+_SMALL_MACS = 1 << 19
+"""Products of a group below which a call costs more than binary32 does: heads of attention at a small model's sizes."""
 
 
 class ModelBackend:
@@ -53,9 +55,13 @@ class ModelBackend:
         groups, rows, k = job.current.shape
         out: I32 = np.empty((groups, rows, job.weights.shape[2]), np.int32)
         counts = np.empty((groups, 3, rows), np.int32)
+        together = groups > 1 and rows * k * out.shape[2] <= _SMALL_MACS
+        if together:
+            _f32_product(job.current, job.reference, job.weights, out)
         for g in range(groups):
             reference = job.reference if isinstance(job.reference, int) else job.reference[g]
-            self._multiply(job.current[g], reference, job.weights[g], out[g])
+            if not together:
+                self._multiply(job.current[g], reference, job.weights[g], out[g])
             if job.mode == "original":
                 counts[g] = np.array([0, 0, k])[:, None]
             else:
@@ -107,12 +113,12 @@ def _matrix(a: I8) -> torch.Tensor:
 
 
 def _f32_product(current: I8, reference: I8 | int, weights: I8, out: I32) -> None:
-    """out = (current − reference)·weights by binary32 products of pieces of K."""
-    for start in range(0, len(weights), EXACT_K):
+    """out = (current − reference)·weights by binary32 products of pieces of K; of one matrix, or of many."""
+    for start in range(0, weights.shape[-2], EXACT_K):
         piece = slice(start, start + EXACT_K)
-        differences = current[:, piece].astype(np.float32)
-        differences -= reference if isinstance(reference, int) else reference[:, piece]
-        partial = differences @ weights[piece].astype(np.float32)
+        differences = current[..., piece].astype(np.float32)
+        differences -= reference if isinstance(reference, int) else reference[..., piece]
+        partial = differences @ weights[..., piece, :].astype(np.float32)
         if start == 0:
             out[:] = partial
         else:

@@ -10,17 +10,18 @@ What this file does not do: run the RTL (`rtl.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from ditto_cosim.device.backends.base import I32, I64, Gemm, GemmResult
+from ditto_cosim.device.backends.base import I32, Gemm, GemmResult
 from ditto_cosim.device.backends.model import ModelBackend
 from ditto_cosim.device.backends.rtl import RtlBackend, Share
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.timing.contract import load_contract
 from ditto_cosim.protocol.errors import BackendError
+from ditto_cosim.protocol.record import split_k
 from ditto_cosim.sim_harness.build import BuildOptions
 from ditto_cosim.sim_harness.interface import check_interface
 from ditto_cosim.sim_harness.tile import TileProduct
@@ -38,6 +39,7 @@ class OwnRtlBackend(RtlBackend):
         self.own_contract = bool(contract)
         self._contract = load_contract(contract)
         self._model = ModelBackend(chip)
+        self.watches_passes = self.own_contract
         super().__init__(chip, options=BuildOptions(rtl_dir=folder))
         self.name = f"rtl ({', '.join(own)} of {folder})"
 
@@ -59,12 +61,12 @@ class OwnRtlBackend(RtlBackend):
         super().close()
         self._model.close()
 
-    def _ran(
-        self, job: Gemm, share: Share, product: TileProduct, pieces: Sequence[slice], rows: slice, edges: I64
-    ) -> None:
+    def _ran(self, job: Gemm, share: Share, product: TileProduct) -> None:
         """Holds every pass of a share to the user's contract."""
-        if not self.own_contract:
-            return
+        chunks = split_k(job.current.shape[2], self.geometry.k_max)
+        pieces = [slice(*p) for p in pairwise(np.cumsum([0, *chunks]).tolist())][share.chunks]
+        rows = share.rows
+        edges = [a.rows.start - rows.start for a in share.assignments] + [rows.stop - rows.start]
         columns = share.columns
         seen: I32 = np.zeros_like(product.classes)
         for i, part in enumerate(pieces):

@@ -12,11 +12,11 @@ What this file does not do: SQ-DM's arrays and detector (`hetero.py`, `rtl_detec
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, pairwise
+from itertools import groupby
 
 import numpy as np
 
@@ -40,7 +40,7 @@ from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.record import Work, split_k
 from ditto_cosim.sim_harness.build import BuildOptions, rtl_digest
 from ditto_cosim.sim_harness.errors import HarnessError, TileStuckError
-from ditto_cosim.sim_harness.tile import Tile, TileProduct
+from ditto_cosim.sim_harness.tile import GemmRun, Tile, TilePlan, TileProduct
 from ditto_cosim.toolchain import BuildError
 
 _WORTH_A_THREAD_MACS = 3_000_000
@@ -59,6 +59,10 @@ class Share:
     chunks: slice
     columns: slice
     assignments: tuple[Assignment, ...]
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.assignments[0].rows.start, self.assignments[-1].rows.stop)
 
 
 class RtlBackend:
@@ -83,47 +87,50 @@ class RtlBackend:
         self._helpers = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="tile")
         self._free = [self._make()]
         """Tiles that nobody uses; the first is built now, so that a missing compiler is found before the first layer."""
+        self.simulated_cycles = 0
+        """Of all tiles here since the first layer: weights loaded, passes run."""
         self._arrays: HeteroTile | None = None
         self._detector: RtlDetector | None = None
 
     def gemm(self, job: Gemm) -> GemmResult:
         groups, rows, k = job.current.shape
         n = job.weights.shape[2]
-        plan = schedule(self.geometry, self._tiles, Work(groups, rows, k, n), self._adders)
-        chunks = split_k(k, self.geometry.k_max)
-        out: I32 = np.empty((plan.k_tiles, groups, rows, n), np.int32)
-        classes = np.empty((plan.k_tiles, 3, groups, rows), np.int32)
         alone = groups * rows * k * max(n, self.geometry.columns) < _WORTH_A_THREAD_MACS
-        shares = _shares(plan, 1 if alone else self._threads)
-        waiting = iter(shares)
+        work, threads = Work(groups, rows, k, n), 1 if alone else self._threads
+        cut = _cut(schedule(self.geometry, self._tiles, work, self._adders), work, threads)
+        ran = GemmRun.of(cut.plan)
 
-        def work() -> I64:
-            """Takes shares until none is left; returns the cycles they cost every tile of the chip."""
-            cycles, tile = np.zeros(self._tiles, np.int64), self._free.pop() if self._free else self._make()
+        def take() -> None:
+            """Shares, until none is left."""
+            tile = self._free.pop() if self._free else self._make()
             try:
-                for share in waiting:
-                    cycles += self._run(tile, job, share, chunks, out, classes)
+                tile.run_gemm(job.current, job.reference, job.weights, job.mode, cut.plan, ran)
             finally:
                 self._free.append(tile)
-            return cycles
 
-        helpers = 0 if alone else min(self._threads, len(shares)) - 1
-        helping = [self._helpers.submit(work) for _ in range(helpers)]
+        helpers = min(threads, len(cut.shares)) - 1
+        helping = [self._helpers.submit(take) for _ in range(helpers)]
         try:
             try:
-                tile_cycles = work()
+                take()
             finally:
                 wait(helping)
             for helper in helping:
-                tile_cycles += helper.result()
+                helper.result()
         except TileStuckError as error:
             raise WatchdogError(f"layer {job.name!r} ({job.mode}): {error}", state=error.state) from error
         except HarnessError as error:
             raise BackendError(f"layer {job.name!r} ({job.mode}): {error}") from error
-        met = classes.sum(axis=0, dtype=np.int32)
-        zero, low, full = (int(c) for c in met.sum((1, 2)))
-        added: I32 = out[0] if plan.k_tiles == 1 else out.sum(axis=0, dtype=np.int32)
-        return GemmResult(added, met[1] + 2 * met[2], zero, low, full, int(tile_cycles.max()))
+        if self.watches_passes:
+            for share, product in cut.products(ran):
+                self._ran(job, share, product)
+        met = ran.classes[0] if len(ran.classes) == 1 else ran.classes.sum(axis=0, dtype=np.int32)
+        zero, low, full = met.sum((1, 2)).tolist()
+        self.simulated_cycles += int(ran.cycles.sum() + ran.loaded.sum())
+        out = ran.accumulators
+        added: I32 = out[0] if len(out) == 1 else out.sum(axis=0, dtype=np.int32)
+        cycles = cut.cycles(ran, self.geometry.weight_banks)
+        return GemmResult(added, met[1] + 2 * met[2], zero, low, full, cycles)
 
     def block_gemm(
         self, a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags
@@ -155,42 +162,84 @@ class RtlBackend:
         except (BuildError, HarnessError) as error:
             raise BackendError(str(error)) from error
 
-    def _run(
-        self, tile: Tile, job: Gemm, share: Share, all_chunks: tuple[int, ...], out: I32, classes: I32
-    ) -> I64:
-        """Runs one share; returns the cycles it costs every tile of the chip."""
-        g, columns, chunks = share.group, share.columns, all_chunks[share.chunks]
-        pieces = [slice(*p) for p in pairwise(np.cumsum([0, *all_chunks]).tolist())][share.chunks]
-        k = slice(pieces[0].start, pieces[-1].stop)
-        rows = slice(share.assignments[0].rows.start, share.assignments[-1].rows.stop)
-        edges = np.array([a.rows.start for a in share.assignments] + [rows.stop], np.int64) - rows.start
-        product = tile.run_product(
-            job.current[g, rows, k],
-            job.reference if isinstance(job.reference, int) else job.reference[g, rows, k],
-            job.weights[g, k, columns],
-            job.mode,
-            chunks=chunks,
-            edges=edges,
-            accumulators=out[share.part, g, rows, columns],
-        )
-        self._ran(job, share, product, pieces, rows, edges)
-        if columns.start == 0:
-            classes[share.part, :, g, rows] = product.classes
-        ran, loaded = product.cycles, product.loaded
-        waited = np.broadcast_to(loaded[:, None], ran.shape)
-        if self.geometry.weight_banks == 2:  # the next chunk's weights load behind this one's rows
-            waited = np.concatenate([waited[:1], np.maximum(waited[1:] - ran[:-1], 0)])
-        cycles = np.zeros(self._tiles, np.int64)
-        np.add.at(cycles, [a.tile for a in share.assignments], (ran + waited).sum(0))
-        return cycles
+    watches_passes = False
+    """Whether `_ran` looks at single passes."""
 
-    def _ran(
-        self, job: Gemm, share: Share, product: TileProduct, pieces: Sequence[slice], rows: slice, edges: I64
-    ) -> None:
+    def _ran(self, job: Gemm, share: Share, product: TileProduct) -> None:
         """For who looks at single passes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A schedule as the tiles here take it, and whose time is whose on the chip."""
+
+    plan: TilePlan
+    shares: tuple[Share, ...]
+    tile_of: I64
+    """Of every pass: the chip's tile that it is charged to,"""
+    load_of: I64
+    """the load of its weights,"""
+    before: I64
+    """and the pass of the same rows with the chunk before, −1 without."""
+
+    def cycles(self, ran: GemmRun, banks: int) -> int:
+        """Of the slowest of the chip's tiles; each is charged for its own load of the weights."""
+        waited = ran.loaded[self.load_of]
+        if banks == 2:  # the next chunk's weights load behind this one's rows
+            behind = np.where(self.before < 0, 0, ran.cycles[self.before])
+            waited = np.maximum(waited - behind, 0)
+        return int(np.bincount(self.tile_of, ran.cycles + waited).max())
+
+    def products(self, ran: GemmRun) -> Iterator[tuple[Share, TileProduct]]:
+        """What each share gave."""
+        passes = loads = 0
+        for share in self.shares:
+            chunks, ranges = share.chunks.stop - share.chunks.start, len(share.assignments)
+            yield (
+                share,
+                TileProduct(
+                    ran.accumulators[share.part, share.group, share.rows, share.columns],
+                    ran.classes[share.part, :, share.group, share.rows],
+                    ran.cycles[passes : passes + chunks * ranges].reshape(chunks, ranges),
+                    ran.loaded[loads : loads + chunks],
+                ),
+            )
+            passes, loads = passes + chunks * ranges, loads + chunks
+
+
 @lru_cache(maxsize=4096)
+def _cut(plan: Schedule, work: Work, threads: int) -> Cut:
+    shares = _shares(plan, threads)
+    chunks = split_k(work.k, plan.geometry.k_max)
+    ends = np.cumsum([0, *chunks]).tolist()
+    fields: list[list[int]] = []
+    edges: list[int] = []
+    tile_of: list[int] = []
+    load_of: list[int] = []
+    before: list[int] = []
+    loads = 0
+    for share in shares:
+        count, ranges = share.chunks.stop - share.chunks.start, len(share.assignments)
+        row, stop = share.rows.start, share.rows.stop
+        columns = share.columns
+        of_k = share.group, share.part, ends[share.chunks.start], share.chunks.start, count
+        sizes = columns.start, columns.stop - columns.start, row, stop - row
+        fields.append([*of_k, *sizes, len(edges), ranges, len(tile_of), loads])
+        edges += [a.rows.start - row for a in share.assignments] + [stop - row]
+        for chunk in range(count):
+            before += [len(tile_of) - ranges + i if chunk else -1 for i in range(ranges)]
+            tile_of += [a.tile for a in share.assignments]
+            load_of += [loads + chunk] * ranges
+        loads += count
+    shape = work.groups, work.rows, work.k, work.n
+    arrays = (np.array(a, np.int64) for a in (fields, chunks, edges))
+    return Cut(
+        TilePlan(shape, plan.k_tiles, *arrays),
+        shares,
+        *(np.array(a, np.int64) for a in (tile_of, load_of, before)),
+    )
+
+
 def _shares(plan: Schedule, threads: int) -> tuple[Share, ...]:
     """The schedule cut into pieces for the threads, each with weights of its own kind."""
 

@@ -94,6 +94,8 @@ class Kernels(Protocol):
 
     def silu(self, x: F32, out: F32) -> None: ...
 
+    def gelu(self, x: F32, out: F32, tanh: bool) -> None: ...
+
     def softmax(self, rows: F32, out: I8, sums: I32) -> bool:
         """Bytes and sums of [rows, width]; False if a row's greatest value is NaN or +infinite."""
         ...
@@ -117,6 +119,10 @@ class Kernels(Protocol):
     def dequantize_attention(self, rows: I32, out: F32, factor: float, divisors: F32) -> None: ...
 
     def dequantize(self, rows: I32, out: F32, factor: F32, bias: F32 | None) -> None: ...
+
+    def layer_norm(self, x: F32, out: F32, gamma: F32 | None, beta: F32 | None, eps: float) -> bool:
+        """Of [rows, width]; False if a value is NaN or infinite."""
+        ...
 
     def group_norm(
         self, x: F32, out: F32, groups: int, gamma: F32 | None, beta: F32 | None, eps: float

@@ -100,6 +100,8 @@ class NativeKernels:
             "engine_steps": (ctypes.c_int32, [pointer, pointer, size, size, pointer, pointer, size]),
             "dram_channel": (None, [pointer] * 4 + [size, pointer]),
             "silu": (None, [pointer, pointer, size]),
+            "gelu_tanh": (None, [pointer, pointer, size]),
+            "gelu_erf": (None, [pointer, pointer, size]),
             "softmax": (ctypes.c_int32, [pointer, pointer, pointer, size, size]),
             "extremes": (ctypes.c_int32, [pointer, size, pointer, pointer]),
             "quantize": (None, [pointer, pointer, size, real, real, real]),
@@ -108,6 +110,10 @@ class NativeKernels:
             "copy_runs": (None, [pointer, size, size, pointer, size]),
             "dequantize_attention": (None, [pointer, pointer, size, size, real, pointer]),
             "dequantize": (None, [pointer, pointer, size, size, pointer, pointer]),
+            "layer_norm": (
+                ctypes.c_int32,
+                [pointer, pointer, size, size, pointer, pointer, ctypes.c_double],
+            ),
             "group_norm": (
                 ctypes.c_int32,
                 [pointer, pointer, size, size, size, pointer, pointer, ctypes.c_double],
@@ -223,6 +229,9 @@ class NativeKernels:
     def silu(self, x: F32, out: F32) -> None:
         self._call["silu"](x.ctypes.data, out.ctypes.data, x.size)
 
+    def gelu(self, x: F32, out: F32, tanh: bool) -> None:
+        self._call["gelu_tanh" if tanh else "gelu_erf"](x.ctypes.data, out.ctypes.data, x.size)
+
     def softmax(self, rows: F32, out: I8, sums: I32) -> bool:
         """Bytes and sums of [rows, width]; False if a row's greatest value is NaN or infinite."""
         found = self._call["softmax"](rows.ctypes.data, out.ctypes.data, sums.ctypes.data, *rows.shape)
@@ -262,6 +271,13 @@ class NativeKernels:
         self._call["dequantize"](
             rows.ctypes.data, out.ctypes.data, *rows.shape, factor.ctypes.data, _data(bias)
         )
+
+    def layer_norm(self, x: F32, out: F32, gamma: F32 | None, beta: F32 | None, eps: float) -> bool:
+        """Of [rows, width]; False if a value is NaN or infinite."""
+        found = self._call["layer_norm"](
+            x.ctypes.data, out.ctypes.data, *x.shape, _data(gamma), _data(beta), eps
+        )
+        return bool(found)
 
     def group_norm(
         self, x: F32, out: F32, groups: int, gamma: F32 | None, beta: F32 | None, eps: float

@@ -21,6 +21,8 @@ from ditto_cosim.device.kernels.functions import (
     exp32,
     f32,
     finish_moments,
+    gelu_erf,
+    gelu_tanh,
     integer_sums,
     silu,
 )
@@ -119,6 +121,9 @@ class PortableKernels:
     def silu(self, x: F32, out: F32) -> None:
         _each(silu, x, out)
 
+    def gelu(self, x: F32, out: F32, tanh: bool) -> None:
+        _each(gelu_tanh if tanh else gelu_erf, x, out)
+
     def softmax(self, rows: F32, out: I8, sums: I32) -> bool:
         for part in _blocks(len(rows), rows.shape[1]):
             block = rows[part]
@@ -162,6 +167,21 @@ class PortableKernels:
             np.multiply(rows[part], factor, out=wide[part], dtype=np.float32, casting="unsafe")
             if bias is not None:
                 wide[part] += bias
+
+    def layer_norm(self, x: F32, out: F32, gamma: F32 | None, beta: F32 | None, eps: float) -> bool:
+        for part in _blocks(len(x), x.shape[1]):
+            block = x[part]
+            largest = np.maximum(block.max(1), -block.min(1))
+            if not np.isfinite(largest).all():
+                return False
+            mean, rstd = finish_moments(*integer_sums(block, np.frexp(largest)[1]), x.shape[1], eps)
+            np.subtract(block, mean[:, None], out=out[part])
+            out[part] *= rstd[:, None]
+        if gamma is not None:
+            out *= gamma
+        if beta is not None:
+            out += beta
+        return True
 
     def group_norm(
         self, x: F32, out: F32, groups: int, gamma: F32 | None, beta: F32 | None, eps: float

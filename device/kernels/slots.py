@@ -44,6 +44,10 @@ def classify_rows(current: I8, reference: I8 | int, rule: LowRule) -> I32:
 
 def count_rows(current: I8, reference: I8 | int, splits: tuple[int, ...], rule: LowRule) -> Counted:
     """Counts of explicit rows [rows, K]."""
+    if len(splits) == 1:
+        counted = classify_rows(current, reference, rule)
+        zero, low, full = counted.sum(1, dtype=np.int64).tolist()
+        return Counted((counted[1] + 2 * counted[2]).astype(np.uint16)[None], zero, low, full)
     slots = np.empty((len(splits), len(current)), np.uint16)
     totals = np.zeros(3, np.int64)
     at = 0

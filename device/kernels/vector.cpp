@@ -47,6 +47,29 @@ DITTO_API void ditto_silu(const float* __restrict x, float* __restrict out, int6
   }
 }
 
+DITTO_API void ditto_gelu_tanh(const float* __restrict x, float* __restrict out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float u = x[i] * x[i] * x[i];
+    const float v = (x[i] + 0.0447149985f * u) * 1.59576917f;
+    out[i] = x[i] / (1.0f + exp32(-v));
+  }
+}
+
+DITTO_API void ditto_gelu_erf(const float* __restrict x, float* __restrict out, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float a = std::fabs(x[i] * 0.707106769f);
+    const float t = 1.0f / (1.0f + 0.327591091f * a);
+    float p = 1.06140542f * t;
+    p = (p + -1.45315206f) * t;
+    p = (p + 1.42141378f) * t;
+    p = (p + -0.284496725f) * t;
+    p = (p + 0.254829586f) * t;
+    float e = 1.0f - p * exp32(-(a * a));
+    e = x[i] < 0.0f ? -e : e;
+    out[i] = 0.5f * x[i] * (1.0f + e);
+  }
+}
+
 // Rows of [rows, width]: rint(127 exp(x - the row's greatest)) as bytes, and its sum, at least 1; a row of -infinity draws
 // nothing. Returns 0 if a row's greatest is NaN or +infinite.
 DITTO_API int32_t ditto_softmax(const float* __restrict x, int8_t* __restrict out, int32_t* __restrict sums, int64_t rows,
@@ -143,6 +166,44 @@ DITTO_API void ditto_dequantize(const int32_t* __restrict acc, float* __restrict
       for (int64_t i = 0; i < width; ++i) out[i] = static_cast<float>(acc[i]) * factor[i];
     }
   }
+}
+
+// Rows of [rows, width]: ((x - mean) * rstd) * gamma + beta, as the groups below; gamma and beta may be missing. Returns 0 if a
+// value is NaN or infinite.
+DITTO_API int32_t ditto_layer_norm(const float* __restrict x, float* __restrict out, int64_t rows, int64_t width,
+                                   const float* __restrict gamma, const float* __restrict beta, double eps) {
+  for (int64_t row = 0; row < rows; ++row, x += width, out += width) {
+    uint32_t largest = 0;  // magnitudes are in the order of their bits
+    for (int64_t i = 0; i < width; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, x + i, sizeof bits);
+      bits &= 0x7fffffffu;
+      largest = bits > largest ? bits : largest;
+    }
+    if (largest >= 0x7f800000u) return 0;
+    float peak;
+    std::memcpy(&peak, &largest, sizeof peak);
+    int e;
+    std::frexp(peak, &e);
+    const double scale = std::ldexp(1.0, 15 - e), unit = std::ldexp(1.0, e - 15);
+    int64_t s1 = 0, s2 = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      const int32_t q = static_cast<int32_t>(std::rint(static_cast<double>(x[i]) * scale));
+      s1 += q;
+      s2 += q * q;
+    }
+    const double n = static_cast<double>(width), mu = static_cast<double>(s1) / n;
+    const double var = std::max(static_cast<double>(s2) / n - mu * mu, 0.0) * (unit * unit);
+    const float mean = static_cast<float>(mu * unit), rstd = static_cast<float>(1.0 / std::sqrt(var + eps));
+    for (int64_t i = 0; i < width; ++i) out[i] = (x[i] - mean) * rstd;
+    if (gamma) {
+      for (int64_t i = 0; i < width; ++i) out[i] *= gamma[i];
+    }
+    if (beta) {
+      for (int64_t i = 0; i < width; ++i) out[i] += beta[i];
+    }
+  }
+  return 1;
 }
 
 // [pixels, channels] in groups of neighbouring channels: ((x - mean) * rstd) * gamma + beta; gamma and beta may be missing.

@@ -28,11 +28,15 @@ from ditto_cosim.protocol.isa import Attrs, integer, ints, number
 
 def memory_order(a: Array) -> tuple[int, ...]:
     """Axes from outermost to innermost in memory."""
+    if a.flags.c_contiguous:
+        return tuple(range(a.ndim))
     return tuple(sorted(range(a.ndim), key=lambda i: (-a.strides[i], i)))
 
 
 def _flat(a: Array, order: tuple[int, ...]) -> Array:
     """All elements in the given axis order, without a copy where memory allows; evenly spaced, so maybe not neighbours."""
+    if a.flags.c_contiguous and order == tuple(range(a.ndim)):
+        return a.reshape(-1)
     return a.transpose(order).reshape(-1)
 
 
@@ -105,12 +109,18 @@ def _extremes(flat: F32, where: str) -> tuple[np.float32, np.float32]:
 
 
 def dequantize(acc: Array, params: F32, w_scale: F32, bias: F32 | None, axis: int) -> F32:
-    channel_last = np.moveaxis(acc, axis, -1)
+    last = axis in (-1, acc.ndim - 1)
+    channel_last = acc if last else np.moveaxis(acc, axis, -1)
     rows = np.ascontiguousarray(channel_last).reshape(-1, acc.shape[axis])
     out = np.empty(rows.shape, np.float32)
-    factor = np.ascontiguousarray(np.broadcast_to(params[0] * w_scale, rows.shape[1:]))
-    kernels().dequantize(rows, out, factor, None if bias is None else np.ascontiguousarray(bias))
-    return np.moveaxis(out.reshape(channel_last.shape), -1, axis)
+    factor = params[0] * w_scale
+    if factor.shape != rows.shape[1:]:
+        factor = np.broadcast_to(factor, rows.shape[1:])
+    kernels().dequantize(
+        rows, out, np.ascontiguousarray(factor), None if bias is None else np.ascontiguousarray(bias)
+    )
+    found = out.reshape(channel_last.shape)
+    return found if last else np.moveaxis(found, -1, axis)
 
 
 def dequantize_matmul(acc: Array, left: F32, right: F32, scale: float) -> F32:
@@ -192,13 +202,10 @@ def _group_norm_innermost(
 
 def layer_norm(x: F32, gamma: F32 | None, beta: F32 | None, eps: float, where: str) -> F32:
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    mean, rstd = functions.moments(rows, eps, where)
-    out = rows - mean[:, None]
-    out *= rstd[:, None]
-    if gamma is not None:
-        out *= gamma
-    if beta is not None:
-        out += beta
+    out = np.empty(rows.shape, np.float32)
+    gamma, beta = (None if v is None else np.ascontiguousarray(v) for v in (gamma, beta))
+    if not kernels().layer_norm(rows, out, gamma, beta, eps):
+        raise NonFiniteError(f"{where}: its input holds NaN or infinity")
     return out.reshape(x.shape)
 
 
@@ -252,6 +259,13 @@ def silu(x: F32) -> F32:
     return out
 
 
+def gelu(x: F32, tanh: bool) -> F32:
+    order = memory_order(x)
+    out = _empty_like(x, order, np.float32)
+    kernels().gelu(np.ascontiguousarray(_flat(x, order)), _flat(out, order), tanh)
+    return out
+
+
 def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tuple[Array, ...]:
     """One vector or move command; `quantize`, which has state, has its own function."""
     x = operands[0]
@@ -260,7 +274,7 @@ def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tup
     if op in _UNARY:
         return (_elementwise(_UNARY[op], np.float32, x),)
     if op == "gelu":
-        return (_elementwise(functions.gelu_tanh if attrs["tanh"] else functions.gelu_erf, np.float32, x),)
+        return (gelu(x, bool(attrs["tanh"])),)
     if op == "add":
         return (add(x, operands[1]),)
     if op in _BINARY:

@@ -282,14 +282,21 @@ def _of_chunks(plan: Schedule, chunk: I64, slots: npt.NDArray[np.integer[Any]] |
     shares, steps = plan.group_shares, parts.shape[-1]
     if slots is None:
         return parts.reshape(4, -1, steps) * max(shares)
-    starts = np.concatenate([[0], np.cumsum(shares)[:-1]])
-    return np.add.reduceat(parts, starts, axis=1).reshape(4, -1, steps)
+    if max(shares) == 1:
+        return parts.reshape(4, -1, steps)
+    return np.add.reduceat(parts, _group_starts(plan), axis=1).reshape(4, -1, steps)
 
 
 @lru_cache(maxsize=4096)
 def dense_cycles(geometry: Geometry, tiles: int, work: Work, adders: int = 0) -> ComputeCycles:
     """Cycles of one work in original mode: two slots for every element, whatever the data."""
     return work_cycles(geometry, tiles, work, None, adders)
+
+
+@lru_cache(maxsize=4096)
+def _group_starts(plan: Schedule) -> I64:
+    """Where the groups of each share begin."""
+    return np.cumsum([0, *plan.group_shares[:-1]], dtype=np.int64)
 
 
 @lru_cache(maxsize=4096)

@@ -9,7 +9,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 VERSIONS: Mapping[str, int] = {}
@@ -25,3 +28,13 @@ def labelled(command: str, data: Mapping[str, Any]) -> dict[str, Any]:
 def emit(command: str, data: Mapping[str, Any], indent: int | None = None) -> None:
     """Prints it on standard output."""
     print(json.dumps(labelled(command, data), indent=indent))
+
+
+def typed() -> str:
+    """The command as it was typed, for files that are kept: names of places on this machine are left out."""
+
+    def told(word: str) -> str:
+        option, equals, path = word.rpartition("=") if word.startswith("--") else ("", "", word)
+        return f"{option}{equals}{Path(path).name if Path(path).is_absolute() else path}"
+
+    return shlex.join(["ditto", *map(told, sys.argv[1:])])

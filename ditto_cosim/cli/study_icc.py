@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ditto_cosim.cli.output import emit
+from ditto_cosim.cli.output import emit, typed
 
 
 def icc(
@@ -46,8 +46,9 @@ def icc(
             study.measure(pictures, (rank,), (2, 3), lambda what: print(what, file=sys.stderr))
         )
         if output is not None:
-            command = f"ditto study icc --measure --pictures {pictures} --rank {rank}"
-            output.write_text(json.dumps({"command": command, "ordering": found}, indent=1), encoding="utf-8")
+            from ditto_cosim.protocol.files import write_text
+
+            write_text(output, json.dumps({"command": typed(), "ordering": found}, indent=1) + "\n")
     else:
         found = study.ordering()
     figures: dict[str, Any] = {

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from ditto_cosim.cli.output import emit
+from ditto_cosim.cli.output import emit, typed
 
 
 def measured(
@@ -55,9 +55,9 @@ def measured(
     if measure:
         rows = study.measure(asked, steps, seed, lambda what: print(what, file=sys.stderr))
     if output is not None:
-        names = "".join(f" --model {name}" for name in asked)
-        command = f"ditto study measured --measure{names} --steps {steps} --seed {seed}"
-        output.write_text(json.dumps({"command": command, "models": rows}, indent=1) + "\n", encoding="utf-8")
+        from ditto_cosim.protocol.files import write_text
+
+        write_text(output, json.dumps({"command": typed(), "models": rows}, indent=1) + "\n")
     if as_json:
         emit("study measured", {"models": rows})
         return

@@ -7,7 +7,6 @@ What this file does not do: measure (`ditto_cosim/study/one_axis.py`) or draw (`
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ditto_cosim.cli.output import emit
+from ditto_cosim.cli.output import emit, typed
 
 
 def one_axis(
@@ -80,7 +79,7 @@ def one_axis(
                 verify=verify,
                 tell=tell,
             )
-        found = {"command": shlex.join(["ditto", *sys.argv[1:]]), **found}
+        found = {"command": typed(), **found}
         if figures is not None:
             from ditto_cosim.protocol.files import write_text
 
@@ -187,13 +186,22 @@ def slower_increments(rows: list[dict[str, Any]], chip: str) -> str:
     )
 
 
+def _with_error(r: dict[str, Any], figure: str, error: str) -> str:
+    """A figure and its standard error over the pictures."""
+    if r.get(figure) is None:
+        return ""
+    return f"{r[figure]:.2f}" if r.get(error) is None else f"{r[figure]:.2f} ± {r[error]:.2f}"
+
+
 def _shown(r: dict[str, Any]) -> dict[str, str]:
     return {
         "way": r["way"],
         "design": r["design"],
         "exact": {True: "yes", False: "NO", None: ""}[r["exact"]],
         "PSNR": f"{r['psnr_db']:.2f}",
-        "Fréchet": "" if r["frechet_distance"] is None else f"{r['frechet_distance']:.2f}",
+        "over full": _with_error(r, "psnr_over_full_db", "psnr_over_full_error_db"),
+        "Fréchet": _with_error(r, "frechet_distance", "frechet_error"),
+        "over full's": _with_error(r, "frechet_over_full", "frechet_over_full_error"),
         "GMAC": f"{r['macs'] / 1e9:.3f}",
         "Mslots": "" if r["slots"] is None else f"{r['slots'] / 1e6:.2f}",
         "Gmult": f"{r['multiplications'] / 1e9:.3f}",

@@ -410,7 +410,11 @@ def _published(wish: Any, cached: Any, method: str) -> Any:
 
 def psnr_db(pictures: Any, reference: Any) -> float:
     """Mean over the pictures, values in 0…1."""
-    errors = [
-        float(np.mean(np.square(a.astype(np.float64) - b))) for a, b in zip(pictures, reference, strict=True)
-    ]
-    return round(float(np.mean([10 * math.log10(1 / e) if e else math.inf for e in errors])), 2)
+    return round(float(np.mean(psnrs_db(pictures, reference))), 2)
+
+
+def psnrs_db(pictures: Any, reference: Any) -> list[float]:
+    """Of each picture."""
+    pairs = zip(pictures, reference, strict=True)
+    errors = [float(np.mean(np.square(a.astype(np.float64) - b))) for a, b in pairs]
+    return [10 * math.log10(1 / e) if e else math.inf for e in errors]

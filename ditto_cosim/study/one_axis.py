@@ -7,8 +7,9 @@
 
 A *way* is what is computed: every step in 8 bits, fewer steps, reuse, ICC, 4 bits (SQ-DM), two of them together. It decides the
 picture. A *design* decides the time, so one record of each way gives a row for every design that can run it: caching on ITC and
-Ditto+ too. Cycles and energy are of a recorded run of one picture, verified against golden; quality is the mean over more
-pictures that golden computes, which are the same bits. What this file does not do: draw (`one_axis_chart.py`).
+Ditto+ too. Cycles and energy are of a recorded run, verified against golden; quality is over more pictures, which the device's
+own machine computes in this process, without time or records: the same bits, sooner than golden. What this file does not do: draw
+(`one_axis_chart.py`).
 """
 
 from __future__ import annotations
@@ -20,19 +21,28 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from ditto_cosim.device.chips import load_chip
+from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.pricing.recorded import RecordColumns
 from ditto_cosim.host.compiler.cache import Cache, CacheError, places
+from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.compiler.plan import PLAN_FILE
 from ditto_cosim.host.pipeline.models import LoadedModel, Wish, load_model
+from ditto_cosim.host.pipeline.run import Generation
+from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RecordError, RunRecord
 from ditto_cosim.study.costs import BLOCK_DESIGNS, DESIGNS, cost_of
-from ditto_cosim.study.icc import psnr_db
+from ditto_cosim.study.icc import psnrs_db
+
+if TYPE_CHECKING:
+    from ditto_cosim.host.zoo.classifier import FeatureStatistics
 
 STEP_SHARES = (0.7, 0.5, 0.34)
 """Of a model's steps, where fewer are taken."""
@@ -41,8 +51,17 @@ RANK_SHARES = (128 / 1152, 256 / 1152)
 """Of a layer's width: two of the paper's ranks on DiT-XL/2."""
 FP32, FULL = "fp32", "full"
 BATCH = 25
-"""Pictures that golden computes at once."""
+"""Pictures that are computed at once."""
 
+QUALITY = (
+    *("psnr_db", "psnr_error_db", "psnr_over_full_db", "psnr_over_full_error_db"),
+    *("frechet_distance", "frechet_error", "frechet_over_full", "frechet_over_full_error"),
+)
+"""What is known of a way's pictures, or None."""
+JACKKNIFE_PARTS = 20
+
+Pictures = npt.NDArray[Any]
+FeatureArray = npt.NDArray[np.float64]
 Tell = Callable[[str, int, int], None]
 """(what is being made, done, of how many)"""
 
@@ -247,15 +266,11 @@ def _quality(
     model: str, ways: Sequence[Way], count: int, seed: int, keep: Path, work: _Work
 ) -> dict[str, dict[str, Any]]:
     """Way -> PSNR to fp32's pictures of every step, and Fréchet distance to the training pictures where they are known."""
-    from ditto_cosim.host.analysis.quality import PictureMaker
+    from ditto_cosim.host.analysis.quality import PictureMaker, on_golden
     from ditto_cosim.host.compiler.factors import Factors
     from ditto_cosim.host.compiler.plan import load_plan
-    from ditto_cosim.host.zoo import find_trained
-    from ditto_cosim.host.zoo.measure import asked_for, figures_of
 
-    known = None if Path(model).is_dir() else find_trained(model)
-    reference = None
-    found: dict[str, dict[str, Any]] = {}
+    made: dict[str, Pictures] = {}
     for way in (Way(FP32, FP32, ways[0].steps), *ways):
         settings: dict[str, Any] | None = None if way.kind == FP32 else {"cache": way.cache}
         if settings is not None and way.cache is not None and way.cache.kind == "icc":
@@ -264,16 +279,112 @@ def _quality(
             folder = load_model(model).folder
             assert folder is not None, "a plan lies beside weights"
             settings |= {"design": "sq_dm", "plan": load_plan(folder / PLAN_FILE)}
-        maker = PictureMaker(model, way.file_name, Wish(way.steps), {}, min(count, BATCH), settings, None)
-        made = maker.pictures(count, seed, keep)
+        wish, batch = Wish(way.steps), min(count, BATCH)
+        computed = on_golden if way.kind == "sq_dm" else on_machine
+        maker = PictureMaker(model, way.file_name, wish, {}, batch, settings, None, computed=computed)
+        made[way.name] = maker.pictures(count, seed, keep)
         work.did(f"pictures: {way.name}", count)
-        reference = made if reference is None else reference
-        figures = {} if known is None else figures_of(made, known.dataset, asked_for(known, count, seed))
-        found[way.name] = {
-            "psnr_db": None if way.kind == FP32 else psnr_db(made, reference),
-            "frechet_distance": _rounded(figures.get("frechet_distance")),
-        }
+    features, real = _features_of(model, made)
+    return quality_of(made, features, real)
+
+
+def _features_of(
+    model: str, made: Mapping[str, Pictures]
+) -> tuple[dict[str, FeatureArray], FeatureStatistics | None]:
+    """What the data set's classifier makes of each way's pictures, and of the real ones; nothing where there is none, or where
+    the pictures are too few for a covariance."""
+    from ditto_cosim.host.zoo import find_trained
+    from ditto_cosim.host.zoo.classifier import JUDGES, classify, load_classifier, reference_statistics
+
+    dataset = "" if Path(model).is_dir() else find_trained(model).dataset
+    if dataset not in JUDGES or len(made[FP32]) < 2 * JACKKNIFE_PARTS:
+        return {}, None
+    classifier = load_classifier(dataset)
+    return {name: classify(p, classifier)[0] for name, p in made.items()}, reference_statistics(dataset)
+
+
+def quality_of(
+    made: Mapping[str, Pictures], features: Mapping[str, FeatureArray], real: FeatureStatistics | None = None
+) -> dict[str, dict[str, Any]]:
+    """Way -> its figures, of pictures [N, …] by way, fp32's and every step full among them; Fréchet distances to what is `real`
+    where there are features. Each with its standard error over the pictures, and what it is over every step full on the same
+    seeds, whose error is smaller: all ways begin from the same noise."""
+    db = {name: np.array(psnrs_db(pictures, made[FP32])) for name, pictures in made.items() if name != FP32}
+    found: dict[str, dict[str, Any]] = {}
+    for name in made:
+        row: dict[str, Any] = dict.fromkeys(QUALITY)
+        if name != FP32:
+            (row["psnr_db"], row["psnr_error_db"]), (over, error) = (
+                _mean(db[name]),
+                _mean(db[name] - db[FULL]),
+            )
+            row |= {"psnr_over_full_db": over, "psnr_over_full_error_db": error}
+        if real is not None and name in features:
+            row |= _frechet(features[name], features[FULL], real)
+        found[name] = {figure: _rounded(value) for figure, value in row.items()}
     return found
+
+
+def _mean(values: npt.NDArray[np.float64]) -> tuple[float, float | None]:
+    """And its standard error."""
+    count = len(values)
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else None
+
+
+def _frechet(mine: FeatureArray, full: FeatureArray, real: FeatureStatistics) -> dict[str, float]:
+    """The distance, and over that of every step full; errors by leaving out a part of the pictures at a time (jackknife)."""
+    from ditto_cosim.host.zoo.classifier import frechet_distance
+
+    def both(kept: npt.NDArray[np.bool_]) -> tuple[float, float]:
+        own = frechet_distance(mine[kept], real)
+        return own, own - frechet_distance(full[kept], real)
+
+    parts = np.arange(len(mine)) % JACKKNIFE_PARTS
+    whole = both(parts >= 0)
+    left = np.array([both(parts != part) for part in range(JACKKNIFE_PARTS)])
+    errors = np.sqrt((JACKKNIFE_PARTS - 1) / JACKKNIFE_PARTS * np.square(left - left.mean(0)).sum(0))
+    return {
+        "frechet_distance": whole[0],
+        "frechet_error": float(errors[0]),
+        "frechet_over_full": whole[1],
+        "frechet_over_full_error": float(errors[1]),
+    }
+
+
+class MachineRun:
+    """A run of the device's machine in this process: what a denoiser needs of a `Run`, values alone."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self.compiled, self.seen = compiled, Generation()
+        self._machine = Machine(
+            compiled.program, compiled.arrays, RunSpec(backend="model", chip="tiny", design="ditto")
+        )
+
+    def step(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = self._machine.step(
+            self.seen.steps,
+            {name: tensor.numpy() for name, tensor in inputs.items()},
+            observe="none",
+            timed=False,
+            on_layer=lambda report: None,
+            on_value=lambda value, array: None,
+        )
+        self.seen.steps += 1
+        return {name: torch.from_numpy(array.copy()) for name, array in found.outputs.items()}
+
+    def judge(self, step: int, snr_db: float) -> None:
+        """Nobody asks."""
+
+    def close(self, outcome: Mapping[str, Any] | None = None) -> Generation:
+        self._machine.close()
+        return self.seen
+
+
+def on_machine(target: Any, **settings: Any) -> Any:
+    """`accelerate`, the device's machine in this process: its numbers, no cycles."""
+    from ditto_cosim.host.pipeline.accelerate import accelerate
+
+    return accelerate(target, open_run=lambda compiled, steps, record: MachineRun(compiled), **settings)
 
 
 def _quality_of_runs(
@@ -289,15 +400,15 @@ def _quality_of_runs(
 
     own = loaded.pipe(**loaded.arguments(wish)).images
     reference = [array(enlarged(picture, picture.width < PIXEL_ART_PIXELS)) for picture in own]
-    found: dict[str, dict[str, Any]] = {FP32: {"psnr_db": None, "frechet_distance": None}}
-    for name, directory in directories.items():
-        made = [array(Image.open(directory / f"picture-{i}.png")) for i in range(len(own))]
-        found[name] = {"psnr_db": psnr_db(made, reference), "frechet_distance": None}
-    return found
+    made = {
+        name: np.stack([array(Image.open(directory / f"picture-{i}.png")) for i in range(len(own))])
+        for name, directory in directories.items()
+    }
+    return quality_of({FP32: np.stack(reference), **made}, {})
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+    return None if value is None else round(value, 2)
 
 
 # --- equal quality ----------------------------------------------------------------------------------------------------------

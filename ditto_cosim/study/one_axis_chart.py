@@ -3,7 +3,8 @@
 
     save(found["rows"], Path("axis.svg"))       .svg, .png, or .html on which points say what they are
 
-Colour is what is computed, shape the design that computes it; upper left is better. What this file does not do: measure.
+Colour is what is computed, shape the design that computes it; upper left is better. A line through a point is the standard error
+of its distance in decibels to every step full, on the same seeds. What this file does not do: measure.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def chart(rows: Sequence[Mapping[str, Any]]) -> Any:
             "chip": r["chip"],
             "Mcycles": r["cycles"] / 1e6,
             "PSNR": r["psnr_db"],
+            "low": r["psnr_db"] - (r.get("psnr_over_full_error_db") or 0),
+            "high": r["psnr_db"] + (r.get("psnr_over_full_error_db") or 0),
             "mJ": r["energy_j"] * 1e3,
             "label": r["way"] if r["design"] in NAMED_DESIGNS else "",
         }
@@ -69,8 +72,13 @@ def chart(rows: Sequence[Mapping[str, Any]]) -> Any:
         tooltip=["way:N", "design:N", "chip:N", alt.Tooltip("Mcycles:Q", format=".4~g"), alt.Tooltip("PSNR:Q", format=".2f"),
                  alt.Tooltip("mJ:Q", format=".4~g")],
     )  # fmt: skip
+    errors = base.mark_rule(opacity=0.5).encode(
+        y=alt.Y("low:Q", scale=alt.Scale(zero=False, padding=16), title="PSNR to fp32, dB"),
+        y2="high:Q",
+        color=alt.Color("computed:N", scale=scale, title=None),
+    )
     names = base.mark_text(align="left", dx=7, dy=-5, fontSize=9, color="#555").encode(text="label:N")
-    panel = alt.layer(points, names).properties(width=430, height=300)
+    panel = alt.layer(errors, points, names).properties(width=430, height=300)
     data = alt.Data(values=shown)  # type: ignore[no-untyped-call]  # Altair's classes of the schema have no types
     return panel.facet(
         facet=alt.Facet("chip:N", title=None), columns=2, data=data

@@ -5,8 +5,8 @@ A model of the zoo is scored against its training pictures; of a folder's pictur
 
 Pictures on SQ-DM's numbers and on those it is compared with are fp32 arithmetic on what the formats leave of every operand; the
 int8 pictures come from golden, bit-identical to what every exact design computes, in batches that would
-take a device long. Pictures can be kept in a folder, and a measurement goes on with what it finds there. What this file
-does not do: score (`zoo/measure.py` has the extractors).
+take a device long. Pictures can be kept in a folder, batch by batch, and a measurement goes on with what it finds there. What
+this file does not do: score (`zoo/measure.py` has the extractors).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ditto_cosim.host.pipeline.accelerate import accelerate
 from ditto_cosim.host.pipeline.models import FOLDER_STEPS, LoadedModel, Wish, load_model, usual
 from ditto_cosim.host.pipeline.run import Generation
 from ditto_cosim.host.reference.golden import Golden
+from ditto_cosim.protocol.files import replacing
 
 Pictures = npt.NDArray[np.float32]
 FP32 = "fp32"
@@ -185,8 +186,11 @@ class PictureMaker:
         settings: Mapping[str, Any] | None,
         progress: Callable[[str, int], None] | None,
         plan: FormatPlan | None = None,
+        computed: Callable[..., Any] = on_golden,
     ) -> None:
-        """`kind` names the pictures where they are kept; settings of None: fp32."""
+        """`kind` names the pictures where they are kept; settings of None: fp32. `computed` is `accelerate` with something that
+        gives golden's numbers in the device's place."""
+        self._computed = computed
         self._model, self._kind, self._wish, self._options, self._plan = model, kind, wish, options, plan
         self._batch, self._settings, self._progress = batch, settings, progress
         self._loaded: LoadedModel | None = None
@@ -196,42 +200,49 @@ class PictureMaker:
         if keep is None:
             return self._make(count, seed).astype(np.float32) / np.float32(255)
         path = keep / f"{Path(self._model).name}.{self._kind}.seed{seed}.npz"
-        if path.is_file():
-            found = np.load(path)["pictures"]
-            if len(found) >= count:
-                kept: Pictures = found[:count].astype(np.float32) / np.float32(255)
-                return kept
-        made = self._make(count, seed)
-        keep.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, pictures=made)
-        return made.astype(np.float32) / np.float32(255)
+        found: list[npt.NDArray[np.uint8]] = [np.load(path)["pictures"]] if path.is_file() else []
+        while (done := sum(map(len, found))) < count:
+            found.append(self._make(min(count, done + self._batch), seed, done))
+            with replacing(path) as unfinished:
+                np.savez_compressed(unfinished, pictures=np.concatenate(found))
+        kept: Pictures = np.concatenate(found)[:count].astype(np.float32) / np.float32(255)
+        return kept
 
-    def _make(self, count: int, seed: int) -> npt.NDArray[np.uint8]:
+    def _make(self, count: int, seed: int, first: int = 0) -> npt.NDArray[np.uint8]:
+        """Of a series of `count` those from `first` on."""
         if self._loaded is None:
             self._loaded = self._load()
         told = None if self._progress is None else (lambda done: self._progress(self._kind, done))  # type: ignore[misc]
         with torch.no_grad():
             make = self._of_folder if Path(self._model).is_dir() else self._of_zoo
-            found = make(self._loaded, count, seed, told)
+            found = make(self._loaded, count, seed, told, first)
         return np.rint(np.clip(found, 0, 1) * 255).astype(np.uint8)
 
     def _of_zoo(
-        self, loaded: LoadedModel, count: int, seed: int, told: Callable[[int], None] | None
+        self, loaded: LoadedModel, count: int, seed: int, told: Callable[[int], None] | None, first: int
     ) -> Pictures:
         from ditto_cosim.host.zoo import find_trained
         from ditto_cosim.host.zoo.measure import generate
 
         wish, known = self._wish, find_trained(self._model)
         found, _ = generate(
-            loaded.pipe, known, count, seed, wish.steps or None, self._batch, wish.guidance or None, told
+            loaded.pipe,
+            known,
+            count,
+            seed,
+            wish.steps or None,
+            self._batch,
+            wish.guidance or None,
+            told,
+            first,
         )
         return found
 
     def _of_folder(
-        self, loaded: LoadedModel, count: int, seed: int, told: Callable[[int], None] | None
+        self, loaded: LoadedModel, count: int, seed: int, told: Callable[[int], None] | None, first: int
     ) -> Pictures:
         parts = []
-        for start in range(0, count, self._batch):
+        for start in range(first, count, self._batch):
             indices = range(start, min(start + self._batch, count))
             images = loaded.pipe(**loaded.series(self._wish, seed, indices)).images
             parts.append(np.asarray(images, np.float32))
@@ -254,7 +265,7 @@ class PictureMaker:
             settings["calibration"] = loaded.calibration(
                 replace(self._wish, steps=steps, seed=CALIBRATION_SEED, batch=CALIBRATION_PICTURES)
             )
-        return replace(loaded, pipe=on_golden(loaded.pipe, **settings))
+        return replace(loaded, pipe=self._computed(loaded.pipe, **settings))
 
 
 def _plan_beside(loaded: LoadedModel) -> FormatPlan:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -90,6 +90,11 @@ class Cache:
         if isinstance(asked, str):
             return cls(asked)  # type: ignore[arg-type]  # refused there
         if isinstance(asked, Mapping):
+            known = [f.name for f in fields(cls)]
+            if unknown := [str(key) for key in asked if key not in known]:
+                raise CacheError(
+                    f"cache: {', '.join(unknown)} is none of its settings, which are {', '.join(known)}"
+                )
             return cls(**{**asked, "parts": tuple(asked.get("parts", cls.parts))})
         return _of_diffusers(asked)
 

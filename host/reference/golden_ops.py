@@ -40,6 +40,8 @@ def f32(value: float) -> float:
 
 F32_EXACT_K = 1024
 """Products of two int8 are at most 2¹⁴; sums of so many stay within 2²⁴ in any order, so binary32 holds each exactly."""
+SMALL_MACS = 1 << 19
+"""Of one product among many, below which binary32 for all of them at once is faster."""
 
 
 @cache
@@ -150,6 +152,9 @@ def linear_increment(x: Tensor, params: Tensor, weights: Weights, x0: Tensor, pa
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     left, right = a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:])
     acc = torch.empty(left.shape[0], left.shape[1], right.shape[2], dtype=torch.int32)
+    if left.shape[2] <= F32_EXACT_K and acc[0].numel() * left.shape[2] <= SMALL_MACS:
+        acc.copy_(torch.bmm(left.float(), right.float()))
+        return acc.view(*a.shape[:-1], b.shape[-1])
     for i in range(left.shape[0]):
         acc[i] = product(left[i], right[i])
     return acc.view(*a.shape[:-1], b.shape[-1])

@@ -46,12 +46,13 @@ def generate(
     batch: int = 50,
     guidance: float | None = None,
     progress: Callable[[int], None] | None = None,
+    first: int = 0,
 ) -> tuple[Pictures, npt.NDArray[np.int64] | None]:
-    """(N x H x W x C pictures in 0..1, what they were asked to be: `asked_for`)."""
+    """(N x H x W x C pictures in 0..1, what they were asked to be: `asked_for`), of a series of `count` those from `first` on."""
     asked = asked_for(model, count, seed)
     captions = data.load_captions(model.dataset) if model.prompts else []
     parts = []
-    for start in range(0, count, batch):
+    for start in range(first, count, batch):
         indices = range(start, min(start + batch, count))
         arguments: dict[str, Any] = {
             "num_inference_steps": steps or model.steps,
@@ -71,7 +72,7 @@ def generate(
         parts.append(np.asarray(pipeline(**arguments).images, np.float32))
         if progress is not None:
             progress(indices[-1] + 1)
-    return np.concatenate(parts), asked
+    return np.concatenate(parts), asked if asked is None else asked[first:]
 
 
 def nearest_training_pictures(

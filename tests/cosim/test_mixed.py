@@ -85,11 +85,11 @@ def test_stuck_rtl_is_reported_with_its_state_while_the_device_serves_others(
         def __init__(self, geometry: Any, **how: Any) -> None:
             super().__init__(geometry, **{**how, "watchdog_idle_cycles": 500})
 
-        def run_product(self, current: Any, reference: Any, weights: Any, mode: Any, **how: Any) -> Any:
+        def run_gemm(self, current: Any, reference: Any, weights: Any, mode: Any, *how: Any) -> None:
             lanes = self.geometry.lanes
             never = Stalls(offer=np.ones((lanes, 4), np.uint8), accept=np.zeros((lanes, 4), np.uint8))
-            self.load_weights(weights)
-            return self.run(current, reference, mode, stalls=never)
+            self.load_weights(weights[0])
+            self.run(current[0], reference, mode, stalls=never)
 
     program, constants = chain(2)
     with serving(address), connect(address) as device:

@@ -16,7 +16,7 @@ from ditto_cosim.protocol.hardware import GEOMETRIES, Mode
 from ditto_cosim.sim_harness.build import BuildOptions
 from ditto_cosim.sim_harness.errors import HarnessError, TileBusyError, TileInputError, TileStuckError
 from ditto_cosim.sim_harness.regression import SETS
-from ditto_cosim.sim_harness.tile import Stalls, Tile
+from ditto_cosim.sim_harness.tile import GemmRun, Stalls, Tile, TilePlan
 
 RNG = np.random.default_rng(1)
 
@@ -159,6 +159,94 @@ def test_product_refuses_what_does_not_fit(tiles: dict[str, Tile]) -> None:
         tile.run_product(int8(2, deep), 0, int8(deep, 4), "temporal")
     with pytest.raises(TileInputError, match="current has K = 29"):
         tile.run_product(current[:, :29].copy(), 0, weights, "temporal")
+
+
+SHARES = [  # group, part, k, chunk, chunks, column, n, row, rows, edge, ranges, cycles, loaded
+    [0, 0, 0, 0, 2, 0, 16, 0, 12, 0, 2, 0, 0],
+    [0, 0, 0, 0, 2, 16, 4, 0, 12, 0, 2, 4, 2],
+    [0, 1, 128, 2, 1, 0, 16, 0, 12, 0, 2, 8, 4],
+    [0, 1, 128, 2, 1, 16, 4, 0, 12, 0, 2, 10, 5],
+    [1, 0, 0, 0, 2, 0, 20, 0, 5, 3, 1, 12, 6],
+    [1, 0, 0, 0, 2, 0, 20, 5, 7, 5, 1, 14, 8],
+    [1, 1, 128, 2, 1, 0, 20, 0, 12, 0, 2, 16, 10],
+]
+CHUNKS, EDGES = (64, 64, 22), (0, 4, 12, 0, 5, 0, 7)
+
+
+def plan_of(shares: list[list[int]] = SHARES, chunks: tuple[int, ...] = CHUNKS) -> TilePlan:
+    arrays = (np.array(a, np.int64) for a in (shares, chunks, EDGES))
+    return TilePlan((2, 12, 150, 20), 2, *arrays)
+
+
+@pytest.mark.parametrize("mode", ["original", "temporal"])
+def test_products_of_many_groups_in_one_call_are_their_shares_one_by_one(
+    tiles: dict[str, Tile], mode: Mode
+) -> None:
+    tile, plan = tiles["tiny"], plan_of()
+    current, weights = int8(12, 2, 150).transpose(1, 0, 2), int8(2, 150, 40)[..., ::1][..., 3:23]
+    reference: int | np.ndarray = 7 if mode == "original" else int8(2, 12, 150)
+    into = GemmRun.of(plan)
+    tile.run_gemm(current, reference, weights, mode, plan, into)
+    tile.run_gemm(
+        current, reference, weights, mode, plan, into
+    )  # another thread's tile, which finds none left
+    whole = np.stack(
+        [product(current[g], reference if isinstance(reference, int) else reference[g], weights[g]) for g in (0, 1)]
+    )  # fmt: skip
+    np.testing.assert_array_equal(into.accumulators.sum(0), whole)
+    for group, part, k, chunk, count, column, n, row, rows, edge, ranges, cycles, loaded in SHARES:
+        at, columns, lengths = (
+            slice(row, row + rows),
+            slice(column, column + n),
+            CHUNKS[chunk : chunk + count],
+        )
+        deep = slice(k, k + sum(lengths))
+        alone = tile.run_product(
+            current[group, at, deep],
+            reference if isinstance(reference, int) else reference[group, at, deep],
+            weights[group, deep, columns],
+            mode,
+            chunks=lengths,
+            edges=np.array(EDGES[edge : edge + ranges + 1]),
+        )
+        np.testing.assert_array_equal(into.accumulators[part, group, at, columns], alone.accumulators)
+        np.testing.assert_array_equal(into.classes[part, :, group, at], alone.classes)
+        passes, loads = into.cycles[cycles : cycles + count * ranges], into.loaded[loaded : loaded + count]
+        np.testing.assert_array_equal(passes.reshape(count, ranges), alone.cycles)
+        np.testing.assert_array_equal(loads, alone.loaded)
+
+
+def test_products_of_many_groups_refuse_what_does_not_fit(tiles: dict[str, Tile]) -> None:
+    def changed(field: int, value: int) -> list[list[int]]:
+        return [[*SHARES[0][:field], value, *SHARES[0][field + 1 :]], *SHARES[1:]]
+
+    for field, value, message in (
+        (0, 2, "group reach past 2"),
+        (1, 2, "part reach past 2"),
+        (2, 64, "the shares' K do not fit"),
+        (4, 4, "chunks reach past 3"),
+        (6, 21, "columns reach past 20"),
+        (7, 1, "rows reach past 12"),
+        (8, 11, "do not rise from 0 to 11"),
+        (10, 7, "edges reach past 7"),
+    ):
+        with pytest.raises(TileInputError, match=message):
+            plan_of(changed(field, value))
+    with pytest.raises(TileInputError, match="do not fit K = 150"):
+        plan_of(chunks=(64, 64, 21))
+    tile, plan = tiles["tiny"], plan_of()
+    current, weights = int8(2, 12, 150), int8(2, 150, 20)
+    bad: list[tuple[Any, Any, Any, str]] = [
+        (current[:, :11], 0, weights, r"current is int8\[2, 11, 150\], int8 \[2, 12, 150\] is expected"),
+        (current, 0, weights.astype(np.int16), "weights is int16"),
+        (current, 200, weights, "reference = 200"),
+        (current, current.transpose(2, 1, 0).copy().transpose(2, 1, 0), weights, "bytes apart"),
+    ]
+    for *operands, message in bad:
+        with pytest.raises(TileInputError, match=message):
+            tile.run_gemm(operands[0], operands[1], operands[2], "temporal", plan, GemmRun.of(plan))
+    with pytest.raises(TileInputError, match="mode = 'sideways'"):
+        tile.run_gemm(current, 0, weights, "sideways", plan, GemmRun.of(plan))  # type: ignore[arg-type]  # that is the test
 
 
 BAD: dict[str, tuple[Callable[..., tuple[Any, ...]], str]] = {

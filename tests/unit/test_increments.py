@@ -640,6 +640,14 @@ def test_increments_ranks_and_models_are_checked_before_anything_runs(tmp_path: 
         Factors.load(tmp_path / "g.safetensors")
 
 
+def test_plain_cache_with_a_setting_that_is_none_is_refused_in_a_sentence() -> None:
+    assert Cache.of({"kind": "reuse", "period": 2}) == Cache("reuse", 2)
+    with pytest.raises(
+        CacheError, match="cache: interval is none of its settings, which are kind, period, rank"
+    ):
+        Cache.of({"kind": "reuse", "interval": 2})
+
+
 def test_increments_diffusers_configurations_that_do_the_same_are_taken() -> None:
     from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
 

@@ -86,6 +86,13 @@ def test_native_silu_is_numpys(memory: Memory) -> None:
         assert same(both(patch, lambda: vector.execute("silu", [x], {}, "here")))
 
 
+@given(memory, st.booleans())
+def test_native_gelu_is_numpys(memory: Memory, tanh: bool) -> None:
+    x = values(*memory, special=SPECIAL)
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        assert same(both(patch, lambda: vector.execute("gelu", [x], {"tanh": tanh}, "here")))
+
+
 def test_native_silu_lets_nan_and_infinity_pass_as_numpy_does(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.array([np.nan, np.inf, -np.inf, 1.0], np.float32)
     with np.errstate(invalid="ignore"):
@@ -126,6 +133,19 @@ def test_native_group_norm_is_numpys(
     )
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
         assert same(both(patch, lambda: [vector.group_norm(x, gamma, beta, 4, 1e-5, "here")]))
+
+
+@given(memory, st.booleans(), st.booleans(), st.sampled_from([(), (np.nan,), (np.inf,)]))
+def test_native_layer_norm_is_numpys(
+    memory: Memory, has_gamma: bool, has_beta: bool, bad: tuple[float, ...]
+) -> None:
+    x = values(*memory, special=(*SPECIAL[:3], *bad))
+    rng = np.random.default_rng(memory[0])
+    gamma, beta = (
+        rng.normal(size=(x.shape[-1],)).astype(np.float32) if has else None for has in (has_gamma, has_beta)
+    )
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        assert same(both(patch, lambda: [vector.layer_norm(x, gamma, beta, 1e-5, "here")]))
 
 
 STRIDED = {

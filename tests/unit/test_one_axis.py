@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from ditto_cosim.cli import root
+from ditto_cosim.cli import output, root
 from ditto_cosim.cli.study_one_axis import slower_increments
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.pricing.recorded import RecordColumns
+from ditto_cosim.host.analysis.quality import PictureMaker, on_golden
+from ditto_cosim.host.compiler.cache import Cache
+from ditto_cosim.host.pipeline.models import Wish
 from ditto_cosim.host.report import RunReport, write_report
 from ditto_cosim.host.zoo import models
 from ditto_cosim.protocol.hardware import Mode
@@ -134,6 +138,69 @@ def test_equal_quality_is_what_the_others_need_for_it() -> None:
     assert {second[f"over_{n}"] for n in ("itc", "ditto", "reuse")} == {None}
     assert slower_increments(rows, "c").startswith("slow: slower than every step in full on c.")
     assert slower_increments(rows[:-1], "c") == ""
+
+
+def test_quality_has_the_error_of_what_it_is_over_every_step() -> None:
+    """Pictures of one error each, so that decibels are plain; features that are moved, so that the distance is."""
+    from ditto_cosim.host.zoo.classifier import FeatureStatistics
+
+    rng = np.random.default_rng(0)
+    off = {"full": rng.uniform(0.01, 0.02, 40), "icc": rng.uniform(0.02, 0.03, 40)}
+    made = {one_axis.FP32: np.zeros((40, 2, 2))} | {
+        n: np.tile(e[:, None, None], (1, 2, 2)) for n, e in off.items()
+    }
+    full = rng.normal(size=(40, 3))
+    real = FeatureStatistics.of(rng.normal(size=(500, 3)))
+    moved = np.array([0.5, 0.0, 0.0])
+    found = one_axis.quality_of(made, {"full": full, "icc": full + moved, one_axis.FP32: full}, real)
+    db = {name: [-20 * math.log10(e) for e in errors] for name, errors in off.items()}
+    apart = [a - b for a, b in zip(db["icc"], db["full"], strict=True)]
+    icc = found["icc"]
+    assert icc["psnr_db"] == pytest.approx(statistics.mean(db["icc"]), abs=0.006)
+    assert icc["psnr_error_db"] == pytest.approx(statistics.stdev(db["icc"]) / math.sqrt(40), abs=0.006)
+    assert icc["psnr_over_full_db"] == pytest.approx(statistics.mean(apart), abs=0.006)
+    assert icc["psnr_over_full_error_db"] == pytest.approx(statistics.stdev(apart) / math.sqrt(40), abs=0.006)
+    offset = full.mean(0) - real.mean
+    assert icc["frechet_over_full"] == pytest.approx(moved @ moved + 2 * (moved @ offset), abs=0.006)
+    slope = statistics.stdev(full[:, 0]) / math.sqrt(
+        40
+    )  # the covariances are alike, so the rest is a mean's error
+    assert icc["frechet_over_full_error"] == pytest.approx(2 * 0.5 * slope, rel=0.35)
+    assert icc["frechet_error"] > 0
+    assert found["full"]["frechet_over_full"] == found["full"]["frechet_over_full_error"] == 0
+    assert found[one_axis.FP32]["psnr_db"] is None
+    few = one_axis.quality_of({n: p[:1] for n, p in made.items()}, {})
+    assert few["icc"]["psnr_error_db"] is None
+    assert few["icc"]["frechet_distance"] is None
+
+
+def test_kept_command_names_no_place_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = [
+        "ditto",
+        "study",
+        "one_axis",
+        "--figures",
+        "/tmp/x/axis.json",
+        "--output=/tmp/a b.svg",
+        "-o",
+        "docs/a.svg",
+    ]
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/ditto", *typed[1:]])
+    assert output.typed() == "ditto study one_axis --figures axis.json '--output=a b.svg' -o docs/a.svg"
+
+
+def test_machine_gives_goldens_pictures(tmp_path: Path) -> None:
+    made = []
+    for computed in (on_golden, one_axis.on_machine):
+        settings = {"cache": Cache("reuse", 2)}
+        maker = PictureMaker("fashion-dit", "p", Wish(3), {}, 2, settings, None, computed=computed)
+        made.append(maker.pictures(3, 0, tmp_path / computed.__name__))
+    assert np.array_equal(made[0], made[1])
+    maker = PictureMaker("fashion-dit", "p", Wish(3), {}, 2, settings, None, computed=one_axis.on_machine)
+    longer = maker.pictures(4, 0, tmp_path / "on_machine")
+    assert np.array_equal(longer[:3], made[0]), "it goes on with what is kept"
+    with np.load(next((tmp_path / "on_machine").iterdir())) as kept:
+        assert len(kept["pictures"]) == 4
 
 
 def written(folder: Path, seed: int, shade: int, *, fp32: bool = False, steps: int = 2) -> Path:
