@@ -25,7 +25,8 @@ NAMES = {
     "model.ddpm.rtl_wide_over_fp32": "an rtl_wide step ÷ fp32, 35.7 M",
     "model.ddpm.model_over_fp32": "a model step ÷ fp32, 35.7 M",
     "model.ddpm.golden_over_fp32": "golden's step ÷ fp32, 35.7 M",
-    "model.icc.increment_over_full_cpu_s_a_million_slots": "a slot of an increment ÷ of a full step",
+    "model.icc.pictures.1.increment_over_full_slots": "a slot of an increment ÷ of a full step",
+    "model.icc.pictures.16.increment_over_full_slots": "the same, 16 pictures",
     "model.sq_dm.code_over_slot_million": "a code of SQ-DM's ÷ a slot",
     "rtl.gmac_per_s_per_core": "lane, C = 256, GMAC/s a core",
     "rtl.gmac_per_s_c128": "lane, C = 128, GMAC/s a core",
@@ -73,7 +74,7 @@ def processor() -> str:
 
 def _at(found: Any, path: list[str]) -> Any:
     for name in path:
-        found = found[name]
+        found = found[int(name) if name.isdigit() else name]
     return found
 
 
