@@ -187,7 +187,13 @@ class RecordColumns:
     @cached_property
     def _digests(self) -> list[dict[Mode, bytes]]:
         """Of what each layer met: equal contents, equal digests."""
-        return [{mode: _digest(met) for mode, met in modes.items()} for modes in self.met]
+        found: dict[tuple[int, ...], bytes] = {}  # the very same works (a synthetic record's) are read once
+
+        def of(met: Met) -> bytes:
+            key = tuple(id(s) for step in met.works for s in step)
+            return found.get(key) or found.setdefault(key, _digest(met))
+
+        return [{mode: of(met) for mode, met in modes.items()} for modes in self.met]
 
     def _of_layer(self, pricer: Pricer, group: Group, layer: int, mode: Mode) -> LaneColumns:
         digest = self._digests[layer][mode]

@@ -20,6 +20,7 @@ class Name(StrEnum):
     wire = "wire"
     dram = "dram"
     price = "price"
+    ray = "ray"
     size = "size"
 
 
@@ -31,7 +32,8 @@ def bench(
     """Measure speed: ratios side by side within one run.
 
     rtl: the Verilated lane and tile; model: one denoising step by fp32, golden, model and rtl; wire: ZeroMQ overhead;
-    dram: the DRAM model against two cycle-accurate simulators; price: re-pricing records; size: every
+    dram: the DRAM model against two cycle-accurate simulators; price: re-pricing records; ray: a
+    sweep on one Ray worker and on two; size: every
     phase in seconds and memory, from 1.9 M parameters to Stable Diffusion's UNet.
     """
     module = importlib.import_module(f"ditto_cosim.bench.{name.value}")

@@ -14,7 +14,7 @@ from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.designs.base import design_names, load_design
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import LaneColumns, LayerTime, PricingError, stack
-from ditto_cosim.device.pricing.pricer import Pricer
+from ditto_cosim.device.pricing.pricer import Pricer, forget
 from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, price_run
 from ditto_cosim.device.timing import traffic
 from ditto_cosim.device.timing.traffic import Group
@@ -267,6 +267,21 @@ def test_roofline_is_the_larger_of_macs_and_bytes_and_a_launch_a_command() -> No
     launches = 5  # the layer and the four commands behind it; a permutation moves data
     assert time.total_cycles == max(memory, round(2 * 96 * 64 * 64 / 156_000)) + launches * 5000
     assert time.stall_cycles["fill"] == launches * 5000
+
+
+def test_a_price_does_not_depend_on_what_was_priced_before() -> None:
+    """Designs share what they have in common; how often a lane holds its weights is each one's own."""
+    chip = load_chip("paper_twin")
+    columns = RecordColumns(PROGRAM, info(chip, "ditto"), [step_of(s, chip) for s in range(2)])
+    alone = {}
+    for design in ("ds", "db", "cambricon_d", "ditto_sign_mask"):
+        forget()
+        alone[design] = price_run(columns, chip, load_design(design)).energy_totals()
+    assert alone["ds"]["lane_memory"] > alone["db"]["lane_memory"]
+    for order in (alone, reversed(alone)):
+        forget()
+        for design in order:
+            assert price_run(columns, chip, load_design(design)).energy_totals() == alone[design]
 
 
 def test_foreign_and_missing_works_are_refused_by_name() -> None:
