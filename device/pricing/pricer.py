@@ -28,7 +28,6 @@ import numpy as np
 
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import Design, TwoArrays
-from ditto_cosim.device.pricing.area import port_copies
 from ditto_cosim.device.pricing.contracts import Causes, MakeMemory, contract_of
 from ditto_cosim.device.pricing.cost import (
     I64,
@@ -86,7 +85,6 @@ class Pricer:
             design.sign_mask,
             design.hetero,
             design.policy == "base",
-            port_copies(design),
         )
         self._costs = _costs_of(key, chip.digest, *of_traffic)
         self._placed = _placed_of(key, chip.digest, design.hetero)
@@ -144,8 +142,13 @@ class Pricer:
 
     def traffic(self, group: Group, mode: Mode, keeps_state: bool) -> tuple[dict[str, int], dict[str, int]]:
         """DRAM bytes read and written by class, less what stays on the chip."""
+        return self._off_chip(group, *mode_bytes(group, mode, keeps_state))
+
+    def _off_chip(
+        self, group: Group, reads: dict[str, int], writes: dict[str, int]
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """What is left of bytes when those that stay on the chip are taken away."""
         kept = self.kept
-        reads, writes = mode_bytes(group, mode, keeps_state)
         for transfers, total in ((group.reads, reads), (group.writes, writes)):
             for t in transfers:
                 if t.value in kept.values:
@@ -159,14 +162,21 @@ class Pricer:
 
     def _cost(self, group: Group, mode: Mode, keeps_state: bool) -> GroupCost:
         chip = self.chip
-        reads, writes = self.traffic(group, mode, keeps_state)
+        on = self._on_lanes(group, mode)
+        moving = mode_bytes(group, mode, keeps_state)
+        widest = (
+            moving
+            if keeps_state == (self.design.policy != "base")
+            else mode_bytes(group, mode, not keeps_state)
+        )
+        largest = self._largest_part(*widest, on.passes)
+        reads, writes = self._off_chip(group, *moving)
         early = sum(reads.get(c, 0) for c in EARLY)
         late, out = sum(reads.values()) - early, sum(writes.values())
         moved = (early + late + out,) if chip.timing == "paper" else (early + late, out)
-        on = self._on_lanes(group, mode)
         if group.index not in self._tails:
             self._tails[group.index] = self._tail(group)
-        streamed, after, elements = self._tails[group.index]
+        streamed, after, elements, kernels = self._tails[group.index]
         extra = self._extra_passes(group, mode)
         if chip.partial_sums == "vector" and on.chunks > 1:
             extra += on.chunks - 1
@@ -174,28 +184,25 @@ class Pricer:
             extra += on.apart
         if extra:
             streamed += pass_cycles(group.accumulators, chip.vector_lanes, chip.vector_depth_cycles, extra)
+        adding = 4 * group.accumulators * max(1, 2 * on.chunks - 1)
         return GroupCost(
             group=group,
             mode=mode,
             early_bytes=early,
             late_bytes=late,
             out_bytes=out,
-            largest_part_bytes=self._largest_part(group, mode, on.passes),
+            largest_part_bytes=largest,
             traffic=tuple(reads.get(c, 0) + writes.get(c, 0) for c in TRAFFIC),
             dram_cycles=sum(chip.dram.sustained_cycles(nbytes, chip.clock_mhz) for nbytes in moved),
             streamed_cycles=streamed,
             after_cycles=after,
             vector_elements=elements + extra * group.accumulators,
             through_bytes=on.through_bytes,
-            sram_bytes=early
-            + late
-            + out
-            + on.through_bytes
-            + 4 * group.accumulators * max(1, 2 * on.chunks - 1),
+            sram_bytes=sum((early, late, out, on.through_bytes, adding)),
             passes=on.passes,
             macs=on.macs,
-            kernels=(group.layer is not None) + sum(command_passes(c) > 0 for c in group.tail),
-            lane_write_bytes=round(on.write_bytes * port_copies(self.design)),
+            kernels=(group.layer is not None) + kernels,
+            lane_write_bytes=on.write_bytes,
         )
 
     def _on_lanes(self, group: Group, mode: Mode) -> _OnLanes:
@@ -230,15 +237,15 @@ class Pricer:
         plan = schedule(self.chip.geometry, self.chip.tiles, work, self.chip.adders)
         return work.groups * work.k * work.n * plan.row_tiles * self.chip.geometry.lanes
 
-    def _largest_part(self, group: Group, mode: Mode, passes: int) -> int:
-        reads, writes = mode_bytes(group, mode, self.design.policy != "base")
+    @staticmethod
+    def _largest_part(reads: Mapping[str, int], writes: Mapping[str, int], passes: int) -> int:
         early = sum(reads.get(c, 0) for c in EARLY)
         return max(early, passes * (sum(reads.values()) - early), sum(writes.values()))
 
-    def _tail(self, group: Group) -> tuple[int, int, int]:
-        """Cycles of the vector commands behind a layer, streamed and after the whole, and their elements."""
+    def _tail(self, group: Group) -> tuple[int, int, int, int]:
+        """Cycles of the vector commands behind a layer, streamed and after the whole, their elements, and how many they are."""
         chip = self.chip
-        cycles, elements, whole = [0, 0], 0, False
+        cycles, elements, kernels, whole = [0, 0], 0, 0, False
         for command in group.tail:
             if not command_passes(command):
                 continue
@@ -251,7 +258,8 @@ class Pricer:
                 whole = True
             cycles[whole] += taken
             elements += command_passes(command) * result.elements
-        return cycles[0], cycles[1], elements
+            kernels += 1
+        return cycles[0], cycles[1], elements, kernels
 
     def _extra_passes(self, group: Group, mode: Mode) -> int:
         """Over the accumulators: the previous output's sum, a transposed part, the running sum over rows."""
@@ -301,9 +309,8 @@ def _costs_of(
     sign_mask: bool,
     hetero: TwoArrays | None,
     keeps_nothing: bool,
-    weight_copies: float,
 ) -> dict[tuple[int, Mode, bool], GroupCost]:
-    """The same for pricers whose groups move the same bytes, into as many copies: what a cost depends on."""
+    """The same for pricers whose groups move the same bytes: what a cost depends on."""
     return {}
 
 
@@ -316,7 +323,9 @@ def _placed_of(
 
 
 @lru_cache(maxsize=16)
-def _tails_of(program: ByDigest, vector_lanes: int, depth_cycles: int) -> dict[int, tuple[int, int, int]]:
+def _tails_of(
+    program: ByDigest, vector_lanes: int, depth_cycles: int
+) -> dict[int, tuple[int, int, int, int]]:
     """The same for pricers with the same vector unit."""
     return {}
 

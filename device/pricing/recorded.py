@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.designs.base import Design, load_design
-from ditto_cosim.device.pricing.area import memories_of
+from ditto_cosim.device.pricing.area import memories_of, port_copies
 from ditto_cosim.device.pricing.contracts import MakeMemory, Pipelined
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import (
@@ -541,7 +541,7 @@ class _Run:
                 of_cost(lambda c: c.vector_elements),
                 of_cost(lambda c: c.bytes),
                 of_cost(lambda c: c.sram_bytes),
-                of_cost(lambda c: c.lane_write_bytes),
+                np.rint(of_cost(lambda c: c.lane_write_bytes) * port_copies(pricer.design)).astype(np.int64),
                 total / pricer.chip.clock_ghz,
             )
         return energy_pj(events, pricer.design, memories_of(pricer.chip, pricer.design))  # type: ignore[return-value]  # binary64 all through
