@@ -68,7 +68,7 @@ class Datapath(ABC):
             *(cycles.total, cycles.busy, cycles.starved, cycles.weight_load, cycles.encode, cycles.imbalance),
             *(operations * work.n, np.full(steps, elements, np.int64)),
         )
-        return LaneColumns(*(np.broadcast_to(c, (steps,)) for c in columns))
+        return LaneColumns(*(c if len(c) == steps else np.broadcast_to(c, (steps,)) for c in columns))
 
     def _encoders(self, met: Stack) -> int:
         """How many encode each row: those of every tile that has other columns of it, and again for every pass."""

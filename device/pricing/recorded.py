@@ -57,13 +57,19 @@ TEMPORAL = MODES.index("temporal")
 Plans = Mapping[StepClass, ClassPricer]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Met:
     """What a layer meets in a mode, in the steps in which that is possible."""
 
     at: tuple[int, ...]
     """Rows of the record."""
     works: tuple[tuple[SubOp, ...], ...]
+
+    @cached_property
+    def rows(self) -> slice | list[int]:
+        """`at`, as NumPy takes it soonest."""
+        whole = self.at[-1] - self.at[0] == len(self.at) - 1
+        return slice(self.at[0], self.at[-1] + 1) if whole else list(self.at)
 
 
 def chip_of(info: RunInfo) -> Chip:
@@ -144,7 +150,7 @@ class RecordColumns:
             known = np.zeros(self.ran.shape, bool)
             for layer, modes in enumerate(self.met):
                 if mode in modes:
-                    known[list(modes[mode].at), layer] = True
+                    known[modes[mode].rows, layer] = True
             known.flags.writeable = False
             self._possible[mode] = known
         return self._possible[mode]
@@ -163,7 +169,7 @@ class RecordColumns:
             for layer, plan in _where(plans).items():
                 if mode in self.met[layer]:
                     of_layer = self._of_layer(plan.pricer, plan.groups[layer], layer, mode)
-                    matrix[:, list(self.met[layer][mode].at), layer] = of_layer.columns
+                    matrix[:, self.met[layer][mode].rows, layer] = of_layer.columns
             self._matrices[key] = matrix
         return self._matrices[key]
 
