@@ -216,4 +216,7 @@ def _on_ray(
 
 
 def _runtime(on: str) -> dict[str, Any]:
-    return {"num_cpus": cores()} if on == "ray" and not os.environ.get("RAY_ADDRESS") else {}
+    """Without an address Ray would join whatever cluster this machine has had last."""
+    return (
+        {"address": "local", "num_cpus": cores()} if on == "ray" and not os.environ.get("RAY_ADDRESS") else {}
+    )
