@@ -161,9 +161,9 @@ class _Worker:
         return self._function(self._state, item)
 
 
-def _on_ray(
-    function: Job[State, Item, Result], state: State, items: Sequence[Item], on: str, jobs: int
-) -> Iterator[tuple[int, Result]]:
+@contextlib.contextmanager
+def cluster(on: str) -> Iterator[Any]:
+    """Ray, connected; what was begun here ends here. Whoever asks for `each` inside finds it begun."""
     ray = _ray()
     begun = not ray.is_initialized()
     if begun:
@@ -178,6 +178,17 @@ def _on_ray(
                 f"--on {on}: Ray does not start ({str(error).strip().splitlines()[0]})"
             ) from None
     try:
+        yield ray
+    finally:
+        if begun:
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+
+
+def _on_ray(
+    function: Job[State, Item, Result], state: State, items: Sequence[Item], on: str, jobs: int
+) -> Iterator[tuple[int, Result]]:
+    with cluster(on) as ray:
         workers = max(1, min(jobs or int(ray.cluster_resources().get("CPU", 1)), len(items)))
         make = ray.remote(num_cpus=1, max_restarts=LOST, max_task_retries=LOST)(_Worker)
         held = ray.put(state)
@@ -202,11 +213,10 @@ def _on_ray(
                     raise WorkersError(
                         f"--on {on}: a worker was lost {LOST + 1} times ({str(error).strip().splitlines()[0]})"
                     ) from None
-    finally:
-        if begun:
-            with contextlib.suppress(Exception):
-                ray.shutdown()
 
 
 def _runtime(on: str) -> dict[str, Any]:
-    return {"num_cpus": cores()} if on == "ray" and not os.environ.get("RAY_ADDRESS") else {}
+    """Without an address Ray would join whatever cluster this machine has had last."""
+    return (
+        {"address": "local", "num_cpus": cores()} if on == "ray" and not os.environ.get("RAY_ADDRESS") else {}
+    )

@@ -263,7 +263,13 @@ def _dram(values: Mapping[str, Any], where: str) -> DramConfig:
             _within(value, 1, 2**20, f"{where}: [dram] {name}")
     _within(given["channels"], 1, 1024, f"{where}: [dram] channels")
     _choice(given.get("mapping", "coarse"), get_args(AddressMapping), f"{where}: [dram] mapping")
-    return DramConfig(**given)
+    made = DramConfig(**given)
+    if made.refresh and made.refresh_loss_ns >= made.refresh_interval_ns:
+        raise ChipError(
+            f"{where}: [dram] refresh_interval_ns = {made.refresh_interval_ns} leaves no time between two refreshes, each of "
+            f"which takes {made.refresh_loss_ns} ns; expected more than that, or refresh = false"
+        )
+    return made
 
 
 def _table(tables: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:

@@ -1,30 +1,18 @@
 // The engine of time, compiled: equal to the cycle to its reference, whose files carry the contract and the reasons
-// (`timing/engine.py`: ranks; `flow.py`, `dma.py`, `lanes.py`, `vector_time.py`: units; `memory.py`: DRAM; `kernel.py`: credits).
+// (`timing/engine.py`: ranks; `flow.py`, `dma.py`, `lanes.py`, `vector_time.py`: units; `kernel.py`: credits).
+//
+// The calendar holds the DMA engines alone, which share link and memory. Lanes and vector unit share nothing: when they act
+// follows from what they wait for, so they act as soon as that is known, ahead of the calendar; nobody can tell.
 //
 // What it does not do: anything the reference does not.
 
-#include <algorithm>
+#include "memory.h"
+
 #include <array>
 #include <atomic>
-#include <cstdint>
-#include <new>
 #include <thread>
-#include <vector>
 
 namespace {
-
-using Cycle = int64_t;
-constexpr Cycle NEVER = Cycle(1) << 62;
-constexpr Cycle LONG_AGO = -(Cycle(1) << 40);
-
-// Neither is negative; narrow division is several times as fast.
-inline Cycle floor_div(Cycle a, Cycle b) {
-  return ((a | b) >> 32) == 0 ? Cycle(uint32_t(a) / uint32_t(b)) : a / b;
-}
-inline Cycle ceil_div(Cycle a, Cycle b) { return floor_div(a + b - 1, b); }
-
-// By value, as vectors want it.
-inline Cycle most(Cycle a, Cycle b) { return a > b ? a : b; }
 
 // `share` of `flow.py` for index 0, 1, …, without a division for each.
 struct Shares {
@@ -33,9 +21,9 @@ struct Shares {
   Shares(Cycle whole, Cycle parts) : count(parts), least(floor_div(whole, parts)), rest(whole - least * parts) {}
   Cycle next() {
     carried += rest;
-    if (carried < count) return least;
-    carried -= count;
-    return least + 1;
+    const bool more = carried >= count;
+    carried -= more ? count : 0;
+    return least + more;
   }
 };
 
@@ -55,252 +43,14 @@ struct Work {
 struct Config {
   Cycle queue_depth, prefetch_layers, issue_cycles, link_bytes_per_cycle, early_room, late_room, out_room, port_bytes_per_cycle,
       accumulator_chunks, clock_mhz;
-  Cycle pipe_bytes_per_cycle, channels, fine, groups, banks_per_group, row_requests, burst, cas, write_cas, row_to_column, precharge,
-      row_active, row_cycle, activate_same_group, activate, four_activates, read_to_precharge, write_to_precharge, read_to_write,
-      write_to_read, write_to_read_same_group, refresh_on, refresh_interval, refresh;
-};
-
-struct Pipe {
-  Cycle width = 0, free = 0;
-  Cycle transport(Cycle nbytes, Cycle at) {
-    if (!width || !nbytes) return at;
-    return free = std::max(free, at) + ceil_div(nbytes, width);
-  }
-};
-
-// Numbers of channels, from a line of the cache on: what vectors load has been stored in the same pieces.
-constexpr Cycle LINE = 8;
-template <class T>
-struct Aligned {
-  using value_type = T;
-  T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(LINE * sizeof(Cycle)))); }
-  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(LINE * sizeof(Cycle))); }
-  bool operator==(const Aligned&) const = default;
-};
-using Column = std::vector<Cycle, Aligned<Cycle>>;
-
-// What the channels remember, a column each, so that a burst in each of them is one pass.
-struct Channels {
-  Cycle stride = 0;                                                       // channels, filled up to whole lines
-  Column row, activate_at, precharge_at;                                  // [banks][channels]
-  Column activates[4], group, column, refresh_at, write, opens, columns;  // [channels]; the last two of one pass
-
-  void resize(Cycle banks, Cycle channels, Cycle first_refresh) {
-    stride = ceil_div(channels, LINE) * LINE;
-    row.assign(banks * stride, -1), activate_at.assign(banks * stride, 0), precharge_at.assign(banks * stride, 0);
-    for (auto& activate : activates) activate.assign(stride, LONG_AGO);
-    group.assign(stride, -1), column.assign(stride, LONG_AGO), write.assign(stride, 0);
-    refresh_at.assign(stride, first_refresh), opens.assign(stride, 0), columns.assign(stride, 0);
-  }
-};
-
-// Where an address lies; whoever walks on from it need not divide again.
-struct Place {
-  Cycle request = -1, channel = 0, group = 0, bank = 0, row = 0, column = 0;
-};
-
-struct Memory {
-  static constexpr Cycle SCATTERED = 4;  // rows that are sooner done one by one
-  const Config& c;
-  Pipe pipe;
-  Channels ch;
-
-  explicit Memory(const Config& config) : c(config) {
-    pipe.width = c.pipe_bytes_per_cycle;
-    if (pipe.width) return;
-    ch.resize(c.groups * c.banks_per_group, c.channels, c.refresh_interval / 2);
-  }
-
-  // `place` is the transfer's own walk; it ends behind the transfer.
-  Cycle transport(Place& place, Cycle address, Cycle nbytes, bool write, Cycle at) {
-    if (pipe.width) return pipe.transport(nbytes, at);
-    if (!nbytes) return at;
-    const bool nanoseconds = c.clock_mhz == 1000;
-    const Cycle since = nanoseconds ? at : ceil_div(at * 1000, c.clock_mhz), last = (address + nbytes + 63) / 64;
-    Cycle done = since;
-    if (place.request != address / 64) place = find(address / 64);
-    while (place.request < last) {
-      const Cycle requests = c.fine ? 1 : std::min(last - place.request, (c.channels - place.channel) * c.row_requests - place.column);
-      const Cycle rows = ceil_div(place.column + requests, c.row_requests);
-      if (rows > SCATTERED) {
-        done = std::max(done, sweep(place, rows, requests, write, since));
-        walk(place, requests);
-        continue;
-      }
-      const Cycle count = c.fine ? 1 : std::min(last - place.request, c.row_requests - place.column);
-      done = std::max(done, burst(place, place.channel, count, write, since));
-      walk(place, count);
-    }
-    return nanoseconds ? done : ceil_div(done * c.clock_mhz, 1000);
-  }
-
-  Place find(Cycle request) const {
-    Place p{request};
-    Cycle rest = request;
-    if (c.fine) {
-      p.channel = take(rest, c.channels), p.group = take(rest, c.groups), p.column = take(rest, c.row_requests);
-      p.bank = take(rest, c.banks_per_group);
-    } else {
-      p.column = take(rest, c.row_requests), p.channel = take(rest, c.channels), p.bank = take(rest, c.banks_per_group);
-      p.group = take(rest, c.groups);
-    }
-    p.row = rest;
-    return p;
-  }
-
-  // Over requests of one row or of neighbouring channels, or in the fine mapping over one request.
-  void walk(Place& p, Cycle count) const {
-    p.request += count;
-    if (c.fine) {
-      if (++p.channel < c.channels) return;
-      p.channel = 0;
-      if (++p.group < c.groups) return;
-      p.group = 0;
-      if (++p.column < c.row_requests) return;
-      p.column = 0;
-      if (++p.bank < c.banks_per_group) return;
-      p.bank = 0;
-    } else {
-      if ((p.column += count) < c.row_requests) return;
-      const Cycle rows = floor_div(p.column, c.row_requests);
-      p.column -= rows * c.row_requests;
-      if ((p.channel += rows) < c.channels) return;
-      p.channel = 0;
-      if (++p.bank < c.banks_per_group) return;
-      p.bank = 0;
-      if (++p.group < c.groups) return;
-      p.group = 0;
-    }
-    ++p.row;
-  }
-
-  // The lowest digit of a number to this base, and the number without it.
-  static Cycle take(Cycle& rest, Cycle base) {
-    const Cycle whole = floor_div(rest, base), digit = rest - whole * base;
-    rest = whole;
-    return digit;
-  }
-
-  // Requests of one row of one channel; the last one's data.
-  Cycle burst(const Place& p, Cycle i, Cycle count, bool write, Cycle since) {
-    const Cycle bank = (p.group * c.banks_per_group + p.bank) * ch.stride + i;
-    const Cycle reach = write ? c.write_to_precharge : c.read_to_precharge;
-    Cycle column = 0;
-    while (count) {
-      Cycle opened = -1;
-      column = since;
-      if (ch.row[bank] != p.row) {
-        opened = std::max(since, ch.activate_at[bank]);
-        if (ch.row[bank] >= 0) opened = std::max(opened, std::max(since, ch.precharge_at[bank]) + c.precharge);
-        const Cycle gap = ch.group[i] == p.group ? c.activate_same_group : c.activate;
-        opened = std::max({opened, ch.activates[3][i] + gap, ch.activates[0][i] + c.four_activates});
-        column = opened + c.row_to_column;
-      }
-      column = std::max(column, ch.column[i] + turn(i, write, p.group));
-      if (c.refresh_on && column >= ch.refresh_at[i]) {
-        refresh(i);
-        continue;
-      }
-      if (opened >= 0) {
-        ch.row[bank] = p.row, ch.activate_at[bank] = opened + c.row_cycle, ch.precharge_at[bank] = opened + c.row_active;
-        for (int k = 0; k < 3; ++k) ch.activates[k][i] = ch.activates[k + 1][i];
-        ch.activates[3][i] = opened;
-      }
-      Cycle taken = count;
-      if (c.refresh_on && column + (count - 1) * c.burst >= ch.refresh_at[i]) taken = ceil_div(ch.refresh_at[i] - column, c.burst);
-      column += (taken - 1) * c.burst;
-      ch.column[i] = column, ch.write[i] = write, ch.group[i] = p.group;
-      ch.precharge_at[bank] = std::max(ch.precharge_at[bank], column + reach);
-      count -= taken;
-    }
-    return data(column, write);
-  }
-
-  // The same row of neighbouring channels, of the first and the last perhaps a part: `burst` for each, without branches. Where
-  // one meets its refresh, each alone.
-  Cycle sweep(const Place& p, Cycle rows, Cycle requests, bool write, Cycle since) {
-    const Cycle first = p.channel, last = first + rows - 1, whole = c.row_requests;
-    const Cycle head = whole - p.column, tail = requests - head - (rows - 2) * whole;
-    const Cycle line = first / LINE * LINE, banks = (p.group * c.banks_per_group + p.bank) * ch.stride + line;
-    const Cycle width = (last / LINE + 1) * LINE - line;
-    Cycle *const row = &ch.row[banks], *const activate_at = &ch.activate_at[banks],
-                 *const precharge_at = &ch.precharge_at[banks];
-    Cycle *const a0 = &ch.activates[0][line], *const a1 = &ch.activates[1][line], *const a2 = &ch.activates[2][line],
-                 *const a3 = &ch.activates[3][line];
-    Cycle *const group = &ch.group[line], *const column = &ch.column[line], *const written = &ch.write[line],
-                 *const opens = &ch.opens[line], *const columns = &ch.columns[line];
-    const Cycle* const refresh_at = &ch.refresh_at[line];
-    const Cycle precharge = c.precharge, same_group = c.activate_same_group, other_group = c.activate, four = c.four_activates,
-                turned_near = write ? c.read_to_write : c.write_to_read_same_group,
-                turned_far = write ? c.read_to_write : c.write_to_read, on = c.burst,
-                to_column = c.row_to_column, cycle = c.row_cycle, active = c.row_active;
-    const Cycle reach = write ? c.write_to_precharge : c.read_to_precharge;
-    const Cycle asked_group = p.group, asked_row = p.row, asked_write = write, begins = first - line, ends = last - line;
-    const Cycle of_head = (head - 1) * on, of_tail = (tail - 1) * on, of_whole = (whole - 1) * on;
-    Cycle late = 0, done = 0;
-#pragma GCC ivdep
-    for (Cycle i = 0; i < width; ++i) {
-      const Cycle near = group[i] == asked_group;
-      const Cycle from_closed = most(since, activate_at[i]);
-      const Cycle from_open = most(from_closed, most(since, precharge_at[i]) + precharge);
-      const Cycle apart = most(a3[i] + (near ? same_group : other_group), a0[i] + four);
-      const Cycle opened = most(row[i] < 0 ? from_closed : from_open, apart);
-      const Cycle free = column[i] + (written[i] == asked_write ? on : near ? turned_near : turned_far);
-      const Cycle at = most(row[i] == asked_row ? since : opened + to_column, free);
-      const Cycle ended = at + (i == begins ? of_head : i == ends ? of_tail : of_whole);
-      const Cycle asked = (i >= begins) & (i <= ends);
-      opens[i] = opened;
-      columns[i] = ended;
-      late |= asked & (ended >= refresh_at[i]);
-      done = most(done, asked ? ended : 0);
-    }
-    if (c.refresh_on && late) {
-      done = burst(p, first, head, write, since);
-      for (Cycle i = first + 1; i < last; ++i) done = std::max(done, burst(p, i, whole, write, since));
-      return std::max(done, burst(p, last, tail, write, since));
-    }
-#pragma GCC ivdep
-    for (Cycle i = 0; i < width; ++i) {
-      const Cycle asked = (i >= begins) & (i <= ends), opening = asked & (row[i] != asked_row);
-      const Cycle opened = opens[i], ended = columns[i];
-      const Cycle may_close = most(opening ? opened + active : precharge_at[i], ended + reach);
-      activate_at[i] = opening ? opened + cycle : activate_at[i];
-      precharge_at[i] = asked ? may_close : precharge_at[i];
-      a0[i] = opening ? a1[i] : a0[i];
-      a1[i] = opening ? a2[i] : a1[i];
-      a2[i] = opening ? a3[i] : a2[i];
-      a3[i] = opening ? opened : a3[i];
-      row[i] = asked ? asked_row : row[i];
-      column[i] = asked ? ended : column[i];
-      written[i] = asked ? asked_write : written[i];
-      group[i] = asked ? asked_group : group[i];
-    }
-    return data(done, write);
-  }
-
-  Cycle data(Cycle column, bool write) const { return column + c.burst + (write ? c.write_cas : c.cas + 1); }
-
-  Cycle turn(Cycle i, bool write, Cycle group) const {
-    if (write == bool(ch.write[i])) return c.burst;
-    if (write) return c.read_to_write;
-    return group == ch.group[i] ? c.write_to_read_same_group : c.write_to_read;
-  }
-
-  void refresh(Cycle i) {
-    Cycle start = std::max(ch.refresh_at[i], ch.column[i] + c.cas);
-    const Cycle behind = c.groups * c.banks_per_group * ch.stride;
-    for (Cycle bank = i; bank < behind; bank += ch.stride) start = std::max(start, ch.precharge_at[bank]);
-    start += c.precharge;
-    for (Cycle bank = i; bank < behind; bank += ch.stride)
-      ch.row[bank] = -1, ch.activate_at[bank] = std::max(ch.activate_at[bank], start + c.refresh);
-    ch.refresh_at[i] += c.refresh_interval;
-  }
+  DramConfig dram;
 };
 
 struct Credits {
   Cycle free = 0, since = 0;
   std::vector<std::pair<Cycle, Cycle>> given;
   size_t head = 0;
+  void restart(Cycle capacity) { free = capacity, since = 0, given.clear(), head = 0; }
   Cycle when(Cycle nbytes) {
     while (free < nbytes && head < given.size()) {
       since = given[head].first;
@@ -310,165 +60,196 @@ struct Credits {
   }
 };
 
-struct Wait {
-  Cycle made, allowed;
-  bool queued;
-};
-
-struct Passed {
-  std::vector<Cycle> early, late, lanes, streamed, result, written;
-  std::vector<Wait> early_wait, late_wait;
-};
-
 enum Cause { COMPUTE, ENCODE, LOAD, VECTOR, DRAM, FILL, CAUSES };
 
 struct Step {
-  Config c;
+  // At which cycles a chunk passed the units; which of it is known, the units' own places say.
+  struct Chunk {
+    Cycle early, late, lanes, streamed, result, written;
+    bool early_queued, late_queued;  // other transfers were before it
+  };
+  struct Group : Work {
+    Cycle first;  // of its chunks
+    Cycle behind() const { return first + chunks; }
+  };
+  // Where a unit is: in a group, in its chunks, in all chunks.
+  struct Position {
+    Cycle group = 0, chunk = 0, at = 0;
+    void next(Cycle chunks) {
+      ++at;
+      if (++chunk == chunks) ++group, chunk = 0;
+    }
+  };
+
+  const Config c;
   Memory memory;
   Pipe link, port;
-  Credits room[3];  // early, late, out
-  std::vector<Work> works;
-  std::vector<Passed> passed;
-  std::vector<Cycle> ends;
+  Credits early_room, late_room, out_room;
+  std::vector<Group> groups;
+  std::vector<Chunk> chunks;
   bool closed = false;
   Cycle busy_until = 0, transactions = 0;
 
-  explicit Step(const Config& config) : c(config), memory(c) {
-    link.width = c.link_bytes_per_cycle;
-    port.width = c.port_bytes_per_cycle;
-    room[0].free = c.early_room, room[1].free = c.late_room, room[2].free = c.out_room;
-    for (auto& engine : engines) engine.under_way.assign(c.queue_depth, 0);
-    for (int i = 0; i < 3; ++i) engines[i].address = i * ((Cycle(1) << 28) + 80 * 1024);
-    left.assign(c.accumulator_chunks, {0, 0});
+  explicit Step(const Config& config) : c(config), memory(c.dram, c.clock_mhz) { restart(); }
+
+  void restart() {
+    memory.wake();
+    link = {c.link_bytes_per_cycle, 0}, port = {c.port_bytes_per_cycle, 0};
+    early_room.restart(c.early_room), late_room.restart(c.late_room), out_room.restart(c.out_room);
+    groups.clear(), chunks.clear();
+    closed = false, busy_until = transactions = 0;
+    for (auto& dma : engines) dma.restart(&dma - engines, c.queue_depth);
+    lanes = {}, lane_free = until = 0;
+    left.assign(c.accumulator_chunks, {0, 0}), oldest_left = 0;
+    vector = {}, vector_free = streamed_at = result_at = 0, after = vector_begun = false;
+    parts.clear(), cut = part = 0, cut_at = 0;
+  }
+
+  void push(const Work* works, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      groups.push_back({works[i], Cycle(chunks.size())});
+      chunks.resize(chunks.size() + works[i].chunks);
+    }
   }
 
   Cycle lanes_done(Cycle group) const {
     if (group < 0) return 0;
-    if (group >= Cycle(works.size()) || Cycle(passed[group].lanes.size()) < works[group].chunks) return NEVER;
-    return passed[group].lanes.back();
+    return lanes.at >= groups[group].behind() ? chunks[groups[group].behind() - 1].lanes : NEVER;
   }
-  Cycle end(Cycle group) const { return group < 0 ? 0 : group < Cycle(ends.size()) ? ends[group] : NEVER; }
-
-  // The part of its source that a late chunk needs; −1: nothing made in this step.
-  Cycle needed_part(Cycle group, Cycle chunk) const {
-    const Work& work = works[group];
-    if (work.needs < 0) return -1;
-    const Cycle chunks = works[work.needs].chunks;
-    if (work.whole) return chunks - 1;
-    return std::min(chunks - 1, chunks == work.chunks ? chunk + 1 : ceil_div((chunk + 1) * chunks, work.chunks));
+  Cycle end(Cycle group) const {
+    if (group < 0) return 0;
+    return engines[WRITE].place.at >= groups[group].behind() ? chunks[groups[group].behind() - 1].written : NEVER;
   }
-  std::pair<Cycle, Cycle> made(Cycle group, Cycle part) const {
-    if (part < 0) return {0, 0};
-    const Passed& source = passed[works[group].needs];
-    if (part >= Cycle(source.written.size())) return {NEVER, NEVER};
-    return {source.result[part], source.written[part]};
-  }
+  bool over(const Position& place) const { return place.group == Cycle(groups.size()); }
 
-  // --- DMA: engines 0 early, 1 late, 2 write ---
+  // --- DMA ---
 
+  enum { EARLY, LATE, WRITE };
   struct Engine {
-    Cycle group = 0, chunk = 0, free = 0, address = 0, last_done = 0;
-    Place place;
+    Position place;
+    Cycle free, address, last_done, allowed;
+    Memory::Place walk;
     std::vector<Cycle> under_way;
-    size_t oldest = 0;
-    Cycle begun = -1;  // the group that what follows is of
+    size_t oldest;
+    bool begun;  // what follows is of this group
     Shares shares;
-    Cycle moving = 0, nbytes = 0, part = -1;  // chunks that move at all; of this chunk
+    Cycle moving, nbytes, needed;  // chunks that move at all; of this chunk: bytes, and which chunk it needs, −1: none of this step's
+
+    void restart(Cycle number, Cycle depth) {
+      place = {}, walk = {};
+      address = number * ((Cycle(1) << 28) + 80 * 1024), free = last_done = 0;
+      under_way.assign(depth, 0), oldest = 0;
+      begun = false, allowed = NEVER;
+    }
   } engines[3];
 
   void begin(int which) {
-    Engine& engine = engines[which];
-    if (engine.begun == engine.group) return;
-    const Work& work = works[engine.begun = engine.group];
-    engine.moving = which == 1 ? work.first_pass() : work.chunks;
-    engine.shares = Shares(which == 0 ? work.early_bytes : which == 1 ? work.late_bytes : work.out_bytes, engine.moving);
+    Engine& dma = engines[which];
+    const Group& group = groups[dma.place.group];
+    dma.moving = which == LATE ? group.first_pass() : group.chunks;
+    dma.shares = Shares(which == EARLY ? group.early_bytes : which == LATE ? group.late_bytes : group.out_bytes, dma.moving);
+    dma.begun = true;
     look(which);
   }
   void look(int which) {
-    Engine& engine = engines[which];
-    engine.nbytes = engine.chunk < engine.moving ? engine.shares.next() : 0;
-    if (which == 1) engine.part = needed_part(engine.group, engine.chunk);
+    Engine& dma = engines[which];
+    dma.nbytes = dma.place.chunk < dma.moving ? dma.shares.next() : 0;
+    if (which == LATE) dma.needed = needed(dma.place.group, dma.place.chunk);
   }
-
-  Cycle transfer(Engine& engine, Cycle nbytes, bool write, Cycle at) {
-    if (!nbytes) {
-      engine.free = at;
-      return at;
-    }
-    Cycle done = std::max(memory.transport(engine.place, engine.address, nbytes, write, at), link.transport(nbytes, at));
-    busy_until = std::max(busy_until, done);
-    ++transactions;
-    done = std::max(done, engine.last_done);
-    engine.address += (nbytes + 63) / 64 * 64;
-    engine.under_way[engine.oldest] = engine.last_done = done;
-    if (++engine.oldest == engine.under_way.size()) engine.oldest = 0;
-    engine.free = at + c.issue_cycles;
-    return done;
+  // The chunk of its source that a late chunk needs.
+  Cycle needed(Cycle at, Cycle chunk) const {
+    const Group& group = groups[at];
+    if (group.needs < 0) return -1;
+    const Group& source = groups[group.needs];
+    if (group.whole) return source.behind() - 1;
+    const Cycle part = source.chunks == group.chunks ? chunk + 1 : ceil_div((chunk + 1) * source.chunks, group.chunks);
+    return source.first + std::min(source.chunks - 1, part);
   }
   void next(int which) {
-    Engine& engine = engines[which];
-    if (++engine.chunk == works[engine.group].chunks)
-      ++engine.group, engine.chunk = 0;
-    else
+    Engine& dma = engines[which];
+    dma.place.next(groups[dma.place.group].chunks);
+    if (dma.place.chunk)
       look(which);
+    else
+      dma.begun = false, dma.allowed = NEVER;
   }
+
+  Cycle transfer(Engine& dma, Cycle nbytes, bool write, Cycle at) {
+    if (!nbytes) return dma.free = at;
+    Cycle done = std::max(memory.transport(dma.walk, dma.address, nbytes, write, at), link.transport(nbytes, at));
+    busy_until = std::max(busy_until, done);
+    ++transactions;
+    done = std::max(done, dma.last_done);
+    dma.address += (nbytes + 63) / 64 * 64;
+    dma.under_way[dma.oldest] = dma.last_done = done;
+    if (++dma.oldest == dma.under_way.size()) dma.oldest = 0;
+    dma.free = at + c.issue_cycles;
+    return done;
+  }
+
   Cycle allowed(Cycle group) const {
     return c.prefetch_layers ? lanes_done(group - 1 - c.prefetch_layers) : end(group - 1);
   }
-  Cycle reader_ready(int late) {
-    const Engine& engine = engines[late];
-    Cycle at = std::max(engine.free, allowed(engine.group));
-    if (at >= NEVER || engine.group == Cycle(works.size())) return closed ? NEVER : at;
-    begin(late);
-    if (late) at = std::max(at, made(engine.group, engine.part).second);
-    if (engine.nbytes) at = std::max({at, engine.under_way[engine.oldest], room[late].when(engine.nbytes)});
+  Cycle written(Cycle needed) const {
+    if (needed < 0) return 0;
+    return needed < engines[WRITE].place.at ? chunks[needed].written : NEVER;
+  }
+  Cycle reader_ready(int which) {
+    Engine& dma = engines[which];
+    if (dma.allowed >= NEVER) dma.allowed = allowed(dma.place.group);
+    Cycle at = std::max(dma.free, dma.allowed);
+    if (over(dma.place)) return closed ? NEVER : at;
+    if (at >= NEVER) return NEVER;
+    if (!dma.begun) begin(which);
+    if (which == LATE) at = std::max(at, written(dma.needed));
+    if (dma.nbytes) at = std::max({at, dma.under_way[dma.oldest], (which == LATE ? late_room : early_room).when(dma.nbytes)});
     return at;
   }
-  bool read(int late, Cycle at) {
-    Engine& engine = engines[late];
-    if (engine.group == Cycle(works.size())) return false;
-    Passed& of_group = passed[engine.group];
-    const Cycle nbytes = engine.nbytes;
-    const auto [result, written] = late ? made(engine.group, engine.part) : std::pair<Cycle, Cycle>{0, 0};
-    const Cycle may = std::max(written, allowed(engine.group));
-    const Wait wait{result, may, busy_until > may};
-    room[late].free -= nbytes;
-    const Cycle done = transfer(engine, nbytes, false, at);
-    (late ? of_group.late : of_group.early).push_back(done);
-    (late ? of_group.late_wait : of_group.early_wait).push_back(wait);
-    next(late);
+  bool read(int which, Cycle at) {
+    Engine& dma = engines[which];
+    if (over(dma.place)) return false;
+    Chunk& chunk = chunks[dma.place.at];
+    const bool queued = busy_until > may_read(which, dma.needed, dma.allowed);
+    (which == LATE ? late_room : early_room).free -= dma.nbytes;
+    const Cycle done = transfer(dma, dma.nbytes, false, at);
+    if (which == LATE)
+      chunk.late = done, chunk.late_queued = queued;
+    else
+      chunk.early = done, chunk.early_queued = queued;
+    next(which);
     return true;
   }
+  Cycle may_read(int which, Cycle needed, Cycle allowed) const {
+    return which == LATE ? std::max(written(needed), allowed) : allowed;
+  }
+
   Cycle writer_ready() {
-    const Engine& engine = engines[2];
-    if (engine.group == Cycle(works.size())) return NEVER;
-    const auto& result = passed[engine.group].result;
-    if (engine.chunk == Cycle(result.size())) return NEVER;
-    begin(2);
-    const Cycle at = std::max(engine.free, result[engine.chunk]);
-    return engine.nbytes ? std::max(at, engine.under_way[engine.oldest]) : at;
+    Engine& dma = engines[WRITE];
+    if (dma.place.at >= result_at) return NEVER;
+    if (!dma.begun) begin(WRITE);
+    const Cycle at = std::max(dma.free, chunks[dma.place.at].result);
+    return dma.nbytes ? std::max(at, dma.under_way[dma.oldest]) : at;
   }
   void write(Cycle at) {
-    Engine& engine = engines[2];
-    auto& written = passed[engine.group].written;
-    const Cycle nbytes = engine.nbytes;
-    Cycle done = transfer(engine, nbytes, true, at);
-    done = std::max(done, written.empty() ? end(engine.group - 1) : written.back());
-    room[2].given.push_back({done, nbytes});
-    written.push_back(done);
-    if (engine.chunk + 1 == works[engine.group].chunks) ends.push_back(done);
-    next(2);
+    Engine& dma = engines[WRITE];
+    const Cycle nbytes = dma.nbytes, number = dma.place.at;
+    Cycle done = transfer(dma, nbytes, true, at);
+    if (number) done = std::max(done, chunks[number - 1].written);
+    out_room.given.push_back({done, nbytes});
+    chunks[number].written = done;
+    next(WRITE);
   }
 
   // --- the lanes and their line of causes ---
 
-  Cycle lane_group = 0, lane_chunk = 0, lane_free = 0, lane_late = 0, until = 0;
+  Position lanes;
+  Cycle lane_free, lane_late, until;
   Shares of_load, of_starved, of_busy, of_port, of_early, of_late;
-  std::vector<std::pair<Cycle, Cycle>> left;
-  size_t oldest_left = 0;
+  std::vector<std::pair<Cycle, Cycle>> left;  // group, and how many of its parts
+  size_t oldest_left;
   std::vector<std::pair<Cycle, Cause>> parts;
-  size_t cut = 0, part = 0;
-  Cycle cut_at = 0;
+  size_t cut, part;
+  Cycle cut_at;
 
   void add(Cycle to, Cause cause) {
     if (to > until) parts.push_back({to, cause}), until = to;
@@ -476,146 +257,124 @@ struct Step {
   Cycle taken() const {
     const auto [group, count] = left[oldest_left];
     if (!count) return 0;
-    const auto& streamed = passed[group].streamed;
-    return count <= Cycle(streamed.size()) ? streamed[count - 1] : NEVER;
+    const Cycle last = groups[group].first + count - 1;
+    return last < streamed_at ? chunks[last].streamed : NEVER;
   }
-  Cycle lanes_ready() const {
-    if (lane_group == Cycle(works.size())) return NEVER;
-    const Passed& of_group = passed[lane_group];
-    if (lane_chunk >= Cycle(of_group.early.size()) || lane_chunk >= Cycle(of_group.late.size())) return NEVER;
-    return std::max({lane_free, of_group.early[lane_chunk], of_group.late[lane_chunk], taken()});
-  }
-  void waited(Cycle at) {
-    if (at == until) return;
-    if (taken() == at) return add(at, VECTOR);
-    const Passed& of_group = passed[lane_group];
-    const bool early = of_group.early[lane_chunk] > of_group.late[lane_chunk];
-    const Wait wait = (early ? of_group.early_wait : of_group.late_wait)[lane_chunk];
-    add(std::min(wait.made, at), VECTOR);
-    add(std::min(wait.allowed, at), FILL);
-    add(at, wait.queued ? DRAM : FILL);
-  }
-  void compute(Cycle at) {
-    const Work& work = works[lane_group];
-    if (!lane_chunk) {
-      of_load = Shares(work.load_cycles, work.chunks), of_starved = Shares(work.starved_cycles, work.chunks);
-      of_busy = Shares(work.busy_cycles, work.chunks), of_port = Shares(work.port_bytes, work.chunks);
-      lane_late = work.first_pass();
-      of_early = Shares(work.early_bytes, work.chunks), of_late = Shares(work.late_bytes, lane_late);
+  bool compute() {
+    if (lanes.at >= engines[EARLY].place.at || lanes.at >= engines[LATE].place.at) return false;
+    const Cycle took = taken();
+    if (took >= NEVER) return false;
+    const Group& group = groups[lanes.group];
+    Chunk& chunk = chunks[lanes.at];
+    const Cycle at = std::max({lane_free, chunk.early, chunk.late, took});
+    if (!lanes.chunk) {
+      of_load = Shares(group.load_cycles, group.chunks), of_starved = Shares(group.starved_cycles, group.chunks);
+      of_busy = Shares(group.busy_cycles, group.chunks), of_port = Shares(group.port_bytes, group.chunks);
+      lane_late = group.first_pass();
+      of_early = Shares(group.early_bytes, group.chunks), of_late = Shares(group.late_bytes, lane_late);
     }
-    waited(at);
+    if (at > until) waited(at, took);
     add(until + of_load.next(), LOAD);
     add(until + of_starved.next(), ENCODE);
     add(until + of_busy.next(), COMPUTE);
     add(port.transport(of_port.next(), at), ENCODE);
-    lane_free = until;
-    passed[lane_group].lanes.push_back(lane_free);
-    room[0].given.push_back({lane_free, of_early.next()});
-    room[1].given.push_back({lane_free, lane_chunk < lane_late ? of_late.next() : 0});
-    left[oldest_left] = {lane_group, work.parts_after(lane_chunk)};
+    chunk.lanes = lane_free = until;
+    early_room.given.push_back({lane_free, of_early.next()});
+    late_room.given.push_back({lane_free, lanes.chunk < lane_late ? of_late.next() : 0});
+    left[oldest_left] = {lanes.group, group.parts_after(lanes.chunk)};
     if (++oldest_left == left.size()) oldest_left = 0;
-    if (++lane_chunk == work.chunks) ++lane_group, lane_chunk = 0;
+    lanes.next(group.chunks);
+    return true;
+  }
+  void waited(Cycle at, Cycle took) {
+    if (took == at) return add(at, VECTOR);
+    const Chunk& chunk = chunks[lanes.at];
+    const bool early = chunk.early > chunk.late;
+    const Cycle from = early ? -1 : needed(lanes.group, lanes.chunk), may = may_read(early ? EARLY : LATE, from, allowed(lanes.group));
+    if (from >= 0) add(std::min(chunks[from].result, at), VECTOR);
+    add(std::min(may, at), FILL);
+    add(at, (early ? chunk.early_queued : chunk.late_queued) ? DRAM : FILL);
   }
 
   // --- the vector unit ---
 
-  Cycle vector_group = 0, vector_part = 0, vector_free = 0, vector_bytes = 0;
+  Position vector;
+  Cycle vector_free, vector_bytes, streamed_at, result_at;  // how many chunks are through
   Shares of_vector, of_out;
-  bool after = false, vector_begun = false;
+  bool after, vector_begun;
 
-  Cycle vector_ready() {
-    if (vector_group == Cycle(works.size())) return NEVER;
-    const Work& work = works[vector_group];
+  bool stream() {
+    if (over(vector)) return false;
+    const Group& group = groups[vector.group];
     Cycle at = vector_free;
     if (!after) {
-      const auto& lanes = passed[vector_group].lanes;
-      const Cycle needed = work.needed_lane_chunk(vector_part);
-      if (needed >= Cycle(lanes.size())) return NEVER;
-      at = std::max(at, lanes[needed]);
+      const Cycle needed = group.first + group.needed_lane_chunk(vector.chunk);
+      if (needed >= lanes.at) return false;
+      at = std::max(at, chunks[needed].lanes);
     }
     if (!vector_begun) {
-      of_vector = Shares(after ? work.after_cycles : work.streamed_cycles, work.chunks);
-      of_out = Shares(work.out_bytes, work.chunks), vector_bytes = of_out.next();
+      of_vector = Shares(after ? group.after_cycles : group.streamed_cycles, group.chunks);
+      of_out = Shares(group.out_bytes, group.chunks), vector_bytes = of_out.next();
       vector_begun = true;
     }
-    if (after || !work.after_cycles) at = std::max(at, room[2].when(vector_bytes));
-    return at;
-  }
-  void vector(Cycle at) {
-    const Work& work = works[vector_group];
-    Passed& of_group = passed[vector_group];
+    const bool last = after || !group.after_cycles;
+    if (last) at = std::max(at, out_room.when(vector_bytes));
+    if (at >= NEVER) return false;
+    Chunk& chunk = chunks[group.first + vector.chunk];
     vector_free = at + of_vector.next();
-    if (!after) of_group.streamed.push_back(vector_free);
-    if (after || !work.after_cycles) {
-      room[2].free -= vector_bytes;
-      of_group.result.push_back(vector_free);
-    }
+    if (!after) chunk.streamed = vector_free, ++streamed_at;
+    if (last) out_room.free -= vector_bytes, chunk.result = vector_free, ++result_at;
     vector_bytes = of_out.next();
-    if (++vector_part == work.chunks) {
-      after = !after && work.after_cycles > 0;
-      vector_group += !after;
-      vector_part = 0;
-      vector_begun = false;
+    if (++vector.chunk == group.chunks) {
+      after = !last;
+      vector.group += last, vector.chunk = 0, vector_begun = false;
     }
+    return true;
   }
 
   // --- the calendar ---
 
-  // What an act may have changed of the others' readiness; one's own always.
-  enum : unsigned { WRITER = 1, UNIT = 2, LANES = 4, LATE = 8, EARLY = 16, ALL = 31 };
-
   void run() {
-    Cycle ready[5] = {};
-    unsigned stale = ALL;
     for (;;) {
-      if (stale & WRITER) ready[0] = writer_ready();
-      if (stale & UNIT) ready[1] = vector_ready();
-      if (stale & LANES) ready[2] = lanes_ready();
-      if (stale & LATE) ready[3] = reader_ready(1);
-      if (stale & EARLY) ready[4] = reader_ready(0);
-      int first = 0;
-      for (int i = 1; i < 5; ++i)
-        if (ready[i] < ready[first]) first = i;
-      const Cycle at = ready[first];
+      for (bool acted = true; acted;) {
+        acted = false;
+        while (compute()) acted = true;
+        while (stream()) acted = true;
+      }
+      const Cycle write_at = writer_ready(), late_at = reader_ready(LATE), early_at = reader_ready(EARLY);
+      const Cycle at = std::min({write_at, late_at, early_at});
       if (at >= NEVER) return;
-      if (first == 0) write(at), stale = WRITER | UNIT | LATE | EARLY;
-      if (first == 1) vector(at), stale = UNIT | WRITER | LANES;
-      if (first == 2) compute(at), stale = LANES | UNIT | LATE | EARLY;
-      if (first == 3) {
-        if (!read(1, at)) return;
-        stale = LATE | LANES;
-      }
-      if (first == 4) {
-        if (!read(0, at)) return;
-        stale = EARLY | LANES;
-      }
+      if (write_at == at)
+        write(at);
+      else if (!read(late_at == at ? LATE : EARLY, at))
+        return;
     }
   }
 
   bool close() {
     closed = true;
     run();
-    if (ends.size() != works.size()) return false;
-    if (!passed.empty()) {
-      add(passed.back().result.back(), VECTOR);
-      add(ends.back(), FILL);
+    if (!over(engines[WRITE].place)) return false;
+    if (!chunks.empty()) {
+      add(chunks.back().result, VECTOR);
+      add(chunks.back().written, FILL);
     }
     return true;
   }
 
   Cycle settle(Cycle* out) {
     run();
-    Cycle groups = 0;
-    for (; cut < ends.size() && ends[cut] <= until; ++cut, ++groups, out += CAUSES) {
+    Cycle ended = 0;
+    for (Cycle at; cut < groups.size() && (at = end(cut)) <= until; ++cut, ++ended, out += CAUSES) {
       std::fill(out, out + CAUSES, 0);
-      while (cut_at < ends[cut]) {
-        const Cycle to = std::min(parts[part].first, ends[cut]);
+      while (cut_at < at) {
+        const Cycle to = std::min(parts[part].first, at);
         out[parts[part].second] += to - cut_at;
         cut_at = to;
-        part += parts[part].first <= ends[cut];
+        part += parts[part].first <= at;
       }
     }
-    return groups;
+    return ended;
   }
 };
 
@@ -628,17 +387,7 @@ DITTO void ditto_engine_free(void* step) { delete static_cast<Step*>(step); }
 
 // Groups in the order of `GroupWork.row`.
 DITTO void ditto_engine_push(void* step, const int64_t* groups, int64_t count) {
-  auto* of_step = static_cast<Step*>(step);
-  const auto* first = reinterpret_cast<const Work*>(groups);
-  of_step->works.insert(of_step->works.end(), first, first + count);
-  of_step->passed.resize(of_step->works.size());
-  for (int64_t i = 0; i < count; ++i) {
-    auto& passed = of_step->passed[of_step->works.size() - count + i];
-    for (auto* times : {&passed.early, &passed.late, &passed.lanes, &passed.streamed, &passed.result, &passed.written})
-      times->reserve(first[i].chunks);
-    passed.early_wait.reserve(first[i].chunks);
-    passed.late_wait.reserve(first[i].chunks);
-  }
+  static_cast<Step*>(step)->push(reinterpret_cast<const Work*>(groups), count);
 }
 DITTO int32_t ditto_engine_close(void* step) { return static_cast<Step*>(step)->close(); }
 
@@ -652,9 +401,10 @@ DITTO int32_t ditto_engine_steps(const int64_t* config, const int64_t* groups, i
   std::atomic<int64_t> waiting{0};
   std::atomic<bool> ended{true};
   const auto work = [&] {
+    Step step(*reinterpret_cast<const Config*>(config));
     for (int64_t s; (s = waiting++) < steps;) {
-      Step step(*reinterpret_cast<const Config*>(config));
-      ditto_engine_push(&step, groups + s * count * 13, count);
+      step.restart();
+      step.push(reinterpret_cast<const Work*>(groups) + s * count, count);
       if (!step.close() || step.settle(causes + s * count * CAUSES) != count) ended = false;
       transactions[s] = step.transactions;
     }

@@ -32,6 +32,7 @@ _SOURCES = tuple(
     Path(__file__).with_name(name)
     for name in ("dram.cpp", "engine.cpp", "lanes.cpp", "rows.cpp", "vector.cpp")
 )
+_HEADERS = (Path(__file__).with_name("memory.h"),)
 _FLAGS = (
     *("-std=c++20", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
@@ -326,7 +327,7 @@ def _adjacent(rows: I8) -> I8:
 
 
 def _build() -> Path:
-    contents = (source.read_bytes() for source in _SOURCES)
+    contents = (source.read_bytes() for source in (*_SOURCES, *_HEADERS))
     target = cache_dir() / f"units-{digest(*contents, ' '.join(_FLAGS), compiler_id())}"
 
     def make(work: Path) -> None:

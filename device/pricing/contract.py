@@ -22,8 +22,8 @@ def _digest() -> str:
         for file in sorted(folder.iterdir(), key=lambda f: f.name):
             if file.name.endswith((".py", ".cpp", ".toml")):
                 found.update(file.name.encode() + b"\0" + file.read_bytes())
-    engine = resources.files("ditto_cosim.device").joinpath("kernels", "engine.cpp")
-    found.update(engine.read_bytes())
+    for name in ("engine.cpp", "memory.h"):
+        found.update(resources.files("ditto_cosim.device").joinpath("kernels", name).read_bytes())
     hardware = resources.files("ditto_cosim.protocol").joinpath("hardware.py")
     found.update(hardware.read_bytes())
     return found.hexdigest()[:16]

@@ -22,6 +22,8 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -74,6 +76,12 @@ class Contract(ABC):
     @abstractmethod
     def steps(self, costs: Sequence[GroupCost], chosen: I64, lanes: LaneColumns) -> I64:
         """`chosen` [steps, groups] indexes `costs`; lanes are [steps, groups]."""
+
+    def alone(self, costs: Sequence[GroupCost], lanes: LaneColumns) -> I64:
+        """Cycles of groups with nobody beside them, lanes [steps, groups]."""
+        chosen = np.broadcast_to(np.arange(len(costs)), lanes.total.shape)
+        cycles: I64 = self.steps(costs, chosen, lanes).sum(axis=-1)
+        return cycles
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -148,13 +156,26 @@ class OnRoofline(_OneByOne):
         return compute, none, none, none, np.maximum(memory - compute, 0), launch
 
 
+LOAD, STARVED, BUSY, NEEDS = (
+    [f.name for f in fields(GroupWork)].index(name)
+    for name in ("load_cycles", "starved_cycles", "busy_cycles", "needs")
+)
+"""Where a `GroupWork`'s row has them."""
+
+
+@lru_cache(maxsize=16)
+def _rows_of(config: EngineConfig) -> dict[tuple[int, int], tuple[GroupCost, tuple[int, ...]]]:
+    """What has been found out, for all contracts of a configuration."""
+    return {}
+
+
 class Pipelined(Contract):
     measures = overlaps = True
 
     def __init__(self, config: EngineConfig, memory: MakeMemory | None = None) -> None:
         self.config, self.memory = config, memory
         self.most_chunks = MOST_CHUNKS
-        self._rows: dict[tuple[int, int], tuple[GroupCost, tuple[int, ...]]] = {}
+        self._rows = _rows_of(config)
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -164,7 +185,15 @@ class Pipelined(Contract):
         return _Running(self, begin_step(self.config, self.memory and self.memory()))
 
     def steps(self, costs: Sequence[GroupCost], chosen: I64, lanes: LaneColumns) -> I64:
-        rows = self.rows(costs, chosen, lanes)
+        return self._run(self.rows(costs, chosen, lanes))
+
+    def alone(self, costs: Sequence[GroupCost], lanes: LaneColumns) -> I64:
+        rows = self.rows(costs, np.broadcast_to(np.arange(len(costs)), lanes.total.shape), lanes)
+        rows[..., NEEDS] = -1
+        cycles: I64 = self._run(rows.reshape(-1, 1, rows.shape[-1])).sum(axis=(1, 2))
+        return cycles.reshape(lanes.total.shape)
+
+    def _run(self, rows: I64) -> I64:
         if self.memory is not None:
             made = [run_step(PythonStep(self.config, self.memory()), step)[0] for step in rows.tolist()]
             return np.array(made, np.int64)
@@ -174,11 +203,11 @@ class Pipelined(Contract):
         """`GroupWork`s [steps, groups, fields]."""
         table = np.array([self._row(c) for c in costs], np.int64).reshape(len(costs), -1)
         rows: I64 = table[chosen]
-        rows[..., 4], rows[..., 5], rows[..., 6] = lanes.weight_load, lanes.starved, lanes.busy
+        rows[..., LOAD], rows[..., STARVED], rows[..., BUSY] = lanes.weight_load, lanes.starved, lanes.busy
         return rows
 
     def _row(self, cost: GroupCost) -> tuple[int, ...]:
-        """Of a cost without lanes; a pricer makes each cost once and asks for it in every step."""
+        """Of a cost without lanes; pricers make each cost once and ask for it in every step."""
         key = id(cost), self.most_chunks
         if key not in self._rows:
             self._rows[key] = (

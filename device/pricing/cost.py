@@ -115,7 +115,7 @@ class GroupCost:
     kernels: int
     """Commands that a machine without our units would launch."""
     lane_write_bytes: int = 0
-    """Weights into every lane that holds them, once for each copy that its read ports need."""
+    """Weights into every lane that holds them, one copy."""
 
     @property
     def bytes(self) -> int:

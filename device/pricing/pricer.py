@@ -22,12 +22,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import Design, TwoArrays
-from ditto_cosim.device.pricing.area import port_copies
 from ditto_cosim.device.pricing.contracts import Causes, MakeMemory, contract_of
 from ditto_cosim.device.pricing.cost import (
     I64,
@@ -87,6 +87,7 @@ class Pricer:
             design.policy == "base",
         )
         self._costs = _costs_of(key, chip.digest, *of_traffic)
+        self._placed = _placed_of(key, chip.digest, design.hetero)
         self._tails = _tails_of(key, chip.vector_lanes, chip.vector_depth_cycles)
 
     # --- lanes ----------------------------------------------------------------------------------------------------------
@@ -127,18 +128,9 @@ class Pricer:
 
     def cost(self, group: Group, mode: Mode, keeps_state: bool) -> GroupCost:
         """What a group moves and what the vector unit does, the same in every step."""
-        key = group.index, mode, keeps_state, False
+        key = group.index, mode, keeps_state
         if key not in self._costs:
             self._costs[key] = self._cost(group, mode, keeps_state)
-        return self._costs[key]
-
-    def _cost_alone(self, group: Group, mode: Mode) -> GroupCost:
-        """Of a group with nobody before it; state is written in temporal mode alone."""
-        keeps_state = mode == "temporal"
-        key = group.index, mode, keeps_state, True
-        if key not in self._costs:
-            beside = self.cost(group, mode, keeps_state)
-            self._costs[key] = replace(beside, group=replace(group, index=0, producer=None))
         return self._costs[key]
 
     @property
@@ -150,8 +142,13 @@ class Pricer:
 
     def traffic(self, group: Group, mode: Mode, keeps_state: bool) -> tuple[dict[str, int], dict[str, int]]:
         """DRAM bytes read and written by class, less what stays on the chip."""
+        return self._off_chip(group, *mode_bytes(group, mode, keeps_state))
+
+    def _off_chip(
+        self, group: Group, reads: dict[str, int], writes: dict[str, int]
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """What is left of bytes when those that stay on the chip are taken away."""
         kept = self.kept
-        reads, writes = mode_bytes(group, mode, keeps_state)
         for transfers, total in ((group.reads, reads), (group.writes, writes)):
             for t in transfers:
                 if t.value in kept.values:
@@ -164,50 +161,75 @@ class Pricer:
         return reads, writes
 
     def _cost(self, group: Group, mode: Mode, keeps_state: bool) -> GroupCost:
-        chip, works = self.chip, self.works(group, mode)
-        reads, writes = self.traffic(group, mode, keeps_state)
+        chip = self.chip
+        on = self._on_lanes(group, mode)
+        moving = mode_bytes(group, mode, keeps_state)
+        widest = (
+            moving
+            if keeps_state == (self.design.policy != "base")
+            else mode_bytes(group, mode, not keeps_state)
+        )
+        largest = self._largest_part(*widest, on.passes)
+        reads, writes = self._off_chip(group, *moving)
         early = sum(reads.get(c, 0) for c in EARLY)
         late, out = sum(reads.values()) - early, sum(writes.values())
         moved = (early + late + out,) if chip.timing == "paper" else (early + late, out)
-        chunks = sum(len(split_k(w.k, chip.geometry.k_max)) for w in works)
-        parts = [schedule(chip.geometry, chip.tiles, w, chip.adders).chunk_shares for w in works]
-        passes = sum(max(shares) for shares in parts)
-        hetero = self.design.hetero
-        if hetero is not None:  # the arrays' accumulators hold a result until all of K is in it
-            chunks = passes = len(works)
-            parts = []
         if group.index not in self._tails:
             self._tails[group.index] = self._tail(group)
-        streamed, after, elements = self._tails[group.index]
+        streamed, after, elements, kernels = self._tails[group.index]
         extra = self._extra_passes(group, mode)
-        if chip.partial_sums == "vector" and chunks > 1:
-            extra += chunks - 1
+        if chip.partial_sums == "vector" and on.chunks > 1:
+            extra += on.chunks - 1
         elif chip.partial_sums == "lanes":
-            extra += sum(len(shares) - 1 for shares in parts)
+            extra += on.apart
         if extra:
             streamed += pass_cycles(group.accumulators, chip.vector_lanes, chip.vector_depth_cycles, extra)
-        operands = 1 if mode == "original" else 2
-        through = sum(w.groups * (w.k * w.n + w.rows * w.k * operands) for w in works)
-        if hetero is not None and group.layer is not None:
-            through = through * hetero.packing.bits_of(group.layer) // 8
+        adding = 4 * group.accumulators * max(1, 2 * on.chunks - 1)
         return GroupCost(
             group=group,
             mode=mode,
             early_bytes=early,
             late_bytes=late,
             out_bytes=out,
-            largest_part_bytes=self._largest_part(group, mode, max(1, passes)),
+            largest_part_bytes=largest,
             traffic=tuple(reads.get(c, 0) + writes.get(c, 0) for c in TRAFFIC),
             dram_cycles=sum(chip.dram.sustained_cycles(nbytes, chip.clock_mhz) for nbytes in moved),
             streamed_cycles=streamed,
             after_cycles=after,
             vector_elements=elements + extra * group.accumulators,
-            through_bytes=through,
-            sram_bytes=early + late + out + through + 4 * group.accumulators * max(1, 2 * chunks - 1),
-            passes=max(1, passes),
-            macs=sum(w.macs for w in self.works(group, "original")),
-            kernels=(group.layer is not None) + sum(command_passes(c) > 0 for c in group.tail),
-            lane_write_bytes=round(sum(map(self._lane_writes, works)) * port_copies(self.design)),
+            through_bytes=on.through_bytes,
+            sram_bytes=sum((early, late, out, on.through_bytes, adding)),
+            passes=on.passes,
+            macs=on.macs,
+            kernels=(group.layer is not None) + kernels,
+            lane_write_bytes=on.write_bytes,
+        )
+
+    def _on_lanes(self, group: Group, mode: Mode) -> _OnLanes:
+        key = group.index, mode
+        if key not in self._placed:
+            self._placed[key] = self._place(group, mode)
+        return self._placed[key]
+
+    def _place(self, group: Group, mode: Mode) -> _OnLanes:
+        chip, works, hetero = self.chip, self.works(group, mode), self.design.hetero
+        chunks = sum(len(split_k(w.k, chip.geometry.k_max)) for w in works)
+        parts = [schedule(chip.geometry, chip.tiles, w, chip.adders).chunk_shares for w in works]
+        passes = sum(max(shares) for shares in parts)
+        if hetero is not None:  # the arrays' accumulators hold a result until all of K is in it
+            chunks = passes = len(works)
+            parts = []
+        operands = 1 if mode == "original" else 2
+        through = sum(w.groups * (w.k * w.n + w.rows * w.k * operands) for w in works)
+        if hetero is not None and group.layer is not None:
+            through = through * hetero.packing.bits_of(group.layer) // 8
+        return _OnLanes(
+            chunks,
+            max(1, passes),
+            sum(len(shares) - 1 for shares in parts),
+            through,
+            sum(map(self._lane_writes, works)),
+            sum(w.macs for w in self.works(group, "original")),
         )
 
     def _lane_writes(self, work: Work) -> int:
@@ -215,15 +237,15 @@ class Pricer:
         plan = schedule(self.chip.geometry, self.chip.tiles, work, self.chip.adders)
         return work.groups * work.k * work.n * plan.row_tiles * self.chip.geometry.lanes
 
-    def _largest_part(self, group: Group, mode: Mode, passes: int) -> int:
-        reads, writes = mode_bytes(group, mode, self.design.policy != "base")
+    @staticmethod
+    def _largest_part(reads: Mapping[str, int], writes: Mapping[str, int], passes: int) -> int:
         early = sum(reads.get(c, 0) for c in EARLY)
         return max(early, passes * (sum(reads.values()) - early), sum(writes.values()))
 
-    def _tail(self, group: Group) -> tuple[int, int, int]:
-        """Cycles of the vector commands behind a layer, streamed and after the whole, and their elements."""
+    def _tail(self, group: Group) -> tuple[int, int, int, int]:
+        """Cycles of the vector commands behind a layer, streamed and after the whole, their elements, and how many they are."""
         chip = self.chip
-        cycles, elements, whole = [0, 0], 0, False
+        cycles, elements, kernels, whole = [0, 0], 0, 0, False
         for command in group.tail:
             if not command_passes(command):
                 continue
@@ -236,7 +258,8 @@ class Pricer:
                 whole = True
             cycles[whole] += taken
             elements += command_passes(command) * result.elements
-        return cycles[0], cycles[1], elements
+            kernels += 1
+        return cycles[0], cycles[1], elements, kernels
 
     def _extra_passes(self, group: Group, mode: Mode) -> int:
         """Over the accumulators: the previous output's sum, a transposed part, the running sum over rows."""
@@ -251,15 +274,24 @@ class Pricer:
     def alone(self, groups: Sequence[Group], mode: Mode, lanes: LaneColumns) -> I64:
         """Cycles of groups with nobody beside them and their operands at hand, [steps, groups] as the lanes: what oracles
         compare, who know a layer but not its neighbours. State is written in temporal mode alone."""
-        costs = [self._cost_alone(g, mode) for g in groups]
-        shape = lanes.total.shape
-        chosen = np.broadcast_to(np.arange(len(groups)), shape).reshape(-1, 1)
-        each = LaneColumns(*(column.reshape(-1, 1) for column in lanes.columns))
-        cycles: I64 = self.contract.steps(costs, chosen, each).sum(axis=(1, 2)).reshape(shape)
-        return cycles
+        return self.contract.alone([self.cost(g, mode, mode == "temporal") for g in groups], lanes)
 
     def begin_step(self) -> StepPrice:
         return StepPrice(self)
+
+
+class _OnLanes(NamedTuple):
+    """A group's works where the chip's lanes take them, whatever moves."""
+
+    chunks: int
+    """Of K, over all works."""
+    passes: int
+    apart: int
+    """Parts of K that other tiles than the first take."""
+    through_bytes: int
+    write_bytes: int
+    """Of one copy of the weights."""
+    macs: int
 
 
 @lru_cache(maxsize=16)
@@ -277,15 +309,31 @@ def _costs_of(
     sign_mask: bool,
     hetero: TwoArrays | None,
     keeps_nothing: bool,
-) -> dict[tuple[int, Mode, bool, bool], GroupCost]:
-    """The same for pricers whose groups move the same bytes: what a cost depends on. The last of a key: by itself."""
+) -> dict[tuple[int, Mode, bool], GroupCost]:
+    """The same for pricers whose groups move the same bytes: what a cost depends on."""
     return {}
 
 
 @lru_cache(maxsize=16)
-def _tails_of(program: ByDigest, vector_lanes: int, depth_cycles: int) -> dict[int, tuple[int, int, int]]:
+def _placed_of(
+    program: ByDigest, chip_digest: str, hetero: TwoArrays | None
+) -> dict[tuple[int, Mode], _OnLanes]:
+    """The same for pricers with the same lanes."""
+    return {}
+
+
+@lru_cache(maxsize=16)
+def _tails_of(
+    program: ByDigest, vector_lanes: int, depth_cycles: int
+) -> dict[int, tuple[int, int, int, int]]:
     """The same for pricers with the same vector unit."""
     return {}
+
+
+def forget() -> None:
+    """What has been found out."""
+    for found in (_works_of, _costs_of, _placed_of, _tails_of):
+        found.cache_clear()
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.designs.base import Design, load_design
-from ditto_cosim.device.pricing.area import memories_of
+from ditto_cosim.device.pricing.area import memories_of, port_copies
 from ditto_cosim.device.pricing.contracts import MakeMemory, Pipelined
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import (
@@ -57,13 +57,19 @@ TEMPORAL = MODES.index("temporal")
 Plans = Mapping[StepClass, ClassPricer]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Met:
     """What a layer meets in a mode, in the steps in which that is possible."""
 
     at: tuple[int, ...]
     """Rows of the record."""
     works: tuple[tuple[SubOp, ...], ...]
+
+    @cached_property
+    def rows(self) -> slice | list[int]:
+        """`at`, as NumPy takes it soonest."""
+        whole = self.at[-1] - self.at[0] == len(self.at) - 1
+        return slice(self.at[0], self.at[-1] + 1) if whole else list(self.at)
 
 
 def chip_of(info: RunInfo) -> Chip:
@@ -144,7 +150,7 @@ class RecordColumns:
             known = np.zeros(self.ran.shape, bool)
             for layer, modes in enumerate(self.met):
                 if mode in modes:
-                    known[list(modes[mode].at), layer] = True
+                    known[modes[mode].rows, layer] = True
             known.flags.writeable = False
             self._possible[mode] = known
         return self._possible[mode]
@@ -163,7 +169,7 @@ class RecordColumns:
             for layer, plan in _where(plans).items():
                 if mode in self.met[layer]:
                     of_layer = self._of_layer(plan.pricer, plan.groups[layer], layer, mode)
-                    matrix[:, list(self.met[layer][mode].at), layer] = of_layer.columns
+                    matrix[:, self.met[layer][mode].rows, layer] = of_layer.columns
             self._matrices[key] = matrix
         return self._matrices[key]
 
@@ -187,7 +193,13 @@ class RecordColumns:
     @cached_property
     def _digests(self) -> list[dict[Mode, bytes]]:
         """Of what each layer met: equal contents, equal digests."""
-        return [{mode: _digest(met) for mode, met in modes.items()} for modes in self.met]
+        found: dict[tuple[int, ...], bytes] = {}  # the very same works (a synthetic record's) are read once
+
+        def of(met: Met) -> bytes:
+            key = tuple(id(s) for step in met.works for s in step)
+            return found.get(key) or found.setdefault(key, _digest(met))
+
+        return [{mode: of(met) for mode, met in modes.items()} for modes in self.met]
 
     def _of_layer(self, pricer: Pricer, group: Group, layer: int, mode: Mode) -> LaneColumns:
         digest = self._digests[layer][mode]
@@ -535,7 +547,7 @@ class _Run:
                 of_cost(lambda c: c.vector_elements),
                 of_cost(lambda c: c.bytes),
                 of_cost(lambda c: c.sram_bytes),
-                of_cost(lambda c: c.lane_write_bytes),
+                np.rint(of_cost(lambda c: c.lane_write_bytes) * port_copies(pricer.design)).astype(np.int64),
                 total / pricer.chip.clock_ghz,
             )
         return energy_pj(events, pricer.design, memories_of(pricer.chip, pricer.design))  # type: ignore[return-value]  # binary64 all through

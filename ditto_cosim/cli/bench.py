@@ -20,6 +20,7 @@ class Name(StrEnum):
     wire = "wire"
     dram = "dram"
     price = "price"
+    ray = "ray"
     size = "size"
     generate = "generate"
     ratios = "ratios"
@@ -33,10 +34,10 @@ def bench(
     """Measure speed: ratios side by side within one run.
 
     rtl: the Verilated lane and tile; model: one denoising step by fp32, golden, model and rtl; wire: ZeroMQ overhead;
-    dram: the DRAM model against two cycle-accurate simulators; price: re-pricing records; size: every
-    phase in seconds and memory, from 1.9 M parameters to Stable Diffusion's UNet; generate: the whole command by
-    phase, verified and plain, one and two at once; ratios: the quick form of rtl, model and generate beside what was
-    last recorded for this kind of processor.
+    dram: the DRAM model against two cycle-accurate simulators; price: re-pricing records; ray: a sweep on one Ray worker
+    and on two; size: every phase in seconds and memory, from 1.9 M parameters to Stable Diffusion's UNet; generate: the
+    whole command by phase, verified and plain, one and two at once; ratios: the quick form of rtl, model and generate
+    beside what was last recorded for this kind of processor.
     """
     module = importlib.import_module(f"ditto_cosim.bench.{name.value}")
     figures = module.measure(quick)

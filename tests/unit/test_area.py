@@ -144,7 +144,7 @@ def test_weights_are_written_into_every_lane_and_rows_encoded_by_every_encoder()
             width = a.columns.stop - a.columns.start
             written += work.k * width * chip.geometry.lanes
             encoded += (a.rows.stop - a.rows.start) * work.k
-        assert pricer.cost(group, "original", False).lane_write_bytes == 4 * written
+        assert pricer.cost(group, "original", False).lane_write_bytes == written
         works = record.layers[layer].works["temporal"]
         from ditto_cosim.device.pricing.cost import stack
 

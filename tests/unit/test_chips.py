@@ -121,3 +121,11 @@ def test_iso_area_multipliers_are_the_published_ones() -> None:
     counts = {n: load_design(n).multipliers_on(39_398) for n in ("itc", "diffy", "ditto", "cambricon_d")}
     assert counts == {"itc": 27_648, "diffy": 39_398, "ditto": 39_398, "cambricon_d": 38_280}
     assert load_design("cambricon_d").outlier_multipliers == 2_552
+
+
+def test_a_memory_that_only_refreshes_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """Its first transfer would never end."""
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "paper_twin"\n[dram]\nrefresh_interval_ns = 200\n')
+    with pytest.raises(ChipError, match="leaves no time between two refreshes"):
+        load_chip(path)

@@ -45,8 +45,14 @@ def configs(draw: Any) -> EngineConfig:
         bytes_per_cycle=draw(st.sampled_from([0, 16, 100])),
     )
     dram = DramConfig(
-        channels=draw(st.sampled_from([1, 2, 3, 8])),
+        channels=draw(st.sampled_from([1, 2, 3, 8, 11, 32])),
         mapping=draw(st.sampled_from(["coarse", "fine"])),
+        groups=draw(st.sampled_from([1, 4])),
+        banks_per_group=draw(st.sampled_from([1, 2, 4])),
+        row_requests=draw(
+            st.sampled_from([1, 2, 32])
+        ),  # short rows: many rounds over the channels in one transfer
+        burst_ns=draw(st.sampled_from([2, 3])),
         refresh=draw(st.booleans()),
         refresh_interval_ns=draw(st.sampled_from([3900, 700])),
         bytes_per_cycle=draw(st.sampled_from([None, None, None, 30])),

@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ditto_cosim.device.chips import Chip, load_chip
+from ditto_cosim.device.chips import Chip, chip_from_settings, load_chip
 from ditto_cosim.device.designs.base import design_names, load_design
 from ditto_cosim.device.pricing.controller import Controller
 from ditto_cosim.device.pricing.cost import LaneColumns, LayerTime, PricingError, stack
-from ditto_cosim.device.pricing.pricer import Pricer
+from ditto_cosim.device.pricing.pricer import Pricer, forget
 from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime, price_run
 from ditto_cosim.device.timing import traffic
 from ditto_cosim.device.timing.traffic import Group
@@ -269,6 +271,21 @@ def test_roofline_is_the_larger_of_macs_and_bytes_and_a_launch_a_command() -> No
     assert time.stall_cycles["fill"] == launches * 5000
 
 
+def test_a_price_does_not_depend_on_what_was_priced_before() -> None:
+    """Designs share what they have in common; how often a lane holds its weights is each one's own."""
+    chip = load_chip("paper_twin")
+    columns = RecordColumns(PROGRAM, info(chip, "ditto"), [step_of(s, chip) for s in range(2)])
+    alone = {}
+    for design in ("ds", "db", "cambricon_d", "ditto_sign_mask"):
+        forget()
+        alone[design] = price_run(columns, chip, load_design(design)).energy_totals()
+    assert alone["ds"]["lane_memory"] > alone["db"]["lane_memory"]
+    for order in (alone, reversed(alone)):
+        forget()
+        for design in order:
+            assert price_run(columns, chip, load_design(design)).energy_totals() == alone[design]
+
+
 def test_foreign_and_missing_works_are_refused_by_name() -> None:
     chip = load_chip("tiny")
     pricer = Pricer(PROGRAM, chip, load_design("ditto"))
@@ -291,3 +308,70 @@ def test_an_oracle_is_right_by_its_own_measure_and_close_in_the_loop() -> None:
     assert ditto.accuracy is not None
     assert 0 <= ditto.accuracy <= 1
     assert ideal.total_cycles <= 1.02 * ditto.total_cycles
+
+
+MORE: Mapping[str, tuple[str, str]] = {
+    "channels": ("dram", "channels"),
+    "buffer": ("buffer", "megabytes"),
+    "tiles": ("tile", "tiles"),
+    "lanes": ("tile", "lanes"),
+    "vector lanes": ("vector", "lanes"),
+    "port": ("buffer", "bytes_per_cycle"),
+    "link": ("dma", "bytes_per_cycle"),
+}
+ANOMALY = 0.03
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(4))
+def test_more_of_anything_never_costs_beyond_the_bound_on_chips_drawn_at_random(seed: int) -> None:
+    """Other people's chips: odd sizes, one tile, one channel, huge tiles, slow links, any clock."""
+    draw = random.Random(seed)
+    program = two_layer_program(*draw.choice([(96, 64), (7, 3), (33, 130), (200, 260)]))
+    for _ in range(25):
+        settings = some_chip(draw)
+        chip = chip_from_settings(settings, "drawn", "drawn.toml")
+        design = load_design(draw.choice(["itc", "diffy", "cambricon_d", "ds"]))
+        made = [synthetic_step(program, s, PUBLISHED, chip.geometry.k_max) for s in range(2)]
+        columns = RecordColumns(program, replace(info(chip, "ditto"), program=program.to_dict()), made)
+        run = price_run(columns, chip, design)
+        assert run.total_cycles == run.unit_totals()["compute"] + sum(run.stall_totals().values())
+        assert min(int(stall.min()) for stall in run.stalls.values()) >= 0
+        for table, field in MORE.values():
+            twice = {**settings, table: {**settings[table], field: 2 * settings[table][field]}}
+            more = price_run(columns, chip_from_settings(twice, "drawn", "drawn.toml"), design)
+            assert more.total_cycles <= run.total_cycles * (1 + ANOMALY), (field, settings, design.name)
+
+
+def some_chip(draw: random.Random) -> dict[str, Any]:
+    pick = draw.choice
+    return {
+        "clock_ghz": pick([0.1, 0.333, 1.0, 2.0, 3.7]),
+        "partial_sums": pick(["lanes", "vector"]),
+        "split_k": pick(["tile", "tiles"]),
+        "tile": {
+            "lanes": pick([1, 2, 3, 7]),
+            "columns": pick([8, 32, 128]),
+            "encode_width": pick([4, 8, 16]),
+            "k_max": pick([64, 128, 512, 1024]),
+            "n_max": pick([256, 512]),
+            "tiles": pick([1, 2, 5, 77, 500]),
+            "weight_banks": pick([1, 2]),
+        },
+        "buffer": {
+            "megabytes": pick([0.25, 0.5, 1, 4, 64]),
+            "policy": pick(["streaming", "resident"]),
+            "bytes_per_cycle": pick([0, 1, 17, 256]),
+            "accumulator_chunks": pick([1, 2, 5]),
+        },
+        "dma": {
+            "chunk_bytes": pick([2048, 4096, 16_384, 32_768]),
+            "queue_depth": pick([4, 8, 16]),
+            "prefetch_layers": pick([0, 1, 3]),
+            "issue_cycles": pick([0, 1, 4]),
+            "bytes_per_cycle": pick([0, 64, 256]),
+            "forwarding": pick(["chunk", "whole"]),
+        },
+        "dram": {"channels": pick([1, 2, 3, 8, 11]), "refresh": pick([True, False])},
+        "vector": {"lanes": pick([1, 3, 64, 2048])},
+    }

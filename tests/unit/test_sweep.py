@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -269,12 +271,31 @@ def test_short_names_of_figures_are_known() -> None:
     assert parse_objectives(["energy,area", "edp"]) == ("energy_pj", "area_mm2", "energy_delay")
 
 
-def test_a_ray_address_that_nobody_answers_is_a_sentence(run: Path) -> None:
-    pytest.importorskip("ray")
+@pytest.mark.parametrize(
+    ("package", "arguments", "extra"),
+    [("ray", ("--on", "ray"), "ditto-cosim[ray]"), ("optuna", ("--sampler", "tpe"), "ditto-cosim[search]")],
+)
+def test_what_is_not_installed_is_named_with_its_extra_before_anything_is_priced(
+    run: Path, monkeypatch: pytest.MonkeyPatch, package: str, arguments: tuple[str, ...], extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(RecordColumns, "load", None)
+    done = command(str(run), *arguments)
+    assert f"not installed; `pip install '{extra}'`" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("ray://127.0.0.1:{port}", "nobody answers there"), ("ray://127.0.0.1", "expected ray://host:port")],
+)
+def test_a_ray_address_that_nobody_answers_is_a_sentence(
+    run: Path, monkeypatch: pytest.MonkeyPatch, address: str, said: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # it is not asked before somebody answers
     with socket.socket() as taken:  # bound, never listening
         taken.bind(("127.0.0.1", 0))
-        done = command(str(run), "--on", f"ray://127.0.0.1:{taken.getsockname()[1]}")
-    assert "nobody answers there" in str(done.exception)
+        done = command(str(run), "--on", address.format(port=taken.getsockname()[1]))
+    assert said in str(done.exception)
 
 
 def test_a_price_needs_no_judge(run: Path) -> None:
