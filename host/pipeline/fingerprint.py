@@ -14,8 +14,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
+import sysconfig
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -81,8 +82,8 @@ _OF_PYTHON = frozenset({"builtins", "collections", "enum", "functools", "types",
 
 def lasting(module: nn.Module, forward: Callable[..., Any]) -> str | None:
     """The module's content and code, equal in every process; None where a part of it is nobody's release."""
-    walk = _LastingWalk(_content)
     try:
+        walk = _LastingWalk(_content)
         walk.visit((module, forward), 0)
         versions = [f"{name} {version(name)}" for name in sorted(LIBRARIES & walk.libraries)]
         text = "\n".join([sys.version, *versions, *map(_spelled, walk.found)])
@@ -253,6 +254,7 @@ class _LastingWalk(_Walk):
         super().__init__(of_tensor)
         self.libraries: set[str] = set()
         self._modules: set[str] = set()
+        self._functions: set[int] = set()
         self._code_of(nn.functional)
 
     def _module(self, module: nn.Module, depth: int) -> None:
@@ -261,8 +263,8 @@ class _LastingWalk(_Walk):
 
     def _object(self, thing: Any, depth: int) -> None:
         self._class(thing if isinstance(thing, type) else type(thing))
-        if isinstance(thing, types.FunctionType):
-            self._released(thing.__module__ or "")
+        if isinstance(thing, types.FunctionType) and not _released_function(thing):
+            raise _FleetingError(thing.__qualname__)
         super()._object(thing, depth)
 
     def _class(self, kind: type) -> None:
@@ -282,23 +284,61 @@ class _LastingWalk(_Walk):
             raise _FleetingError(home)
 
     def _code_of(self, home: types.ModuleType) -> None:
-        """Every function of a module, and of the classes that are defined there: a patched one is another module."""
+        """Every name of a module, and of the classes that are defined there: with a patched one it is another module."""
         self._modules.add(home.__name__)
         for name, thing in sorted(vars(home).items()):
             if isinstance(thing, type) and thing.__module__ == home.__name__:
                 for member, value in sorted(vars(thing).items()):
-                    self.found.extend((name, member, code) for code in _codes(value))
+                    self._named((name, member), value)
             else:
-                self.found.extend((name, code) for code in _codes(thing))
+                self._named((name,), thing)
+
+    def _named(self, name: tuple[str, ...], thing: Any) -> None:
+        """What stands under a name: code, a builtin, a number. A function of nobody's release may read anything."""
+        if isinstance(thing, staticmethod | classmethod):
+            thing = thing.__func__
+        elif isinstance(thing, property):
+            thing = thing.fget
+        if isinstance(thing, types.FunctionType):
+            if not _released_function(thing):
+                raise _FleetingError(".".join(name))
+            self.found.append((name, thing.__code__))
+            if id(thing) not in self._functions:
+                self._functions.add(id(thing))
+                for cell in thing.__closure__ or ():
+                    self._cell((*name, "cell"), cell)
+        elif type(thing) in _PLAIN:
+            self.found.append((name, thing))
+        elif isinstance(thing, type | types.BuiltinFunctionType):
+            self.found.append((name, f"{thing.__module__}.{thing.__qualname__}"))
+        elif callable(thing):  # its class is released, but what it holds need not be
+            self.found.append((name, type(thing).__qualname__))
+            if type(thing).__module__.partition(".")[0] not in LIBRARIES | sys.stdlib_module_names:
+                raise _FleetingError(".".join(name))
+            if isinstance(thing, functools.partial | functools.partialmethod):
+                raise _FleetingError(".".join(name))
+
+    def _cell(self, name: tuple[str, ...], cell: types.CellType) -> None:
+        """What a function holds: looked at like a name, and of all else the class has to be a library's."""
+        try:
+            held = cell.cell_contents
+        except ValueError:  # not filled yet
+            return
+        self._named(name, held)
+        kind = type(held)
+        if kind not in _PLAIN and kind.__module__.partition(".")[
+            0
+        ] not in LIBRARIES | sys.stdlib_module_names | {"builtins"}:
+            raise _FleetingError(".".join(name))
 
 
-def _codes(thing: Any) -> Iterator[types.CodeType]:
-    if isinstance(thing, staticmethod | classmethod):
-        thing = thing.__func__
-    elif isinstance(thing, property):
-        thing = thing.fget
-    if isinstance(thing, types.FunctionType):
-        yield thing.__code__
+def _released_function(function: types.FunctionType) -> bool:
+    """Whether the module that it was written in was installed, not the one that it claims after `functools.wraps`."""
+    home = str(function.__globals__.get("__name__", ""))
+    if home.partition(".")[0] in LIBRARIES | sys.stdlib_module_names:
+        return True
+    file = str(getattr(sys.modules.get(home), "__file__", None) or "")
+    return file.startswith((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
 
 
 def _spelled(thing: Any) -> str:

@@ -117,15 +117,33 @@ def test_changed_module_has_another_key(change: Callable[[Any], None]) -> None:
     assert key(module) not in (None, before)
 
 
-def test_patched_code_has_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+class Callable2:
+    def __call__(self, x: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.parametrize(
+    ("home", "name", "patch"),
+    [
+        (resnet.ResnetBlock2D, "forward", lambda own: lambda *a, **k: 2 * own(*a, **k)),
+        (resnet.ResnetBlock2D, "forward", lambda own: functools.wraps(own)(lambda *a, **k: 2 * own(*a, **k))),
+        (resnet.ResnetBlock2D, "forward", lambda own: functools.partialmethod(own, x=1)),
+        (torch.nn.functional, "silu", lambda own: lambda x, inplace=False: own(x) + 1),
+        (torch.nn.functional, "silu", lambda own: functools.partial(own, inplace=True)),
+        (torch.nn.functional, "silu", lambda own: Callable2()),
+        (torch.nn.functional, "silu", lambda own: torch.sigmoid),
+        (torch.nn.functional, "silu", lambda own: torch.nn.functional.relu),
+        (torch.nn.functional, "conv2d", lambda own: torch.conv_transpose2d),
+    ],
+)
+def test_patched_code_has_another_key_or_none(
+    monkeypatch: pytest.MonkeyPatch, home: Any, name: str, patch: Callable[[Any], Any]
+) -> None:
+    """What a patch of nobody's release holds cannot be read, so then there is none."""
     before = key(unet())
+    assert before is not None
     with monkeypatch.context() as patched:
-        forward = resnet.ResnetBlock2D.forward
-        patched.setattr(resnet.ResnetBlock2D, "forward", lambda *a, **k: 2 * forward(*a, **k))
-        assert key(unet()) != before  # a closure over nobody's release has none at all
-    with monkeypatch.context() as patched:
-        silu = torch.nn.functional.silu
-        patched.setattr(torch.nn.functional, "silu", lambda x, inplace=False: silu(x) + 1)
+        patched.setattr(home, name, patch(getattr(home, name)))
         assert key(unet()) != before
     assert key(unet()) == before
 
