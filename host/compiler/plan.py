@@ -107,9 +107,10 @@ def all_macs(captured: Captured) -> int:
 
 
 def residual_blocks(captured: Captured, block: int = BLOCK) -> dict[str, tuple[str, ...]]:
-    """Module -> its convolutions that may have 4 bits, in the order of execution."""
+    """Module -> its convolutions that may have 4 bits, in the order of execution; the denoiser's last layer is none of them,
+    though a ReLU may feed it."""
     found: dict[str, tuple[str, ...]] = {}
-    for layer in weighted_layers(captured):
+    for layer in weighted_layers(captured)[:-1]:
         if layer.is_conv and layer.by_relu and layer.channels % block == 0:
             found[layer.block] = (*found.get(layer.block, ()), layer.name)
     return found

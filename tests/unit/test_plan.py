@@ -11,6 +11,7 @@ from typing import get_args
 
 import pytest
 import torch
+from torch.nn import functional
 from typer.testing import CliRunner
 
 from ditto_cosim.cli import root
@@ -58,6 +59,19 @@ def test_convolutions_behind_a_relu_have_4_bits_but_in_the_first_and_the_last_bl
     assert plan.figures["four_bit_share"] == sum(macs[n] for n in four) / sum(macs.values())
     assert list(residual_blocks(model)) == [f"blocks.{i}" for i in range(4)]
     assert "blocks.0" not in residual_blocks(model, 64)
+
+
+def test_an_output_convolution_behind_a_relu_is_no_block_so_the_last_block_keeps_8_bits() -> None:
+    class Closed(ReluDenoiser):
+        def forward(self, sample: torch.Tensor) -> torch.Tensor:
+            x = self.blocks[1](self.blocks[0](self.conv_in(sample)))
+            out: torch.Tensor = self.conv_out(functional.relu(self.blocks[3](self.blocks[2](x))))
+            return out
+
+    model = capture(Closed().eval(), {"sample": torch.randn(1, 3, 8, 8)})
+    assert list(residual_blocks(model)) == [f"blocks.{i}" for i in range(4)]
+    four = [name for name, form in draft(model).layers.items() if form == "uint4"]
+    assert four == ["blocks.1.conv1", "blocks.1.conv2", "blocks.2.conv1", "blocks.2.conv2"]
 
 
 @pytest.mark.parametrize(
