@@ -14,8 +14,9 @@ def check_names(chip: str, design: str, *backends: str) -> None:
     from ditto_cosim.device.designs.base import load_design
     from ditto_cosim.toolchain import compiler
 
-    load_chip(chip)
-    load_design(design)
+    made, multipliers = load_design(design), load_chip(chip).multipliers
+    if made.hetero is not None:
+        made.arrays_on(multipliers)
     for backend in filter(None, backends):
         find_backend(backend)
         if backend.partition(":")[0] in ("rtl", "rtl_wide"):

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from ditto_cosim.cli import root
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.designs.base import Design, DesignError, load_design
-from ditto_cosim.device.pricing.cost import PricingError, Stack
+from ditto_cosim.device.pricing.cost import Stack
 from ditto_cosim.device.pricing.datapath import Hetero
 from ditto_cosim.device.timing import hetero
 from ditto_cosim.device.timing.channel_streams import BURST_BYTES, Layout, requests, streams
@@ -129,8 +131,32 @@ def test_a_split_that_leaves_an_array_without_multipliers_is_refused() -> None:
     design = load_design("sq_dm")
     assert design.hetero is not None
     thin = replace(design, hetero=replace(design.hetero, dense_share=0.001))
-    with pytest.raises(PricingError, match=r"dense_share = 0\.001 leaves an array without PEs"):
+    with pytest.raises(
+        DesignError, match=r"0 of 256 in the dense array.*dense_share = 0\.001 .* leave an array without PEs"
+    ):
         Hetero(thin, load_chip("stonne"))
+
+
+def test_a_split_that_this_chip_cannot_have_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "large.toml").write_text('extends = "sq_dm"\n[hetero]\nsparse_area = 1000.0\n')
+    out = tmp_path / "run"
+    found = CliRunner().invoke(
+        root,
+        [
+            "generate",
+            "--model",
+            "none such",
+            "--design",
+            f"{tmp_path / 'large.toml'}",
+            "--chip",
+            "tiny",
+            "-o",
+            f"{out}",
+        ],
+    )
+    assert isinstance(found.exception, DesignError)
+    assert "32 of 64 in the dense array, 0 in the sparse one" in str(found.exception)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

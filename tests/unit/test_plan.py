@@ -204,6 +204,29 @@ def test_study_judges_every_claim_of_a_record(tmp_path: Path) -> None:
     assert CliRunner().invoke(root, ["study", "sq_dm", "--record", str(tmp_path)]).exit_code == 0
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["fashion-ddpm-relu", "cifar-ddpm-small-relu"])
+def test_sparsity_of_a_shipped_model_is_real_and_moves(model: str) -> None:
+    """Half of the codes are zero, channels and steps differ, and who is aware of both gains from it."""
+    called = CliRunner().invoke(root, ["study", "sq_dm", "--model", model, "--steps", "10", "--json"])
+    assert called.exit_code == 0, called.output
+    found = json.loads(called.stdout)
+    sparsity = found["sparsity"]
+    assert sparsity["zero_codes_by_macs"] >= 0.5
+    assert sparsity["std_over_channels"] > 0.2
+    assert sparsity["std_over_steps"] > 0.05
+    assert sparsity["tag_flips_a_step"] > 0
+    at_half = {r["threshold"]: r["speedup"] for r in found["theta"] if r["dense_share"] == 0.5}
+    best = max(at_half, key=lambda threshold: at_half[threshold])
+    assert min(at_half) < best < max(at_half), "an interior optimum at equal halves"
+    assert 1.3 <= at_half[0.3] <= sparsity["ideal_speedup"]
+    kept = [(r["dense_share"], r["speedup"]) for r in found["intervals"] if r["tags"] == "fresh"]
+    for share in (0.5, 0.3333, 0.25):
+        first, *later = [speedup for at, speedup in kept if at == share]
+        assert first >= max(later), "no longer interval gains"
+        assert first > later[-1], "tags of step 0 for the whole run are slower"
+
+
 def test_study_of_a_record_without_4_bit_layers_is_refused(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path, info(design()))
     for record in run(design(), steps=1).records:
