@@ -187,9 +187,9 @@ def _write_logic(chosen: Property, own_dir: Path | None, folder: Path) -> None:
     design = sources(own_dir).design
     checks = rtl_dir() / "checks"
     board = [rtl_dir() / "board" / name for name in ("board_pkg.sv", "framer.sv", "deframer.sv")]
-    helpers = [checks / "hold_checks.sv", checks / "element_checks.sv", checks / f"{chosen.top}.sv"]
+    shared = [checks / f"{name}_checks.sv" for name in ("hold", "element", "segment")]
     arrays = [path for top in ARRAYS for path in array_sources(top, own_dir) if path.suffix == ".sv"]
-    files = list(dict.fromkeys([*design, *arrays, *board, *helpers]))
+    files = list(dict.fromkeys([*design, *arrays, *board, *shared, checks / f"{chosen.top}.sv"]))
     for path in files:
         shutil.copy(path, folder)
     top = chosen.block or chosen.top

@@ -171,9 +171,9 @@ class Design:
         wanted = {"both": min(dense, sparse), "dense": dense, "sparse": sparse}
         if not wanted[self.hetero.arrays]:
             raise DesignError(
-                f"design {self.name} on a chip of {chip_multipliers} multipliers: {dense} of {total} in the dense array, {sparse} "
-                f"in the sparse one; dense_share = {self.hetero.dense_share:g} and sparse_area = {self.hetero.sparse_area:g} "
-                "leave an array without PEs"
+                f"design {self.name}: of {total} multipliers on this chip {dense} are in the dense array, {sparse} in the sparse "
+                f"one; dense_share = {self.hetero.dense_share:g} and sparse_area = {self.hetero.sparse_area:g} leave an array "
+                "without PEs"
             )
         return dense, sparse
 

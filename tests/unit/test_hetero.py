@@ -132,7 +132,8 @@ def test_a_split_that_leaves_an_array_without_multipliers_is_refused() -> None:
     assert design.hetero is not None
     thin = replace(design, hetero=replace(design.hetero, dense_share=0.001))
     with pytest.raises(
-        DesignError, match=r"0 of 256 in the dense array.*dense_share = 0\.001 .* leave an array without PEs"
+        DesignError,
+        match=r"of 256 multipliers .* 0 are in the dense array.*dense_share = 0\.001 .* leave an array without PEs",
     ):
         Hetero(thin, load_chip("stonne"))
 
@@ -155,7 +156,9 @@ def test_a_split_that_this_chip_cannot_have_is_refused_before_a_model_is_loaded(
         ],
     )
     assert isinstance(found.exception, DesignError)
-    assert "32 of 64 in the dense array, 0 in the sparse one" in str(found.exception)
+    assert "of 64 multipliers on this chip 32 are in the dense array, 0 in the sparse one" in str(
+        found.exception
+    )
     assert not out.exists()
 
 
