@@ -42,7 +42,10 @@ class Product:
         self.w_scales = rng.choice(SCALES, (n, k // block)).astype(np.int32)
 
     def on(self, tile: HeteroTile, sparse: np.ndarray) -> BlockProducts:
-        return tile.block_gemm(self.a, self.a_scales, self.w, self.w_scales, self.channel, sparse)
+        made = tile.block_gemm(self.a, self.a_scales, self.w, self.w_scales, self.channel, sparse)
+        assert made.audit is not None
+        made.audit()
+        return made
 
     @property
     def exact(self) -> np.ndarray:
