@@ -23,6 +23,17 @@ def check_names(chip: str, design: str, *backends: str) -> None:
             compiler()
 
 
+def check_plan(plan: str, design: str) -> None:
+    """Refuses formats that a design of this machine has no arrays for; no plan asks for none."""
+    from ditto_cosim.device.designs.base import DesignError, load_design
+
+    if plan and load_design(design).hetero is None:
+        raise DesignError(
+            f"design {design} has no arrays for block-scaled layers, which plan {plan} asks for; take sq_dm, one of its "
+            "baselines (fp16_dense, int4_dense, int4_vsq), or a design with a [hetero] table"
+        )
+
+
 def plan_for(design: str) -> str:
     """The formats that a design asks for by itself: block-scaled ones, if it has arrays for them. A name that is unknown here,
     as a device elsewhere may have, asks for none."""

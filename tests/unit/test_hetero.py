@@ -188,6 +188,29 @@ def test_a_design_of_ones_own_travels_with_its_record(tmp_path: Path) -> None:
     assert design.digest != load_design("sq_dm").digest
 
 
+def test_formats_that_a_design_has_no_arrays_for_are_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    asked = [
+        "generate",
+        "--model",
+        "none such",
+        "--design",
+        "ditto",
+        "--plan",
+        "sq_dm",
+        "--chip",
+        "tiny",
+        "-o",
+        f"{out}",
+    ]
+    found = CliRunner().invoke(root, asked)
+    assert isinstance(found.exception, DesignError)
+    assert "design ditto has no arrays for block-scaled layers, which plan sq_dm asks for; take sq_dm" in str(
+        found.exception
+    )
+    assert not out.exists()
+
+
 # --- memory -------------------------------------------------------------------------------------------------------------
 
 
