@@ -14,11 +14,11 @@ What this file does not do: decide which channels are sparse (the detector), bui
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ _SHARED_ROWS = 512
 and the other array keeps that one busy."""
 
 
-@lru_cache
+@functools.lru_cache
 def array_geometry(kind: ArrayKind, lane: Geometry, block_size: int) -> ArrayGeometry:
     """A tile of an array with the columns and memories of one of the chip's lanes."""
     return ArrayGeometry(
@@ -128,15 +128,12 @@ class HeteroTile:
         rows, n = len(operands.codes), operands.weights.shape[1]
         is_sparse = np.where(channel >= 0, sparse[channel], False)
         wanted = {"dense": (channel >= 0) & ~is_sparse, "sparse": is_sparse}
-        sums = {kind: np.zeros((rows, n), np.int64) for kind in ARRAY_KINDS}
+        at_work = [kind for kind in ARRAY_KINDS if wanted[kind].any()]
+        sums = {kind: np.empty((rows, n), np.int64) for kind in at_work}
         cycles = {kind: np.zeros(self.tiles[kind], np.int64) for kind in ARRAY_KINDS}
         met = np.zeros(len(channel), np.int64)
         # One piece of each array in turn, so that both are at work from the start.
-        lists = [
-            self._pieces(kind, wanted[kind], block_size, rows, n)
-            for kind in ARRAY_KINDS
-            if wanted[kind].any()
-        ]
+        lists = [self._pieces(kind, wanted[kind], block_size, rows, n) for kind in at_work]
         pieces = [
             piece
             for turn in range(max(map(len, lists), default=0))
@@ -167,9 +164,9 @@ class HeteroTile:
                 met += runs.met
         inside = channel >= 0
         nonzero = np.bincount(channel[inside], met[inside], minlength=len(sparse)).astype(np.int64)
-        sums["dense"] += sums["sparse"]
+        total = functools.reduce(np.add, sums.values()) if sums else np.zeros((rows, n), np.int64)
         dense_cycles, sparse_cycles = (int(cycles[kind].max()) for kind in ARRAY_KINDS)
-        return BlockProducts(sums["dense"], dense_cycles, sparse_cycles, nonzero, audit)
+        return BlockProducts(total, dense_cycles, sparse_cycles, nonzero, audit)
 
     def _pieces(self, kind: ArrayKind, wanted: Tags, block_size: int, rows: int, n: int) -> list[_Piece]:
         layout = Layout.of(wanted, block_size)
