@@ -57,7 +57,8 @@ def generate(
     plan: Annotated[
         str,
         typer.Option(
-            help="Formats of block-scaled layers: sq_dm, or a file (`ditto calibrate --plan sq_dm`)  [default: with design sq_dm]"
+            help="Formats of block-scaled layers: sq_dm, sq_dm_16, or a file that `ditto calibrate --plan` wrote  "
+            "[default: with design sq_dm]"
         ),
     ] = "",
     steps: Annotated[int, typer.Option(min=0, help="Denoising steps; 0 takes the model's own")] = 0,

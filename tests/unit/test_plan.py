@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -31,6 +32,7 @@ from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import compile_denoiser
 from ditto_cosim.host.compiler.plan import (
     PLAN_FILE,
+    PLANS,
     FormatPlan,
     PlanError,
     check,
@@ -40,7 +42,7 @@ from ditto_cosim.host.compiler.plan import (
     save_plan,
     weighted_layers,
 )
-from ditto_cosim.host.pipeline.accelerate import accelerate
+from ditto_cosim.host.pipeline.accelerate import _given_plan, accelerate
 from ditto_cosim.host.zoo import models
 from ditto_cosim.protocol.blocks import BlockFormat
 from ditto_cosim.protocol.record import RunWriter
@@ -124,7 +126,7 @@ def test_plan_file_round_trips_and_refuses_what_is_none(tmp_path: Path) -> None:
 
 
 def test_unknown_plan_is_refused_before_anything_runs() -> None:
-    with pytest.raises(PlanError, match="no plan 'sqdm'; known: sq_dm"):
+    with pytest.raises(PlanError, match="no plan 'sqdm'; known: sq_dm, sq_dm_16"):
         accelerate(ReluDenoiser(), backend="model", plan="sqdm", scales={})
     found = CliRunner().invoke(root, ["calibrate", "fashion-ddpm-relu", "--plan", "icc"])
     assert isinstance(found.exception, PlanError)
@@ -173,6 +175,30 @@ def test_shipped_relu_models_have_plans_whose_ends_are_the_most_sensitive() -> N
         assert ranked[0] == 0
         assert set(ranked[1:3]) == {len(ranked) - 2, len(ranked) - 1}
         assert {"uint4", "mxint8"} == set(plan.layers.values())
+
+
+def test_a_plan_asked_for_by_name_is_the_one_beside_the_weights_or_drafted_with_its_blocks(
+    tmp_path: Path,
+) -> None:
+    model, _ = captured()
+    for name, named in PLANS.items():
+        assert draft(model, named.block).block == named.block == {"sq_dm": 32, "sq_dm_16": 16}[name]
+    folder = models()["fashion-ddpm-relu"].weights
+    assert folder is not None
+    coarse, fine = (load_plan(folder / named.file) for named in PLANS.values())
+    assert (coarse.block, fine.block) == (32, 16)
+    assert coarse.layers == fine.layers
+    assert fine.figures["snr_db"] > coarse.figures["snr_db"]
+    denoiser = module()
+    denoiser.config = SimpleNamespace(_name_or_path=str(tmp_path))  # type: ignore[assignment]  # as diffusers has it
+    save_plan(replace(draft(model, 16), figures={"beside": 1.0}), tmp_path / PLANS["sq_dm_16"].file)
+    for name, beside in (("sq_dm", 0), ("sq_dm_16", 1)):
+        found = _given_plan(name, denoiser)
+        assert (
+            found == name
+            if not beside
+            else isinstance(found, FormatPlan) and found.figures == {"beside": 1.0}
+        )
 
 
 def test_study_judges_every_claim_of_a_record(tmp_path: Path) -> None:
