@@ -16,11 +16,13 @@ from ditto_cosim.device.backends.hetero import HeteroTile
 from ditto_cosim.device.backends.model import ModelBackend
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.device.timing.hetero import LiveTags
+from ditto_cosim.device.timing.result_port import beats_of
 from ditto_cosim.host.compiler.calibrate import calibrate
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
 from ditto_cosim.host.compiler.plan import draft
 from ditto_cosim.host.reference.golden import TORCH_DTYPES, Golden
+from ditto_cosim.protocol.errors import BackendError
 from ditto_cosim.protocol.hardware import GEOMETRIES
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.program import Program
@@ -134,3 +136,15 @@ def test_flipping_every_tag_leaves_the_picture_and_changes_the_cycles(
     assert len(measured) == len(arrays) == 8
     assert all(here != there for here, there in zip(measured, arrays, strict=True))
     assert as_tagged.cycles != flipped.cycles
+
+
+def test_arrays_that_break_their_contract_end_the_run(
+    arrays: Cycles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The books hold every pass to it, beside the values."""
+    monkeypatch.setattr(
+        "ditto_cosim.device.backends.hetero.beats_of", lambda counts, beat: beats_of(counts, beat) + 1
+    )
+    with pytest.raises(BackendError, match="the cycle contract says"):
+        run(design(), steps=1)
+    assert arrays

@@ -183,12 +183,13 @@ def test_a_plan_asked_for_by_name_is_the_one_beside_the_weights_or_drafted_with_
     model, _ = captured()
     for name, named in PLANS.items():
         assert draft(model, named.block).block == named.block == {"sq_dm": 32, "sq_dm_16": 16}[name]
-    folder = models()["fashion-ddpm-relu"].weights
-    assert folder is not None
-    coarse, fine = (load_plan(folder / named.file) for named in PLANS.values())
-    assert (coarse.block, fine.block) == (32, 16)
-    assert coarse.layers == fine.layers
-    assert fine.figures["snr_db"] > coarse.figures["snr_db"]
+    for shipped in ("fashion-ddpm-relu", "cifar-ddpm-small-relu"):
+        folder = models()[shipped].weights
+        assert folder is not None
+        coarse, fine = (load_plan(folder / named.file) for named in PLANS.values())
+        assert (coarse.block, fine.block) == (32, 16)
+        assert coarse.layers == fine.layers
+        assert fine.figures["snr_db"] > coarse.figures["snr_db"]
     denoiser = module()
     denoiser.config = SimpleNamespace(_name_or_path=str(tmp_path))  # type: ignore[assignment]  # as diffusers has it
     save_plan(replace(draft(model, 16), figures={"beside": 1.0}), tmp_path / PLANS["sq_dm_16"].file)
