@@ -34,6 +34,7 @@ from ditto_cosim.host.pipeline.models import LoadedModel, ModelError, Wish, usua
 from ditto_cosim.host.pipeline.run import Generation, Recording, Verdict, VerificationError
 from ditto_cosim.host.pipeline.wallclock import US, WallClock
 from ditto_cosim.host.reference.golden import Difference
+from ditto_cosim.host.report import line
 from ditto_cosim.host.report.certificate import versions
 from ditto_cosim.host.report.prices import Prices, save_prices
 from ditto_cosim.host.report.summary import step_classes
@@ -244,7 +245,7 @@ def generate_run(
         "verify": None if verdict is None else asdict(verdict),
         **({"cache": cache.plain()} if cache is not None else {}),
         **({"step_classes": _step_classes(report)} if cache is not None and report is not None else {}),
-        **({"board": seen.board} if seen.board else {}),
+        **({"board": {**seen.board, **_line_figures(report)}} if seen.board else {}),
         **({"runs": [_figures(name, run) for name, run in beside]} if len(beside) > 1 else {}),
         **lanes,
         "directory": str(directory),
@@ -277,6 +278,15 @@ def _told(
 def _step_classes(report: reports.RunReport) -> dict[str, dict[str, int]]:
     """Full steps and increments, as `--json` has them."""
     return {row.name: {k: v for k, v in asdict(row).items() if k != "name"} for row in step_classes(report)}
+
+
+def _line_figures(report: reports.RunReport | None) -> dict[str, Any]:
+    """What crossed the line to a board, and what it would take on others."""
+    if report is None or not report.line_bytes:
+        return {}
+    carried = line.carried(report)
+    seconds = line.seconds_on(sum(carried.values()))
+    return {"carried": carried, "seconds_on": {name: round(s, 3) for name, s in seconds.items()}}
 
 
 def recipe_of(

@@ -156,6 +156,8 @@ class LayerReport(_Part, frozen=True, kw_only=True):
     """DRAM bytes by traffic class."""
     measured: bool = False
     """Whether RTL or hardware counted the cycles (otherwise modelled)."""
+    line_bytes: dict[Name, Count] = {}
+    """Bytes that crossed a board's line, frames and all, by what they carried; a simulator has no line."""
 
 
 class Progress(_Part, frozen=True, kw_only=True):

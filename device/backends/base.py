@@ -9,7 +9,7 @@ checks one against all of this.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -82,6 +82,8 @@ class GemmResult:
     stalls: int = 0
     """Those of `cycles` in which the lanes stood still because the board's own memory or link kept them waiting. Without
     them, `cycles` are what the contract says, to the cycle; RTL has none."""
+    line_bytes: Mapping[str, int] = field(default_factory=dict)
+    """What crossed a board's line for it, frames and all, by what it carried: weights, operands, results."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ what the passes took on the tile. What this file does not do: frames (`board_lin
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import serial.tools.list_ports
@@ -133,8 +135,7 @@ class BoardBackend:
         self._passes = self._passes_run()
         self.cycles = 0
         """What all passes took on the tile."""
-        self.bytes_of: dict[str, int] = {}
-        """Bytes that crossed the line for each layer."""
+        self._crossed: Counter[str] = Counter()
 
     @property
     def facts(self) -> Mapping[str, str | int]:
@@ -150,27 +151,34 @@ class BoardBackend:
         """What has crossed the line so far, and the tile's own cycles."""
         link = self._link
         return {
-            "board_bytes": link.sent_bytes + link.received_bytes,
+            "board_bytes": self._on_the_line,
             "board_resends": link.resends,
             "board_cycles": self.cycles,
         }
 
     def gemm(self, job: Gemm) -> GemmResult:
-        before = self._link.sent_bytes + self._link.received_bytes
+        self._crossed.clear()
         for _ in range(RESTARTS):
             try:
                 result = self._gemm(job)
-                break
+                return replace(result, line_bytes=dict(self._crossed))
             except BoardResetError:
                 self._begin_anew()
-        else:
-            raise BackendError(
-                f"layer {job.name!r}: the board on {self._link.port} was reset {RESTARTS} times while it computed; check "
-                "its power supply"
-            )
-        crossed = self._link.sent_bytes + self._link.received_bytes - before
-        self.bytes_of[job.name] = self.bytes_of.get(job.name, 0) + crossed
-        return result
+        raise BackendError(
+            f"layer {job.name!r}: the board on {self._link.port} was reset {RESTARTS} times while it computed; check "
+            "its power supply"
+        )
+
+    @property
+    def _on_the_line(self) -> int:
+        return self._link.sent_bytes + self._link.received_bytes
+
+    @contextmanager
+    def _carrying(self, what: str) -> Iterator[None]:
+        """What crosses meanwhile is told as this; an answer that is late, as what follows."""
+        before = self._on_the_line
+        yield
+        self._crossed[what] += self._on_the_line - before
 
     def close(self) -> None:
         self._link.close()
@@ -208,7 +216,8 @@ class BoardBackend:
                 operands = self._encodable(job, group, chunk)
                 for left in range(0, n, self.geometry.n_max):
                     columns = slice(left, min(n, left + self.geometry.n_max))
-                    self._load(job.weights[group, chunk, columns])
+                    with self._carrying("weights"):
+                        self._load(job.weights[group, chunk, columns])
                     self._rows(
                         job, operands, out[group, :, columns], classes[:, group] if left == 0 else None
                     )
@@ -252,16 +261,17 @@ class BoardBackend:
         for first in range(0, rows, most):
             some = slice(first, min(rows, first + most))
             count = some.stop - first
-            self._put(CURRENT, current[some], beats)
-            if not isinstance(reference, int):
-                self._put(REFERENCE, reference[some], beats)
+            with self._carrying("operands"):
+                self._put(CURRENT, current[some], beats)
+                if not isinstance(reference, int):
+                    self._put(REFERENCE, reference[some], beats)
             constant = reference & 0xFF if isinstance(reference, int) else REFERENCE_IN_MEMORY
             settings = struct.pack("<6I", MODE_CODES[job.mode], count, k, blocks, constant, 1)
-            self._link.write(REGISTER, settings)
-            self._passes += 1
-            self._take(
-                job, out[some], None if classes is None else classes[:, some], blocks, k <= K_OF_24_BITS
-            )
+            met = None if classes is None else classes[:, some]
+            with self._carrying("results"):
+                self._link.write(REGISTER, settings)
+                self._passes += 1
+                self._take(job, out[some], met, blocks, k <= K_OF_24_BITS)
 
     def _put(self, region: int, operands: I8, beats: int) -> None:
         lanes, width = self.geometry.lanes, beats * self.geometry.encode_width

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,11 +54,13 @@ class Ran:
     """Cycles of the dense and of the sparse array, where a backend has measured them."""
     audit: Callable[[], None] | None = None
     """What the backend has left to check of itself."""
+    line_bytes: Mapping[str, int] = field(default_factory=dict)
+    """What crossed a board's line."""
 
 
 def _ran(mode: Mode, result: GemmResult) -> Ran:
     cycles = None if result.cycles is None else result.cycles - result.stalls
-    return Ran(mode, result.slots, cycles, result.stalls)
+    return Ran(mode, result.slots, cycles, result.stalls, line_bytes=result.line_bytes)
 
 
 class Layer(ABC):

@@ -12,7 +12,7 @@ arithmetic (`layers.py`, `kernels/vector.py`), the cycles (`pricing/`).
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -92,6 +92,8 @@ class Machine:
         """The step under way, in time; told of by the books alone."""
         self.unsettled: deque[tuple[LayerRecord, int]] = deque()
         """Layers that were told of and have not ended."""
+        self.line_bytes: dict[int, Counter[str]] = {}
+        """What crossed a board's line for each layer of the step under way; the books' too."""
         self.constants = {value: constants[name] for name, value in program.constants.items()}
         self.layers: dict[str, Layer] = {
             c.name: make_layer(c, program, self.constants, tile.k_max, tile.low_rule, self.design.hetero)
@@ -280,6 +282,7 @@ class Machine:
             else:
                 self._agree(command, mode, measured, predicted)
         stalled = sum(r.stalls for r in ran) if measured is not None else 0
+        self.line_bytes[index] = sum((Counter(r.line_bytes) for r in ran), Counter())
         self.unsettled.append((LayerRecord(index, mode, forced, works, measured), stalled))
         return self._settled(self.price.layer(group, mode, keeps, lanes, measured))
 
@@ -328,6 +331,7 @@ class Machine:
             stall_cycles=stalls,
             traffic_bytes=dict(time.traffic_bytes),
             measured=time.measured,
+            line_bytes=dict(self.line_bytes[record.layer]),
         )
 
     # --- what replay cannot rebuild ---------------------------------------------------------------------------------------

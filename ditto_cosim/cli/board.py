@@ -92,7 +92,7 @@ def check(
             found = backend.gemm(job)
             seconds = time.perf_counter() - began
             same = bool(np.array_equal(found.accumulators, model.gemm(job).accumulators))
-            moved = backend.bytes_of[mode]
+            moved = sum(found.line_bytes.values())
             rows.append({"mode": mode, "same": same, "seconds": round(seconds, 3), "bytes": moved})
         facts = {**backend.facts, **backend.totals}
     finally:

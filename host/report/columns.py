@@ -27,6 +27,7 @@ SCHEMA, VERSION = "ditto.layers", 1
 PARQUET, CSV = "layers.parquet", "layers.csv"
 
 UNIT_NAMES = ("encode", "compute", "weight_load", "vector", "dram")
+LINE_NAMES = ("weights", "operands", "results")
 STALL_NAMES = ("encode", "weight_load", "vector", "dram", "fill")
 
 
@@ -55,6 +56,7 @@ COLUMNS: tuple[Column, ...] = (
     *(Column(f"unit_{n}_cycles", "Int64", f"busy cycles, `{n}`; units overlap") for n in UNIT_NAMES),
     *(Column(f"stall_{n}_cycles", "Int64", f"cycles in which the PEs waited, `{n}`") for n in STALL_NAMES),
     *(Column(f"dram_{n}_bytes", "Int64", f"DRAM bytes, {n.replace('_', ' ')}") for n in TRAFFIC),
+    *(Column(f"line_{n}_bytes", "Int64", f"bytes over the line to a board for {n}, frames and all") for n in LINE_NAMES),
 )  # fmt: skip
 
 
@@ -81,6 +83,7 @@ def frame(report: RunReport) -> polars.DataFrame:
         ("unit", report.unit_cycles, UNIT_NAMES, "cycles"),
         ("stall", report.stall_cycles, STALL_NAMES, "cycles"),
         ("dram", report.traffic_bytes, TRAFFIC, "bytes"),
+        ("line", report.line_bytes, LINE_NAMES, "bytes"),
     ):
         data |= {f"{prefix}_{n}_{unit}": found.get(n, none).reshape(-1) for n in names}
     table = pl.DataFrame(data, schema={c.name: getattr(pl, c.dtype) for c in COLUMNS})

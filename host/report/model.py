@@ -112,6 +112,8 @@ class RunReport:
     """SHA-256 of each picture's pixels, before it was enlarged."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of what made the run."""
+    line_bytes: Mapping[str, I64] = field(default_factory=dict)
+    """Bytes that crossed the line to a board, by what they carried; empty where no board computed."""
     host_us: Mapping[str, I64] = field(default_factory=dict)
     """Wall-clock since the run began, in microseconds: `asked` and `answered` [steps]; [steps, layers] `arrived` (a layer's
     report), `check_begin` and `check` (its values compared, for how long); −1: it did not happen."""
@@ -171,6 +173,7 @@ class RunReport:
             unit_cycles=by_name("unit_cycles"),
             stall_cycles=by_name("stall_cycles"),
             traffic_bytes=by_name("traffic_bytes"),
+            line_bytes=by_name("line_bytes"),
             **run,
         )
 

@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 
-from ditto_cosim.host.report import summary
+from ditto_cosim.host.report import line, summary
 from ditto_cosim.host.report.model import RunReport
 from ditto_cosim.protocol.hardware import MODES
 
@@ -25,6 +25,7 @@ def tables(report: RunReport, slow: int = 10) -> Group:
         _causes(report),
         *classes,
         _decisions(report),
+        *([_line(report)] if report.line_bytes else []),
         _shares(report),
         _slowest(report, slow),
     )
@@ -99,6 +100,16 @@ def _shares(report: RunReport) -> Table:
         if any(share.values()):
             label = "original (bypassed)" if mode == "original" else mode
             table.add_row(label, *(f"{share[name]:.1%}" for name in ("zero", "low", "full")))
+    return table
+
+
+def _line(report: RunReport) -> Table:
+    table = _table("The line to the board", "", "bytes", "seconds")
+    carried = line.carried(report)
+    for what, nbytes in carried.items():
+        table.add_row(what, f"{nbytes:,}", "")
+    for name, seconds in line.seconds_on(sum(carried.values())).items():
+        table.add_row(f"all of it on {name}", "", f"{seconds:.2f}")
     return table
 
 

@@ -200,12 +200,11 @@ module board_tile
   logic [7:0] report_byte [Lanes];
 
   for (genvar l = 0; l < Lanes; l++) begin : gen_lane
-    logic [8*EncodeWidth-1:0] current_memory   [OperandBeats];
-    logic [8*EncodeWidth-1:0] reference_memory [OperandBeats];
     logic [32*Columns-1:0]    result_memory    [ResultDepth];
     logic [63:0]              report_memory    [ResultDepth];
 
-    // Written byte by byte, between passes.
+    // Operands are written byte by byte, between passes, so every element of a beat has memories of its own: one memory
+    // with enables for its bytes would be built of memories a bit wide.
     logic                    mine;
     logic [BeatWidth-1:0]    write_beat;
     logic [ElementWidth-1:0] write_element;
@@ -214,18 +213,11 @@ module board_tile
     assign write_beat    = offset[ElementWidth+:BeatWidth];
     assign mine = write_valid_i && !busy_o && 28'(offset >> (ElementWidth + BeatWidth)) == 28'(l);
 
-    always_ff @(posedge clk_i) begin : operands
-      if (mine && region == RegionCurrent) current_memory[write_beat][8*write_element+:8] <= write_data_i;
-      if (mine && region == RegionReference) reference_memory[write_beat][8*write_element+:8] <= write_data_i;
-    end
-
     // A beat waits in a register for the encoder; the next one is fetched when it goes.
     logic [31:0]              rows_left_q;
     logic [31:0]              beats_left_q;
     logic [BeatWidth-1:0]     fetch_q;
     logic                     beat_valid_q;
-    logic [8*EncodeWidth-1:0] current_q;
-    logic [8*EncodeWidth-1:0] reference_beat_q;
     logic                     fetches;
 
     assign fetches = !beat_valid_q || operand_ready[l];
@@ -240,9 +232,7 @@ module board_tile
         fetch_q      <= '0;
         beat_valid_q <= 1'b0;
       end else if (fetches) begin
-        beat_valid_q     <= rows_left_q != '0;
-        current_q        <= current_memory[fetch_q];
-        reference_beat_q <= reference_memory[fetch_q];
+        beat_valid_q <= rows_left_q != '0;
         if (rows_left_q != '0) begin
           fetch_q      <= fetch_q + BeatWidth'(1);
           beats_left_q <= beats_left_q - 32'd1;
@@ -256,8 +246,25 @@ module board_tile
 
     assign operand_valid[l] = beat_valid_q;
     for (genvar e = 0; e < EncodeWidth; e++) begin : gen_element
-      assign current[l*EncodeWidth+e]   = current_q[8*e+:8];
-      assign reference[l*EncodeWidth+e] = reference_q[8] ? reference_beat_q[8*e+:8] : reference_q[7:0];
+      logic [7:0] current_memory   [OperandBeats];
+      logic [7:0] reference_memory [OperandBeats];
+      logic [7:0] current_q;
+      logic [7:0] reference_byte_q;
+      logic       written;
+
+      assign written = mine && write_element == ElementWidth'(e);
+
+      always_ff @(posedge clk_i) begin : operands
+        if (written && region == RegionCurrent) current_memory[write_beat] <= write_data_i;
+        if (written && region == RegionReference) reference_memory[write_beat] <= write_data_i;
+        if (fetches) begin
+          current_q        <= current_memory[fetch_q];
+          reference_byte_q <= reference_memory[fetch_q];
+        end
+      end
+
+      assign current[l*EncodeWidth+e]   = current_q;
+      assign reference[l*EncodeWidth+e] = reference_q[8] ? reference_byte_q : reference_q[7:0];
     end
 
     // Every result is taken in the cycle in which it is offered.

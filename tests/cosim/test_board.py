@@ -133,12 +133,13 @@ def test_board_extremes_fit_the_three_bytes_that_results_cross_in(backend: Board
 
 def test_board_reports_what_crossed_the_line(backend: BoardBackend) -> None:
     before = backend.totals["board_bytes"]
-    backend.gemm(product(16, 64, 8))
+    result = backend.gemm(product(16, 64, 8))
     crossed = backend.totals["board_bytes"] - before
     operands, weights, results = 16 * 64, 64 * 8, 16 * 8 * 3
     assert operands + weights + results < crossed < 1.5 * (operands + weights + results)
     assert backend.totals["board_cycles"] > 16
-    assert backend.bytes_of["layer"] == crossed
+    assert sum(result.line_bytes.values()) == crossed
+    assert all(result.line_bytes[what] > 0 for what in ("weights", "operands", "results"))
     assert backend.facts["board_digest"] == TINY.geometry.digest
 
 
@@ -333,3 +334,4 @@ def test_board_computes_a_whole_run_that_its_user_asked_for() -> None:
     assert seen.verdict.bit_identical
     assert seen.board["link"] == "simulated"
     assert seen.board["bytes"] > 1000
+    assert 0 < sum(sum(r.line_bytes.values()) for r in seen.reports) <= seen.board["bytes"]

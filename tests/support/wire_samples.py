@@ -40,6 +40,7 @@ _REPORT = m.LayerReport(
     stall_cycles={"dram": 2},
     traffic_bytes={"weights": 4096},
     measured=True,
+    line_bytes={"operands": 512, "results": 900},
 )
 
 SAMPLES: dict[str, m.Message] = {

@@ -28,6 +28,7 @@ from ditto_cosim.host.report import (
     ReportError,
     RunReport,
     columns,
+    line,
     load_report,
     summary,
     why,
@@ -283,6 +284,25 @@ def test_report_shows_what_pricing_found(report: RunReport, tmp_path: Path) -> N
     assert 'id="knob-tiles"' in page
     (tmp_path / "prices.json").write_text('{"version": 0}')
     assert load_prices(tmp_path) is None
+
+
+def test_line_to_a_board_is_counted_and_timed(reports: list[LayerReport], tmp_path: Path) -> None:
+    crossed = {"weights": 1000, "operands": 6000, "results": 5000}
+    over_a_line = [
+        msgspec.structs.replace(r, line_bytes=crossed if r.layer == 1 else {"operands": 7}) for r in reports
+    ]
+    about = {"model": "m", "design": "ditto", "chip": "tiny", "backend": "board", "low_rule": "twos4"}
+    run = RunReport.of(over_a_line, **about, clock_hz=1, seed=0, command_line="", wall_s=0.0)
+    total = STEPS * (sum(crossed.values()) + 7 * (len(NAMES) - 1))
+    assert sum(line.carried(run).values()) == total
+    assert line.seconds_on(total)["UART, 12 Mbaud"] == total / 1_200_000
+    assert [x.nbytes for x in line.layers(run, None)] == [STEPS * 12_000] + [STEPS * 7] * (len(NAMES) - 1)
+    assert columns.frame(run)["line_results_bytes"].sum() == STEPS * 5000
+    assert RunReport.from_json(run.to_json()).line_bytes.keys() == crossed.keys()
+    write_report(run, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "The line to the board" in page
+    assert "FT245, synchronous" in page
 
 
 def test_why_is_an_account_of_the_difference(report: RunReport) -> None:

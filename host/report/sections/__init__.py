@@ -26,6 +26,7 @@ ORDER = (
     "encoder",
     "sparsity",
     "memory",
+    "line",
     "roofline",
     "energy",
     "designs",
