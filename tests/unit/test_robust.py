@@ -160,7 +160,7 @@ class Slower(Memory):
 
 
 def test_another_memory_takes_the_place_of_ours(columns: RecordColumns) -> None:
-    chip, design = load_chip("edge"), load_design("itc")
+    chip, design = load_chip("paper_twin"), load_design("itc")
     few = RecordColumns(columns.program, columns.info, [synthetic_step(columns.program, 0, PUBLISHED, 1024)])
     ours = price_run(few, chip, design)
     same = price_run(few, chip, design, memory=lambda: Memory(chip.dram, chip.clock_mhz))
