@@ -27,8 +27,8 @@ from typing import Any
 from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.designs.base import Design
 from ditto_cosim.device.pricing.area import area
-from ditto_cosim.device.pricing.fields import Axis, Value, made, told
 from ditto_cosim.device.pricing.contracts import memory_named
+from ditto_cosim.device.pricing.fields import Axis, Value, made, told
 from ditto_cosim.device.pricing.recorded import RecordColumns, chip_of, design_of, price_run
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.record import RunInfo, RunRecord

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 RunArgument = Annotated[Path, typer.Argument(help="Directory that `ditto generate` wrote")]
 ChipOption = Annotated[str, typer.Option("--chip", help="Preset or TOML file; the run's own by default")]
 DramOption = Annotated[
-    str, typer.Option("--dram", help="Another memory model behind the same socket, module:Class or file.py:Class (slower)")
+    str,
+    typer.Option(
+        "--dram", help="Another memory model behind the same socket, module:Class or file.py:Class (slower)"
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")]
 
