@@ -17,6 +17,7 @@ What this file does not do: know what a job is.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+from ditto_cosim.device.process import keep_memory
 from ditto_cosim.protocol.errors import DittoError
 
 State = TypeVar("State")
@@ -33,6 +35,8 @@ Job = Callable[[State, Item], Result]
 
 ANSWER_S = 3.0
 LOST = 2
+SELDOM = 50_000, 20, 100
+"""When a worker looks for garbage in cycles: a record is a hundred thousand objects that all stay."""
 AHEAD = 2
 """Jobs that a worker is given before it has done the one in hand."""
 
@@ -93,6 +97,9 @@ def _begin(function: Any, state: Any, threads: int) -> None:
     global _mine
     _mine = function, state
     limit_threads(threads)
+    keep_memory()
+    gc.freeze()  # what was there before the fork stays
+    gc.set_threshold(*SELDOM)
 
 
 def limit_threads(threads: int) -> None:

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <atomic>
+#include <memory>
 #include <thread>
 
 namespace {
@@ -62,6 +63,7 @@ struct Credits {
 
 enum Cause { COMPUTE, ENCODE, LOAD, VECTOR, DRAM, FILL, CAUSES };
 
+template <typename Time>
 struct Step {
   // At which cycles a chunk passed the units; which of it is known, the units' own places say.
   struct Chunk {
@@ -82,7 +84,7 @@ struct Step {
   };
 
   const Config c;
-  Memory memory;
+  Memory<Time> memory;
   Pipe link, port;
   Credits early_room, late_room, out_room;
   std::vector<Group> groups;
@@ -128,11 +130,12 @@ struct Step {
   struct Engine {
     Position place;
     Cycle free, address, last_done, allowed;
-    Memory::Place walk;
+    typename Memory<Time>::Place walk;
     std::vector<Cycle> under_way;
     size_t oldest;
     bool begun;  // what follows is of this group
     Shares shares;
+    Cycle on_link[2];              // cycles of a chunk of the least bytes, and of one more
     Cycle moving, nbytes, needed;  // chunks that move at all; of this chunk: bytes, and which chunk it needs, −1: none of this step's
 
     void restart(Cycle number, Cycle depth) {
@@ -148,6 +151,7 @@ struct Step {
     const Group& group = groups[dma.place.group];
     dma.moving = which == LATE ? group.first_pass() : group.chunks;
     dma.shares = Shares(which == EARLY ? group.early_bytes : which == LATE ? group.late_bytes : group.out_bytes, dma.moving);
+    for (int more : {0, 1}) dma.on_link[more] = link.cycles(dma.shares.least + more);
     dma.begun = true;
     look(which);
   }
@@ -176,7 +180,7 @@ struct Step {
 
   Cycle transfer(Engine& dma, Cycle nbytes, bool write, Cycle at) {
     if (!nbytes) return dma.free = at;
-    Cycle done = std::max(memory.transport(dma.walk, dma.address, nbytes, write, at), link.transport(nbytes, at));
+    Cycle done = std::max(memory.transport(dma.walk, dma.address, nbytes, write, at), link.take(dma.on_link[nbytes > dma.shares.least], at));
     busy_until = std::max(busy_until, done);
     ++transactions;
     done = std::max(done, dma.last_done);
@@ -334,20 +338,30 @@ struct Step {
 
   // --- the calendar ---
 
+  // When an engine may act does not change once it is known, until it has acted.
   void run() {
+    Cycle write_at = NEVER, late_at = NEVER, early_at = NEVER;
     for (;;) {
       for (bool acted = true; acted;) {
         acted = false;
         while (compute()) acted = true;
         while (stream()) acted = true;
       }
-      const Cycle write_at = writer_ready(), late_at = reader_ready(LATE), early_at = reader_ready(EARLY);
+      if (write_at >= NEVER) write_at = writer_ready();
+      if (late_at >= NEVER) late_at = reader_ready(LATE);
+      if (early_at >= NEVER) early_at = reader_ready(EARLY);
       const Cycle at = std::min({write_at, late_at, early_at});
       if (at >= NEVER) return;
-      if (write_at == at)
+      if (write_at == at) {
         write(at);
-      else if (!read(late_at == at ? LATE : EARLY, at))
-        return;
+        write_at = NEVER;
+      } else if (late_at == at) {
+        if (!read(LATE, at)) return;
+        late_at = NEVER;
+      } else {
+        if (!read(EARLY, at)) return;
+        early_at = NEVER;
+      }
     }
   }
 
@@ -382,32 +396,43 @@ struct Step {
 
 #define DITTO extern "C" __attribute__((visibility("default")))
 
-DITTO void* ditto_engine_new(const int64_t* config) { return new Step(*reinterpret_cast<const Config*>(config)); }
-DITTO void ditto_engine_free(void* step) { delete static_cast<Step*>(step); }
+// A step that is told group by group: its times have all bits, because what was said cannot be taken back.
+using Told = Step<Cycle>;
+
+DITTO void* ditto_engine_new(const int64_t* config) { return new Told(*reinterpret_cast<const Config*>(config)); }
+DITTO void ditto_engine_free(void* step) { delete static_cast<Told*>(step); }
 
 // Groups in the order of `GroupWork.row`.
 DITTO void ditto_engine_push(void* step, const int64_t* groups, int64_t count) {
-  static_cast<Step*>(step)->push(reinterpret_cast<const Work*>(groups), count);
+  static_cast<Told*>(step)->push(reinterpret_cast<const Work*>(groups), count);
 }
-DITTO int32_t ditto_engine_close(void* step) { return static_cast<Step*>(step)->close(); }
+DITTO int32_t ditto_engine_close(void* step) { return static_cast<Told*>(step)->close(); }
 
 // Causes of the groups that ended since; room for all that were pushed.
-DITTO int64_t ditto_engine_settle(void* step, int64_t* causes) { return static_cast<Step*>(step)->settle(causes); }
-DITTO int64_t ditto_engine_transactions(void* step) { return static_cast<Step*>(step)->transactions; }
+DITTO int64_t ditto_engine_settle(void* step, int64_t* causes) { return static_cast<Told*>(step)->settle(causes); }
+DITTO int64_t ditto_engine_transactions(void* step) { return static_cast<Told*>(step)->transactions; }
 
 // Many steps of as many groups each, apart from one another: causes [steps][groups][6], and transactions [steps].
 DITTO int32_t ditto_engine_steps(const int64_t* config, const int64_t* groups, int64_t steps, int64_t count, int64_t* causes,
                                  int64_t* transactions, int64_t threads) {
   std::atomic<int64_t> waiting{0};
   std::atomic<bool> ended{true};
+  const auto& of_all = *reinterpret_cast<const Config*>(config);
+  const auto take = [&](auto& step, int64_t s) {
+    step.restart();
+    step.push(reinterpret_cast<const Work*>(groups) + s * count, count);
+    if ((!step.close() || step.settle(causes + s * count * CAUSES) != count) && step.memory.fits) ended = false;
+    transactions[s] = step.transactions;
+    return step.memory.fits;
+  };
   const auto work = [&] {
-    Step step(*reinterpret_cast<const Config*>(config));
-    for (int64_t s; (s = waiting++) < steps;) {
-      step.restart();
-      step.push(reinterpret_cast<const Work*>(groups) + s * count, count);
-      if (!step.close() || step.settle(causes + s * count * CAUSES) != count) ended = false;
-      transactions[s] = step.transactions;
-    }
+    Step<int32_t> step(of_all);
+    std::unique_ptr<Step<Cycle>> wide;
+    for (int64_t s; (s = waiting++) < steps;)
+      if (!take(step, s)) {
+        if (!wide) wide = std::make_unique<Step<Cycle>>(of_all);
+        take(*wide, s);
+      }
   };
   std::vector<std::thread> helpers;
   for (int64_t t = 1; t < std::min(threads, steps); ++t) helpers.emplace_back(work);

@@ -2,6 +2,7 @@
 """Contracts: what the groups of a step take, given what each asks of the units.
 
 Interface
+    memory_named("module:Class", chip)      another memory behind the same socket
     contract_of(chip, design, rooms, memory) -> Contract
         .measures                     whether the lanes' measured cycles may stand in for modelled ones
         .begin() -> Told              a live run's step: .tell(cost, lanes) in program order, .settled(), .close()
@@ -42,6 +43,7 @@ from ditto_cosim.device.timing.engine import (
 )
 from ditto_cosim.device.timing.flow import GroupWork
 from ditto_cosim.device.timing.kernel import Target
+from ditto_cosim.device.timing.memory import find_memory
 
 MOST_CHUNKS = 256
 """A group of more moves in so many larger ones, as far as the buffer has room: what begins and ends it is then that share
@@ -253,6 +255,14 @@ class _Running:
 
     def close(self) -> None:
         self._step.close()
+
+
+def memory_named(name: str, chip: Chip) -> MakeMemory | None:
+    """Another memory model for a chip, `module:Class`, made anew for every step; none: the chip's own."""
+    if not name:
+        return None
+    make = find_memory(name)
+    return lambda: make(chip.dram, chip.clock_mhz)
 
 
 def contract_of(chip: Chip, design: Design, rooms: Rooms, memory: MakeMemory | None = None) -> Contract:

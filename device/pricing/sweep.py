@@ -27,6 +27,7 @@ from typing import Any
 from ditto_cosim.device.chips import Chip, load_chip
 from ditto_cosim.device.designs.base import Design
 from ditto_cosim.device.pricing.area import area
+from ditto_cosim.device.pricing.contracts import memory_named
 from ditto_cosim.device.pricing.fields import Axis, Value, made, told
 from ditto_cosim.device.pricing.recorded import RecordColumns, chip_of, design_of, price_run
 from ditto_cosim.protocol.errors import DittoError
@@ -68,14 +69,16 @@ class Candidate:
     chip: Chip
     design: Design
     settings: Mapping[str, Value]
+    dram: str = ""
 
 
 @dataclass(frozen=True)
 class Base:
-    """What varies around: the runs, and a chip if it is not theirs."""
+    """What varies around: the runs, and a chip or a memory model (`module:Class`) if it is not theirs."""
 
     runs: tuple[Path, ...]
     chip: str = ""
+    dram: str = ""
 
     @cached_property
     def _own(self) -> dict[Path, tuple[Chip, Design]]:
@@ -89,7 +92,7 @@ class Base:
         return self._own[run]
 
     def candidate(self, run: Path, settings: Mapping[str, Value]) -> Candidate:
-        return Candidate(run, *made(*self._own[run], settings), settings)
+        return Candidate(run, *made(*self._own[run], settings), settings, self.dram)
 
     def candidates(self, axes: Sequence[Axis]) -> tuple[list[Candidate], list[str]]:
         """If none can be built, the first sentence is raised."""
@@ -127,7 +130,7 @@ def shared_first(candidates: Sequence[Candidate]) -> list[int]:
 
 def price(records: Records, candidate: Candidate) -> Row:
     chip, design, columns = candidate.chip, candidate.design, records[candidate.run]
-    found = price_run(columns, chip, design, judge=False)
+    found = price_run(columns, chip, design, memory=memory_named(candidate.dram, chip), judge=False)
     seconds = found.total_cycles / chip.clock_hz
     energy_pj = found.total_energy_pj
     return {

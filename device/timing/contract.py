@@ -102,8 +102,7 @@ def load_contract(text: str) -> LaneContract:
     if not place or not name:
         raise ContractError(f"contract: {text!r} is neither file.py:Class nor module:Class")
     try:
-        module = _from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-        contract = getattr(module, name)()
+        contract = getattr(module_named(place), name)()
     except (ImportError, OSError, AttributeError, SyntaxError, TypeError) as error:
         raise ContractError(f"contract: {text!r} cannot be loaded: {error}") from error
     missing = [part for part in _PARTS if not callable(getattr(contract, part, None))]
@@ -112,8 +111,12 @@ def load_contract(text: str) -> LaneContract:
     return contract  # type: ignore[no-any-return]  # looked at above
 
 
-def _from_file(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(f"contract_{path.stem}", path)
+def module_named(place: str) -> object:
+    """A user's module: `file.py`, or one that Python finds."""
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    path = Path(place)
+    spec = importlib.util.spec_from_file_location(f"user_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)

@@ -15,7 +15,6 @@ What it does not do: reorder. How far that is from a first-ready controller (`fi
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import cast
@@ -23,6 +22,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from ditto_cosim.device.timing.contract import module_named
 from ditto_cosim.device.timing.dram import REQUEST_BYTES, DramConfig
 from ditto_cosim.device.timing.kernel import Payload, Pipe, Target, TimeError
 
@@ -145,13 +145,15 @@ def requests_of(payloads: Iterable[Payload]) -> tuple[npt.NDArray[np.int64], npt
 
 
 def find_memory(name: str) -> Callable[[DramConfig, int], Target]:
-    """The class named `module:Class`, made with the chip's `DramConfig` and its clock in MHz."""
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise TimeError(f"memory model {name!r}: expected module:Class, such as {__name__}:Memory")
+    """The class named `module:Class` or `file.py:Class`, made with the chip's `DramConfig` and its clock in MHz."""
+    place, _, attribute = name.rpartition(":")
+    if not place or not attribute:
+        raise TimeError(
+            f"memory model {name!r}: expected module:Class or file.py:Class, such as {__name__}:Memory"
+        )
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = getattr(module_named(place), attribute)
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise TimeError(f"memory model {name!r} cannot be loaded: {error}") from error
     if not callable(getattr(found, "b_transport", None)):
         raise TimeError(f"memory model {name!r} has no b_transport(payload, at) -> cycle in which it is done")

@@ -20,7 +20,6 @@ from ditto_cosim.cli.output import emit
 if TYPE_CHECKING:
     from ditto_cosim.device.chips import Chip
     from ditto_cosim.device.designs.base import Design
-    from ditto_cosim.device.pricing.contracts import MakeMemory
     from ditto_cosim.device.pricing.recorded import RecordColumns, RunTime
     from ditto_cosim.device.pricing.robust import Robustness
     from ditto_cosim.study.presets import Turned
@@ -28,7 +27,10 @@ if TYPE_CHECKING:
 RunArgument = Annotated[Path, typer.Argument(help="Directory that `ditto generate` wrote")]
 ChipOption = Annotated[str, typer.Option("--chip", help="Preset or TOML file; the run's own by default")]
 DramOption = Annotated[
-    str, typer.Option("--dram", help="Another memory model behind the same socket, module:Class (slower)")
+    str,
+    typer.Option(
+        "--dram", help="Another memory model behind the same socket, module:Class or file.py:Class (slower)"
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")]
 
@@ -46,11 +48,12 @@ def price(
 ) -> None:
     """Cycles by unit, stalls, traffic, energy and Defo decisions of a recorded run."""
     from ditto_cosim.device.designs.base import load_design
+    from ditto_cosim.device.pricing.contracts import memory_named
     from ditto_cosim.device.pricing.recorded import design_of, price_run
 
     columns, made = _load(run, chip)
     wanted = load_design(design) if design else design_of(columns.info)
-    memory = _memory(dram, made)
+    memory = memory_named(dram, made)
     found = price_run(columns, made, wanted, memory=memory)
     itc = price_run(columns, made, _baseline(columns), memory=memory)
     figures = _figures(found, made, wanted, itc)
@@ -141,6 +144,7 @@ def compare(
     such runs, with more pictures and Fréchet distances.
     """
     from ditto_cosim.device.designs.base import designs_for, load_design
+    from ditto_cosim.device.pricing.contracts import memory_named
     from ditto_cosim.device.pricing.recorded import price_run
     from ditto_cosim.study.costs import work_of
 
@@ -155,7 +159,7 @@ def compare(
     columns, made = _load(run, chip)
     fitting = designs_for(columns.program)
     names = _names(designs) or list(fitting)
-    memory = _memory(dram, made)
+    memory = memory_named(dram, made)
     itc = price_run(columns, made, _baseline(columns), memory=memory)
     found = {name: price_run(columns, made, load_design(name), memory=memory) for name in names}
     over = f"speedup_over_{itc.design}"
@@ -463,16 +467,6 @@ def _baseline(columns: RecordColumns) -> Design:
     from ditto_cosim.device.designs.base import designs_for, load_design
 
     return load_design("itc" if "itc" in designs_for(columns.program) else "fp16_dense")
-
-
-def _memory(name: str, chip: Chip) -> MakeMemory | None:
-    """Another memory model, made anew for every step."""
-    from ditto_cosim.device.timing.memory import find_memory
-
-    if not name:
-        return None
-    make = find_memory(name)
-    return lambda: make(chip.dram, chip.clock_mhz)
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> dict[str, Any]:

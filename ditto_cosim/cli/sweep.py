@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ditto_cosim.cli.output import emit
+from ditto_cosim.cli.price import DramOption
 
 if TYPE_CHECKING:
     from ditto_cosim.device.pricing.fields import Axis
@@ -62,6 +63,7 @@ def sweep(
     chip: Annotated[
         str, typer.Option("--chip", help="What is varied: preset or TOML file; the run's own by default")
     ] = "",
+    dram: DramOption = "",
     on: OnOption = "local",
     jobs: Annotated[int, typer.Option(min=0, help="Processes, at most one a core; 0: one a core")] = 0,
     output: Annotated[Path, typer.Option("-o", "--output", help="The plot: .html, .png or .svg")] = Path(
@@ -73,6 +75,7 @@ def sweep(
     """Price a run on many chips and designs, and say which of them nothing beats."""
     from ditto_cosim.device.pricing.fields import parse_axis
     from ditto_cosim.device.pricing.sweep import Base, SweepError, parse_limit, parse_objectives
+    from ditto_cosim.device.timing.memory import find_memory
     from ditto_cosim.explore import SAMPLERS, explore
     from ditto_cosim.protocol.suggest import did_you_mean
     from ditto_cosim.sweep_page import check_suffix, draw
@@ -87,7 +90,9 @@ def sweep(
     axes = [parse_axis(text) for text in vary or ()]
     if twice := {a.name for a in axes if sum(b.name == a.name for b in axes) > 1}:
         raise SweepError(f"--vary {twice.pop()} is given twice; put all of its values into one list")
-    base = Base(tuple(runs), chip)
+    if dram:
+        find_memory(dram)
+    base = Base(tuple(runs), chip, dram)
     axes = axes or usual(base)
     with progress() as told:
         found = explore(

@@ -61,7 +61,7 @@ DESIGNS = (
     "gpu",
 )
 
-LONGEST = ("sdm", "latte", "img")
+LONGEST = ("sdm", "latte", "dit", "img")
 """Workloads whose pricing takes longest: begun first, so that no process ends alone."""
 
 DRIFT_AMPLITUDE = 0.9

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 KEPT = "measured_models.json"
-MODELS = ("fashion-ddpm", "fashion-dit")
+MODELS = ("fashion-ddpm", "fashion-dit", "cifar-ddpm-small")
 
 MEASURED_OF: Mapping[str, str] = {
     "C01": "temporal_cosine",

@@ -84,12 +84,16 @@ def _subop(
     if mode == "original":
         return SubOp(work, splits, None, elements - low - full, low, full)
     lengths = np.array(splits)[:, None]
-    factor = np.clip(1 + spread * rng.standard_normal((1, work.groups * work.rows), np.float32), 0.1, 3.0)
+    factor = rng.standard_normal((1, work.groups * work.rows), np.float32)
+    factor *= np.float32(spread)
+    factor += 1
+    np.clip(factor, 0.1, 3.0, out=factor)
     factor /= factor.mean()
-    mean = lengths * factor * np.float32(shares.low + 2 * shares.full)
+    noisy = lengths * factor * np.float32(shares.low + 2 * shares.full)
     deviation = np.sqrt(lengths * (shares.low * (1 - shares.low) + 4 * shares.full)).astype(np.float32)
-    noisy = mean + deviation * rng.standard_normal(mean.shape, np.float32)
-    slots = np.clip(np.rint(noisy), 0, 2 * lengths).astype(np.uint16)
+    noisy += deviation * rng.standard_normal(noisy.shape, np.float32)
+    np.rint(noisy, out=noisy)
+    slots = np.clip(noisy, 0, 2 * lengths, out=noisy).astype(np.uint16)
     total = int(slots.sum(dtype=np.int64))
     full = min(full, total // 2)
     low = min(total - 2 * full, elements - full)

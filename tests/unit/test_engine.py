@@ -122,6 +122,23 @@ def test_engine_compiled_equals_the_reference_to_the_cycle(data: st.DataObject) 
         assert step.transactions == transactions
 
 
+@pytest.mark.skipif(kernels() is None, reason="no C++ compiler")
+@pytest.mark.parametrize(
+    ("busy", "interval_ns"),
+    [((1 << 28) - 5, 3900), ((1 << 29) - 40, 3 << 25), ((1 << 31) + 7, 3 << 25), (100, 1 << 40)],
+)
+def test_engine_counts_on_where_times_leave_32_bits(busy: int, interval_ns: int) -> None:
+    dram = DramConfig(channels=3, row_requests=2, refresh_interval_ns=interval_ns)
+    config = EngineConfig(DmaPolicy(chunk_bytes=1000), 4000, 4000, 4000, 100, 2, dram, 1000)
+    works = rows(
+        [GroupWork(5, 5000, 2000, 4000, busy_cycles=b, needs=n) for b, n in ((10, -1), (busy, 0), (9, 1))]
+    )
+    reference, transactions = run_step(PythonStep(config), works)
+    whole, counted = run_steps(config, np.array([works], np.int64))
+    assert [list(r) for r in reference] == whole[0].tolist()
+    assert counted.tolist() == [transactions]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_engine_gives_every_cycle_one_cause_and_loses_no_work(data: st.DataObject) -> None:

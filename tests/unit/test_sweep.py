@@ -38,6 +38,7 @@ from ditto_cosim.device.pricing.sweep import (
     price,
     shared_first,
 )
+from ditto_cosim.device.timing.kernel import Pipe
 from ditto_cosim.explore import explore
 from ditto_cosim.protocol.record import RunInfo, RunRecord, RunWriter
 from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
@@ -154,6 +155,20 @@ def test_a_point_is_the_price_of_its_chip(run: Path) -> None:
         assert row["energy_pj"] == alone.total_energy_pj
         assert row["power_w"] == pytest.approx(row["energy_pj"] / 1e12 / row["seconds"])
         assert row["energy_delay"] == pytest.approx(row["energy_pj"] / 1e12 * row["seconds"])
+
+
+def test_a_sweep_takes_another_memory(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "instant.py").write_text(
+        "class Instant:\n    def __init__(self, dram, clock_mhz): pass\n    def b_transport(self, payload, at): return at\n"
+    )
+    chip, axis = "paper_twin", parse_axis("design=itc")
+    (ours,) = explore(Base((run,), chip), [axis], ["cycles"]).rows
+    (found,) = explore(Base((run,), chip, f"{tmp_path}/instant.py:Instant"), [axis], ["cycles"]).rows
+    assert found["cycles"] < ours["cycles"]
+    alone = price_run(
+        RecordColumns.load(RunRecord(run)), load_chip(chip), load_design("itc"), memory=lambda: Pipe(0)
+    )
+    assert found["cycles"] == alone.total_cycles
 
 
 def test_a_sweep_is_the_same_on_one_and_on_two_processes(run: Path) -> None:
