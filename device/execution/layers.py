@@ -22,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.device.backends.base import I8, I32, Backend, Gemm, GemmResult
+from ditto_cosim.device.kernels.base import Against, Before
 from ditto_cosim.device.kernels.slots import (
     Counted,
     Windows,
-    count_rows,
+    count_against,
     count_windows,
     count_windows_spatial,
     pad,
@@ -94,7 +95,7 @@ class Layer(ABC):
     def counting(self, modes: Sequence[Mode]) -> Callable[[], Works]:
         """Counts, when called, what the encoder meets in these modes of this step; any thread may, until the next one begins."""
         current, previous = self.current, self.previous
-        return lambda: {mode: self._count(mode, current, previous) for mode in modes}
+        return lambda: self._count(modes, current, previous)
 
     def run(self, mode: Mode, backend: Backend) -> tuple[I32, tuple[Ran, ...]]:
         """Accumulators in the shape the instruction set gives them, and what the backend says of its products."""
@@ -135,7 +136,7 @@ class Layer(ABC):
     def _arrange(self, operands: Sequence[Array]) -> Operands: ...
 
     @abstractmethod
-    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]: ...
+    def _count(self, modes: Sequence[Mode], current: Operands, previous: Operands) -> Works: ...
 
     @abstractmethod
     def _jobs(self, mode: Mode) -> list[Gemm]: ...
@@ -219,6 +220,7 @@ class Linear(_Weighted):
     def __init__(self, command: Command, k_max: int, rule: LowRule, weights: I8) -> None:
         super().__init__(command, k_max, rule, weights.T[None])
         self.lead: tuple[int, ...] = ()
+        self._of_rows: tuple[Work, tuple[int, ...]] | None = None
 
     def _arrange(self, operands: Sequence[Array]) -> Operands:
         self.lead = operands[0].shape[:-1]
@@ -231,16 +233,25 @@ class Linear(_Weighted):
     def _images(self) -> int:
         return self.lead[0] if self.lead else 1
 
-    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]:
-        rows = current[0]
-        splits = split_k(rows.shape[1], self.k_max)
-        reference: I8 | int = self._zero_point()
-        if mode == "temporal":
-            reference = self._subtracted(current, previous)
-        elif mode == "spatial":
-            reference = _before(rows, self._images, self._zero_point())
-        work = Work(1, len(rows), rows.shape[1], self.weights.shape[2])
-        return (self._subop(work, splits, count_rows(rows, reference, splits, self.rule), mode),)
+    def _count(self, modes: Sequence[Mode], current: Operands, previous: Operands) -> Works:
+        rows, zero_point = current[0], self._zero_point()
+        references: list[Against] = []
+        for mode in modes:
+            if mode == "temporal":
+                references.append(self._subtracted(current, previous))
+            else:
+                down = mode == "spatial"
+                references.append(Before(len(rows) // self._images, zero_point) if down else zero_point)
+        work, splits = self._work(len(rows))
+        counted = count_against(rows, references, splits, self.rule)
+        return {m: (self._subop(work, splits, c, m),) for m, c in zip(modes, counted, strict=True)}
+
+    def _work(self, rows: int) -> tuple[Work, tuple[int, ...]]:
+        """Of so many rows, and how its K is cut."""
+        if self._of_rows is None or self._of_rows[0].rows != rows:
+            _, k, n = self.weights.shape
+            self._of_rows = Work(1, rows, k, n), split_k(k, self.k_max)
+        return self._of_rows
 
     def _shape(self, accumulators: I32) -> I32:
         return accumulators.reshape(*self.lead, accumulators.shape[-1])
@@ -318,17 +329,20 @@ class Conv2d(_Weighted):
     def _images(self) -> int:
         return self.groups * self.batch
 
-    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]:
+    def _count(self, modes: Sequence[Mode], current: Operands, previous: Operands) -> Works:
         picture = current[0]
         _, k, n = self.weights.shape
         splits = split_k(k, self.k_max)
-        if mode == "spatial":
-            counted = count_windows_spatial(picture, self._zero_point(), self.windows, splits, self.rule)
-        else:
-            reference = previous[0] if mode == "temporal" else self._zero_point()
-            counted = count_windows(picture, reference, self.windows, splits, self.rule)
         work = Work(self.groups, self.batch * math.prod(self.windows.out), k, n)
-        return (self._subop(work, splits, counted, mode),)
+        found: Works = {}
+        for mode in modes:
+            if mode == "spatial":
+                counted = count_windows_spatial(picture, self._zero_point(), self.windows, splits, self.rule)
+            else:
+                reference = previous[0] if mode == "temporal" else self._zero_point()
+                counted = count_windows(picture, reference, self.windows, splits, self.rule)
+            found[mode] = (self._subop(work, splits, counted, mode),)
+        return found
 
     def _shape(self, accumulators: I32) -> I32:
         apart = accumulators.reshape(self.groups, self.batch, *self.windows.out, -1).transpose(1, 0, 4, 2, 3)
@@ -372,15 +386,27 @@ class Matmul(Layer):
         first = (a, before_a, before_bt.transpose(0, 2, 1))
         return [first] if self.static else [first, (bt, before_bt, a.transpose(0, 2, 1))]
 
-    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]:
-        found = []
-        for rows, reference, weights in self._sides(mode, current, previous):
-            groups, m, k = rows.shape
-            splits = split_k(k, self.k_max)
-            flat = reference if isinstance(reference, int) else reference.reshape(-1, k)
-            counted = count_rows(rows.reshape(-1, k), flat, splits, self.rule)
-            found.append(self._subop(Work(groups, m, k, weights.shape[2]), splits, counted, mode))
-        return tuple(found)
+    def _count(self, modes: Sequence[Mode], current: Operands, previous: Operands) -> Works:
+        a, bt = current
+        references: list[Against] = []
+        for mode in modes:
+            if mode == "temporal":
+                references.append(previous[0].reshape(-1, a.shape[2]))
+            else:
+                references.append(Before(a.shape[1], 0) if mode == "spatial" else 0)
+        of_a = self._met(a, bt.shape[1], references, modes)
+        found: Works = {m: (met,) for m, met in zip(modes, of_a, strict=True)}
+        if "temporal" in modes and not self.static:
+            before = previous[1].reshape(-1, bt.shape[2])
+            found["temporal"] += tuple(self._met(bt, a.shape[1], [before], ["temporal"]))
+        return found
+
+    def _met(self, rows: I8, n: int, references: Sequence[Against], modes: Sequence[Mode]) -> list[SubOp]:
+        """Of one operand [groups, rows, K], by reference."""
+        groups, m, k = rows.shape
+        work, splits = Work(groups, m, k, n), split_k(k, self.k_max)
+        counted = count_against(rows.reshape(-1, k), references, splits, self.rule)
+        return [self._subop(work, splits, c, mode) for c, mode in zip(counted, modes, strict=True)]
 
     def _jobs(self, mode: Mode) -> list[Gemm]:
         return [

@@ -11,7 +11,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -65,8 +65,26 @@ class KernelWindow(ctypes.Structure):
     )
 
 
+class Before(NamedTuple):
+    """A reference: the row before within chains of so many rows; before the first, the value."""
+
+    chain: int
+    value: int
+
+
+Against = npt.NDArray[np.int8] | int | Before
+"""What rows are compared with: others, one value everywhere, or the row before."""
+
+
 class Kernels(Protocol):
     """One form of the kernels."""
+
+    def count_against(
+        self, current: I8, references: Sequence[Against], splits: tuple[int, ...], rule: LowRule
+    ) -> tuple[U16, I64]:
+        """Rows [rows, K] compared with each reference: slots [references, chunks, rows], and elements in all, [references, zero
+        | low | full]."""
+        ...
 
     def count_rows(self, current: I8, reference: I8 | int, rule: LowRule) -> I32:
         """(zero, low, full) elements of every row of [rows, K]: int32 [3, rows]."""

@@ -20,7 +20,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.kernels.base import F32, I8, I32, I64, U16, KernelWindow, Pieces, Reference
+from ditto_cosim.device.kernels.base import (
+    F32,
+    I8,
+    I32,
+    I64,
+    U16,
+    Against,
+    Before,
+    KernelWindow,
+    Pieces,
+    Reference,
+)
 from ditto_cosim.protocol.hardware import LOW_RULE_CODES, LowRule
 from ditto_cosim.protocol.kept import digest, publish
 from ditto_cosim.toolchain import BuildError, cache_dir, compiler, compiler_id, run_tool
@@ -55,7 +66,7 @@ def _threads() -> int:
 
 
 _RELEASING = (
-    *("count_rows", "count_windows", "lane_cycles"),
+    *("count_rows", "count_against", "count_windows", "lane_cycles", "work_cycles"),
     *("engine_new", "engine_free", "engine_push", "engine_close", "engine_settle", "engine_steps"),
     *("engine_transactions", "dram_channel"),
 )
@@ -82,6 +93,11 @@ class NativeKernels:
         pointer, size, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
         signatures: dict[str, tuple[Any, list[Any]]] = {
             "count_rows": (None, [pointer, size, pointer, size, size, size, ctypes.c_int32, pointer]),
+            "count_against": (
+                ctypes.c_int32,
+                [pointer, size, size, pointer, size, pointer, size, ctypes.c_int32, pointer, pointer],
+            ),
+            "work_cycles": (None, [pointer, pointer, pointer]),
             "count_windows": (
                 ctypes.c_int32,
                 [
@@ -139,6 +155,29 @@ class NativeKernels:
         )  # fmt: skip
         return counted
 
+    def count_against(
+        self, current: I8, references: Sequence[Against], splits: tuple[int, ...], rule: LowRule
+    ) -> tuple[U16, I64]:
+        """See `base.Kernels`."""
+        current, rows = _adjacent(current), len(current)
+        described, alive = np.empty((len(references), 4), np.int64), []
+        for row, reference in zip(described, references, strict=True):
+            if isinstance(reference, np.ndarray):
+                alive.append(other := _adjacent(reference))
+                row[:] = other.ctypes.data, other.strides[0], 0, 0
+            else:
+                chain, value = reference if isinstance(reference, Before) else (0, reference)
+                row[:] = 0, 0, chain, value
+        slots = np.empty((len(references), len(splits), rows), np.uint16)
+        totals = np.empty((len(references), 3), np.int64)
+        done = self._call["count_against"](
+            current.ctypes.data, current.strides[0], rows, _int64(splits).ctypes.data, len(splits),
+            described.ctypes.data, len(references), LOW_RULE_CODES[rule], slots.ctypes.data, totals.ctypes.data,
+        )  # fmt: skip
+        if not done:
+            raise MemoryError(f"counting the slots of {current.size} bytes")
+        return slots, totals
+
     def count_windows(
         self,
         current: I8,
@@ -193,6 +232,14 @@ class NativeKernels:
         )  # fmt: skip
         run, busy, encoded = of_passes
         return run, busy, encoded
+
+    def work_cycles(self, of: I64, slots: U16) -> list[int]:
+        """Of one step of a work (`schedule.described`) with these slots [chunks, groups × rows]: total, busy, load and encode
+        cycles of the slowest tile, and the sum of the tiles' totals."""
+        slots, found = np.ascontiguousarray(slots), np.empty(5, np.int64)
+        self._call["work_cycles"](of.ctypes.data, slots.ctypes.data, found.ctypes.data)
+        cycles: list[int] = found.tolist()
+        return cycles
 
     def engine(self, config: I64) -> EngineStep:
         return EngineStep(self._call, config)
@@ -319,6 +366,11 @@ class EngineStep:
 
 def _data(array: F32 | None) -> int | None:
     return None if array is None else array.ctypes.data
+
+
+@cache
+def _int64(numbers: tuple[int, ...]) -> I64:
+    return np.array(numbers, np.int64)
 
 
 def _adjacent(rows: I8) -> I8:
