@@ -74,6 +74,7 @@ class Layer(ABC):
         self.previous: Operands = ()
         self.previous_accumulators: I32 | None = None
         self.current: Operands = ()
+        self._has_difference = False
 
     keeps = True
     """Whether it keeps a step's operands and accumulators, for the next step's differences."""
@@ -85,12 +86,12 @@ class Layer(ABC):
         forbids differences to it."""
         self.params = tuple(operands[i] for i in self._params_at)
         self.current = self._arrange(operands)
-        return self.previous_params is not None and not self._comparable()
+        self._has_difference = self.previous_params is not None and self._comparable()
+        return self.previous_params is not None and not self._has_difference
 
     def modes(self) -> tuple[Mode, ...]:
         """The modes possible in this step; any of them gives its values."""
-        comparable = self.previous_params is not None and self._comparable()
-        return ("original", "spatial", "temporal") if comparable else ("original", "spatial")
+        return ("original", "spatial", "temporal") if self._has_difference else ("original", "spatial")
 
     def counting(self, modes: Sequence[Mode]) -> Callable[[], Works]:
         """Counts, when called, what the encoder meets in these modes of this step; any thread may, until the next one begins."""
@@ -110,18 +111,22 @@ class Layer(ABC):
     def check(self, ran: Sequence[Ran], counts: Sequence[SubOp], backend: str) -> None:
         """Whether the backend met what its operands hold: a lost or invented slot stops the run."""
         for met, counted in zip(ran, counts, strict=True):
-            slots = met.slots.reshape(-1)
-            if met.mode == "original":
-                expected = np.full(len(slots), 2 * counted.work.k)
-            else:
-                assert counted.slots is not None
-                expected = counted.slots.sum(0, dtype=np.int32)
-            wrong = np.flatnonzero(slots != expected)
-            if len(wrong):
+            slots, expected = met.slots.reshape(-1), self._expected(met.mode, counted)
+            differs = slots != expected
+            if differs.any():
+                row = int(differs.argmax())
                 raise BackendError(
-                    f"layer {self.command.name!r} ({met.mode}): backend {backend!r} reports {slots[wrong[0]]} slots in "
-                    f"row {wrong[0]}, its operands make {expected[wrong[0]]}"
+                    f"layer {self.command.name!r} ({met.mode}): backend {backend!r} reports {slots[row]} slots in "
+                    f"row {row}, its operands make {np.broadcast_to(expected, slots.shape)[row]}"
                 )
+
+    @staticmethod
+    def _expected(mode: Mode, counted: SubOp) -> npt.NDArray[Any]:
+        """Slots of every row; two for every element in original mode."""
+        if mode == "original":
+            return np.array(2 * counted.work.k)
+        assert counted.slots is not None
+        return counted.slots[0] if len(counted.slots) == 1 else counted.slots.sum(0, dtype=np.int32)
 
     @property
     def state_bytes(self) -> int:
@@ -167,7 +172,7 @@ class Layer(ABC):
 
     def _comparable(self) -> bool:
         assert self.previous_params is not None
-        return all(np.array_equal(a, b) for a, b in zip(self.params, self.previous_params, strict=True))
+        return all(map(_same_grid, self.params, self.previous_params))
 
     def _zero_point(self) -> int:
         return int(self.params[0][1])
@@ -175,6 +180,11 @@ class Layer(ABC):
     def _subop(self, work: Work, splits: tuple[int, ...], counted: Counted, mode: Mode) -> SubOp:
         slots = None if mode == "original" else counted.slots
         return SubOp(work, splits, slots, counted.zero, counted.low, counted.full)
+
+
+def _same_grid(a: Array, b: Array) -> bool:
+    """Static quantizers give the very same array in every step."""
+    return a is b or bool(np.array_equal(a, b))
 
 
 def _before(rows: I8, images: int, zero_point: int) -> I8:
@@ -275,7 +285,7 @@ class LinearIncrement(Linear):
     keeps = False
 
     def begin(self, operands: Sequence[Array]) -> bool:
-        if not np.array_equal(operands[1], operands[4]):
+        if not _same_grid(operands[1], operands[4]):
             now, then = (f"{float(p[0])!r}, {int(p[1])}" for p in (operands[1], operands[4]))
             raise GridError(
                 f"linear_increment {self.command.name!r}: its operand has scale and zero point {now}, the anchor's {then}; a "

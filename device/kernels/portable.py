@@ -172,13 +172,17 @@ class PortableKernels:
         low, high = x.min(), x.max()
         return (low, high) if np.isfinite(low) and np.isfinite(high) else None
 
-    def quantize(self, x: F32, out: I8, reciprocal: float, zero: float, bottom: float) -> None:
+    def quantize(self, x: F32, out: I8, reciprocal: float, zero: float, bottom: float) -> bool:
+        if not np.isfinite(x).all():
+            return False
+
         def rounded(v: F32) -> Array:
             q: Array = np.rint(v * f32(reciprocal))
             q += f32(zero)
             return np.clip(q, f32(bottom), f32(127), out=q)
 
         _each(rounded, x, out)
+        return True
 
     def add(self, a: F32, b: F32, out: F32) -> None:
         np.add(a, b, out=out)
@@ -194,8 +198,9 @@ class PortableKernels:
         np.multiply(rows, f32(factor), out=wide, dtype=np.float32, casting="unsafe")
         wide /= divisors.reshape(-1, 1)
 
-    def dequantize(self, rows: I32, out: F32, factor: F32, bias: F32 | None) -> None:
+    def dequantize(self, rows: I32, out: F32, scale: float, factor: F32 | None, bias: F32 | None) -> None:
         wide = out.reshape(rows.shape)
+        factor = np.full(rows.shape[1], scale, np.float32) if factor is None else f32(scale) * factor
         for part in _blocks(len(rows), rows.shape[1]):
             np.multiply(rows[part], factor, out=wide[part], dtype=np.float32, casting="unsafe")
             if bias is not None:

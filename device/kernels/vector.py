@@ -9,9 +9,11 @@ hold: the layers (backends) and the unit's time (`vector_time.py`).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -65,39 +67,62 @@ def _elementwise(kernel: Callable[..., Array], dtype: npt.DTypeLike, first: Arra
 # --- commands -----------------------------------------------------------------------------------------------------------
 
 
+class Grid(NamedTuple):
+    """As the kernel wants it, and as it travels with the codes."""
+
+    reciprocal: float
+    zero: float
+    bottom: float
+    params: F32
+
+    @classmethod
+    def of(cls, scale: np.float32, zero: int, symmetric: bool) -> Grid:
+        params = np.array([scale, zero], np.float32)
+        params.flags.writeable = False  # it stands for itself in every step
+        return cls(float(f32(1) / scale), float(zero), -127.0 if symmetric else -128.0, params)
+
+
 @dataclass(slots=True)
 class QuantizeState:
-    """What a dynamic quantizer remembers between steps: its scale."""
+    """What a quantizer remembers between steps: a dynamic one its scale, a static one the grids it has made, by cluster."""
 
     scale: np.float32 | None = None
+    grids: dict[int, Grid] = field(default_factory=dict)
 
 
 def quantize(x: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) -> tuple[Array, F32]:
-    scales, points, bounds = attrs["scales"], attrs["zero_points"], attrs["bounds"]
-    assert isinstance(scales, tuple)
-    assert isinstance(points, tuple)
-    assert isinstance(bounds, tuple)
     order = memory_order(x)
     flat = np.ascontiguousarray(_flat(x, order))
-    low, high = _extremes(flat, where)
-    if attrs["policy"] == "dynamic":
-        target = max(high, -low) / f32(127)
-        held = state.scale
-        keep = held is not None and bool(target <= held <= target * f32(number(attrs, "hysteresis")))
-        if target < f32(1e-30):
-            keep, target = True, f32(scales[0])
-        if not keep or held is None:
-            held = target
-        state.scale = scale = held
-        zero = 0
-    else:
-        cluster = sum(step >= b for b in bounds) - 1
-        scale, zero = f32(scales[cluster]), int(points[cluster])
-    bottom = f32(-127 if attrs["symmetric"] else -128)
-
+    grid = (_dynamic_grid if attrs["policy"] == "dynamic" else _static_grid)(flat, attrs, step, state, where)
     out = _empty_like(x, order, np.int8)
-    kernels().quantize(flat, _flat(out, order), float(f32(1) / scale), float(zero), float(bottom))
-    return out, np.array([scale, zero], np.float32)
+    if not kernels().quantize(flat, _flat(out, order), grid.reciprocal, grid.zero, grid.bottom):
+        raise NonFiniteError(f"{where}: its input holds NaN or infinity")
+    return out, grid.params
+
+
+def _static_grid(flat: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) -> Grid:
+    cluster = bisect_right(ints(attrs, "bounds"), step) - 1
+    if cluster not in state.grids:
+        scales = attrs["scales"]
+        assert isinstance(scales, tuple)
+        zero = ints(attrs, "zero_points")[cluster]
+        state.grids[cluster] = Grid.of(f32(scales[cluster]), zero, bool(attrs["symmetric"]))
+    return state.grids[cluster]
+
+
+def _dynamic_grid(flat: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) -> Grid:
+    low, high = _extremes(flat, where)
+    target = max(high, -low) / f32(127)
+    held = state.scale
+    keep = held is not None and bool(target <= held <= target * f32(number(attrs, "hysteresis")))
+    if target < f32(1e-30):
+        scales = attrs["scales"]
+        assert isinstance(scales, tuple)
+        keep, target = True, f32(scales[0])
+    if not keep or held is None:
+        held = target
+    state.scale = held
+    return Grid.of(held, 0, bool(attrs["symmetric"]))
 
 
 def _extremes(flat: F32, where: str) -> tuple[np.float32, np.float32]:
@@ -113,12 +138,11 @@ def dequantize(acc: Array, params: F32, w_scale: F32, bias: F32 | None, axis: in
     channel_last = acc if last else np.moveaxis(acc, axis, -1)
     rows = np.ascontiguousarray(channel_last).reshape(-1, acc.shape[axis])
     out = np.empty(rows.shape, np.float32)
-    factor = params[0] * w_scale
-    if factor.shape != rows.shape[1:]:
-        factor = np.broadcast_to(factor, rows.shape[1:])
-    kernels().dequantize(
-        rows, out, np.ascontiguousarray(factor), None if bias is None else np.ascontiguousarray(bias)
-    )
+    bias = None if bias is None else np.ascontiguousarray(bias)
+    if w_scale.shape == rows.shape[1:]:
+        kernels().dequantize(rows, out, float(params[0]), np.ascontiguousarray(w_scale), bias)
+    else:
+        kernels().dequantize(rows, out, float(params[0] * w_scale[0]), None, bias)
     found = out.reshape(channel_last.shape)
     return found if last else np.moveaxis(found, -1, axis)
 
@@ -127,8 +151,7 @@ def dequantize_matmul(acc: Array, left: F32, right: F32, scale: float) -> F32:
     order = memory_order(acc)
     out = _empty_like(acc, order, np.float32)
     rows = np.ascontiguousarray(_flat(acc, order)).reshape(-1, acc.shape[order[-1]])
-    factor = np.full(rows.shape[1], (left[0] * right[0]) * f32(scale))
-    kernels().dequantize(rows, _flat(out, order), factor, None)
+    kernels().dequantize(rows, _flat(out, order), float((left[0] * right[0]) * f32(scale)), None, None)
     return out
 
 
