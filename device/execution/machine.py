@@ -11,9 +11,9 @@ design counts before it chooses. What this file does not do: runs and replies (`
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
@@ -43,6 +43,20 @@ from ditto_cosim.protocol.record import LayerRecord, StepRecord
 
 Array = npt.NDArray[Any]
 SNAPSHOT_VERSION = 1
+
+
+Make = Callable[[Sequence[Array], int], tuple[Array, ...]]
+"""Operands and step to results."""
+
+
+class Act(NamedTuple):
+    """A command in a step of a class."""
+
+    command: Command
+    make: Make | None
+    """None: a layer."""
+    dying: tuple[int, ...]
+    """Values that nobody reads after it."""
 
 
 class Machine:
@@ -94,10 +108,8 @@ class Machine:
         self.quantizers = {c.name: vector.QuantizeState() for c in program.commands if c.op == "quantize"}
         self.kept: dict[str, Array] = {}
         """What full steps kept, by slot."""
-        self.dying: dict[StepClass, dict[int, list[int]]] = {c: {} for c in program.step_classes}
-        for step_class, dying in self.dying.items():
-            for value, index in program.of(step_class).last_use.items():
-                dying.setdefault(index, []).append(value)
+        self.acts = {step_class: self._acts(step_class) for step_class in program.step_classes}
+        """What a step of each class does, resolved once."""
         self.totals: dict[str, int] = {"cycles": 0, "steps": 0}
         self.books = Books(self.backend, self.counts_lanes, self.totals)
 
@@ -155,12 +167,13 @@ class Machine:
                 on_layer(self._report(step, record, time))
 
         try:
-            for index, command in enumerate(self.program.of(step_class).commands):
+            for act in self.acts[step_class]:
+                command = act.command
                 try:
-                    if command.is_layer:
+                    if act.make is None:
                         results: tuple[Array, ...] = (self._layer(step, command, values, books),)
                     else:
-                        results = self._vector(step, command, values)
+                        results = act.make([values[v] for v in command.operands], step)
                 except DittoError:
                     raise
                 except (ArithmeticError, ValueError) as error:
@@ -169,9 +182,9 @@ class Machine:
                     values[value] = array
                     if watched is None or value in watched:
                         on_value(value, array)
-                for value in self.dying[step_class].get(index, ()):
+                for value in act.dying:
                     del values[value]
-                if books is not None and command.is_layer:
+                if books is not None and act.make is None:
                     tell(books.told())
             if books is not None:
                 tell(books.close())
@@ -189,22 +202,40 @@ class Machine:
     def _totals(self) -> dict[str, int]:
         return {**self.totals, **totals_of(self.backend)}
 
-    def _vector(self, step: int, command: Command, values: Mapping[int, Array]) -> tuple[Array, ...]:
-        operands = [values[v] for v in command.operands]
+    def _acts(self, step_class: StepClass) -> tuple[Act, ...]:
+        of_class = self.program.of(step_class)
+        dying: dict[int, list[int]] = {}
+        for value, index in of_class.last_use.items():
+            dying.setdefault(index, []).append(value)
+        return tuple(
+            Act(c, self._resolve(c), tuple(dying.get(i, ()))) for i, c in enumerate(of_class.commands)
+        )
+
+    def _resolve(self, command: Command) -> Make | None:
+        """What a command does to its operands; None for a layer, whose mode is chosen in every step."""
         where = f"{command.op} {command.name!r}"
+        if command.is_layer:
+            return None
         if command.op == "quantize":
-            return vector.quantize(operands[0], command.attrs, step, self.quantizers[command.name], where)
+            attrs, state = command.attrs, self.quantizers[command.name]
+            return lambda operands, step: vector.quantize(operands[0], attrs, step, state, where)
         if command.op == "keep":
-            self.kept[isa.slot(command.attrs)] = operands[0]
-            return ()
+            return partial(self._keep, isa.slot(command.attrs))
         if command.op == "recall":
-            slot = isa.slot(command.attrs)
-            if slot not in self.kept:
-                raise RequestError(
-                    f"step {step}, {where}: nothing is kept in slot {slot!r} yet; a run begins with a full step"
-                )
-            return (self.kept[slot],)
-        return vector.execute(command.op, operands, command.attrs, where)
+            return partial(self._recall, isa.slot(command.attrs), where)
+        resolved = vector.resolve(command.op, command.attrs, where)
+        return lambda operands, step: resolved(operands)
+
+    def _keep(self, slot: str, operands: Sequence[Array], step: int) -> tuple[Array, ...]:
+        self.kept[slot] = operands[0]
+        return ()
+
+    def _recall(self, slot: str, where: str, operands: Sequence[Array], step: int) -> tuple[Array, ...]:
+        if slot not in self.kept:
+            raise RequestError(
+                f"step {step}, {where}: nothing is kept in slot {slot!r} yet; a run begins with a full step"
+            )
+        return (self.kept[slot],)
 
     def _layer(
         self, step: int, command: Command, values: Mapping[int, Array], books: OpenBooks | None

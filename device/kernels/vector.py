@@ -291,66 +291,95 @@ def gelu(x: F32, tanh: bool) -> F32:
 
 def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tuple[Array, ...]:
     """One vector or move command; `quantize`, which has state, has its own function."""
-    x = operands[0]
-    if op == "silu":
-        return (silu(x),)
+    return resolve(op, attrs, where)(operands)
+
+
+Resolved = Callable[[Sequence[Array]], tuple[Array, ...]]
+"""Operands to results."""
+
+
+def resolve(op: str, attrs: Attrs, where: str) -> Resolved:
+    """A command's function, its attributes read: what a program resolves once and calls in every step."""
     if op in _UNARY:
-        return (_elementwise(_UNARY[op], np.float32, x),)
-    if op == "gelu":
-        return (gelu(x, bool(attrs["tanh"])),)
-    if op == "add":
-        return (add(x, operands[1]),)
+        unary = _UNARY[op]
+        return lambda t: (_elementwise(unary, np.float32, t[0]),)
     if op in _BINARY:
-        return (np.asarray(_BINARY[op](x, operands[1])),)
-    extra = (*operands[1:], None, None, None)
+        binary = _BINARY[op]
+        return lambda t: (np.asarray(binary(t[0], t[1])),)
     match op:
+        case "silu":
+            return lambda t: (silu(t[0]),)
+        case "gelu":
+            tanh = bool(attrs["tanh"])
+            return lambda t: (gelu(t[0], tanh),)
+        case "add":
+            return lambda t: (add(t[0], t[1]),)
         case "dequantize":
-            return (
-                dequantize(x, operands[1], operands[2], (*operands[3:], None)[0], integer(attrs, "axis")),
-            )
+            axis = integer(attrs, "axis")
+            return lambda t: (dequantize(t[0], t[1], t[2], t[3] if len(t) > 3 else None, axis),)
         case "quantize_block":
             form: BlockFormat = attrs["format"]  # type: ignore[assignment]  # validated with the program
-            return blocks.quantize(x, form, integer(attrs, "block"), integer(attrs, "axis"), where)
+            block, axis = integer(attrs, "block"), integer(attrs, "axis")
+            return lambda t: blocks.quantize(t[0], form, block, axis, where)
         case "dequantize_block":
-            return (blocks.dequantize(x, operands[1], operands[2], extra[2], integer(attrs, "axis")),)
-        case "dequantize_matmul":
-            return (dequantize_matmul(x, operands[1], operands[2], number(attrs, "factor")),)
-        case "dequantize_attention":
-            return (dequantize_attention(x, operands[1], operands[2]),)
-        case "softmax":
-            return softmax(x, where)
-        case "difference":
-            return (np.subtract(x, operands[1]),)
-        case "select":
-            return (np.where(x != 0, operands[1], operands[2]),)
-        case "rms_norm":
-            return (rms_norm(x, extra[0], number(attrs, "eps"), where),)
-        case "sum":
-            return (total(x, where),)
-        case "cast":
-            return (x.astype(np.float32),)
-        case "group_norm":
-            return (group_norm(x, extra[0], extra[1], integer(attrs, "groups"), number(attrs, "eps"), where),)
-        case "layer_norm":
-            return (layer_norm(x, extra[0], extra[1], number(attrs, "eps"), where),)
-        case "reshape":
-            return (x.reshape(ints(attrs, "shape")),)
-        case "permute":
-            return (x.transpose(ints(attrs, "order")),)
-        case "concat":
-            return (_concat(operands, integer(attrs, "axis")),)
-        case "slice":
-            index: list[slice] = [slice(None)] * x.ndim
             axis = integer(attrs, "axis")
-            index[axis] = slice(integer(attrs, "start"), integer(attrs, "stop"), integer(attrs, "step"))
-            return (x[tuple(index)],)
+            return lambda t: (blocks.dequantize(t[0], t[1], t[2], t[3] if len(t) > 3 else None, axis),)
+        case "dequantize_matmul":
+            factor = number(attrs, "factor")
+            return lambda t: (dequantize_matmul(t[0], t[1], t[2], factor),)
+        case "dequantize_attention":
+            return lambda t: (dequantize_attention(t[0], t[1], t[2]),)
+        case "softmax":
+            return lambda t: softmax(t[0], where)
+        case "difference":
+            return lambda t: (np.subtract(t[0], t[1]),)
+        case "select":
+            return lambda t: (np.where(t[0] != 0, t[1], t[2]),)
+        case "rms_norm":
+            eps = number(attrs, "eps")
+            return lambda t: (rms_norm(t[0], t[1] if len(t) > 1 else None, eps, where),)
+        case "sum":
+            return lambda t: (total(t[0], where),)
+        case "cast":
+            return lambda t: (t[0].astype(np.float32),)
+        case "group_norm":
+            groups, eps = integer(attrs, "groups"), number(attrs, "eps")
+            return lambda t: (group_norm(t[0], *_affine(t), groups, eps, where),)
+        case "layer_norm":
+            eps = number(attrs, "eps")
+            return lambda t: (layer_norm(t[0], *_affine(t), eps, where),)
+        case _:
+            return _resolve_move(op, attrs, where)
+
+
+def _affine(t: Sequence[Array]) -> tuple[F32 | None, F32 | None]:
+    """gamma and beta of a norm."""
+    return t[1] if len(t) > 1 else None, t[2] if len(t) > 2 else None
+
+
+def _resolve_move(op: str, attrs: Attrs, where: str) -> Resolved:
+    match op:
+        case "reshape":
+            shape = ints(attrs, "shape")
+            return lambda t: (t[0].reshape(shape),)
+        case "permute":
+            order = ints(attrs, "order")
+            return lambda t: (t[0].transpose(order),)
+        case "concat":
+            axis = integer(attrs, "axis")
+            return lambda t: (_concat(t, axis),)
+        case "slice":
+            part = slice(integer(attrs, "start"), integer(attrs, "stop"), integer(attrs, "step"))
+            index = (*[slice(None)] * integer(attrs, "axis"), part)
+            return lambda t: (t[0][index],)
         case "broadcast":
-            return (np.broadcast_to(x, ints(attrs, "shape")),)
+            shape = ints(attrs, "shape")
+            return lambda t: (np.broadcast_to(t[0], shape),)
         case "upsample_nearest":
             fh, fw = ints(attrs, "factor")
-            return (_upsample(x, fh, fw),)
+            return lambda t: (_upsample(t[0], fh, fw),)
         case "gather":
-            return (gather(x, operands[1], where),)
+            return lambda t: (gather(t[0], t[1], where),)
     raise KeyError(op)
 
 
