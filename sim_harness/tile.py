@@ -272,7 +272,8 @@ def _constant(value: int, k: int) -> I8:
 def _at(array: npt.NDArray[Any]) -> int:
     """Where it begins, the quick way where there is one: a product's call must not cost more than the product."""
     if array.flags.writeable and array.flags.c_contiguous and array.size:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+        held = ctypes.c_char.from_buffer(array)  # type: ignore[arg-type]  # typed as a buffer from Python 3.12 on
+        return ctypes.addressof(held)
     return array.ctypes.data
 
 

@@ -126,7 +126,10 @@ class Layer(ABC):
         if mode == "original":
             return np.array(2 * counted.work.k)
         assert counted.slots is not None
-        return counted.slots[0] if len(counted.slots) == 1 else counted.slots.sum(0, dtype=np.int32)
+        slots: npt.NDArray[Any] = (
+            counted.slots.sum(0, dtype=np.int32) if len(counted.slots) > 1 else counted.slots[0]
+        )
+        return slots
 
     @property
     def state_bytes(self) -> int:

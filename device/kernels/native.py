@@ -365,7 +365,8 @@ def _data(array: F32 | None) -> int | None:
 def _at(array: npt.NDArray[Any]) -> int:
     """Where it begins, the quick way where there is one: most of a small kernel's time is its call."""
     if array.flags.writeable and array.flags.c_contiguous and array.size:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+        held = ctypes.c_char.from_buffer(array)  # type: ignore[arg-type]  # typed as a buffer from Python 3.12 on
+        return ctypes.addressof(held)
     return array.ctypes.data
 
 
