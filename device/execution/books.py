@@ -7,7 +7,7 @@ Interface
         .totals                       gets what adds up of arrays and of a backend's own contract
         .shut()
     OpenBooks
-        .enter(Entry)                 a layer has run; in program order
+        .enter(HasRun)                 a layer has run; in program order
         .told() -> (record, time) …   of the layers that have ended meanwhile, in program order
         .close() -> …                 the rest; `cycles` is the step's then
         .abandon()                    the step has failed
@@ -44,7 +44,7 @@ Booked = tuple[LayerRecord, LayerTime]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HasRun:
     """A layer that has run."""
 
     index: int
@@ -87,7 +87,7 @@ class OpenBooks:
         self._books, self._plan = books, plan
         self.cycles = 0
         """Of the layers that have ended."""
-        self._entries: SimpleQueue[Entry | None] = SimpleQueue()
+        self._entries: SimpleQueue[HasRun | None] = SimpleQueue()
         self._told: deque[Booked] = deque()
         self._unsettled: deque[tuple[LayerRecord, int]] = deque()
         """Layers whose price was asked and that have not ended; cycles that their lanes stood still."""
@@ -96,7 +96,7 @@ class OpenBooks:
 
     # --- whoever makes the values ------------------------------------------------------------------------------------------
 
-    def enter(self, entry: Entry) -> None:
+    def enter(self, entry: HasRun) -> None:
         self._entries.put(entry)
 
     def alone(self, index: int, works: tuple[SubOp, ...], mode: Mode) -> int:
@@ -132,7 +132,7 @@ class OpenBooks:
         if not self._abandoned:
             self._settle(self._price.close())
 
-    def _enter(self, entry: Entry) -> None:
+    def _enter(self, entry: HasRun) -> None:
         """Counts a layer, checks what the backend reported of it, and tells its price."""
         books, pricer, mode, ran = self._books, self._plan.pricer, entry.mode, entry.ran
         works = entry.counted()

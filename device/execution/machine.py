@@ -26,7 +26,7 @@ from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.core import Activity, StepResult
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.execution.blocks import BlockLayer
-from ditto_cosim.device.execution.books import Booked, Books, Entry, OpenBooks
+from ditto_cosim.device.execution.books import Booked, Books, HasRun, OpenBooks
 from ditto_cosim.device.execution.layers import Layer
 from ditto_cosim.device.execution.make import make_layer
 from ditto_cosim.device.kernels import vector
@@ -261,7 +261,7 @@ class Machine:
         mode = self.controller.choose(index, "temporal" in modes, alone)
         keeps = self.controller.keeps_state(step, index, mode)
         accumulators, ran = layer.run(mode, self.backend)
-        books.enter(Entry(index, command, layer, mode, forced, keeps, counting, ran))
+        books.enter(HasRun(index, command, layer, mode, forced, keeps, counting, ran))
         return accumulators
 
     def _report(self, step: int, record: LayerRecord, time: LayerTime) -> LayerReport:

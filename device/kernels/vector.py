@@ -67,7 +67,7 @@ def _elementwise(kernel: Callable[..., Array], dtype: npt.DTypeLike, first: Arra
 # --- commands -----------------------------------------------------------------------------------------------------------
 
 
-class Grid(NamedTuple):
+class QuantizerGrid(NamedTuple):
     """As the kernel wants it, and as it travels with the codes."""
 
     reciprocal: float
@@ -76,7 +76,7 @@ class Grid(NamedTuple):
     params: F32
 
     @classmethod
-    def of(cls, scale: np.float32, zero: int, symmetric: bool) -> Grid:
+    def of(cls, scale: np.float32, zero: int, symmetric: bool) -> QuantizerGrid:
         params = np.array([scale, zero], np.float32)
         params.flags.writeable = False  # it stands for itself in every step
         return cls(float(f32(1) / scale), float(zero), -127.0 if symmetric else -128.0, params)
@@ -87,7 +87,7 @@ class QuantizeState:
     """What a quantizer remembers between steps: a dynamic one its scale, a static one the grids it has made, by cluster."""
 
     scale: np.float32 | None = None
-    grids: dict[int, Grid] = field(default_factory=dict)
+    grids: dict[int, QuantizerGrid] = field(default_factory=dict)
 
 
 def quantize(x: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) -> tuple[Array, F32]:
@@ -100,17 +100,17 @@ def quantize(x: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) 
     return out, grid.params
 
 
-def _static_grid(flat: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) -> Grid:
+def _static_grid(flat: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) -> QuantizerGrid:
     cluster = bisect_right(ints(attrs, "bounds"), step) - 1
     if cluster not in state.grids:
         scales = attrs["scales"]
         assert isinstance(scales, tuple)
         zero = ints(attrs, "zero_points")[cluster]
-        state.grids[cluster] = Grid.of(f32(scales[cluster]), zero, bool(attrs["symmetric"]))
+        state.grids[cluster] = QuantizerGrid.of(f32(scales[cluster]), zero, bool(attrs["symmetric"]))
     return state.grids[cluster]
 
 
-def _dynamic_grid(flat: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) -> Grid:
+def _dynamic_grid(flat: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) -> QuantizerGrid:
     low, high = _extremes(flat, where)
     target = max(high, -low) / f32(127)
     held = state.scale
@@ -122,7 +122,7 @@ def _dynamic_grid(flat: F32, attrs: Attrs, step: int, state: QuantizeState, wher
     if not keep or held is None:
         held = target
     state.scale = held
-    return Grid.of(held, 0, bool(attrs["symmetric"]))
+    return QuantizerGrid.of(held, 0, bool(attrs["symmetric"]))
 
 
 def _extremes(flat: F32, where: str) -> tuple[np.float32, np.float32]:
