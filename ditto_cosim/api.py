@@ -26,7 +26,7 @@ from ditto_cosim.host.wire import client
 from ditto_cosim.host.wire.client import Device, OnLayer
 from ditto_cosim.host.wire.link import DEAD_S
 from ditto_cosim.host.wire.supervisor import LocalDevice
-from ditto_cosim.names import check_names, plan_for
+from ditto_cosim.names import check_names, check_plan, plan_for
 from ditto_cosim.progress import shown_progress
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import RunSpec
@@ -132,6 +132,7 @@ def accelerate(
     _known("policy", options.get("policy", "auto"), get_args(Choice))
     if options.get("connect_to") is None:
         check_names(str(chip), str(design), backend, options.get("cross_check", ""))
+        check_plan(str(options.get("plan") or ""), str(design))
     options.setdefault("plan", plan_for(str(design)) or None)
     if directory is not None and options.get("record") is None:
         options["record"] = Recording(Path(directory), type(target).__name__)

@@ -14,12 +14,24 @@ def check_names(chip: str, design: str, *backends: str) -> None:
     from ditto_cosim.device.designs.base import load_design
     from ditto_cosim.toolchain import compiler
 
-    load_chip(chip)
-    load_design(design)
+    made, multipliers = load_design(design), load_chip(chip).multipliers
+    if made.hetero is not None:
+        made.arrays_on(multipliers)
     for backend in filter(None, backends):
         find_backend(backend)
         if backend.partition(":")[0] in ("rtl", "rtl_wide"):
             compiler()
+
+
+def check_plan(plan: str, design: str) -> None:
+    """Refuses formats that a design of this machine has no arrays for; no plan asks for none."""
+    from ditto_cosim.device.designs.base import DesignError, load_design
+
+    if plan and load_design(design).hetero is None:
+        raise DesignError(
+            f"design {design} has no arrays for block-scaled layers, which plan {plan} asks for; take sq_dm, one of its "
+            "baselines (fp16_dense, int4_dense, int4_vsq), or a design with a [hetero] table"
+        )
 
 
 def plan_for(design: str) -> str:

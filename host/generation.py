@@ -27,7 +27,7 @@ from ditto_cosim.host import report as reports
 from ditto_cosim.host.compiler.cache import Cache
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.compiler.factors import RUN_FACTORS, Factors
-from ditto_cosim.host.compiler.plan import PLAN_FILE, PLANS
+from ditto_cosim.host.compiler.plan import PLANS
 from ditto_cosim.host.pipeline.accelerate import accelerate, find_parts, restore
 from ditto_cosim.host.pipeline.model_factors import factors_for
 from ditto_cosim.host.pipeline.models import LoadedModel, ModelError, Wish, usual
@@ -257,8 +257,8 @@ def generate_run(
 
 def _plan_of(model: LoadedModel, plan: str) -> Path | str | None:
     """What `accelerate` is given: a plan's file, the one beside the weights first where only its name is told."""
-    if plan in PLANS and model.folder is not None and (model.folder / PLAN_FILE).is_file():
-        return model.folder / PLAN_FILE
+    if plan in PLANS and model.folder is not None and (model.folder / PLANS[plan].file).is_file():
+        return model.folder / PLANS[plan].file
     return plan or None
 
 

@@ -439,7 +439,7 @@ class ArrayTile:
     def _check_rows(self, layout: Layout, codes: Codes, scales: U8) -> int:
         self._check_layout(layout, whole=False)
         m, blocks = len(codes), layout.elements // layout.block_size
-        if codes.dtype.name not in ("uint8", "int8") or codes.shape != (m, layout.elements):
+        if codes.dtype.type not in (np.uint8, np.int8) or codes.shape != (m, layout.elements):
             raise TileInputError(
                 f"array: codes are {codes.dtype}{list(codes.shape)}, uint8 or int8[M, {layout.elements}] is expected"
             )

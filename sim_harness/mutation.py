@@ -129,6 +129,11 @@ REASONS: tuple[tuple[str, str, str], ...] = (
         "one null more lies past the segment's last word, where the next code is written before anything is read",
     ),
     (
+        r"for .*i < SlotsPerWord; i\+\+\) window_q\[i\] = '0;",
+        r"i → i \+ 1",
+        "in a row without slots the first entry is the row's last zero code: null already",
+    ),
+    (
         r"return AddrWidth'\(\{block\[.*\], k\[.*\]\}\);|return AddrWidth'\(\{block\[.*\], segment\[.*\]\}\);",
         r"\{(block\[.*\]), ((?:k|segment)\[.*\])\} → \{\2, \1\}",
         "rows lie elsewhere in the memory, for who writes and for who reads alike",

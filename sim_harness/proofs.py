@@ -40,6 +40,9 @@ class Property:
     top: str
     """The checker: rtl/checks/<top>.sv."""
     shape: str = ""
+    """Parameters of the checker, or of the block it is bound to."""
+    block: str = ""
+    """Module that the checker is bound to; without one it holds the block itself."""
     depth: int = 4
     """Cycles from reset that are checked; for an induction, its base."""
     induction: int = 2
@@ -54,6 +57,8 @@ _ANY_ELEMENT = (
     "slots of any element make up its difference, once, signed; high nibbles on even positions; no foreign k"
 )
 _WORDS = "every word of every row once a block, in order, as written; it holds until taken; cycles are counted once"
+_TILE = "Lanes=1 Columns=1 EncodeWidth=4 KMax=8 NMax=1"
+_ARRAY = "Columns=1 BlockSize=16 KMax=32 NMax=1"
 PROPERTIES: tuple[Property, ...] = (
     Property("pe_product", "an offset product less its offset is weight times slot, for all", "prove_pe", "Lemma=1"),
     Property(
@@ -64,12 +69,16 @@ PROPERTIES: tuple[Property, ...] = (
         "Lemma=0", free_products=True,
     ),
     Property(
-        "reset_silence", "one cycle of reset silences a tile in any state", "prove_reset", depth=6, induction=0, complete=True
+        "reset_silence", "one cycle of reset silences a tile in any state", "prove_reset", _TILE, "tile",
+        depth=6, induction=0, complete=True,
     ),
     Property(
-        "reset_silence_banks", "the same with two weight banks", "prove_reset", "WeightBanks=2", 6, 0, complete=True
+        "reset_silence_banks", "the same with two weight banks", "prove_reset", f"{_TILE} WeightBanks=2", "tile",
+        depth=6, induction=0, complete=True,
     ),
-    Property("tile_start", "a start is heard by an idle tile only; a pass keeps its configuration", "prove_start"),
+    Property(
+        "tile_start", "a start is heard by an idle tile only; a pass keeps its configuration", "prove_start", _TILE, "tile"
+    ),
     Property(
         "board_line", "no byte of a frame is lost, doubled or changed on the line, its CRC follows; slots are never overdrawn",
         "prove_framer", depth=8,
@@ -91,11 +100,12 @@ PROPERTIES: tuple[Property, ...] = (
         "prove_sparse_encoder",
     ),
     Property(
-        "dense_silence", "SQ-DM: one cycle of reset silences a dense tile in any state", "prove_array_reset", "Sparse=0",
-        depth=6, induction=0, complete=True,
+        "dense_silence", "SQ-DM: one cycle of reset silences a dense tile in any state", "prove_reset",
+        f"{_ARRAY} DenseWidth=4", "dense_tile", depth=6, induction=0, complete=True,
     ),
     Property(
-        "sparse_silence", "SQ-DM: the same of a sparse tile", "prove_array_reset", "Sparse=1", 6, 0, complete=True
+        "sparse_silence", "SQ-DM: the same of a sparse tile", "prove_reset", f"{_ARRAY} EncodeWidth=4", "sparse_tile",
+        depth=6, induction=0, complete=True,
     ),
     Property(
         "detector_tags", "SQ-DM: any channel's tag is its recount's, two cycles behind its last word; no code waits; lists rise",
@@ -177,15 +187,16 @@ def _write_logic(chosen: Property, own_dir: Path | None, folder: Path) -> None:
     design = sources(own_dir).design
     checks = rtl_dir() / "checks"
     board = [rtl_dir() / "board" / name for name in ("board_pkg.sv", "framer.sv", "deframer.sv")]
-    helpers = [checks / "hold_checks.sv", checks / "element_checks.sv", checks / f"{chosen.top}.sv"]
+    shared = [checks / f"{name}_checks.sv" for name in ("hold", "element", "segment")]
     arrays = [path for top in ARRAYS for path in array_sources(top, own_dir) if path.suffix == ".sv"]
-    files = list(dict.fromkeys([*design, *arrays, *board, *helpers]))
+    files = list(dict.fromkeys([*design, *arrays, *board, *shared, checks / f"{chosen.top}.sv"]))
     for path in files:
         shutil.copy(path, folder)
+    top = chosen.block or chosen.top
     parameters = " ".join(f"-G {value}" for value in chosen.shape.split())
     script = (
-        f"read_slang -j 1 --top {chosen.top} {parameters} -D SYNTHESIS {' '.join(path.name for path in files)}; "
-        f"prep -top {chosen.top} -nordff; flatten; memory_map; async2sync; chformal -lower; opt -full; "
+        f"read_slang -j 1 --top {top} {parameters} -D SYNTHESIS {' '.join(path.name for path in files)}; "
+        f"prep -top {top} -nordff; flatten; memory_map; async2sync; chformal -lower; opt -full; "
         f"{'opt_merge; cutpoint t:$mul; ' if chosen.free_products else ''}"
         "dffunmap; clean; write_smt2 -wires logic.smt2"
     )

@@ -8,7 +8,7 @@ checks one against all of this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
 
@@ -98,6 +98,8 @@ class BlockProducts:
     """The same of the sparse array."""
     nonzero: I64
     """[channels]: codes other than 0 in each channel's elements of `a`, as the arrays met them."""
+    audit: Callable[[], None] | None = None
+    """Holds what was measured against the backend's own contract, or raises `BackendError`: for the books, beside the values."""
 
 
 class Backend(Protocol):
@@ -162,18 +164,19 @@ class DetectingBackend(Backend, Protocol):
 def check_blocks(a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags) -> None:
     """What no backend can compute is refused here, so that none has to look."""
     (rows, k), n, blocks = a.shape, len(w), a_scales.shape[-1]
-    expected: dict[str, tuple[npt.NDArray[Any], tuple[int, ...], tuple[str, ...]]] = {
-        "a": (a, (rows, k), ("uint8", "int8")),
-        "a_scales": (a_scales, (rows, blocks), ("int32",)),
-        "w": (w, (n, k), ("int8",)),
-        "w_scales": (w_scales, (n, blocks), ("int32",)),
-        "channel": (channel, (k,), ("int32",)),
-        "sparse": (sparse, sparse.shape, ("bool",)),
+    expected: dict[str, tuple[npt.NDArray[Any], tuple[int, ...], tuple[type[np.generic], ...]]] = {
+        "a": (a, (rows, k), (np.uint8, np.int8)),
+        "a_scales": (a_scales, (rows, blocks), (np.int32,)),
+        "w": (w, (n, k), (np.int8,)),
+        "w_scales": (w_scales, (n, blocks), (np.int32,)),
+        "channel": (channel, (k,), (np.int32,)),
+        "sparse": (sparse, sparse.shape, (np.bool_,)),
     }
     for name, (array, shape, types) in expected.items():
-        if array.shape != shape or array.dtype.name not in types:
+        if array.shape != shape or array.dtype.type not in types:
+            told = " or ".join(np.dtype(one).name for one in types)
             raise BackendError(
-                f"block product: {name} is {array.dtype}{list(array.shape)}, expected {' or '.join(types)}{list(shape)}"
+                f"block product: {name} is {array.dtype}{list(array.shape)}, expected {told}{list(shape)}"
             )
     if 0 in (rows, k, n, blocks) or k % blocks or k // blocks not in BLOCKS:
         raise BackendError(

@@ -607,6 +607,8 @@ def _blocks(backend: Backend, chip: Chip) -> str:
                     )
                 if backend.measures and (made.dense_cycles is None or made.sparse_cycles is None):
                     raise _Wrong(f"{where}: it measures, and gives no cycles of its arrays")
+                if made.audit is not None:
+                    made.audit()
                 _compared.values += right.size
                 count += 1
     return f"{count} products exact, whatever array a channel goes to"

@@ -5,7 +5,8 @@ Contract. Half of the chip's lanes are dense tiles, half sparse ones, each with 
 multipliers: D = 4 codes a cycle here, four slots there. A product goes to both arrays at once, to each with its channels alone;
 within an array the tiles share the rows evenly, and columns and blocks of K beyond a tile's memories follow one another.
 An array has taken as long as the slowest of its tiles, its weights and scales loaded once a tile and piece. Every pass's cycles
-must be the written contract's (`timing/dense_lane.py`, `sparse_lane.py`), or the run stops.
+must be the written contract's (`timing/dense_lane.py`, `sparse_lane.py`), or the run stops: `audit` of what a product gives,
+which the books call beside the next layer's values.
 
 The tiles of an array are alike, so a few Verilated ones take all passes in turn, one a thread, the caller's among them.
 What this file does not do: decide which channels are sparse (the detector), build or drive the RTL (`sim_harness`).
@@ -13,6 +14,7 @@ What this file does not do: decide which channels are sparse (the detector), bui
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -40,6 +42,7 @@ _SHARED_ROWS = 512
 and the other array keeps that one busy."""
 
 
+@functools.lru_cache
 def array_geometry(kind: ArrayKind, lane: Geometry, block_size: int) -> ArrayGeometry:
     """A tile of an array with the columns and memories of one of the chip's lanes."""
     return ArrayGeometry(
@@ -67,8 +70,6 @@ class _Operands:
     """[K, N]"""
     weight_scales: U8
     """[blocks, N]"""
-    filled: U8
-    """[rows, K ÷ 8]: a bit for each code, 1 for one other than 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,10 @@ class _Piece:
     tiles: slice
     edges: I64
     """Rows at which these tiles' shares begin and end."""
+
+    @property
+    def rows(self) -> slice:
+        return slice(int(self.edges[0]), int(self.edges[-1]))
 
 
 class HeteroTile:
@@ -105,7 +110,6 @@ class HeteroTile:
                 scale_codes("a_scales", np.ascontiguousarray(a_scales)),
                 np.ascontiguousarray(w.T),
                 np.ascontiguousarray(scale_codes("w_scales", w_scales).T),
-                np.packbits(a, axis=1),
             )
             return self._on_both(operands, block_size, channel, sparse)
         except TileStuckError as error:
@@ -124,15 +128,12 @@ class HeteroTile:
         rows, n = len(operands.codes), operands.weights.shape[1]
         is_sparse = np.where(channel >= 0, sparse[channel], False)
         wanted = {"dense": (channel >= 0) & ~is_sparse, "sparse": is_sparse}
-        sums = {kind: np.zeros((rows, n), np.int64) for kind in ARRAY_KINDS}
+        at_work = [kind for kind in ARRAY_KINDS if wanted[kind].any()]
+        sums = {kind: np.empty((rows, n), np.int64) for kind in at_work}
         cycles = {kind: np.zeros(self.tiles[kind], np.int64) for kind in ARRAY_KINDS}
         met = np.zeros(len(channel), np.int64)
         # One piece of each array in turn, so that both are at work from the start.
-        lists = [
-            self._pieces(kind, wanted[kind], block_size, rows, n)
-            for kind in ARRAY_KINDS
-            if wanted[kind].any()
-        ]
+        lists = [self._pieces(kind, wanted[kind], block_size, rows, n) for kind in at_work]
         pieces = [
             piece
             for turn in range(max(map(len, lists), default=0))
@@ -144,6 +145,11 @@ class HeteroTile:
         def work() -> list[tuple[_Piece, ArrayRuns]]:
             """Takes pieces until none is left."""
             return [(piece, self._run(piece, operands, sums[piece.kind])) for piece in waiting]
+
+        def audit() -> None:
+            filled = np.packbits(operands.codes, axis=1)
+            for piece, runs in done:
+                _hold(piece, array_geometry(piece.kind, self._lane, block_size), runs, filled[piece.rows])
 
         helping = [self._helpers.submit(work) for _ in range(min(self._threads, len(pieces)) - 1)]
         try:
@@ -158,8 +164,9 @@ class HeteroTile:
                 met += runs.met
         inside = channel >= 0
         nonzero = np.bincount(channel[inside], met[inside], minlength=len(sparse)).astype(np.int64)
-        sums["dense"] += sums["sparse"]
-        return BlockProducts(sums["dense"], int(cycles["dense"].max()), int(cycles["sparse"].max()), nonzero)
+        total = functools.reduce(np.add, sums.values()) if sums else np.zeros((rows, n), np.int64)
+        dense_cycles, sparse_cycles = (int(cycles[kind].max()) for kind in ARRAY_KINDS)
+        return BlockProducts(total, dense_cycles, sparse_cycles, nonzero, audit)
 
     def _pieces(self, kind: ArrayKind, wanted: Tags, block_size: int, rows: int, n: int) -> list[_Piece]:
         layout = Layout.of(wanted, block_size)
@@ -183,10 +190,9 @@ class HeteroTile:
         geometry = array_geometry(piece.kind, self._lane, piece.layout.block_size)
         free = self._free.setdefault(geometry, [])
         tile = free.pop() if free else ArrayTile(geometry, options=self._options)
-        rows = slice(int(piece.edges[0]), int(piece.edges[-1]))
-        edges = piece.edges - piece.edges[0]
+        rows, edges = piece.rows, piece.edges - piece.edges[0]
         try:
-            runs = tile.run_product(
+            return tile.run_product(
                 piece.layout,
                 operands.codes[rows],
                 operands.scales[rows],
@@ -197,12 +203,11 @@ class HeteroTile:
             )
         finally:
             free.append(tile)
-        _hold(piece, geometry, runs, operands.filled[rows])
-        return runs
 
 
 def _hold(piece: _Piece, geometry: ArrayGeometry, runs: ArrayRuns, filled: U8) -> None:
-    """Counts and cycles of every pass are what operands and contract say, or this ends in a sentence."""
+    """Counts and cycles of every pass are what operands and contract say, or this ends in a sentence. `filled`: [rows, K ÷ 8], a
+    bit for each of the piece's codes, 1 for one other than 0."""
     layout, n = piece.layout, piece.columns.stop - piece.columns.start
     edges, blocks = piece.edges - piece.edges[0], column_blocks(n, geometry)
     chunks = [slice(*ends) for ends in itertools.pairwise(chunks_of(layout, geometry).tolist())]

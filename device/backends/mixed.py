@@ -114,6 +114,8 @@ class CheckedBackend:
         what = f"block product [{a.shape[0]}, {a.shape[1]}]·[{a.shape[1]}, {len(w)}]"
         self._compare(what, "sums", "(row, column)", first.acc, second.acc)
         self._compare(what, "codes other than 0", "channel", first.nonzero, second.nonzero)
+        if second.audit is not None:
+            second.audit()
         return first
 
     def hold_tags(self, written: WrittenBack) -> None:

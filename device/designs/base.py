@@ -163,6 +163,20 @@ class Design:
             return self.multipliers
         return max(1, round(self.multipliers * chip_multipliers / PAPER_MULTIPLIERS))
 
+    def arrays_on(self, chip_multipliers: int) -> tuple[int, int]:
+        """Multipliers of the dense and of the sparse array; a split that leaves one that is wanted without any is refused."""
+        assert self.hetero is not None
+        total = self.multipliers_on(chip_multipliers)
+        dense, sparse = self.hetero.multipliers(total)
+        wanted = {"both": min(dense, sparse), "dense": dense, "sparse": sparse}
+        if not wanted[self.hetero.arrays]:
+            raise DesignError(
+                f"design {self.name}: of {total} multipliers on this chip {dense} are in the dense array, {sparse} in the sparse "
+                f"one; dense_share = {self.hetero.dense_share:g} and sparse_area = {self.hetero.sparse_area:g} leave an array "
+                "without PEs"
+            )
+        return dense, sparse
+
 
 _TYPES: Mapping[str, Any] = {
     "title": str,

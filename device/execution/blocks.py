@@ -131,7 +131,9 @@ class BlockLayer(Layer):
         backend.hold_tags(WrittenBack(name, codes, least, counted, nonzero, listed, update))
 
     def check(self, ran: Sequence[Ran], counts: Sequence[SubOp], backend: str) -> None:
-        """Whether the arrays met the codes that their operands hold."""
+        """Whether the arrays met the codes that their operands hold, and kept what their backend holds them to."""
+        for of_backend in (r.audit for r in ran if r.audit is not None):
+            of_backend()
         counted = counts[0].channels
         if counted is None:
             return
@@ -152,7 +154,7 @@ class BlockLayer(Layer):
         arrays = None
         if made.dense_cycles is not None and made.sparse_cycles is not None:
             arrays = made.dense_cycles, made.sparse_cycles
-        return made.acc, Ran("original", made.nonzero.astype(np.int64), None, arrays=arrays)
+        return made.acc, Ran("original", made.nonzero.astype(np.int64), None, arrays=arrays, audit=made.audit)
 
     def _on_tile(self, codes: I8, scales: I32, backend: Backend) -> tuple[I64, Ran]:
         """A group of products a block: the tile's 32 bits hold a block's sum, its scales come after."""

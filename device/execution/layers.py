@@ -53,6 +53,8 @@ class Ran:
     stalls: int = 0
     arrays: tuple[int, int] | None = None
     """Cycles of the dense and of the sparse array, where a backend has measured them."""
+    audit: Callable[[], None] | None = None
+    """What the backend has left to check of itself."""
 
 
 def _ran(mode: Mode, result: GemmResult) -> Ran:

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from ditto_cosim.device.chips import Chip
 from ditto_cosim.device.designs.base import PAPER_MULTIPLIERS, Design
-from ditto_cosim.device.pricing.cost import I64, LaneColumns, PricingError, Stack
+from ditto_cosim.device.pricing.cost import I64, LaneColumns, Stack
 from ditto_cosim.device.timing import hetero, schedule
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.record import Work, split_k
@@ -176,13 +176,7 @@ class Hetero(Datapath):
         super().__init__(design, chip)
         assert design.hetero is not None
         self.hetero = design.hetero
-        self.dense, self.sparse = self.hetero.multipliers(self.multipliers)
-        short = {"both": min(self.dense, self.sparse), "dense": self.dense, "sparse": self.sparse}
-        if not short[self.hetero.arrays]:
-            raise PricingError(
-                f"design {design.name} on chip {chip.name}: {self.dense} multipliers of {self.multipliers} in the dense array, "
-                f"{self.sparse} in the sparse one; dense_share = {self.hetero.dense_share} leaves an array without PEs"
-            )
+        self.dense, self.sparse = design.arrays_on(chip.multipliers)
 
     @property
     def key(self) -> tuple[object, ...]:

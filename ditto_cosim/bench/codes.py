@@ -6,8 +6,9 @@ fashion-ddpm-relu over the same inputs twice: as int8 under design `ditto`, and 
 step the products of those layers that the plan has at 4 bits are kept and given to the two backends again, in turn, when
 nothing else of the process is at work: counted are its CPU seconds, tiles and their threads in it, and the median of several
 rounds compared. A code is met as often as windows meet it; so is an element that gives slots. The dense array multiplies zeros
-too, which the codes pay. What the detector in RTL takes stands beside.
-What this file does not do: whole steps (`model.py`), the wire.
+too, which the codes pay. Both encoders take eight elements a cycle whatever they are, so how many slots and codes an element has
+is told as well. What the detector in RTL takes stands beside.
+What this file does not do: whole steps (`model.py`), the wire, the books, where both contracts are held (`execution/machine.py`).
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def measure_codes(
         "chip": chip,
         "layers": len(layers),
         "rounds": ROUNDS * repeats,
+        **{f"{name}s_an_element": p.met / p.elements for name, p in kept.items()},
         **ratios(spent, {name: (p.met, p.multiplications) for name, p in kept.items()}),
     }
 
@@ -120,8 +122,8 @@ class Products:
         self._layers, self.keeping = layers, False
         self._products: list[Callable[[], Any]] = []
         self._written: list[WrittenBack] = []
-        self.met = self.multiplications = 0
-        """Slots of Ditto's, or codes other than 0, and what they are multiplied with."""
+        self.met = self.multiplications = self.elements = 0
+        """Slots of Ditto's, or codes other than 0, what they are multiplied with, and the elements that they are of."""
         backend.gemm, backend.block_gemm = self.gemm, self.block_gemm
         if self._hold_tags is not None:
             backend.hold_tags = self.hold_tags
@@ -131,14 +133,16 @@ class Products:
         if self.keeping and job.name in self._layers:
             reference = job.reference if isinstance(job.reference, int) else job.reference.copy()
             again = replace(job, current=job.current.copy(), reference=reference, weights=job.weights.copy())
-            self._keep(lambda: self._gemm(again), int(result.slots.sum(dtype=np.int64)), job.weights.shape[2])
+            met = int(result.slots.sum(dtype=np.int64))
+            self._keep(lambda: self._gemm(again), met, job.weights.shape[2], job.current.size)
         return result
 
     def block_gemm(self, codes: Any, *rest: Any) -> Any:
         result = self._block_gemm(codes, *rest)
         if self.keeping:
             again = [array.copy() for array in (codes, *rest)]
-            self._keep(lambda: self._block_gemm(*again), int(np.count_nonzero(codes)), result.acc.shape[1])
+            met = int(np.count_nonzero(codes))
+            self._keep(lambda: self._block_gemm(*again), met, result.acc.shape[1], codes.size)
         return result
 
     def hold_tags(self, written: WrittenBack) -> None:
@@ -161,8 +165,9 @@ class Products:
             self._hold_tags(written)  # type: ignore[misc]  # what is written was held once
         return time.process_time() - began
 
-    def _keep(self, product: Callable[[], Any], met: int, columns: int) -> None:
+    def _keep(self, product: Callable[[], Any], met: int, columns: int, elements: int) -> None:
         self._products.append(product)
+        self.elements += elements
         self.met += met
         self.multiplications += met * columns
 
@@ -172,6 +177,7 @@ def line(found: Mapping[str, Any]) -> str:
     return (
         f"SQ-DM through RTL ({found['model']}, {found['layers']} layers of 4 bits): CPU time of a code other than 0 over a slot "
         f"of Ditto's {found['code_over_slot_million']:.2f}, of a multiplication "
-        f"{found['code_over_slot_billion_multiplications']:.2f}; the detector takes {found['detector_over_arrays']:.2f} of the "
+        f"{found['code_over_slot_billion_multiplications']:.2f} ({found['codes_an_element']:.2f} codes and "
+        f"{found['slots_an_element']:.2f} slots an element); the detector takes {found['detector_over_arrays']:.2f} of the "
         f"arrays' time; these layers over Ditto's {found['layers_over_ditto_s']:.2f}"
     )

@@ -13,7 +13,7 @@ import typer
 
 from ditto_cosim.cli import completion
 from ditto_cosim.cli.output import emit
-from ditto_cosim.names import check_names, plan_for
+from ditto_cosim.names import check_names, check_plan, plan_for
 from ditto_cosim.protocol.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def generate(
     plan: Annotated[
         str,
         typer.Option(
-            help="Formats of block-scaled layers: sq_dm, or a file (`ditto calibrate --plan sq_dm`)  [default: with design sq_dm]"
+            help="Formats of block-scaled layers: sq_dm, sq_dm_16, or a file that `ditto calibrate --plan` wrote  "
+            "[default: with design sq_dm]"
         ),
     ] = "",
     steps: Annotated[int, typer.Option(min=0, help="Denoising steps; 0 takes the model's own")] = 0,
@@ -190,6 +191,7 @@ def generate(
         refuse_used(output)
     if not connect:
         check_names(chip, design, backend, cross_check)
+        check_plan(plan, design)
         start_ahead(offers(backend, cross_check))
     plan = plan or plan_for(design)
     with quiet(as_json or silent) as say:

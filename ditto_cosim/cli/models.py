@@ -154,11 +154,14 @@ def calibrate(
     ] = None,
     plan: Annotated[
         str,
-        typer.Option(help="sq_dm: choose formats of block-scaled layers instead, by a sensitivity sweep"),
+        typer.Option(
+            help="sq_dm or sq_dm_16 (blocks of 16): choose formats of block-scaled layers instead, by a sensitivity sweep"
+        ),
     ] = "",
     block: Annotated[
-        int, typer.Option(help="With --plan: input channels that share a scale (16, 32 or 64)")
-    ] = 32,
+        int,
+        typer.Option(help="With --plan: input channels that share a scale (16, 32 or 64); 0: the plan's own"),
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Choose a model's 8-bit scales from real fp32 denoising trajectories, and keep them as a file.
@@ -205,12 +208,13 @@ def _calibrate_plan(
 ) -> None:
     """A sensitivity sweep along one trajectory, and the plan it leads to."""
     from ditto_cosim.host.analysis.formats import find_plan
-    from ditto_cosim.host.compiler.plan import PLAN_FILE, PLANS, PlanError, save_plan
+    from ditto_cosim.host.compiler.plan import PLANS, PlanError, save_plan
     from ditto_cosim.host.pipeline.accelerate import trajectory_of
     from ditto_cosim.protocol.blocks import BLOCKS
 
     if plan not in PLANS:
         raise PlanError(f"no plan {plan!r}; known: {', '.join(PLANS)}")
+    block = block or PLANS[plan].block
     if block not in BLOCKS:
         raise PlanError(f"blocks of {block}, expected one of {', '.join(map(str, BLOCKS))}")
     loaded = load(model)
@@ -221,7 +225,7 @@ def _calibrate_plan(
         print(f"{name:40} {snr_db:6.2f} dB at 4 bits", file=sys.stderr)
 
     found = find_plan(captured, spread, block, (lambda *_: None) if as_json else tell)
-    target = output or (loaded.folder / PLAN_FILE if loaded.folder is not None else Path(PLAN_FILE))
+    target = output or (loaded.folder or Path()) / PLANS[plan].file
     save_plan(found, target)
     if as_json:
         told = {"block": found.block, "layers": dict(found.layers), "figures": dict(found.figures)}

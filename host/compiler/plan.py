@@ -5,7 +5,7 @@ Interface
     draft(captured, block) -> FormatPlan     SQ-DM's plan by its rules alone
     check(plan, captured)                    a plan that does not fit the model is refused, in a sentence
     residual_blocks(captured), shares(…)     what a plan is made of, and how much of the work has 4 bits
-    save_plan, load_plan                     a `ditto_plan.json` beside the scales
+    save_plan, load_plan                     a `ditto_plan.json` beside the scales; PLANS has the names
 
 Rules (classes of the published scheme as its readers tell it; where they are silent, ours)
     uint4    convolutions fed by a ReLU, weights in int4, in all residual blocks but the sensitive ones at both ends
@@ -34,7 +34,23 @@ from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.files import write_text
 
 PLAN_FILE = "ditto_plan.json"
-PLANS = ("sq_dm",)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A plan that can be asked for by name."""
+
+    file: str
+    """Beside a model's weights; without it the plan is drafted by its rules."""
+    block: int
+
+
+PLANS: Mapping[str, Named] = {
+    "sq_dm": Named(PLAN_FILE, BLOCK),
+    "sq_dm_16": Named("ditto_plan_16.json", 16),
+}
+"""By name: blocks of 32, with which the published saving of memory comes out and the arrays are faster, or of 16, with which
+pictures are closer to fp32's (docs/sq_dm.md has both measured)."""
 
 
 class PlanError(DittoError):
@@ -107,9 +123,10 @@ def all_macs(captured: Captured) -> int:
 
 
 def residual_blocks(captured: Captured, block: int = BLOCK) -> dict[str, tuple[str, ...]]:
-    """Module -> its convolutions that may have 4 bits, in the order of execution."""
+    """Module -> its convolutions that may have 4 bits, in the order of execution; the denoiser's last layer is none of them,
+    though a ReLU may feed it."""
     found: dict[str, tuple[str, ...]] = {}
-    for layer in weighted_layers(captured):
+    for layer in weighted_layers(captured)[:-1]:
         if layer.is_conv and layer.by_relu and layer.channels % block == 0:
             found[layer.block] = (*found.get(layer.block, ()), layer.name)
     return found

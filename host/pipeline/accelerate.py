@@ -24,7 +24,7 @@ from ditto_cosim.host.compiler.cache import METHODS, Cache
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.compiler.factors import Factors
-from ditto_cosim.host.compiler.plan import PLAN_FILE, PLANS, FormatPlan, PlanError, load_plan
+from ditto_cosim.host.compiler.plan import PLANS, FormatPlan, PlanError, load_plan
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, load_grids
 from ditto_cosim.host.pipeline.denoiser import AcceleratedDenoiser, Acceleration, OpenRun, attach, detach
 from ditto_cosim.host.pipeline.factor import LONGEST_PERIOD, factor_denoiser
@@ -354,7 +354,7 @@ def _given_plan(plan: Path | FormatPlan | str | None, original: nn.Module) -> Fo
         if not Path(plan).suffix and not Path(plan).exists():
             raise PlanError(f"no plan {str(plan)!r}; known: {', '.join(PLANS)}, or give a file of one")
         return load_plan(Path(plan))
-    if isinstance(plan, str) and (found := _beside(original, PLAN_FILE)) is not None:
+    if isinstance(plan, str) and (found := _beside(original, PLANS[plan].file)) is not None:
         return load_plan(found)
     return plan
 

@@ -31,7 +31,7 @@ from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, as_fp32, capture_call
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
 from ditto_cosim.host.compiler.factors import Factors
-from ditto_cosim.host.compiler.plan import FormatPlan, draft
+from ditto_cosim.host.compiler.plan import PLANS, FormatPlan, draft
 from ditto_cosim.host.compiler.points import quantization_points
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, serves
 from ditto_cosim.host.pipeline import fingerprint, programs
@@ -437,7 +437,7 @@ class Acceleration:
         plan = None
         if self._cache is not None and not self._cache.idle:
             plan = plan_of(self._cache, self.module, self._factors)
-        formats = draft(captured) if isinstance(self.plan, str) else self.plan
+        formats = draft(captured, PLANS[self.plan].block) if isinstance(self.plan, str) else self.plan
         grids = self._grids_for(captured, call)
         compiled = compile_denoiser(captured, grids, steps=self._steps, plan=plan, formats=formats)
         dtypes = self._result_dtypes(call, captured)

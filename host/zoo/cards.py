@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -127,6 +129,7 @@ def card(name: str, folder: Path) -> str:
         notes.judgement,
         *_pictures(folder),
         *_quality(folder),
+        *_cost(recipe.start, folder),
         "Commands:",
         "\n".join(f"    python -m ditto_cosim.host.zoo.{line}" for line in commands),
     ]
@@ -186,6 +189,54 @@ def _quality(folder: Path) -> list[str]:
     if found.get("remark"):
         parts.append(found["remark"])
     return parts
+
+
+def _cost(start: str | None, folder: Path) -> list[str]:
+    """What it cost to make this model of another: the largest measurement of both in fp32, seed by seed."""
+    if start is None:
+        return []
+    before, after = _fp32_distances(WEIGHTS / start), _fp32_distances(folder)
+    shared = {
+        series: sorted(before[series].keys() & after[series].keys())
+        for series in before.keys() & after.keys()
+    }
+    series = max((s for s in shared if shared[s]), default=None)
+    if series is None:
+        return []
+    (count, steps), seeds = series, shared[series]
+    changes = [after[series][seed] - before[series][seed] for seed in seeds]
+    mean = statistics.mean(changes)
+    error = f" ± {statistics.stdev(changes) / math.sqrt(len(changes)):.2f}" if len(changes) > 1 else ""
+    share = mean / statistics.mean(before[series][seed] for seed in seeds)
+    rows = [
+        f"| {name} | {statistics.mean(found[series][seed] for seed in seeds):.2f} |"
+        for name, found in ((f"{start}, before", before), ("this model, after", after))
+    ]
+    told = ", ".join(map(str, seeds))
+    return [
+        f"What the change and the fine-tuning cost: {count:,} pictures of seed{'s' * (len(seeds) > 1)} {told}, {steps} steps, "
+        f"`ditto quality {start} --policy none --count {count}` and the same of this model:",
+        "\n".join(
+            [
+                "| fp32 | Fréchet distance |",
+                "|---|---|",
+                *rows,
+                f"| cost, seed by seed | {mean:+.2f}{error} ({share:+.0%}) |",
+            ]
+        ),
+    ]
+
+
+def _fp32_distances(folder: Path) -> dict[tuple[int, int], dict[int, float]]:
+    """(pictures a seed, steps) -> seed -> Fréchet distance."""
+    found: dict[tuple[int, int], dict[int, float]] = {}
+    for one in json.loads((folder / "quality.json").read_text())["measurements"]:
+        if "fp32" in one["series"]:
+            distances = one["series"]["fp32"]["frechet_distance"]["by_seed"]
+            found.setdefault((one["count"], one["steps"]), {}).update(
+                zip(one["seeds"], distances, strict=True)
+            )
+    return found
 
 
 def _cell(figure: dict[str, Any]) -> str:

@@ -66,73 +66,36 @@ module prove_dense_pe
     return {12'd0, weight} * extended(code);
   endfunction
 
-  logic                    started_q = 1'b0;
-  logic                    signed_q;
-  logic [3:0]              pick_q;
-  logic                    loaded_q;   // the weights of `pick_i` have been
-  logic [7:0]              weights_q;  // as which
-  logic                    open_q;     // a segment has begun and not ended
-  logic [SumWidth-1:0]     due_q;      // of its beats
-  logic                    due_valid_q;
-  logic [SumWidth-1:0]     due_sum_q;
-  logic [SegmentWidth-1:0] due_segment_q;
-  scale_t                  due_scale_q;
-  logic                    due_first_q;
-  logic                    due_last_q;
-  logic                    taken;
-  logic [SumWidth-1:0]     due;
-  logic [SumWidth-1:0]     offset;
-  logic [5:0]              row;  // as the array has it, so that the same weights are multiplied
+  logic                started_q = 1'b0;
+  logic                signed_q;
+  logic                open;  // a segment has begun and not ended
+  logic [SumWidth-1:0] due_so_far;
+  logic [SumWidth-1:0] due;
+  logic [SumWidth-1:0] offset;
+  logic [5:0]          row;  // as the array has it, so that the same weights are multiplied
 
   assign row    = {1'b0, beat_k_i[4:0]};
-  assign taken  = beat_valid_i && beat_ready;
   assign offset = (extended(beat_code_i[0]) + extended(beat_code_i[1]) + extended(beat_code_i[2])
                    + extended(beat_code_i[3])) << 3;
-  assign due = (open_q ? due_q : '0) - offset + product(beat_code_i[0], u_pes.weights[row][0])
+  assign due = (open ? due_so_far : '0) - offset + product(beat_code_i[0], u_pes.weights[row][0])
                + product(beat_code_i[1], u_pes.weights[row+6'd1][0]) + product(beat_code_i[2], u_pes.weights[row+6'd2][0])
                + product(beat_code_i[3], u_pes.weights[row+6'd3][0]);
 
-  always_ff @(posedge clk_i) begin : sums
+  segment_checks u_segments (
+    .clk_i, .rst_ni, .pick_i, .weight_valid_i, .weight_k_i, .weight_i(weight_i[0]),
+    .even_i(u_pes.weights[{pick_i, 1'b0}][0]), .odd_i(u_pes.weights[{pick_i, 1'b1}][0]),
+    .valid_i(beat_valid_i), .ready_i(beat_ready), .ends_i(beat_last_i), .due_i(due),
+    .beside_i({SegmentWidth'(beat_k_i >> 4), beat_scale_i, beat_first_segment_i, beat_last_segment_i}),
+    .open_o(open), .due_o(due_so_far),
+    .sum_valid_i(sum_valid), .sum_ready_i, .sums_i({sum[0], sum_segment, sum_scale, sum_first, sum_last})
+  );
+
+  always_ff @(posedge clk_i) begin : beats
     started_q <= 1'b1;
     signed_q  <= signed_i;
-    pick_q    <= pick_i;
-    assume (rst_ni == started_q);
-    if (started_q) assume (signed_i == signed_q && pick_i == pick_q);
-    assume (!(weight_valid_i && beat_valid_i));             // loads are heard while no pass runs
-    assume (beat_k_i[1:0] == '0 && (beat_k_i[3:0] == '0) == !open_q);  // a segment's first beat, and no other
-    if (!rst_ni) begin
-      loaded_q    <= 1'b0;
-      open_q      <= 1'b0;
-      due_valid_q <= 1'b0;
-    end else begin
-      if (weight_valid_i && weight_k_i[4:1] == pick_i) begin
-        loaded_q  <= 1'b1;
-        weights_q <= weight_i[0];
-      end
-      if (sum_ready_i) due_valid_q <= 1'b0;
-      if (taken) begin
-        open_q <= !beat_last_i;
-        due_q  <= due;
-        if (beat_last_i) begin
-          due_valid_q   <= 1'b1;
-          due_sum_q     <= due;
-          due_segment_q <= SegmentWidth'(beat_k_i >> 4);
-          due_scale_q   <= beat_scale_i;
-          due_first_q   <= beat_first_segment_i;
-          due_last_q    <= beat_last_segment_i;
-        end
-      end
-      assert (beat_ready == sum_ready_i && sum_valid == due_valid_q);
-      if (sum_valid) begin
-        assert (sum[0] == due_sum_q && sum_segment == due_segment_q && sum_scale == due_scale_q);
-        assert (sum_first == due_first_q && sum_last == due_last_q);
-      end
-      if (open_q) assert (u_pes.partial_q[0] == due_q);
-      if (loaded_q) begin
-        assert (u_pes.weights[{pick_i, 1'b0}][0] == (weights_q[3:0] ^ 4'd8));
-        assert (u_pes.weights[{pick_i, 1'b1}][0] == (weights_q[7:4] ^ 4'd8));
-      end
-    end
+    if (started_q) assume (signed_i == signed_q);
+    assume (beat_k_i[1:0] == '0 && (beat_k_i[3:0] == '0) == !open);  // a segment's first beat, and no other
+    if (rst_ni && open) assert (u_pes.partial_q[0] == due_so_far);
   end
 
 endmodule

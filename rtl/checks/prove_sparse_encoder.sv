@@ -85,10 +85,15 @@ module prove_sparse_encoder
     return found;
   endfunction
 
+  // The row's last group has as many slots as were not in those before; a row without any has one word. The rest is not read.
   function automatic found_t meet_group(found_t met);
     automatic found_t found = met;
+    automatic logic [PosWidth-1:0] rest = PosWidth'(row_slots - CountWidth'(group_addr) * CountWidth'(GroupSlots));
+    automatic logic [PosWidth-1:0] read = !row_end ? PosWidth'(GroupSlots) : rest == '0 ? PosWidth'(SlotsPerWord) : rest;
     for (int unsigned w = 0; w < GroupWords; w++) begin
-      for (int unsigned s = 0; s < SlotsPerWord; s++) found = meet(found, group[w][s]);
+      for (int unsigned s = 0; s < SlotsPerWord; s++) begin
+        if (PosWidth'(SlotsPerWord * w + s) < read) found = meet(found, group[w][s]);
+      end
     end
     return found;
   endfunction

@@ -68,76 +68,41 @@ module prove_sparse_pe
     return {12'd0, u_pes.weights[slot.k[4:0]][0]} * extended(slot);
   endfunction
 
-  logic                    started_q = 1'b0;
-  logic [3:0]              pick_q;
-  logic                    loaded_q;      // the weights of `pick_i` have been
-  logic [7:0]              weights_q;     // as which
-  logic                    open_q;        // a segment has begun and not ended
-  logic                    of_first_q;    // it is its column block's first
-  logic [SumWidth-1:0]     due_q;
-  logic                    due_valid_q;
-  logic [SumWidth-1:0]     due_sum_q;
-  logic [SegmentWidth-1:0] due_segment_q;
-  scale_t                  due_scale_q;
-  logic                    due_first_q;
-  logic                    due_last_q;
-  logic                    taken;
-  logic                    marked;
-  logic                    of_first;
-  logic [SumWidth-1:0]     due;
-  logic [SumWidth-1:0]     offset;
+  logic                open;        // a segment has begun and not ended
+  logic                of_first_q;  // it is its column block's first
+  logic                of_first;
+  logic                marked;
+  logic [SumWidth-1:0] due_so_far;
+  logic [SumWidth-1:0] due;
+  logic [SumWidth-1:0] offset;
 
-  assign taken    = word_valid_i && word_ready;
   assign marked   = word_i[3].hi;
-  assign of_first = open_q ? of_first_q : first_q;
+  assign of_first = open ? of_first_q : first_q;
   assign offset   = (extended(word_i[0]) + extended(word_i[1]) + extended(word_i[2]) + extended(word_i[3])) << 3;
-  assign due      = (open_q ? due_q : '0) - offset + product(word_i[0]) + product(word_i[1]) + product(word_i[2])
+  assign due      = (open ? due_so_far : '0) - offset + product(word_i[0]) + product(word_i[1]) + product(word_i[2])
                     + product(word_i[3]);
 
-  always_ff @(posedge clk_i) begin : sums
-    started_q <= 1'b1;
-    pick_q    <= pick_i;
-    assume (rst_ni == started_q);
-    if (started_q) assume (pick_i == pick_q);
-    assume (!(weight_valid_i && word_valid_i));  // loads are heard while no pass runs
+  segment_checks u_segments (
+    .clk_i, .rst_ni, .pick_i, .weight_valid_i, .weight_k_i, .weight_i(weight_i[0]),
+    .even_i(u_pes.weights[{pick_i, 1'b0}][0]), .odd_i(u_pes.weights[{pick_i, 1'b1}][0]),
+    .valid_i(word_valid_i), .ready_i(word_ready), .ends_i(marked), .due_i(due),
+    .beside_i({SegmentWidth'(word_i[0].k >> 4), word_scale_i, of_first, word_last_i}),
+    .open_o(open), .due_o(due_so_far),
+    .sum_valid_i(sum_valid), .sum_ready_i, .sums_i({sum[0], sum_segment, sum_scale, sum_first, sum_last})
+  );
+
+  always_ff @(posedge clk_i) begin : words
     assume (!word_last_i || marked);
     if (!rst_ni) begin
-      first_q     <= 1'b1;
-      loaded_q    <= 1'b0;
-      open_q      <= 1'b0;
-      due_valid_q <= 1'b0;
+      first_q <= 1'b1;
     end else begin
-      if (weight_valid_i && weight_k_i[4:1] == pick_i) begin
-        loaded_q  <= 1'b1;
-        weights_q <= weight_i[0];
-      end
-      if (sum_ready_i) due_valid_q <= 1'b0;
-      if (taken) begin
+      if (word_valid_i && word_ready) begin
         first_q    <= word_last_i;
-        open_q     <= !marked;
         of_first_q <= of_first;
-        due_q      <= due;
-        if (marked) begin
-          due_valid_q   <= 1'b1;
-          due_sum_q     <= due;
-          due_segment_q <= SegmentWidth'(word_i[0].k >> 4);
-          due_scale_q   <= word_scale_i;
-          due_first_q   <= of_first;
-          due_last_q    <= word_last_i;
-        end
       end
-      assert (word_ready == sum_ready_i && sum_valid == due_valid_q);
-      if (sum_valid) begin
-        assert (sum[0] == due_sum_q && sum_segment == due_segment_q && sum_scale == due_scale_q);
-        assert (sum_first == due_first_q && sum_last == due_last_q);
-      end
-      assert (!first_q || !open_q);
-      if (open_q) assert (u_pes.partial_q[0] == due_q && !u_pes.begin_q && u_pes.first_q == of_first_q);
+      assert (!first_q || !open);
+      if (open) assert (u_pes.partial_q[0] == due_so_far && !u_pes.begin_q && u_pes.first_q == of_first_q);
       else assert (first_q || u_pes.begin_q);
-      if (loaded_q) begin
-        assert (u_pes.weights[{pick_i, 1'b0}][0] == (weights_q[3:0] ^ 4'd8));
-        assert (u_pes.weights[{pick_i, 1'b1}][0] == (weights_q[7:4] ^ 4'd8));
-      end
     end
   end
 

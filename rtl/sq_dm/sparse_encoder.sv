@@ -153,10 +153,9 @@ module sparse_encoder
     begun_q = 1'b0;
   endfunction
 
-  function automatic void clear_rest();
-    for (int unsigned i = 0; i < GroupSlots; i++) begin
-      if (PosWidth'(i) >= fill_q) window_q[i] = '0;
-    end
+  function automatic void write_null_word();
+    for (int unsigned i = 0; i < SlotsPerWord; i++) window_q[i] = '0;
+    window_q[SlotsPerWord-1][0] = 1'b1;
   endfunction
 
   function automatic void form_group();
@@ -199,9 +198,8 @@ module sparse_encoder
           groups_q = groups_q + (GroupAddrWidth + 1)'(1);
         end
       end else if (flush_q) begin
-        // The rest of the row; a row without slots leaves one null word, marked.
-        clear_rest();
-        if (fill_q == '0) window_q[SlotsPerWord-1] = 16'd1;
+        // The rest of the row: whole words, as every segment ends with one. A row without slots leaves one null word, marked.
+        if (fill_q == '0) write_null_word();
         form_group();
         group_valid_o <= 1'b1;
         group_addr_o  <= groups_q[GroupAddrWidth-1:0];

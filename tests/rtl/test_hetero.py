@@ -42,7 +42,10 @@ class Product:
         self.w_scales = rng.choice(SCALES, (n, k // block)).astype(np.int32)
 
     def on(self, tile: HeteroTile, sparse: np.ndarray) -> BlockProducts:
-        return tile.block_gemm(self.a, self.a_scales, self.w, self.w_scales, self.channel, sparse)
+        made = tile.block_gemm(self.a, self.a_scales, self.w, self.w_scales, self.channel, sparse)
+        assert made.audit is not None
+        made.audit()
+        return made
 
     @property
     def exact(self) -> np.ndarray:
@@ -91,6 +94,27 @@ def test_sums_are_exact_whatever_array_a_channel_goes_to(tile: HeteroTile, block
     assert results[0].sparse_cycles == 0
     assert results[1].dense_cycles == 0
     assert len({(r.dense_cycles, r.sparse_cycles) for r in results}) == len(results), "tags cost time"
+
+
+def test_adversarial_partitions_and_any_order_of_the_pieces_change_no_bit(
+    tile: HeteroTile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One channel alone in an array, a block's edge, and pieces from the last to the first: columns, shares of rows, arrays."""
+    product = Product(7, rows=600, channels=40, taps=4, n=70, block=32, signed=False)
+    exact, channels = product.exact, np.arange(40)
+    forwards = product.on(tile, channels % 32 == 0)
+    pieces = HeteroTile._pieces
+    monkeypatch.setattr(HeteroTile, "_pieces", lambda self, *asked: pieces(self, *asked)[::-1])
+    backwards = product.on(tile, channels % 32 == 0)
+    assert (forwards.dense_cycles, forwards.sparse_cycles) == (
+        backwards.dense_cycles,
+        backwards.sparse_cycles,
+    )
+    results = [forwards, backwards]
+    results += [product.on(tile, sparse) for sparse in (channels == 39, channels != 0, channels < 32)]
+    for result in results:
+        assert (result.acc == exact).all()
+        assert (result.nonzero == product.nonzero).all()
 
 
 def test_largest_sums_keep_their_bits(tile: HeteroTile) -> None:

@@ -41,6 +41,7 @@ def test_codes_are_counted_once_for_every_window_that_meets_them() -> None:
     columns = [values[c.results[0]].shape[1] for c in of_layers]
     assert kept.met == sum(met)
     assert kept.multiplications == sum(m * n for m, n in zip(met, columns, strict=True))
+    assert kept.elements == sum(9 * values[c.operands[0]].size for c in of_layers)
     assert kept.compute() > 0
     machine.close()
 
@@ -84,5 +85,5 @@ def test_ratios_are_of_what_was_met() -> None:
     assert found["code_over_slot_billion_multiplications"] == pytest.approx(3 / 32_000 / (2 / 16_000))
     assert found["detector_over_arrays"] == pytest.approx(0.2)
     assert found["layers_over_ditto_s"] == pytest.approx(1.8)
-    said = line({"model": "some", "layers": 2, **found})
-    assert "0.38, of a multiplication 0.75" in said
+    said = line({"model": "some", "layers": 2, "codes_an_element": 0.4, "slots_an_element": 0.25, **found})
+    assert "0.38, of a multiplication 0.75 (0.40 codes and 0.25 slots an element)" in said

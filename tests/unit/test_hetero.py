@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from ditto_cosim.cli import root
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.designs.base import Design, DesignError, load_design
-from ditto_cosim.device.pricing.cost import PricingError, Stack
+from ditto_cosim.device.pricing.cost import Stack
 from ditto_cosim.device.pricing.datapath import Hetero
 from ditto_cosim.device.timing import hetero
 from ditto_cosim.device.timing.channel_streams import BURST_BYTES, Layout, requests, streams
@@ -129,8 +131,35 @@ def test_a_split_that_leaves_an_array_without_multipliers_is_refused() -> None:
     design = load_design("sq_dm")
     assert design.hetero is not None
     thin = replace(design, hetero=replace(design.hetero, dense_share=0.001))
-    with pytest.raises(PricingError, match=r"dense_share = 0\.001 leaves an array without PEs"):
+    with pytest.raises(
+        DesignError,
+        match=r"of 256 multipliers .* 0 are in the dense array.*dense_share = 0\.001 .* leave an array without PEs",
+    ):
         Hetero(thin, load_chip("stonne"))
+
+
+def test_a_split_that_this_chip_cannot_have_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "large.toml").write_text('extends = "sq_dm"\n[hetero]\nsparse_area = 1000.0\n')
+    out = tmp_path / "run"
+    found = CliRunner().invoke(
+        root,
+        [
+            "generate",
+            "--model",
+            "none such",
+            "--design",
+            f"{tmp_path / 'large.toml'}",
+            "--chip",
+            "tiny",
+            "-o",
+            f"{out}",
+        ],
+    )
+    assert isinstance(found.exception, DesignError)
+    assert "of 64 multipliers on this chip 32 are in the dense array, 0 in the sparse one" in str(
+        found.exception
+    )
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -157,6 +186,29 @@ def test_a_design_of_ones_own_travels_with_its_record(tmp_path: Path) -> None:
     design = load_design(tmp_path / "mine.toml")
     assert Design.from_description(json.loads(json.dumps(design.description)), "here") == design
     assert design.digest != load_design("sq_dm").digest
+
+
+def test_formats_that_a_design_has_no_arrays_for_are_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    asked = [
+        "generate",
+        "--model",
+        "none such",
+        "--design",
+        "ditto",
+        "--plan",
+        "sq_dm",
+        "--chip",
+        "tiny",
+        "-o",
+        f"{out}",
+    ]
+    found = CliRunner().invoke(root, asked)
+    assert isinstance(found.exception, DesignError)
+    assert "design ditto has no arrays for block-scaled layers, which plan sq_dm asks for; take sq_dm" in str(
+        found.exception
+    )
+    assert not out.exists()
 
 
 # --- memory -------------------------------------------------------------------------------------------------------------

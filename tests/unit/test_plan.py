@@ -7,10 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
 import torch
+from torch.nn import functional
 from typer.testing import CliRunner
 
 from ditto_cosim.cli import root
@@ -30,6 +32,7 @@ from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import compile_denoiser
 from ditto_cosim.host.compiler.plan import (
     PLAN_FILE,
+    PLANS,
     FormatPlan,
     PlanError,
     check,
@@ -39,7 +42,7 @@ from ditto_cosim.host.compiler.plan import (
     save_plan,
     weighted_layers,
 )
-from ditto_cosim.host.pipeline.accelerate import accelerate
+from ditto_cosim.host.pipeline.accelerate import _given_plan, accelerate
 from ditto_cosim.host.zoo import models
 from ditto_cosim.protocol.blocks import BlockFormat
 from ditto_cosim.protocol.record import RunWriter
@@ -58,6 +61,19 @@ def test_convolutions_behind_a_relu_have_4_bits_but_in_the_first_and_the_last_bl
     assert plan.figures["four_bit_share"] == sum(macs[n] for n in four) / sum(macs.values())
     assert list(residual_blocks(model)) == [f"blocks.{i}" for i in range(4)]
     assert "blocks.0" not in residual_blocks(model, 64)
+
+
+def test_an_output_convolution_behind_a_relu_is_no_block_so_the_last_block_keeps_8_bits() -> None:
+    class Closed(ReluDenoiser):
+        def forward(self, sample: torch.Tensor) -> torch.Tensor:
+            x = self.blocks[1](self.blocks[0](self.conv_in(sample)))
+            out: torch.Tensor = self.conv_out(functional.relu(self.blocks[3](self.blocks[2](x))))
+            return out
+
+    model = capture(Closed().eval(), {"sample": torch.randn(1, 3, 8, 8)})
+    assert list(residual_blocks(model)) == [f"blocks.{i}" for i in range(4)]
+    four = [name for name, form in draft(model).layers.items() if form == "uint4"]
+    assert four == ["blocks.1.conv1", "blocks.1.conv2", "blocks.2.conv1", "blocks.2.conv2"]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +126,7 @@ def test_plan_file_round_trips_and_refuses_what_is_none(tmp_path: Path) -> None:
 
 
 def test_unknown_plan_is_refused_before_anything_runs() -> None:
-    with pytest.raises(PlanError, match="no plan 'sqdm'; known: sq_dm"):
+    with pytest.raises(PlanError, match="no plan 'sqdm'; known: sq_dm, sq_dm_16"):
         accelerate(ReluDenoiser(), backend="model", plan="sqdm", scales={})
     found = CliRunner().invoke(root, ["calibrate", "fashion-ddpm-relu", "--plan", "icc"])
     assert isinstance(found.exception, PlanError)
@@ -161,6 +177,31 @@ def test_shipped_relu_models_have_plans_whose_ends_are_the_most_sensitive() -> N
         assert {"uint4", "mxint8"} == set(plan.layers.values())
 
 
+def test_a_plan_asked_for_by_name_is_the_one_beside_the_weights_or_drafted_with_its_blocks(
+    tmp_path: Path,
+) -> None:
+    model, _ = captured()
+    for name, named in PLANS.items():
+        assert draft(model, named.block).block == named.block == {"sq_dm": 32, "sq_dm_16": 16}[name]
+    for shipped in ("fashion-ddpm-relu", "cifar-ddpm-small-relu"):
+        folder = models()[shipped].weights
+        assert folder is not None
+        coarse, fine = (load_plan(folder / named.file) for named in PLANS.values())
+        assert (coarse.block, fine.block) == (32, 16)
+        assert coarse.layers == fine.layers
+        assert fine.figures["snr_db"] > coarse.figures["snr_db"]
+    denoiser = module()
+    denoiser.config = SimpleNamespace(_name_or_path=str(tmp_path))  # type: ignore[assignment]  # as diffusers has it
+    save_plan(replace(draft(model, 16), figures={"beside": 1.0}), tmp_path / PLANS["sq_dm_16"].file)
+    for name, beside in (("sq_dm", 0), ("sq_dm_16", 1)):
+        found = _given_plan(name, denoiser)
+        assert (
+            found == name
+            if not beside
+            else isinstance(found, FormatPlan) and found.figures == {"beside": 1.0}
+        )
+
+
 def test_study_judges_every_claim_of_a_record(tmp_path: Path) -> None:
     made = design()
     writer = RunWriter(tmp_path, info(made))
@@ -188,6 +229,29 @@ def test_study_judges_every_claim_of_a_record(tmp_path: Path) -> None:
     assert all(fresh[at, 1] >= fresh[at, "all steps"] for at in (0.5, 0.3333, 0.25))
     assert all(fresh[at, 1] >= carried[at, 1] for at in (0.5, 0.3333, 0.25))
     assert CliRunner().invoke(root, ["study", "sq_dm", "--record", str(tmp_path)]).exit_code == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["fashion-ddpm-relu", "cifar-ddpm-small-relu"])
+def test_sparsity_of_a_shipped_model_is_real_and_moves(model: str) -> None:
+    """Half of the codes are zero, channels and steps differ, and who is aware of both gains from it."""
+    called = CliRunner().invoke(root, ["study", "sq_dm", "--model", model, "--steps", "10", "--json"])
+    assert called.exit_code == 0, called.output
+    found = json.loads(called.stdout)
+    sparsity = found["sparsity"]
+    assert sparsity["zero_codes_by_macs"] >= 0.5
+    assert sparsity["std_over_channels"] > 0.2
+    assert sparsity["std_over_steps"] > 0.05
+    assert sparsity["tag_flips_a_step"] > 0
+    at_half = {r["threshold"]: r["speedup"] for r in found["theta"] if r["dense_share"] == 0.5}
+    best = max(at_half, key=lambda threshold: at_half[threshold])
+    assert min(at_half) < best < max(at_half), "an interior optimum at equal halves"
+    assert 1.3 <= at_half[0.3] <= sparsity["ideal_speedup"]
+    kept = [(r["dense_share"], r["speedup"]) for r in found["intervals"] if r["tags"] == "fresh"]
+    for share in (0.5, 0.3333, 0.25):
+        first, *later = [speedup for at, speedup in kept if at == share]
+        assert first >= max(later), "no longer interval gains"
+        assert first > later[-1], "tags of step 0 for the whole run are slower"
 
 
 def test_study_of_a_record_without_4_bit_layers_is_refused(tmp_path: Path) -> None:
