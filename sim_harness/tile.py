@@ -12,6 +12,7 @@ import ctypes
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -102,7 +103,7 @@ class _Gemm(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TilePlan:
     """How products of many groups are cut into shares; made once for a shape."""
 
@@ -143,12 +144,28 @@ class TilePlan:
     def _arrays(self) -> tuple[I64, I64, I64]:
         return self.shares, self.chunks, self.edges
 
-    @property
+    @cached_property
+    def addresses(self) -> tuple[int, int, int, int]:
+        """Of the shares, how many they are, of the chunks, of the edges."""
+        shares, chunks, edges = (a.ctypes.data for a in self._arrays)
+        return shares, len(self.shares), chunks, edges
+
+    @cached_property
+    def longest(self) -> int:
+        """Chunk of K."""
+        return int(self.chunks.max())
+
+    @cached_property
+    def widest(self) -> int:
+        """Share of N."""
+        return int(self.shares[:, 6].max())
+
+    @cached_property
     def passes(self) -> int:
         """Times of passes that a run gives."""
         return int((self.shares[:, 4] * self.shares[:, 10]).sum())
 
-    @property
+    @cached_property
     def loads(self) -> int:
         """Times of loading weights that a run gives."""
         return int(self.shares[:, 4].sum())
@@ -244,6 +261,20 @@ class TileProduct:
     """[chunks, ranges]: each pass's, fill and drain included."""
     loaded: I64
     """[chunks]: cycles of loading the chunk's weights."""
+
+
+@lru_cache(maxsize=256)
+def _constant(value: int, k: int) -> I8:
+    """A row of one value."""
+    return np.full((1, 1, k), value, np.int8)
+
+
+def _at(array: npt.NDArray[Any]) -> int:
+    """Where it begins, the quick way where there is one: a product's call must not cost more than the product."""
+    if array.flags.writeable and array.flags.c_contiguous and array.size:
+        held = ctypes.c_char.from_buffer(array)  # type: ignore[arg-type]  # typed as a buffer from Python 3.12 on
+        return ctypes.addressof(held)
+    return array.ctypes.data
 
 
 def _library(path: Path) -> ctypes.CDLL:
@@ -551,24 +582,23 @@ class Tile:
         if isinstance(reference, int):
             if not -128 <= reference <= 127:
                 raise TileInputError(f"tile: reference = {reference} is outside −128…127")
-            row = np.full((1, 1, k), reference, np.int8)
-            other, reach = row, (0, 0)
+            other, reach = _constant(reference, k), (0, 0)
         else:
             other, reach = reference, (reference.strides[0], reference.strides[1])
             _check_stack("reference", other, (groups, m, k))
         _check_stack("current", current, (groups, m, k))
         _check_stack("weights", weights, (groups, k, n))
-        if int(plan.chunks.max()) > self.geometry.k_max or int(plan.shares[:, 6].max()) > self.geometry.n_max:
+        if plan.longest > self.geometry.k_max or plan.widest > self.geometry.n_max:
             raise TileInputError(
-                f"tile: the plan has chunks of {int(plan.chunks.max())} and shares of {int(plan.shares[:, 6].max())} columns, "
-                f"this tile takes {self.geometry.k_max} and {self.geometry.n_max}"
+                f"tile: the plan has chunks of {plan.longest} and shares of {plan.widest} columns, this tile takes "
+                f"{self.geometry.k_max} and {self.geometry.n_max}"
             )
         out = into.accumulators
         request = _Gemm(
-            current.ctypes.data, other.ctypes.data, weights.ctypes.data, out.ctypes.data,
+            _at(current), _at(other), _at(weights), _at(out),
             *current.strides[:2], *reach, *weights.strides[:2], *(s // 4 for s in out.strides[:3]),
-            groups, m, plan.shares.ctypes.data, len(plan.shares), plan.chunks.ctypes.data, plan.edges.ctypes.data,
-            into.classes.ctypes.data, into.cycles.ctypes.data, into.loaded.ctypes.data, into.next.ctypes.data,
+            groups, m, *plan.addresses,
+            _at(into.classes), _at(into.cycles), _at(into.loaded), _at(into.next),
             self._watchdog, MODE_CODES[mode],
         )  # fmt: skip
         with self._exclusive():

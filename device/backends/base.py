@@ -43,24 +43,26 @@ class Gemm:
 
     def __post_init__(self) -> None:
         """What no backend can compute is refused here, so that none has to look."""
-        operands = {"current": self.current, "weights": self.weights}
-        if not isinstance(self.reference, int):
-            operands["reference"] = self.reference
-        if any(a.ndim != 3 or a.dtype != np.int8 for a in operands.values()):
-            met = ", ".join(f"{name} {a.dtype}{list(a.shape)}" for name, a in operands.items())
-            raise BackendError(f"layer {self.name!r}: operands are {met}; expected int8 with three axes")
-        (groups, _, k), weights = self.current.shape, self.weights.shape
-        if weights[:2] != (groups, k) or (
-            not isinstance(self.reference, int) and self.reference.shape != self.current.shape
+        current, weights, reference = self.current, self.weights, self.reference
+        operands = {"current": current, "weights": weights}
+        if not isinstance(reference, int):
+            operands["reference"] = reference
+        for a in operands.values():
+            if a.ndim != 3 or a.dtype != np.int8:
+                met = ", ".join(f"{name} {a.dtype}{list(a.shape)}" for name, a in operands.items())
+                raise BackendError(f"layer {self.name!r}: operands are {met}; expected int8 with three axes")
+        groups, rows, k = current.shape
+        if weights.shape[:2] != (groups, k) or (
+            not isinstance(reference, int) and reference.shape != current.shape
         ):
             met = ", ".join(f"{name} {list(a.shape)}" for name, a in operands.items())
             raise BackendError(
                 f"layer {self.name!r}: {met} do not fit; expected [G, M, K], [G, K, N], [G, M, K]"
             )
-        if isinstance(self.reference, int) and not -128 <= self.reference <= 127:
-            raise BackendError(f"layer {self.name!r}: zero point {self.reference} is outside −128…127")
-        if 0 in self.current.shape or 0 in weights:
-            raise BackendError(f"layer {self.name!r}: {list(self.current.shape)}·{list(weights)} is empty")
+        if isinstance(reference, int) and not -128 <= reference <= 127:
+            raise BackendError(f"layer {self.name!r}: zero point {reference} is outside −128…127")
+        if not (groups and rows and k and weights.shape[2]):
+            raise BackendError(f"layer {self.name!r}: {list(current.shape)}·{list(weights.shape)} is empty")
         if self.mode not in MODES:
             raise BackendError(f"layer {self.name!r}: mode {self.mode!r} is none of {', '.join(MODES)}")
 

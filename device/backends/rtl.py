@@ -89,34 +89,25 @@ class RtlBackend:
         """Tiles that nobody uses; the first is built now, so that a missing compiler is found before the first layer."""
         self.simulated_cycles = 0
         """Of all tiles here since the first layer: weights loaded, passes run."""
+        self._cuts: dict[tuple[int, int, int, int], Cut] = {}
         self._arrays: HeteroTile | None = None
         self._detector: RtlDetector | None = None
 
     def gemm(self, job: Gemm) -> GemmResult:
-        groups, rows, k = job.current.shape
-        n = job.weights.shape[2]
-        alone = groups * rows * k * max(n, self.geometry.columns) < _WORTH_A_THREAD_MACS
-        work, threads = Work(groups, rows, k, n), 1 if alone else self._threads
-        cut = _cut(schedule(self.geometry, self._tiles, work, self._adders), work, threads)
+        shape = *job.current.shape, job.weights.shape[2]
+        cut = self._cuts.get(shape) or self._cut(shape)
         ran = GemmRun.of(cut.plan)
-
-        def take() -> None:
-            """Shares, until none is left."""
-            tile = self._free.pop() if self._free else self._make()
-            try:
-                tile.run_gemm(job.current, job.reference, job.weights, job.mode, cut.plan, ran)
-            finally:
-                self._free.append(tile)
-
-        helpers = min(threads, len(cut.shares)) - 1
-        helping = [self._helpers.submit(take) for _ in range(helpers)]
         try:
-            try:
-                take()
-            finally:
-                wait(helping)
-            for helper in helping:
-                helper.result()
+            if cut.helpers:
+                helping = [self._helpers.submit(self._take, job, cut, ran) for _ in range(cut.helpers)]
+                try:
+                    self._take(job, cut, ran)
+                finally:
+                    wait(helping)
+                for helper in helping:
+                    helper.result()
+            else:
+                self._take(job, cut, ran)
         except TileStuckError as error:
             raise WatchdogError(f"layer {job.name!r} ({job.mode}): {error}", state=error.state) from error
         except HarnessError as error:
@@ -131,6 +122,23 @@ class RtlBackend:
         added: I32 = out[0] if len(out) == 1 else out.sum(axis=0, dtype=np.int32)
         cycles = cut.cycles(ran, self.geometry.weight_banks)
         return GemmResult(added, met[1] + 2 * met[2], zero, low, full, cycles)
+
+    def _take(self, job: Gemm, cut: Cut, ran: GemmRun) -> None:
+        """Shares, until none is left."""
+        tile = self._free.pop() if self._free else self._make()
+        try:
+            tile.run_gemm(job.current, job.reference, job.weights, job.mode, cut.plan, ran)
+        finally:
+            self._free.append(tile)
+
+    def _cut(self, shape: tuple[int, int, int, int]) -> Cut:
+        """How products of this shape, [groups, rows, K, N], are taken; found out once."""
+        groups, rows, k, n = shape
+        alone = groups * rows * k * max(n, self.geometry.columns) < _WORTH_A_THREAD_MACS
+        work, threads = Work(groups, rows, k, n), 1 if alone else self._threads
+        cut = _cut(schedule(self.geometry, self._tiles, work, self._adders), work, threads)
+        self._cuts[shape] = cut
+        return cut
 
     def block_gemm(
         self, a: Codes, a_scales: I32, w: I8, w_scales: I32, channel: I32, sparse: Tags
@@ -175,6 +183,8 @@ class Cut:
 
     plan: TilePlan
     shares: tuple[Share, ...]
+    helpers: int
+    """Threads that take shares beside the caller's."""
     tile_of: I64
     """Of every pass: the chip's tile that it is charged to,"""
     load_of: I64
@@ -236,6 +246,7 @@ def _cut(plan: Schedule, work: Work, threads: int) -> Cut:
     return Cut(
         TilePlan(shape, plan.k_tiles, *arrays),
         shares,
+        min(threads, len(shares)) - 1,
         *(np.array(a, np.int64) for a in (tile_of, load_of, before)),
     )
 

@@ -247,8 +247,8 @@ class BlockLayer(Layer):
     def _images(self) -> int:
         return 1
 
-    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]:
-        return (self._counted(current[0], self.sparse),)
+    def _count(self, modes: Sequence[Mode], current: Operands, previous: Operands) -> Works:
+        return {"original": (self._counted(current[0], self.sparse),)}
 
     def _jobs(self, mode: Mode) -> list[Gemm]:
         raise NotImplementedError("a block-scaled layer runs as one product")

@@ -22,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.device.backends.base import I8, I32, Backend, Gemm, GemmResult
+from ditto_cosim.device.kernels.base import Against, Before
 from ditto_cosim.device.kernels.slots import (
     Counted,
     Windows,
-    count_rows,
+    count_against,
     count_windows,
     count_windows_spatial,
     pad,
@@ -77,6 +78,7 @@ class Layer(ABC):
         self.previous: Operands = ()
         self.previous_accumulators: I32 | None = None
         self.current: Operands = ()
+        self._has_difference = False
 
     keeps = True
     """Whether it keeps a step's operands and accumulators, for the next step's differences."""
@@ -88,17 +90,17 @@ class Layer(ABC):
         forbids differences to it."""
         self.params = tuple(operands[i] for i in self._params_at)
         self.current = self._arrange(operands)
-        return self.previous_params is not None and not self._comparable()
+        self._has_difference = self.previous_params is not None and self._comparable()
+        return self.previous_params is not None and not self._has_difference
 
     def modes(self) -> tuple[Mode, ...]:
         """The modes possible in this step; any of them gives its values."""
-        comparable = self.previous_params is not None and self._comparable()
-        return ("original", "spatial", "temporal") if comparable else ("original", "spatial")
+        return ("original", "spatial", "temporal") if self._has_difference else ("original", "spatial")
 
     def counting(self, modes: Sequence[Mode]) -> Callable[[], Works]:
         """Counts, when called, what the encoder meets in these modes of this step; any thread may, until the next one begins."""
         current, previous = self.current, self.previous
-        return lambda: {mode: self._count(mode, current, previous) for mode in modes}
+        return lambda: self._count(modes, current, previous)
 
     def run(self, mode: Mode, backend: Backend) -> tuple[I32, tuple[Ran, ...]]:
         """Accumulators in the shape the instruction set gives them, and what the backend says of its products."""
@@ -113,18 +115,25 @@ class Layer(ABC):
     def check(self, ran: Sequence[Ran], counts: Sequence[SubOp], backend: str) -> None:
         """Whether the backend met what its operands hold: a lost or invented slot stops the run."""
         for met, counted in zip(ran, counts, strict=True):
-            slots = met.slots.reshape(-1)
-            if met.mode == "original":
-                expected = np.full(len(slots), 2 * counted.work.k)
-            else:
-                assert counted.slots is not None
-                expected = counted.slots.sum(0, dtype=np.int32)
-            wrong = np.flatnonzero(slots != expected)
-            if len(wrong):
+            slots, expected = met.slots.reshape(-1), self._expected(met.mode, counted)
+            differs = slots != expected
+            if differs.any():
+                row = int(differs.argmax())
                 raise BackendError(
-                    f"layer {self.command.name!r} ({met.mode}): backend {backend!r} reports {slots[wrong[0]]} slots in "
-                    f"row {wrong[0]}, its operands make {expected[wrong[0]]}"
+                    f"layer {self.command.name!r} ({met.mode}): backend {backend!r} reports {slots[row]} slots in "
+                    f"row {row}, its operands make {np.broadcast_to(expected, slots.shape)[row]}"
                 )
+
+    @staticmethod
+    def _expected(mode: Mode, counted: SubOp) -> npt.NDArray[Any]:
+        """Slots of every row; two for every element in original mode."""
+        if mode == "original":
+            return np.array(2 * counted.work.k)
+        assert counted.slots is not None
+        slots: npt.NDArray[Any] = (
+            counted.slots.sum(0, dtype=np.int32) if len(counted.slots) > 1 else counted.slots[0]
+        )
+        return slots
 
     @property
     def state_bytes(self) -> int:
@@ -139,7 +148,7 @@ class Layer(ABC):
     def _arrange(self, operands: Sequence[Array]) -> Operands: ...
 
     @abstractmethod
-    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]: ...
+    def _count(self, modes: Sequence[Mode], current: Operands, previous: Operands) -> Works: ...
 
     @abstractmethod
     def _jobs(self, mode: Mode) -> list[Gemm]: ...
@@ -170,7 +179,7 @@ class Layer(ABC):
 
     def _comparable(self) -> bool:
         assert self.previous_params is not None
-        return all(np.array_equal(a, b) for a, b in zip(self.params, self.previous_params, strict=True))
+        return all(map(_same_grid, self.params, self.previous_params))
 
     def _zero_point(self) -> int:
         return int(self.params[0][1])
@@ -178,6 +187,11 @@ class Layer(ABC):
     def _subop(self, work: Work, splits: tuple[int, ...], counted: Counted, mode: Mode) -> SubOp:
         slots = None if mode == "original" else counted.slots
         return SubOp(work, splits, slots, counted.zero, counted.low, counted.full)
+
+
+def _same_grid(a: Array, b: Array) -> bool:
+    """Static quantizers give the very same array in every step."""
+    return a is b or bool(np.array_equal(a, b))
 
 
 def _before(rows: I8, images: int, zero_point: int) -> I8:
@@ -223,6 +237,7 @@ class Linear(_Weighted):
     def __init__(self, command: Command, k_max: int, rule: LowRule, weights: I8) -> None:
         super().__init__(command, k_max, rule, weights.T[None])
         self.lead: tuple[int, ...] = ()
+        self._of_rows: tuple[Work, tuple[int, ...]] | None = None
 
     def _arrange(self, operands: Sequence[Array]) -> Operands:
         self.lead = operands[0].shape[:-1]
@@ -235,16 +250,25 @@ class Linear(_Weighted):
     def _images(self) -> int:
         return self.lead[0] if self.lead else 1
 
-    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]:
-        rows = current[0]
-        splits = split_k(rows.shape[1], self.k_max)
-        reference: I8 | int = self._zero_point()
-        if mode == "temporal":
-            reference = self._subtracted(current, previous)
-        elif mode == "spatial":
-            reference = _before(rows, self._images, self._zero_point())
-        work = Work(1, len(rows), rows.shape[1], self.weights.shape[2])
-        return (self._subop(work, splits, count_rows(rows, reference, splits, self.rule), mode),)
+    def _count(self, modes: Sequence[Mode], current: Operands, previous: Operands) -> Works:
+        rows, zero_point = current[0], self._zero_point()
+        references: list[Against] = []
+        for mode in modes:
+            if mode == "temporal":
+                references.append(self._subtracted(current, previous))
+            else:
+                down = mode == "spatial"
+                references.append(Before(len(rows) // self._images, zero_point) if down else zero_point)
+        work, splits = self._work(len(rows))
+        counted = count_against(rows, references, splits, self.rule)
+        return {m: (self._subop(work, splits, c, m),) for m, c in zip(modes, counted, strict=True)}
+
+    def _work(self, rows: int) -> tuple[Work, tuple[int, ...]]:
+        """Of so many rows, and how its K is cut."""
+        if self._of_rows is None or self._of_rows[0].rows != rows:
+            _, k, n = self.weights.shape
+            self._of_rows = Work(1, rows, k, n), split_k(k, self.k_max)
+        return self._of_rows
 
     def _shape(self, accumulators: I32) -> I32:
         return accumulators.reshape(*self.lead, accumulators.shape[-1])
@@ -268,7 +292,7 @@ class LinearIncrement(Linear):
     keeps = False
 
     def begin(self, operands: Sequence[Array]) -> bool:
-        if not np.array_equal(operands[1], operands[4]):
+        if not _same_grid(operands[1], operands[4]):
             now, then = (f"{float(p[0])!r}, {int(p[1])}" for p in (operands[1], operands[4]))
             raise GridError(
                 f"linear_increment {self.command.name!r}: its operand has scale and zero point {now}, the anchor's {then}; a "
@@ -322,17 +346,20 @@ class Conv2d(_Weighted):
     def _images(self) -> int:
         return self.groups * self.batch
 
-    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]:
+    def _count(self, modes: Sequence[Mode], current: Operands, previous: Operands) -> Works:
         picture = current[0]
         _, k, n = self.weights.shape
         splits = split_k(k, self.k_max)
-        if mode == "spatial":
-            counted = count_windows_spatial(picture, self._zero_point(), self.windows, splits, self.rule)
-        else:
-            reference = previous[0] if mode == "temporal" else self._zero_point()
-            counted = count_windows(picture, reference, self.windows, splits, self.rule)
         work = Work(self.groups, self.batch * math.prod(self.windows.out), k, n)
-        return (self._subop(work, splits, counted, mode),)
+        found: Works = {}
+        for mode in modes:
+            if mode == "spatial":
+                counted = count_windows_spatial(picture, self._zero_point(), self.windows, splits, self.rule)
+            else:
+                reference = previous[0] if mode == "temporal" else self._zero_point()
+                counted = count_windows(picture, reference, self.windows, splits, self.rule)
+            found[mode] = (self._subop(work, splits, counted, mode),)
+        return found
 
     def _shape(self, accumulators: I32) -> I32:
         apart = accumulators.reshape(self.groups, self.batch, *self.windows.out, -1).transpose(1, 0, 4, 2, 3)
@@ -376,15 +403,27 @@ class Matmul(Layer):
         first = (a, before_a, before_bt.transpose(0, 2, 1))
         return [first] if self.static else [first, (bt, before_bt, a.transpose(0, 2, 1))]
 
-    def _count(self, mode: Mode, current: Operands, previous: Operands) -> tuple[SubOp, ...]:
-        found = []
-        for rows, reference, weights in self._sides(mode, current, previous):
-            groups, m, k = rows.shape
-            splits = split_k(k, self.k_max)
-            flat = reference if isinstance(reference, int) else reference.reshape(-1, k)
-            counted = count_rows(rows.reshape(-1, k), flat, splits, self.rule)
-            found.append(self._subop(Work(groups, m, k, weights.shape[2]), splits, counted, mode))
-        return tuple(found)
+    def _count(self, modes: Sequence[Mode], current: Operands, previous: Operands) -> Works:
+        a, bt = current
+        references: list[Against] = []
+        for mode in modes:
+            if mode == "temporal":
+                references.append(previous[0].reshape(-1, a.shape[2]))
+            else:
+                references.append(Before(a.shape[1], 0) if mode == "spatial" else 0)
+        of_a = self._met(a, bt.shape[1], references, modes)
+        found: Works = {m: (met,) for m, met in zip(modes, of_a, strict=True)}
+        if "temporal" in modes and not self.static:
+            before = previous[1].reshape(-1, bt.shape[2])
+            found["temporal"] += tuple(self._met(bt, a.shape[1], [before], ["temporal"]))
+        return found
+
+    def _met(self, rows: I8, n: int, references: Sequence[Against], modes: Sequence[Mode]) -> list[SubOp]:
+        """Of one operand [groups, rows, K], by reference."""
+        groups, m, k = rows.shape
+        work, splits = Work(groups, m, k, n), split_k(k, self.k_max)
+        counted = count_against(rows.reshape(-1, k), references, splits, self.rule)
+        return [self._subop(work, splits, c, mode) for c, mode in zip(counted, modes, strict=True)]
 
     def _jobs(self, mode: Mode) -> list[Gemm]:
         return [

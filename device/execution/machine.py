@@ -3,20 +3,18 @@
 
 Values live here from the command that makes them to the last that reads them; layers keep their temporal state between
 steps, and what a full step keeps under a name lasts until the next full step. A layer's mode is chosen, then it is computed;
-beside that a second thread counts what each mode would meet, checks what the backend reports and tells its price, so that the
-values never wait for the books. Layers overlap in time, so a layer is reported when a later one shows that it has ended. An
-oracle design waits for the counts before it chooses. What this file does not do: runs and replies (`serving/`), the
-arithmetic (`layers.py`, `kernels/vector.py`), the cycles (`pricing/`).
+beside that its books are kept, so that the values never wait for them, and it is reported when they tell of it. An oracle
+design counts before it chooses. What this file does not do: runs and replies (`serving/`), the arithmetic (`layers.py`,
+`kernels/vector.py`), counts and checks (`books.py`), the cycles (`pricing/`).
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
@@ -29,13 +27,14 @@ from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.core import Activity, StepResult
 from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.execution.blocks import BlockLayer
-from ditto_cosim.device.execution.layers import Layer, Ran, Works
+from ditto_cosim.device.execution.books import Booked, Books, HasRun, OpenBooks
+from ditto_cosim.device.execution.layers import Layer
 from ditto_cosim.device.execution.make import make_layer
 from ditto_cosim.device.kernels import vector
 from ditto_cosim.device.pricing.contract import contract_digest
 from ditto_cosim.device.pricing.controller import Controller
-from ditto_cosim.device.pricing.cost import LayerTime, stack
-from ditto_cosim.device.pricing.pricer import ClassPricer, Pricer, plans
+from ditto_cosim.device.pricing.cost import LayerTime
+from ditto_cosim.device.pricing.pricer import plans
 from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import BackendError, DittoError, RequestError
 from ditto_cosim.protocol.hardware import Mode
@@ -44,9 +43,21 @@ from ditto_cosim.protocol.program import Command, Program, StepClass
 from ditto_cosim.protocol.record import LayerRecord, StepRecord
 
 Array = npt.NDArray[Any]
-Booked = list[tuple[LayerRecord, LayerTime]]
-"""Layers that ended in time by now, in program order."""
 SNAPSHOT_VERSION = 1
+
+
+Make = Callable[[Sequence[Array], int], tuple[Array, ...]]
+"""Operands and step to results."""
+
+
+class Act(NamedTuple):
+    """A command in a step of a class."""
+
+    command: Command
+    make: Make | None
+    """None: a layer."""
+    dying: tuple[int, ...]
+    """Values that nobody reads after it."""
 
 
 class Machine:
@@ -88,12 +99,8 @@ class Machine:
         """Whether the backend's lanes are those that this chip and design are priced with."""
         self.controller = Controller(program, self.chip, self.design)
         self.facts |= self._lane_facts()
-        self.price = self.pricer.begin_step()
-        """The step under way, in time; told of by the books alone."""
-        self.unsettled: deque[tuple[LayerRecord, int]] = deque()
-        """Layers that were told of and have not ended."""
         self.line_bytes: dict[int, Counter[str]] = {}
-        """What crossed a board's line for each layer of the step under way; the books' too."""
+        """What crossed a board's line for each layer when it last ran."""
         self.constants = {value: constants[name] for name, value in program.constants.items()}
         self.layers: dict[str, Layer] = {
             c.name: make_layer(c, program, self.constants, tile.k_max, tile.low_rule, self.design.hetero)
@@ -104,14 +111,10 @@ class Machine:
         self.quantizers = {c.name: vector.QuantizeState() for c in program.commands if c.op == "quantize"}
         self.kept: dict[str, Array] = {}
         """What full steps kept, by slot."""
-        self.dying: dict[StepClass, dict[int, list[int]]] = {c: {} for c in program.step_classes}
-        for step_class, dying in self.dying.items():
-            for value, index in program.of(step_class).last_use.items():
-                dying.setdefault(index, []).append(value)
-        self.step_cycles = 0
+        self.acts = {step_class: self._acts(step_class) for step_class in program.step_classes}
+        """What a step of each class does, resolved once."""
         self.totals: dict[str, int] = {"cycles": 0, "steps": 0}
-        self.books = ThreadPoolExecutor(1, thread_name_prefix="books")
-        """Counts, checks and prices layers, in program order, while the next ones are computed."""
+        self.books = Books(self.backend, self.counts_lanes, self.totals)
 
     def _refuse_without_arrays(self, backend: Backend) -> None:
         """Before anything runs: 4-bit block products need a backend that has arrays for them."""
@@ -156,157 +159,114 @@ class Machine:
         """Runs every command once. `timed = False` rebuilds temporal state and leaves clock and Defo alone."""
         values = {**self.constants, **{value: inputs[name] for name, value in self.program.inputs.items()}}
         watched = None if observe == "all" else frozenset(() if observe == "none" else observe)
-        pending: deque[Future[Booked]] = deque()
-        records: list[LayerRecord] = []
         step_class = self.program.step_class(step)
-        plan, dying = self.plans[step_class], self.dying[step_class]
-        self.books.submit(self._open_books, plan.pricer)
+        books = self.books.open(self.plans[step_class]) if timed else None
+        records: list[LayerRecord] = []
 
-        def settle(wait: bool) -> None:
-            while pending and (wait or pending[0].done()):
-                for record, time in pending.popleft().result():
-                    self.controller.count(record.layer, record.mode, time.total_cycles)
-                    records.append(record)
-                    on_layer(self._report(step, record, time))
+        def tell(booked: Iterable[Booked]) -> None:
+            for record, time in booked:
+                self.controller.count(record.layer, record.mode, time.total_cycles)
+                records.append(record)
+                on_layer(self._report(step, record, time))
 
-        for index, command in enumerate(self.program.of(step_class).commands):
-            try:
-                if command.is_layer:
-                    result, booked = self._layer(step, command, values, timed, plan)
-                    results: tuple[Array, ...] = (result,)
-                    if booked is not None:
-                        pending.append(booked)
-                else:
-                    results = self._vector(step, command, values)
-            except DittoError:
-                raise
-            except (ArithmeticError, ValueError) as error:
-                raise RequestError(f"step {step}, {command.op} {command.name!r}: {error}") from error
-            for value, array in zip(command.results, results, strict=True):
-                values[value] = array
-                if watched is None or value in watched:
-                    on_value(value, array)
-            for value in dying.get(index, ()):
-                del values[value]
-            settle(wait=False)
-        if timed:
-            pending.append(self.books.submit(self._close_books))
-        settle(wait=True)
+        try:
+            for act in self.acts[step_class]:
+                command = act.command
+                try:
+                    if act.make is None:
+                        results: tuple[Array, ...] = (self._layer(step, command, values, books),)
+                    else:
+                        results = act.make([values[v] for v in command.operands], step)
+                except DittoError:
+                    raise
+                except (ArithmeticError, ValueError) as error:
+                    raise RequestError(f"step {step}, {command.op} {command.name!r}: {error}") from error
+                for value, array in zip(command.results, results, strict=True):
+                    values[value] = array
+                    if watched is None or value in watched:
+                        on_value(value, array)
+                for value in act.dying:
+                    del values[value]
+                if books is not None and act.make is None:
+                    tell(books.told())
+            if books is not None:
+                tell(books.close())
+        except BaseException:
+            if books is not None:
+                books.abandon()
+            raise
         outputs = {name: np.asarray(values[value], order="C") for name, value in self.program.outputs.items()}
-        if not timed:
+        if books is None:
             return StepResult(outputs)
-        step_cycles = self.step_cycles
-        self.totals["cycles"] += step_cycles
+        self.totals["cycles"] += books.cycles
         self.totals["steps"] += 1
-        return StepResult(outputs, StepRecord(step, tuple(records), step_cycles), self._totals())
+        return StepResult(outputs, StepRecord(step, tuple(records), books.cycles), self._totals())
 
     def _totals(self) -> dict[str, int]:
         return {**self.totals, **totals_of(self.backend)}
 
-    def _vector(self, step: int, command: Command, values: Mapping[int, Array]) -> tuple[Array, ...]:
-        operands = [values[v] for v in command.operands]
+    def _acts(self, step_class: StepClass) -> tuple[Act, ...]:
+        of_class = self.program.of(step_class)
+        dying: dict[int, list[int]] = {}
+        for value, index in of_class.last_use.items():
+            dying.setdefault(index, []).append(value)
+        return tuple(
+            Act(c, self._resolve(c), tuple(dying.get(i, ()))) for i, c in enumerate(of_class.commands)
+        )
+
+    def _resolve(self, command: Command) -> Make | None:
+        """What a command does to its operands; None for a layer, whose mode is chosen in every step."""
         where = f"{command.op} {command.name!r}"
+        if command.is_layer:
+            return None
         if command.op == "quantize":
-            return vector.quantize(operands[0], command.attrs, step, self.quantizers[command.name], where)
+            attrs, state = command.attrs, self.quantizers[command.name]
+            return lambda operands, step: vector.quantize(operands[0], attrs, step, state, where)
         if command.op == "keep":
-            self.kept[isa.slot(command.attrs)] = operands[0]
-            return ()
+            return partial(self._keep, isa.slot(command.attrs))
         if command.op == "recall":
-            slot = isa.slot(command.attrs)
-            if slot not in self.kept:
-                raise RequestError(
-                    f"step {step}, {where}: nothing is kept in slot {slot!r} yet; a run begins with a full step"
-                )
-            return (self.kept[slot],)
-        return vector.execute(command.op, operands, command.attrs, where)
+            return partial(self._recall, isa.slot(command.attrs), where)
+        resolved = vector.resolve(command.op, command.attrs, where)
+        return lambda operands, step: resolved(operands)
+
+    def _keep(self, slot: str, operands: Sequence[Array], step: int) -> tuple[Array, ...]:
+        self.kept[slot] = operands[0]
+        return ()
+
+    def _recall(self, slot: str, where: str, operands: Sequence[Array], step: int) -> tuple[Array, ...]:
+        if slot not in self.kept:
+            raise RequestError(
+                f"step {step}, {where}: nothing is kept in slot {slot!r} yet; a run begins with a full step"
+            )
+        return (self.kept[slot],)
 
     def _layer(
-        self, step: int, command: Command, values: Mapping[int, Array], timed: bool, plan: ClassPricer
-    ) -> tuple[Array, Future[Booked] | None]:
-        """The layer's accumulators, and what the books will say of it."""
+        self, step: int, command: Command, values: Mapping[int, Array], books: OpenBooks | None
+    ) -> Array:
+        """The layer's accumulators; its books are kept, if there are any, or what the backend says is checked here."""
         layer, index = self.layers[command.name], self.layer_index[command.name]
         layer.step = step
         forced = layer.begin([values[v] for v in command.operands])
-        if not timed:
-            first = layer.modes()[0]
-            counting = layer.counting((first,))
-            accumulators, ran = layer.run(first, self.backend)
-            layer.check(ran, counting()[first], self.backend.name)
-            return accumulators, None
         modes = layer.modes()
-        counted = self.books.submit(layer.counting(modes))
+        if books is None:
+            counting = layer.counting(modes[:1])
+            accumulators, ran = layer.run(modes[0], self.backend)
+            layer.check(ran, counting()[modes[0]], self.backend.name)
+            return accumulators
+        counting = layer.counting(modes)
+        if self.controller.knows_beforehand:
+            counting = cache(counting)
 
         def alone(mode: Mode) -> int:
-            """What an oracle asks, and waits for the counts."""
-            group, works, pricer = plan.groups[index], counted.result()[mode], plan.pricer
-            return int(pricer.alone([group], mode, pricer.lanes(group, stack([works]), mode))[0])
+            """What an oracle asks, and has counted for."""
+            return books.alone(index, counting()[mode], mode)
 
         mode = self.controller.choose(index, "temporal" in modes, alone)
         keeps = self.controller.keeps_state(step, index, mode)
         accumulators, ran = layer.run(mode, self.backend)
-        return accumulators, self.books.submit(self._book, plan, command, mode, forced, keeps, counted, ran)
-
-    # --- the books ------------------------------------------------------------------------------------------------------
-
-    def _open_books(self, pricer: Pricer) -> None:
-        self.price, self.step_cycles = pricer.begin_step(), 0
-        self.unsettled.clear()
-
-    def _book(
-        self,
-        plan: ClassPricer,
-        command: Command,
-        mode: Mode,
-        forced: bool,
-        keeps: bool,
-        counted: Future[Works],
-        ran: Sequence[Ran],
-    ) -> Booked:
-        """Checks what the backend reported of a layer, and tells its price; returns the layers that ended meanwhile."""
-        index, works = self.layer_index[command.name], counted.result()
-        self.layers[command.name].check(ran, works[mode], self.backend.name)
-        group = plan.groups[index]
-        lanes = plan.pricer.lanes(group, stack([works[mode]], ran=True), mode)
-        for arrays in (r.arrays for r in ran if r.arrays is not None):
-            for name, taken in zip(("dense_array_cycles", "sparse_array_cycles"), arrays, strict=True):
-                self.totals[name] = self.totals.get(name, 0) + taken
-        cycles = [r.cycles for r in ran if r.cycles is not None]
-        measured = sum(cycles) if self.counts_lanes and len(cycles) == len(ran) else None
-        if measured is not None:
-            predicted = int(lanes.total[0])
-            if getattr(
-                self.backend, "own_contract", False
-            ):  # it has held itself to that; ours stands beside it
-                for name, cycles_of in (("own_lane_cycles", measured), ("lane_cycles", predicted)):
-                    self.totals[name] = self.totals.get(name, 0) + cycles_of
-            else:
-                self._agree(command, mode, measured, predicted)
-        stalled = sum(r.stalls for r in ran) if measured is not None else 0
-        self.line_bytes[index] = sum((Counter(r.line_bytes) for r in ran), Counter())
-        self.unsettled.append((LayerRecord(index, mode, forced, works, measured), stalled))
-        return self._settled(self.price.layer(group, mode, keeps, lanes, measured))
-
-    def _close_books(self) -> Booked:
-        return self._settled(self.price.close())
-
-    def _settled(self, times: Iterable[LayerTime]) -> Booked:
-        found: Booked = []
-        for time in times:
-            self.step_cycles += time.total_cycles
-            if time.layer is not None:
-                record, stalled = self.unsettled.popleft()
-                self.step_cycles += stalled  # the lanes stood still, and everything behind them waited
-                charged = time.total_cycles + stalled
-                found.append((replace(record, charged_cycles=charged, traffic_bytes=time.traffic), time))
-        return found
-
-    def _agree(self, command: Command, mode: Mode, measured: int, predicted: int) -> None:
-        """The cycles that the lanes took, a board's stalls left out, must be those that the contract says, to the cycle."""
-        if predicted != measured:
-            raise BackendError(
-                f"layer {command.name!r} ({mode}): backend {self.backend.name!r} measured {measured} cycles, the cycle "
-                f"contract says {predicted}. One of them is wrong; `ditto rtl test` narrows it down."
-            )
+        self.line_bytes[index] = sum((Counter(r.line_bytes) for r in ran if r.line_bytes), Counter())
+        books.enter(HasRun(index, command, layer, mode, forced, keeps, counting, ran))
+        return accumulators
 
     def _report(self, step: int, record: LayerRecord, time: LayerTime) -> LayerReport:
         ran, command = record.works[record.mode], self.program.layers[record.layer]
@@ -363,7 +323,9 @@ class Machine:
                 layer = self.layers[name]
                 if isinstance(layer, BlockLayer):
                     layer.restore(kept)
-            self.totals = {str(k): int(v) for k, v in data["totals"].items()}
+            totals = {str(k): int(v) for k, v in data["totals"].items()}
+            self.totals.clear()
+            self.totals.update(totals)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RequestError(
                 f"snapshot: not one of this program ({type(error).__name__}: {error})"
@@ -375,5 +337,5 @@ class Machine:
         return sum(layer.state_bytes for layer in self.layers.values()) + sum(held.values())
 
     def close(self) -> None:
-        self.books.shutdown(cancel_futures=True)
+        self.books.shut()
         self.backend.close()

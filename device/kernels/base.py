@@ -11,7 +11,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -65,8 +65,26 @@ class KernelWindow(ctypes.Structure):
     )
 
 
+class Before(NamedTuple):
+    """A reference: the row before within chains of so many rows; before the first, the value."""
+
+    chain: int
+    value: int
+
+
+Against = npt.NDArray[np.int8] | int | Before
+"""What rows are compared with: others, one value everywhere, or the row before."""
+
+
 class Kernels(Protocol):
     """One form of the kernels."""
+
+    def count_against(
+        self, current: I8, references: Sequence[Against], splits: tuple[int, ...], rule: LowRule
+    ) -> tuple[U16, I64]:
+        """Rows [rows, K] compared with each reference: slots [references, chunks, rows], and elements in all, [references, zero
+        | low | full]."""
+        ...
 
     def count_rows(self, current: I8, reference: I8 | int, rule: LowRule) -> I32:
         """(zero, low, full) elements of every row of [rows, K]: int32 [3, rows]."""
@@ -104,7 +122,9 @@ class Kernels(Protocol):
         """(least, greatest) value, or None if one is NaN or infinite."""
         ...
 
-    def quantize(self, x: F32, out: I8, reciprocal: float, zero: float, bottom: float) -> None: ...
+    def quantize(self, x: F32, out: I8, reciprocal: float, zero: float, bottom: float) -> bool:
+        """False if a value is NaN or infinite."""
+        ...
 
     def add(self, a: F32, b: F32, out: F32) -> None: ...
 
@@ -118,7 +138,9 @@ class Kernels(Protocol):
 
     def dequantize_attention(self, rows: I32, out: F32, factor: float, divisors: F32) -> None: ...
 
-    def dequantize(self, rows: I32, out: F32, factor: F32, bias: F32 | None) -> None: ...
+    def dequantize(self, rows: I32, out: F32, scale: float, factor: F32 | None, bias: F32 | None) -> None:
+        """rows × (scale × a factor a column), or × scale, plus a bias a column."""
+        ...
 
     def layer_norm(self, x: F32, out: F32, gamma: F32 | None, beta: F32 | None, eps: float) -> bool:
         """Of [rows, width]; False if a value is NaN or infinite."""

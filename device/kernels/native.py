@@ -20,7 +20,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.kernels.base import F32, I8, I32, I64, U16, KernelWindow, Pieces, Reference
+from ditto_cosim.device.kernels.base import (
+    F32,
+    I8,
+    I32,
+    I64,
+    U16,
+    Against,
+    Before,
+    KernelWindow,
+    Pieces,
+    Reference,
+)
 from ditto_cosim.protocol.hardware import LOW_RULE_CODES, LowRule
 from ditto_cosim.protocol.kept import digest, publish
 from ditto_cosim.toolchain import BuildError, cache_dir, compiler, compiler_id, run_tool
@@ -55,7 +66,7 @@ def _threads() -> int:
 
 
 _RELEASING = (
-    *("count_rows", "count_windows", "lane_cycles"),
+    *("count_rows", "count_against", "count_windows", "lane_cycles", "work_cycles"),
     *("engine_new", "engine_free", "engine_push", "engine_close", "engine_settle", "engine_steps"),
     *("engine_transactions", "dram_channel"),
 )
@@ -82,6 +93,11 @@ class NativeKernels:
         pointer, size, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
         signatures: dict[str, tuple[Any, list[Any]]] = {
             "count_rows": (None, [pointer, size, pointer, size, size, size, ctypes.c_int32, pointer]),
+            "count_against": (
+                ctypes.c_int32,
+                [pointer, size, size, pointer, size, pointer, size, ctypes.c_int32, pointer, pointer],
+            ),
+            "work_cycles": (None, [pointer, pointer, pointer]),
             "count_windows": (
                 ctypes.c_int32,
                 [
@@ -105,12 +121,12 @@ class NativeKernels:
             "gelu_erf": (None, [pointer, pointer, size]),
             "softmax": (ctypes.c_int32, [pointer, pointer, pointer, size, size]),
             "extremes": (ctypes.c_int32, [pointer, size, pointer, pointer]),
-            "quantize": (None, [pointer, pointer, size, real, real, real]),
+            "quantize": (ctypes.c_int32, [pointer, pointer, size, real, real, real]),
             "add": (None, [pointer, pointer, pointer, size]),
             "add_row": (None, [pointer, pointer, pointer, size, size]),
             "copy_runs": (None, [pointer, size, size, pointer, size]),
             "dequantize_attention": (None, [pointer, pointer, size, size, real, pointer]),
-            "dequantize": (None, [pointer, pointer, size, size, pointer, pointer]),
+            "dequantize": (None, [pointer, pointer, size, size, real, pointer, pointer]),
             "layer_norm": (
                 ctypes.c_int32,
                 [pointer, pointer, size, size, pointer, pointer, ctypes.c_double],
@@ -134,10 +150,33 @@ class NativeKernels:
         current = _adjacent(current)
         counted = np.empty((3, rows), np.int32)
         self._call["count_rows"](
-            current.ctypes.data, current.strides[0], other.ctypes.data, stride, rows, k,
-            LOW_RULE_CODES[rule], counted.ctypes.data,
+            _at(current), current.strides[0], _at(other), stride, rows, k,
+            LOW_RULE_CODES[rule], _at(counted),
         )  # fmt: skip
         return counted
+
+    def count_against(
+        self, current: I8, references: Sequence[Against], splits: tuple[int, ...], rule: LowRule
+    ) -> tuple[U16, I64]:
+        """See `base.Kernels`."""
+        current, rows = _adjacent(current), len(current)
+        described, alive = np.empty((len(references), 4), np.int64), []
+        for row, reference in zip(described, references, strict=True):
+            if isinstance(reference, np.ndarray):
+                alive.append(other := _adjacent(reference))
+                row[:] = _at(other), other.strides[0], 0, 0
+            else:
+                chain, value = reference if isinstance(reference, Before) else (0, reference)
+                row[:] = 0, 0, chain, value
+        slots = np.empty((len(references), len(splits), rows), np.uint16)
+        totals = np.empty((len(references), 3), np.int64)
+        done = self._call["count_against"](
+            _at(current), current.strides[0], rows, _int64(splits).ctypes.data, len(splits),
+            _at(described), len(references), LOW_RULE_CODES[rule], _at(slots), _at(totals),
+        )  # fmt: skip
+        if not done:
+            raise MemoryError(f"counting the slots of {current.size} bytes")
+        return slots, totals
 
     def count_windows(
         self,
@@ -156,9 +195,9 @@ class NativeKernels:
         slots = np.empty((chunks, window.batch * window.out_h * window.out_w), np.uint16)
         totals = np.zeros(2, np.int64)
         done = self._call["count_windows"](
-            current.ctypes.data, other.ctypes.data, _REFERENCES[kind], ctypes.addressof(window),
-            pieces.cuts.ctypes.data, len(pieces.cuts) - 1, pieces.pairs.ctypes.data, pieces.ends.ctypes.data,
-            chunks, LOW_RULE_CODES[rule], slots.ctypes.data, totals.ctypes.data,
+            _at(current), _at(other), _REFERENCES[kind], ctypes.addressof(window),
+            _at(pieces.cuts), len(pieces.cuts) - 1, _at(pieces.pairs), _at(pieces.ends),
+            chunks, LOW_RULE_CODES[rule], _at(slots), _at(totals),
         )  # fmt: skip
         if not done:
             raise MemoryError(f"counting the slots of {current.size} padded bytes")
@@ -169,14 +208,14 @@ class NativeKernels:
         pictures = np.ascontiguousarray(pictures)
         b, h, w, c = pictures.shape
         padded = np.empty((b, h + 2 * above, w + 2 * beside, c), np.int8)
-        self._call["pad"](pictures.ctypes.data, b, h, w, c, above, beside, value, padded.ctypes.data)
+        self._call["pad"](_at(pictures), b, h, w, c, above, beside, value, _at(padded))
         return padded
 
     def unroll(self, padded: I8, window: KernelWindow, k: int) -> I8:
         """The rows of a convolution, [rows, K]."""
         padded = np.ascontiguousarray(padded)
         rows = np.empty((window.batch * window.out_h * window.out_w, k), np.int8)
-        self._call["unroll"](padded.ctypes.data, ctypes.addressof(window), rows.ctypes.data)
+        self._call["unroll"](_at(padded), ctypes.addressof(window), _at(rows))
         return rows
 
     def lane_cycles(
@@ -188,11 +227,19 @@ class NativeKernels:
         steps, chunks, rows = slots.shape
         of_passes = np.empty((3, groups, len(edges) - 1, steps, chunks), np.int64)
         self._call["lane_cycles"](
-            slots.ctypes.data, steps, chunks, groups, rows // groups, edges.ctypes.data, len(edges) - 1,
-            lanes, blocks, word, encode.ctypes.data, *(part.ctypes.data for part in of_passes),
+            _at(slots), steps, chunks, groups, rows // groups, _at(edges), len(edges) - 1,
+            lanes, blocks, word, _at(encode), *(_at(part) for part in of_passes),
         )  # fmt: skip
         run, busy, encoded = of_passes
         return run, busy, encoded
+
+    def work_cycles(self, of: I64, slots: U16) -> list[int]:
+        """Of one step of a work (`schedule.described`) with these slots [chunks, groups × rows]: total, busy, load and encode
+        cycles of the slowest tile, and the sum of the tiles' totals."""
+        slots, found = np.ascontiguousarray(slots), np.empty(5, np.int64)
+        self._call["work_cycles"](_at(of), _at(slots), _at(found))
+        cycles: list[int] = found.tolist()
+        return cycles
 
     def engine(self, config: I64) -> EngineStep:
         return EngineStep(self._call, config)
@@ -203,7 +250,7 @@ class NativeKernels:
         steps, groups, _ = rows.shape
         found, transactions = np.empty((steps, groups, causes), np.int64), np.empty(steps, np.int64)
         ended = self._call["engine_steps"](
-            config.ctypes.data, rows.ctypes.data, steps, groups, found.ctypes.data, transactions.ctypes.data,
+            _at(config), _at(rows), steps, groups, _at(found), _at(transactions),
             _threads() if rows.size > _WORTH_THREADS else 1,
         )  # fmt: skip
         if not ended:
@@ -217,76 +264,70 @@ class NativeKernels:
         found = np.empty(3, np.int64)
         bank, row, write = np.ascontiguousarray(bank), np.ascontiguousarray(row), np.ascontiguousarray(write)
         self._call["dram_channel"](
-            config.ctypes.data,
-            bank.ctypes.data,
-            row.ctypes.data,
-            write.ctypes.data,
+            _at(config),
+            _at(bank),
+            _at(row),
+            _at(write),
             len(bank),
-            found.ctypes.data,
+            _at(found),
         )
         end, hits, waited = found.tolist()
         return end, hits, waited
 
     def silu(self, x: F32, out: F32) -> None:
-        self._call["silu"](x.ctypes.data, out.ctypes.data, x.size)
+        self._call["silu"](_at(x), _at(out), x.size)
 
     def gelu(self, x: F32, out: F32, tanh: bool) -> None:
-        self._call["gelu_tanh" if tanh else "gelu_erf"](x.ctypes.data, out.ctypes.data, x.size)
+        self._call["gelu_tanh" if tanh else "gelu_erf"](_at(x), _at(out), x.size)
 
     def softmax(self, rows: F32, out: I8, sums: I32) -> bool:
         """Bytes and sums of [rows, width]; False if a row's greatest value is NaN or infinite."""
-        found = self._call["softmax"](rows.ctypes.data, out.ctypes.data, sums.ctypes.data, *rows.shape)
+        found = self._call["softmax"](_at(rows), _at(out), _at(sums), *rows.shape)
         return bool(found)
 
     def extremes(self, x: F32) -> tuple[np.float32, np.float32] | None:
         """(least, greatest) value, or None if one is NaN or infinite."""
         found = np.empty(2, np.float32)
-        finite = self._call["extremes"](x.ctypes.data, x.size, found.ctypes.data, found[1:].ctypes.data)
+        finite = self._call["extremes"](_at(x), x.size, _at(found), _at(found[1:]))
         return (found[0], found[1]) if finite else None
 
-    def quantize(self, x: F32, out: I8, reciprocal: float, zero: float, bottom: float) -> None:
-        self._call["quantize"](x.ctypes.data, out.ctypes.data, x.size, reciprocal, zero, bottom)
+    def quantize(self, x: F32, out: I8, reciprocal: float, zero: float, bottom: float) -> bool:
+        """False if a value is NaN or infinite."""
+        found = self._call["quantize"](_at(x), _at(out), x.size, reciprocal, zero, bottom)
+        return bool(found)
 
     def add(self, a: F32, b: F32, out: F32) -> None:
-        self._call["add"](a.ctypes.data, b.ctypes.data, out.ctypes.data, out.size)
+        self._call["add"](_at(a), _at(b), _at(out), out.size)
 
     def add_row(self, x: F32, row: F32, out: F32) -> None:
         """[rows, width] plus one row."""
-        self._call["add_row"](x.ctypes.data, row.ctypes.data, out.ctypes.data, *x.shape)
+        self._call["add_row"](_at(x), _at(row), _at(out), *x.shape)
 
     def concatenate(self, parts: Sequence[npt.NDArray[Any]], axis: int, out: npt.NDArray[Any]) -> None:
         """Contiguous parts of one dtype into a contiguous result."""
         before = math.prod(out.shape[:axis])
-        stride, at = out.nbytes // before, out.ctypes.data
+        stride, at = out.nbytes // before, _at(out)
         for part in parts:
             length = part.nbytes // before
-            self._call["copy_runs"](part.ctypes.data, before, length, at, stride)
+            self._call["copy_runs"](_at(part), before, length, at, stride)
             at += length
 
     def dequantize_attention(self, rows: I32, out: F32, factor: float, divisors: F32) -> None:
-        self._call["dequantize_attention"](
-            rows.ctypes.data, out.ctypes.data, *rows.shape, factor, divisors.ctypes.data
-        )
+        self._call["dequantize_attention"](_at(rows), _at(out), *rows.shape, factor, _at(divisors))
 
-    def dequantize(self, rows: I32, out: F32, factor: F32, bias: F32 | None) -> None:
-        self._call["dequantize"](
-            rows.ctypes.data, out.ctypes.data, *rows.shape, factor.ctypes.data, _data(bias)
-        )
+    def dequantize(self, rows: I32, out: F32, scale: float, factor: F32 | None, bias: F32 | None) -> None:
+        self._call["dequantize"](_at(rows), _at(out), *rows.shape, scale, _data(factor), _data(bias))
 
     def layer_norm(self, x: F32, out: F32, gamma: F32 | None, beta: F32 | None, eps: float) -> bool:
         """Of [rows, width]; False if a value is NaN or infinite."""
-        found = self._call["layer_norm"](
-            x.ctypes.data, out.ctypes.data, *x.shape, _data(gamma), _data(beta), eps
-        )
+        found = self._call["layer_norm"](_at(x), _at(out), *x.shape, _data(gamma), _data(beta), eps)
         return bool(found)
 
     def group_norm(
         self, x: F32, out: F32, groups: int, gamma: F32 | None, beta: F32 | None, eps: float
     ) -> bool:
         """Of [pixels, channels]; False if a value is NaN or infinite."""
-        found = self._call["group_norm"](
-            x.ctypes.data, out.ctypes.data, *x.shape, groups, _data(gamma), _data(beta), eps
-        )
+        found = self._call["group_norm"](_at(x), _at(out), *x.shape, groups, _data(gamma), _data(beta), eps)
         if found < 0:
             raise MemoryError(f"group norm of {list(x.shape)} needs more memory than there is")
         return bool(found)
@@ -297,11 +338,11 @@ class EngineStep:
 
     def __init__(self, call: dict[str, Any], config: I64) -> None:
         self._call = call
-        self._step = call["engine_new"](config.ctypes.data)
+        self._step = call["engine_new"](_at(config))
         weakref.finalize(self, call["engine_free"], self._step)
 
     def push(self, rows: I64) -> None:
-        self._call["engine_push"](self._step, rows.ctypes.data, len(rows))
+        self._call["engine_push"](self._step, _at(rows), len(rows))
 
     def close(self) -> bool:
         return bool(self._call["engine_close"](self._step))
@@ -309,7 +350,7 @@ class EngineStep:
     def settle(self, groups: int, causes: int) -> I64:
         """Causes of the groups that ended since; `groups` is how many were pushed in all."""
         found = np.empty((groups, causes), np.int64)
-        ended: I64 = found[: self._call["engine_settle"](self._step, found.ctypes.data)]
+        ended: I64 = found[: self._call["engine_settle"](self._step, _at(found))]
         return ended
 
     @property
@@ -318,7 +359,20 @@ class EngineStep:
 
 
 def _data(array: F32 | None) -> int | None:
-    return None if array is None else array.ctypes.data
+    return None if array is None else _at(array)
+
+
+def _at(array: npt.NDArray[Any]) -> int:
+    """Where it begins, the quick way where there is one: most of a small kernel's time is its call."""
+    if array.flags.writeable and array.flags.c_contiguous and array.size:
+        held = ctypes.c_char.from_buffer(array)  # type: ignore[arg-type]  # typed as a buffer from Python 3.12 on
+        return ctypes.addressof(held)
+    return array.ctypes.data
+
+
+@cache
+def _int64(numbers: tuple[int, ...]) -> I64:
+    return np.array(numbers, np.int64)
 
 
 def _adjacent(rows: I8) -> I8:

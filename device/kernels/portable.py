@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.kernels.base import F32, I8, I32, I64, U16, KernelWindow, Pieces, Reference
+from ditto_cosim.device.kernels.base import (
+    F32,
+    I8,
+    I32,
+    I64,
+    U16,
+    Against,
+    Before,
+    KernelWindow,
+    Pieces,
+    Reference,
+)
 from ditto_cosim.device.kernels.functions import (
     BLOCK_ELEMENTS,
     Array,
@@ -33,6 +44,14 @@ _LOW: dict[LowRule, tuple[int, int]] = {"twos4": (8, 15), "mag4": (15, 30)}
 """d is low if d + first, read unsigned, is at most second."""
 
 
+def _shifted(rows: I8, against: Before) -> I8:
+    """Every row's predecessor in its chain."""
+    shifted = np.empty_like(rows)
+    shifted[1:] = rows[:-1]
+    shifted[:: against.chain] = against.value
+    return shifted
+
+
 class PortableKernels:
     """See `base.Kernels`."""
 
@@ -49,6 +68,20 @@ class PortableKernels:
         counted[0] = current.shape[1] - counted[1]
         counted[1] -= counted[2]
         return counted
+
+    def count_against(
+        self, current: I8, references: Sequence[Against], splits: tuple[int, ...], rule: LowRule
+    ) -> tuple[U16, I64]:
+        slots = np.empty((len(references), len(splits), len(current)), np.uint16)
+        totals = np.zeros((len(references), 3), np.int64)
+        for of_reference, total, against in zip(slots, totals, references, strict=True):
+            reference = _shifted(current, against) if isinstance(against, Before) else against
+            for chunk, (low, high) in zip(of_reference, pairwise(np.cumsum([0, *splits])), strict=True):
+                other = reference if isinstance(reference, int) else reference[:, low:high]
+                counted = self.count_rows(current[:, low:high], other, rule)
+                chunk[:] = counted[1] + 2 * counted[2]
+                total += counted.sum(1)
+        return slots, totals
 
     def count_windows(
         self,
@@ -139,13 +172,17 @@ class PortableKernels:
         low, high = x.min(), x.max()
         return (low, high) if np.isfinite(low) and np.isfinite(high) else None
 
-    def quantize(self, x: F32, out: I8, reciprocal: float, zero: float, bottom: float) -> None:
+    def quantize(self, x: F32, out: I8, reciprocal: float, zero: float, bottom: float) -> bool:
+        if not np.isfinite(x).all():
+            return False
+
         def rounded(v: F32) -> Array:
             q: Array = np.rint(v * f32(reciprocal))
             q += f32(zero)
             return np.clip(q, f32(bottom), f32(127), out=q)
 
         _each(rounded, x, out)
+        return True
 
     def add(self, a: F32, b: F32, out: F32) -> None:
         np.add(a, b, out=out)
@@ -161,8 +198,9 @@ class PortableKernels:
         np.multiply(rows, f32(factor), out=wide, dtype=np.float32, casting="unsafe")
         wide /= divisors.reshape(-1, 1)
 
-    def dequantize(self, rows: I32, out: F32, factor: F32, bias: F32 | None) -> None:
+    def dequantize(self, rows: I32, out: F32, scale: float, factor: F32 | None, bias: F32 | None) -> None:
         wide = out.reshape(rows.shape)
+        factor = np.full(rows.shape[1], scale, np.float32) if factor is None else f32(scale) * factor
         for part in _blocks(len(rows), rows.shape[1]):
             np.multiply(rows[part], factor, out=wide[part], dtype=np.float32, casting="unsafe")
             if bias is not None:

@@ -144,6 +144,41 @@ extern "C" __attribute__((visibility("default"))) void ditto_count_rows(
   }
 }
 
+// Rows against up to three references at once, chunk by chunk of K. A reference is rows of its own, one value everywhere, or the
+// row before within chains of `chain` rows (the value before the first).
+struct DittoAgainst {
+  const uint8_t* rows;  // null: none
+  int64_t stride, chain, value;
+};
+
+// slots: uint16 [references][chunks][rows]; totals: int64 [references][zero | low | full]. Returns 0 if there is no memory.
+extern "C" __attribute__((visibility("default"))) int32_t ditto_count_against(
+    const uint8_t* current, int64_t current_stride, int64_t rows, const int64_t* lengths, int64_t chunks,
+    const DittoAgainst* references, int64_t asked, int32_t mag4, uint16_t* slots, int64_t* totals) {
+  int64_t k = 0;
+  for (int64_t c = 0; c < chunks; ++c) k += lengths[c];
+  const std::unique_ptr<uint8_t[]> constant(new (std::nothrow) uint8_t[k]);
+  if (!constant) return 0;
+  for (int64_t r = 0; r < asked; ++r, slots += chunks * rows, totals += 3) {
+    const DittoAgainst& against = references[r];
+    if (!against.rows) std::memset(constant.get(), static_cast<uint8_t>(against.value), k);
+    int64_t some = 0, many = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      const uint8_t* one = current + row * current_stride;
+      const uint8_t* other = against.rows ? against.rows + row * against.stride : constant.get();
+      if (against.chain && row % against.chain) other = one - current_stride;
+      for (int64_t c = 0; c < chunks; one += lengths[c], other += lengths[c], ++c) {
+        int32_t nonzero, full;
+        (mag4 ? count<true> : count<false>)(one, other, lengths[c], &nonzero, &full);
+        slots[c * rows + row] = static_cast<uint16_t>(nonzero + full);
+        some += nonzero, many += full;
+      }
+    }
+    totals[0] = k * rows - some, totals[1] = some - many, totals[2] = many;
+  }
+  return 1;
+}
+
 // slots: uint16 [chunks][rows]. totals: elements that are not zero, and full ones; added to what is there. `reference` is a
 // picture or a pixel. Returns 0 if there is no memory.
 extern "C" __attribute__((visibility("default"))) int32_t ditto_count_windows(

@@ -10,6 +10,7 @@ not do: products (backends), time (`timing/schedule.py`), and the loops over ele
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.device.kernels.base import KernelWindow, Pieces, Reference, kernels
+from ditto_cosim.device.kernels.base import Against, KernelWindow, Pieces, Reference, kernels
 from ditto_cosim.protocol.hardware import LowRule
 
 I8 = npt.NDArray[np.int8]
@@ -42,24 +43,17 @@ def classify_rows(current: I8, reference: I8 | int, rule: LowRule) -> I32:
     return kernels().count_rows(current, reference, rule)
 
 
-def count_rows(current: I8, reference: I8 | int, splits: tuple[int, ...], rule: LowRule) -> Counted:
+def count_rows(current: I8, reference: Against, splits: tuple[int, ...], rule: LowRule) -> Counted:
     """Counts of explicit rows [rows, K]."""
-    if len(splits) == 1:
-        counted = classify_rows(current, reference, rule)
-        zero, low, full = counted.sum(1, dtype=np.int64).tolist()
-        return Counted((counted[1] + 2 * counted[2]).astype(np.uint16)[None], zero, low, full)
-    slots = np.empty((len(splits), len(current)), np.uint16)
-    totals = np.zeros(3, np.int64)
-    at = 0
-    for i, length in enumerate(splits):
-        part = slice(at, at + length)
-        counted = classify_rows(
-            current[:, part], reference if isinstance(reference, int) else reference[:, part], rule
-        )
-        slots[i] = counted[1] + 2 * counted[2]
-        totals += counted.sum(1)
-        at += length
-    return Counted(slots, *(int(t) for t in totals))
+    return count_against(current, (reference,), splits, rule)[0]
+
+
+def count_against(
+    current: I8, references: Sequence[Against], splits: tuple[int, ...], rule: LowRule
+) -> list[Counted]:
+    """Counts of explicit rows against each reference."""
+    slots, totals = kernels().count_against(current, references, splits, rule)
+    return [Counted(of, *total) for of, total in zip(slots, totals.tolist(), strict=True)]
 
 
 def pad(pictures: I8, above: int, beside: int, value: int) -> I8:

@@ -120,8 +120,12 @@ DITTO_API int32_t ditto_extremes(const float* __restrict x, int64_t count, float
   return std::all_of(bad, bad + kLanes, [](int32_t b) { return b == 0; });
 }
 
-DITTO_API void ditto_quantize(const float* __restrict x, int8_t* __restrict out, int64_t count, float reciprocal,
-                              float zero, float bottom) {
+// Returns 0 if a value is NaN or infinite.
+DITTO_API int32_t ditto_quantize(const float* __restrict x, int8_t* __restrict out, int64_t count, float reciprocal,
+                                 float zero, float bottom) {
+  int32_t bad = 0;
+  for (int64_t i = 0; i < count; ++i) bad |= !(std::fabs(x[i]) <= 3.40282347e38f);
+  if (bad) return 0;
   for (int64_t i = 0; i < count; ++i) {
     float q = std::rint(x[i] * reciprocal);
     q += zero;
@@ -129,6 +133,7 @@ DITTO_API void ditto_quantize(const float* __restrict x, int8_t* __restrict out,
     q = q > 127.0f ? 127.0f : q;
     out[i] = static_cast<int8_t>(q);
   }
+  return 1;
 }
 
 DITTO_API void ditto_add(const float* __restrict a, const float* __restrict b, float* __restrict out, int64_t count) {
@@ -156,14 +161,17 @@ DITTO_API void ditto_dequantize_attention(const int32_t* __restrict acc, float* 
   }
 }
 
-// [rows, width] int32 times a factor a column, plus a bias a column if there is one.
+// [rows, width] int32 times scale · a factor a column, or scale alone, plus a bias a column if there is one.
 DITTO_API void ditto_dequantize(const int32_t* __restrict acc, float* __restrict out, int64_t rows, int64_t width,
-                                const float* __restrict factor, const float* __restrict bias) {
+                                float scale, const float* __restrict factor, const float* __restrict bias) {
   for (int64_t row = 0; row < rows; ++row, acc += width, out += width) {
-    if (bias) {
-      for (int64_t i = 0; i < width; ++i) out[i] = static_cast<float>(acc[i]) * factor[i] + bias[i];
+    if (!factor) {
+      for (int64_t i = 0; i < width; ++i) out[i] = static_cast<float>(acc[i]) * scale;
     } else {
-      for (int64_t i = 0; i < width; ++i) out[i] = static_cast<float>(acc[i]) * factor[i];
+      for (int64_t i = 0; i < width; ++i) out[i] = static_cast<float>(acc[i]) * (scale * factor[i]);
+    }
+    if (bias) {
+      for (int64_t i = 0; i < width; ++i) out[i] += bias[i];
     }
   }
 }

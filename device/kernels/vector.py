@@ -9,9 +9,11 @@ hold: the layers (backends) and the unit's time (`vector_time.py`).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -65,39 +67,62 @@ def _elementwise(kernel: Callable[..., Array], dtype: npt.DTypeLike, first: Arra
 # --- commands -----------------------------------------------------------------------------------------------------------
 
 
+class QuantizerGrid(NamedTuple):
+    """As the kernel wants it, and as it travels with the codes."""
+
+    reciprocal: float
+    zero: float
+    bottom: float
+    params: F32
+
+    @classmethod
+    def of(cls, scale: np.float32, zero: int, symmetric: bool) -> QuantizerGrid:
+        params = np.array([scale, zero], np.float32)
+        params.flags.writeable = False  # it stands for itself in every step
+        return cls(float(f32(1) / scale), float(zero), -127.0 if symmetric else -128.0, params)
+
+
 @dataclass(slots=True)
 class QuantizeState:
-    """What a dynamic quantizer remembers between steps: its scale."""
+    """What a quantizer remembers between steps: a dynamic one its scale, a static one the grids it has made, by cluster."""
 
     scale: np.float32 | None = None
+    grids: dict[int, QuantizerGrid] = field(default_factory=dict)
 
 
 def quantize(x: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) -> tuple[Array, F32]:
-    scales, points, bounds = attrs["scales"], attrs["zero_points"], attrs["bounds"]
-    assert isinstance(scales, tuple)
-    assert isinstance(points, tuple)
-    assert isinstance(bounds, tuple)
     order = memory_order(x)
     flat = np.ascontiguousarray(_flat(x, order))
-    low, high = _extremes(flat, where)
-    if attrs["policy"] == "dynamic":
-        target = max(high, -low) / f32(127)
-        held = state.scale
-        keep = held is not None and bool(target <= held <= target * f32(number(attrs, "hysteresis")))
-        if target < f32(1e-30):
-            keep, target = True, f32(scales[0])
-        if not keep or held is None:
-            held = target
-        state.scale = scale = held
-        zero = 0
-    else:
-        cluster = sum(step >= b for b in bounds) - 1
-        scale, zero = f32(scales[cluster]), int(points[cluster])
-    bottom = f32(-127 if attrs["symmetric"] else -128)
-
+    grid = (_dynamic_grid if attrs["policy"] == "dynamic" else _static_grid)(flat, attrs, step, state, where)
     out = _empty_like(x, order, np.int8)
-    kernels().quantize(flat, _flat(out, order), float(f32(1) / scale), float(zero), float(bottom))
-    return out, np.array([scale, zero], np.float32)
+    if not kernels().quantize(flat, _flat(out, order), grid.reciprocal, grid.zero, grid.bottom):
+        raise NonFiniteError(f"{where}: its input holds NaN or infinity")
+    return out, grid.params
+
+
+def _static_grid(flat: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) -> QuantizerGrid:
+    cluster = bisect_right(ints(attrs, "bounds"), step) - 1
+    if cluster not in state.grids:
+        scales = attrs["scales"]
+        assert isinstance(scales, tuple)
+        zero = ints(attrs, "zero_points")[cluster]
+        state.grids[cluster] = QuantizerGrid.of(f32(scales[cluster]), zero, bool(attrs["symmetric"]))
+    return state.grids[cluster]
+
+
+def _dynamic_grid(flat: F32, attrs: Attrs, step: int, state: QuantizeState, where: str) -> QuantizerGrid:
+    low, high = _extremes(flat, where)
+    target = max(high, -low) / f32(127)
+    held = state.scale
+    keep = held is not None and bool(target <= held <= target * f32(number(attrs, "hysteresis")))
+    if target < f32(1e-30):
+        scales = attrs["scales"]
+        assert isinstance(scales, tuple)
+        keep, target = True, f32(scales[0])
+    if not keep or held is None:
+        held = target
+    state.scale = held
+    return QuantizerGrid.of(held, 0, bool(attrs["symmetric"]))
 
 
 def _extremes(flat: F32, where: str) -> tuple[np.float32, np.float32]:
@@ -113,12 +138,11 @@ def dequantize(acc: Array, params: F32, w_scale: F32, bias: F32 | None, axis: in
     channel_last = acc if last else np.moveaxis(acc, axis, -1)
     rows = np.ascontiguousarray(channel_last).reshape(-1, acc.shape[axis])
     out = np.empty(rows.shape, np.float32)
-    factor = params[0] * w_scale
-    if factor.shape != rows.shape[1:]:
-        factor = np.broadcast_to(factor, rows.shape[1:])
-    kernels().dequantize(
-        rows, out, np.ascontiguousarray(factor), None if bias is None else np.ascontiguousarray(bias)
-    )
+    bias = None if bias is None else np.ascontiguousarray(bias)
+    if w_scale.shape == rows.shape[1:]:
+        kernels().dequantize(rows, out, float(params[0]), np.ascontiguousarray(w_scale), bias)
+    else:
+        kernels().dequantize(rows, out, float(params[0] * w_scale[0]), None, bias)
     found = out.reshape(channel_last.shape)
     return found if last else np.moveaxis(found, -1, axis)
 
@@ -127,8 +151,7 @@ def dequantize_matmul(acc: Array, left: F32, right: F32, scale: float) -> F32:
     order = memory_order(acc)
     out = _empty_like(acc, order, np.float32)
     rows = np.ascontiguousarray(_flat(acc, order)).reshape(-1, acc.shape[order[-1]])
-    factor = np.full(rows.shape[1], (left[0] * right[0]) * f32(scale))
-    kernels().dequantize(rows, _flat(out, order), factor, None)
+    kernels().dequantize(rows, _flat(out, order), float((left[0] * right[0]) * f32(scale)), None, None)
     return out
 
 
@@ -268,66 +291,95 @@ def gelu(x: F32, tanh: bool) -> F32:
 
 def execute(op: str, operands: Sequence[Array], attrs: Attrs, where: str) -> tuple[Array, ...]:
     """One vector or move command; `quantize`, which has state, has its own function."""
-    x = operands[0]
-    if op == "silu":
-        return (silu(x),)
+    return resolve(op, attrs, where)(operands)
+
+
+Resolved = Callable[[Sequence[Array]], tuple[Array, ...]]
+"""Operands to results."""
+
+
+def resolve(op: str, attrs: Attrs, where: str) -> Resolved:
+    """A command's function, its attributes read: what a program resolves once and calls in every step."""
     if op in _UNARY:
-        return (_elementwise(_UNARY[op], np.float32, x),)
-    if op == "gelu":
-        return (gelu(x, bool(attrs["tanh"])),)
-    if op == "add":
-        return (add(x, operands[1]),)
+        unary = _UNARY[op]
+        return lambda t: (_elementwise(unary, np.float32, t[0]),)
     if op in _BINARY:
-        return (np.asarray(_BINARY[op](x, operands[1])),)
-    extra = (*operands[1:], None, None, None)
+        binary = _BINARY[op]
+        return lambda t: (np.asarray(binary(t[0], t[1])),)
     match op:
+        case "silu":
+            return lambda t: (silu(t[0]),)
+        case "gelu":
+            tanh = bool(attrs["tanh"])
+            return lambda t: (gelu(t[0], tanh),)
+        case "add":
+            return lambda t: (add(t[0], t[1]),)
         case "dequantize":
-            return (
-                dequantize(x, operands[1], operands[2], (*operands[3:], None)[0], integer(attrs, "axis")),
-            )
+            axis = integer(attrs, "axis")
+            return lambda t: (dequantize(t[0], t[1], t[2], t[3] if len(t) > 3 else None, axis),)
         case "quantize_block":
             form: BlockFormat = attrs["format"]  # type: ignore[assignment]  # validated with the program
-            return blocks.quantize(x, form, integer(attrs, "block"), integer(attrs, "axis"), where)
+            block, axis = integer(attrs, "block"), integer(attrs, "axis")
+            return lambda t: blocks.quantize(t[0], form, block, axis, where)
         case "dequantize_block":
-            return (blocks.dequantize(x, operands[1], operands[2], extra[2], integer(attrs, "axis")),)
-        case "dequantize_matmul":
-            return (dequantize_matmul(x, operands[1], operands[2], number(attrs, "factor")),)
-        case "dequantize_attention":
-            return (dequantize_attention(x, operands[1], operands[2]),)
-        case "softmax":
-            return softmax(x, where)
-        case "difference":
-            return (np.subtract(x, operands[1]),)
-        case "select":
-            return (np.where(x != 0, operands[1], operands[2]),)
-        case "rms_norm":
-            return (rms_norm(x, extra[0], number(attrs, "eps"), where),)
-        case "sum":
-            return (total(x, where),)
-        case "cast":
-            return (x.astype(np.float32),)
-        case "group_norm":
-            return (group_norm(x, extra[0], extra[1], integer(attrs, "groups"), number(attrs, "eps"), where),)
-        case "layer_norm":
-            return (layer_norm(x, extra[0], extra[1], number(attrs, "eps"), where),)
-        case "reshape":
-            return (x.reshape(ints(attrs, "shape")),)
-        case "permute":
-            return (x.transpose(ints(attrs, "order")),)
-        case "concat":
-            return (_concat(operands, integer(attrs, "axis")),)
-        case "slice":
-            index: list[slice] = [slice(None)] * x.ndim
             axis = integer(attrs, "axis")
-            index[axis] = slice(integer(attrs, "start"), integer(attrs, "stop"), integer(attrs, "step"))
-            return (x[tuple(index)],)
+            return lambda t: (blocks.dequantize(t[0], t[1], t[2], t[3] if len(t) > 3 else None, axis),)
+        case "dequantize_matmul":
+            factor = number(attrs, "factor")
+            return lambda t: (dequantize_matmul(t[0], t[1], t[2], factor),)
+        case "dequantize_attention":
+            return lambda t: (dequantize_attention(t[0], t[1], t[2]),)
+        case "softmax":
+            return lambda t: softmax(t[0], where)
+        case "difference":
+            return lambda t: (np.subtract(t[0], t[1]),)
+        case "select":
+            return lambda t: (np.where(t[0] != 0, t[1], t[2]),)
+        case "rms_norm":
+            eps = number(attrs, "eps")
+            return lambda t: (rms_norm(t[0], t[1] if len(t) > 1 else None, eps, where),)
+        case "sum":
+            return lambda t: (total(t[0], where),)
+        case "cast":
+            return lambda t: (t[0].astype(np.float32),)
+        case "group_norm":
+            groups, eps = integer(attrs, "groups"), number(attrs, "eps")
+            return lambda t: (group_norm(t[0], *_affine(t), groups, eps, where),)
+        case "layer_norm":
+            eps = number(attrs, "eps")
+            return lambda t: (layer_norm(t[0], *_affine(t), eps, where),)
+        case _:
+            return _resolve_move(op, attrs, where)
+
+
+def _affine(t: Sequence[Array]) -> tuple[F32 | None, F32 | None]:
+    """gamma and beta of a norm."""
+    return t[1] if len(t) > 1 else None, t[2] if len(t) > 2 else None
+
+
+def _resolve_move(op: str, attrs: Attrs, where: str) -> Resolved:
+    match op:
+        case "reshape":
+            shape = ints(attrs, "shape")
+            return lambda t: (t[0].reshape(shape),)
+        case "permute":
+            order = ints(attrs, "order")
+            return lambda t: (t[0].transpose(order),)
+        case "concat":
+            axis = integer(attrs, "axis")
+            return lambda t: (_concat(t, axis),)
+        case "slice":
+            part = slice(integer(attrs, "start"), integer(attrs, "stop"), integer(attrs, "step"))
+            index = (*[slice(None)] * integer(attrs, "axis"), part)
+            return lambda t: (t[0][index],)
         case "broadcast":
-            return (np.broadcast_to(x, ints(attrs, "shape")),)
+            shape = ints(attrs, "shape")
+            return lambda t: (np.broadcast_to(t[0], shape),)
         case "upsample_nearest":
             fh, fw = ints(attrs, "factor")
-            return (_upsample(x, fh, fw),)
+            return lambda t: (_upsample(t[0], fh, fw),)
         case "gather":
-            return (gather(x, operands[1], where),)
+            return lambda t: (gather(t[0], t[1], where),)
     raise KeyError(op)
 
 

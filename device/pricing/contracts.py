@@ -203,12 +203,12 @@ class Pipelined(Contract):
 
     def rows(self, costs: Sequence[GroupCost], chosen: I64, lanes: LaneColumns) -> I64:
         """`GroupWork`s [steps, groups, fields]."""
-        table = np.array([self._row(c) for c in costs], np.int64).reshape(len(costs), -1)
+        table = np.array([self.row(c) for c in costs], np.int64).reshape(len(costs), -1)
         rows: I64 = table[chosen]
         rows[..., LOAD], rows[..., STARVED], rows[..., BUSY] = lanes.weight_load, lanes.starved, lanes.busy
         return rows
 
-    def _row(self, cost: GroupCost) -> tuple[int, ...]:
+    def row(self, cost: GroupCost) -> tuple[int, ...]:
         """Of a cost without lanes; pricers make each cost once and ask for it in every step."""
         key = id(cost), self.most_chunks
         if key not in self._rows:
@@ -248,7 +248,10 @@ class _Running:
         self._contract, self._step = contract, step
 
     def tell(self, cost: GroupCost, lanes: LaneColumns) -> None:
-        self._step.push(self._contract.work(cost, lanes))
+        row = self._contract.row(cost)
+        of_lanes = int(lanes.weight_load), int(lanes.starved), int(lanes.busy)
+        whole: Causes = (*row[:LOAD], *of_lanes, *row[BUSY + 1 :])
+        self._step.push(GroupWork(*whole))
 
     def settled(self) -> Iterator[Causes]:
         return self._step.settled()

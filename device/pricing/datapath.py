@@ -5,6 +5,7 @@ Interface
     datapath_of(design, chip) -> Datapath
         .as_built                    whether its lanes are the chip's own, so that measured cycles are theirs
         .lanes(stack, mode)          -> LaneColumns of one work, one entry a step
+        .meter(work)                 -> Meter: the same of one step of a live run, in one call, or None
 
 Contract, operations a work needs for one output column, by the classes of its elements:
     slots     low + 2 full          4b×8b multipliers behind Ditto's encoder; original: two for every element
@@ -34,7 +35,7 @@ from ditto_cosim.device.designs.base import PAPER_MULTIPLIERS, Design
 from ditto_cosim.device.pricing.cost import I64, LaneColumns, Stack
 from ditto_cosim.device.timing import hetero, schedule
 from ditto_cosim.protocol.hardware import Mode
-from ditto_cosim.protocol.record import split_k
+from ditto_cosim.protocol.record import Work, split_k
 
 
 class Datapath(ABC):
@@ -63,18 +64,22 @@ class Datapath(ABC):
         steps, work = len(met.classes), met.work
         operations = self.operations(met)
         cycles = self._aggregate(operations * work.n) if self.aggregate else self._on_lanes(met, operations)
-        elements = work.groups * work.rows * work.k * self._encoders(met) if mode != "original" else 0
+        elements = work.groups * work.rows * work.k * self._encoders(met.work) if mode != "original" else 0
         columns = (
             *(cycles.total, cycles.busy, cycles.starved, cycles.weight_load, cycles.encode, cycles.imbalance),
             *(operations * work.n, np.full(steps, elements, np.int64)),
         )
         return LaneColumns(*(c if c.shape == (steps,) else np.broadcast_to(c, (steps,)) for c in columns))
 
-    def _encoders(self, met: Stack) -> int:
+    def meter(self, work: Work) -> Meter | None:
+        """Where the lanes are not as built, or there is no compiler, there is none."""
+        return None
+
+    def _encoders(self, work: Work) -> int:
         """How many encode each row: those of every tile that has other columns of it, and again for every pass."""
         if self.aggregate:
             return 1
-        plan = schedule.schedule(self.chip.geometry, self.chip.tiles, met.work, self.chip.adders)
+        plan = schedule.schedule(self.chip.geometry, self.chip.tiles, work, self.chip.adders)
         return sum(len(plan.passes(blocks)) for blocks in plan.block_shares)
 
     def _aggregate(self, products: I64) -> schedule.ComputeCycles:
@@ -107,8 +112,32 @@ class Datapath(ABC):
         return np.rint(slots * share).astype(np.int64)
 
 
+class Meter:
+    """The lanes' stage of one work whose elements are classified, step by step of a live run."""
+
+    def __init__(self, chip: Chip, work: Work, encoders: int) -> None:
+        plan = schedule.schedule(chip.geometry, chip.tiles, work, chip.adders)
+        self.splits = split_k(work.k, chip.geometry.k_max)
+        self._n, self._tiles = work.n, chip.tiles
+        self._alike = plan.column_tiles
+        self._encoded = work.groups * work.rows * work.k * encoders
+        self._described = schedule.describe(plan, self.splits)
+
+    def __call__(self, slots: npt.NDArray[np.uint16], slot_total: int) -> I64:
+        """In the order of `LaneColumns`."""
+        total, busy, load, encode, used = schedule.step_cycles(self._described, slots)
+        idle = total - used * self._alike // self._tiles
+        products = slot_total * self._n
+        return np.array([total, busy, total - busy - load, load, encode, idle, products, self._encoded])
+
+
 class Slots(Datapath):
     as_built = True
+
+    def meter(self, work: Work) -> Meter | None:
+        if self.aggregate or self.multipliers != self.chip.multipliers or not schedule.compiled():
+            return None
+        return Meter(self.chip, work, self._encoders(work))
 
     def operations(self, met: Stack) -> I64:
         return met.slot_total

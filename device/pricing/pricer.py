@@ -6,6 +6,7 @@ Interface
     Pricer(program, chip, design, memory=None)
         .prologue, .layers                   the program's groups: what precedes the first layer, then one a layer
         .lanes(group, stacks, mode)          -> LaneColumns, one entry a step
+        .live(group, works, mode)            -> the same of one step of a live run, as numbers
         .cost(group, mode, keeps_state)      -> GroupCost
         .alone(groups, mode, lanes)          -> cycles of groups by themselves: what an oracle compares
         .begin_step() -> StepPrice           .layer(…) in program order -> LayerTimes of the groups that ended since; .close()
@@ -19,6 +20,7 @@ What this file does not do: choose modes (`controller.py`), price whole records 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -38,8 +40,9 @@ from ditto_cosim.device.pricing.cost import (
     LayerTime,
     PricingError,
     Stack,
+    stack,
 )
-from ditto_cosim.device.pricing.datapath import datapath_of
+from ditto_cosim.device.pricing.datapath import Meter, datapath_of
 from ditto_cosim.device.timing import buffers
 from ditto_cosim.device.timing.schedule import schedule
 from ditto_cosim.device.timing.traffic import ByDigest, Group, Scope, mode_bytes
@@ -48,7 +51,7 @@ from ditto_cosim.device.timing.vector_time import command_cycles, command_passes
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS
 from ditto_cosim.protocol.program import Program, StepClass
-from ditto_cosim.protocol.record import TRAFFIC, Work, layer_work, split_k
+from ditto_cosim.protocol.record import TRAFFIC, SubOp, Work, layer_work, split_k
 
 EARLY = ("weights", "previous_input", "previous_output")
 """Classes of reads that exist before the step does."""
@@ -79,6 +82,8 @@ class Pricer:
         """Whether measured cycles of the chip's lanes are this design's."""
         key = ByDigest(program)
         self._works = _works_of(key)
+        self._meters: dict[tuple[int, Mode], tuple[Meter, ...]] = {}
+        self._dense: dict[tuple[int, Mode], LaneColumns] = {}
         of_traffic = (
             self.scope,
             design.dependency_check,
@@ -114,6 +119,34 @@ class Pricer:
             if len(parts) == 1
             else LaneColumns(*(sum(same) for same in zip(*(p.columns for p in parts), strict=True)))
         )
+
+    def live(self, group: Group, works: tuple[SubOp, ...], mode: Mode) -> LaneColumns:
+        """The lanes' stage of a layer in the step under way."""
+        key = group.index, mode
+        if mode == "original" and key in self._dense:
+            return self._dense[key]
+        if key not in self._meters:
+            self._meters[key] = self._meters_of(group, works, mode)
+        if meters := self._meters[key]:
+            found = [
+                m(s.slots, s.slot_total) for m, s in zip(meters, works, strict=True) if s.slots is not None
+            ]
+            return LaneColumns(*(found[0] if len(found) == 1 else np.sum(found, axis=0)))
+        lanes = self.lanes(group, stack([works], ran=True), mode)
+        of_step = LaneColumns(*(column[0] for column in lanes.columns))
+        if mode == "original" and self.datapath.as_built and works[0].channels is None:
+            self._dense[key] = of_step  # two slots for every element, whatever the data
+        return of_step
+
+    def _meters_of(self, group: Group, works: tuple[SubOp, ...], mode: Mode) -> tuple[Meter, ...]:
+        """Of each work; none where it takes more than slots to know them."""
+        if tuple(s.work for s in works) != self.works(group, mode):
+            return ()  # `lanes` refuses them
+        meters = tuple(self.datapath.meter(s.work) for s in works if s.slots is not None)
+        fit = len(meters) == len(works) and all(
+            m is not None and m.splits == s.splits for m, s in zip(meters, works, strict=True)
+        )
+        return tuple(m for m in meters if m is not None) if fit else ()
 
     def placed(self, group: Group, stacks: tuple[Stack, ...]) -> tuple[Stack, ...]:
         """With what the program knows of a block-scaled product's input."""
@@ -364,7 +397,7 @@ class StepPrice:
     def __init__(self, pricer: Pricer) -> None:
         self._pricer = pricer
         self._told = pricer.contract.begin()
-        self._waiting: list[tuple[GroupCost, LaneColumns, bool]] = []
+        self._waiting: deque[tuple[GroupCost, LaneColumns, bool]] = deque()
         self._tell(pricer.cost(pricer.prologue, pricer.design.base_mode, False), LaneColumns.none(), False)
 
     def layer(
@@ -375,27 +408,39 @@ class StepPrice:
         lanes: LaneColumns,
         measured_cycles: int | None = None,
     ) -> Iterator[LayerTime]:
-        """Tells of a layer, in program order, its lanes as a column of one step; yields what has ended since, in program
-        order, the prologue first."""
-        of_step = LaneColumns(*(column[0] for column in lanes.columns))
+        """Tells of a layer, in program order, its lanes as numbers or as a column of one step; yields what has ended since, in
+        program order, the prologue first."""
+        self.tell(group, mode, keeps_state, lanes, measured_cycles)
+        return self.settled()
+
+    def tell(
+        self,
+        group: Group,
+        mode: Mode,
+        keeps_state: bool,
+        lanes: LaneColumns,
+        measured_cycles: int | None = None,
+    ) -> None:
+        """As `layer`, and asks for nothing."""
+        of_step = lanes if lanes.total.ndim == 0 else LaneColumns(*(column[0] for column in lanes.columns))
         measured = measured_cycles is not None and self._pricer.measures
         if measured:
             of_step = of_step.measured(np.int64(measured_cycles or 0))  # type: ignore[arg-type]  # a scalar column
         self._tell(self._pricer.cost(group, mode, keeps_state), of_step, measured)
-        return self._settled()
 
     def close(self) -> Iterator[LayerTime]:
         """The step is over: the rest."""
         self._told.close()
-        return self._settled()
+        return self.settled()
 
     def _tell(self, cost: GroupCost, lanes: LaneColumns, measured: bool) -> None:
         self._waiting.append((cost, lanes, measured))
         self._told.tell(cost, lanes)
 
-    def _settled(self) -> Iterator[LayerTime]:
+    def settled(self) -> Iterator[LayerTime]:
+        """What has ended since it was asked last."""
         for causes in self._told.settled():
-            yield self._time(*self._waiting.pop(0), causes)
+            yield self._time(*self._waiting.popleft(), causes)
 
     def _time(self, cost: GroupCost, lanes: LaneColumns, measured: bool, causes: Causes) -> LayerTime:
         busy = (int(lanes.encode), causes[0], int(lanes.weight_load), cost.vector_cycles, cost.dram_cycles)

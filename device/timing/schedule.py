@@ -262,6 +262,43 @@ def work_cycles(
     return ComputeCycles(total, busy, total - busy - load, load, encode_busy, total - used // tiles)
 
 
+def compiled() -> bool:
+    """Whether `step_cycles` can be asked."""
+    return kernels() is not None
+
+
+def step_cycles(described: I64, slots: npt.NDArray[np.uint16]) -> list[int]:
+    """`work_cycles` of one step in one call, in whole numbers: total, busy, load and encode cycles of the slowest tile, and the
+    sum over all tiles that differ. `described`: see `describe`."""
+    native = kernels()
+    assert native is not None, "asked for without a compiler"
+    return native.work_cycles(described, slots)
+
+
+def describe(plan: Schedule, chunk: tuple[int, ...]) -> I64:
+    """A work cut over tiles as the compiled form reads it (`DittoWork` of lanes.cpp)."""
+    geometry = plan.geometry
+    passes = plan.passes(max(plan.block_shares))
+    encode = [-(-length // geometry.encode_width) + ENCODE_FLUSH_CYCLES for length in chunk]
+    edges = [
+        np.cumsum([0, *shares]).tolist() for shares in (plan.chunk_shares, plan.row_shares, plan.group_shares)
+    ]
+    return np.array(
+        [
+            *(plan.groups, plan.rows, plan.chunks, plan.k_tiles, plan.row_tiles, plan.group_tiles),
+            *(
+                len(passes),
+                geometry.lanes,
+                geometry.weight_banks,
+                SLOTS_PER_CYCLE,
+                FILL_CYCLES + DRAIN_CYCLES,
+            ),
+            *(*chunk, *encode, *edges[0], *edges[1], *edges[2], *passes),
+        ],
+        np.int64,
+    )
+
+
 def _of_chunks(plan: Schedule, chunk: I64, slots: npt.NDArray[np.integer[Any]] | None) -> npt.NDArray[Any]:
     """Total, busy, load and encode cycles [4, tiles, steps] of the tiles that take these chunks of K; of those that take other
     columns one stands for all, and of tiles whose data are not known one for all."""

@@ -27,6 +27,7 @@ NAMES = {
     "model.ddpm.golden_over_fp32": "golden's step ÷ fp32, 35.7 M",
     "model.icc.pictures.1.increment_over_full_slots": "a slot of an increment ÷ of a full step",
     "model.icc.pictures.16.increment_over_full_slots": "the same, 16 pictures",
+    "model.icc.pictures.16.cached_run_over_full_slots": "a slot of the whole cached run, 16 pictures",
     "model.sq_dm.code_over_slot_million": "a code of SQ-DM's ÷ a slot",
     "rtl.gmac_per_s_per_core": "lane, C = 256, GMAC/s a core",
     "rtl.gmac_per_s_c128": "lane, C = 128, GMAC/s a core",

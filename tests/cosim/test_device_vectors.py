@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from ditto_cosim.device.execution.machine import Machine
+from ditto_cosim.device.execution.machine import Act, Machine
 from ditto_cosim.device.kernels import slots, vector
 from ditto_cosim.device.kernels.portable import PortableKernels
 from ditto_cosim.host.reference.golden import Difference, Verifier
@@ -21,7 +21,6 @@ from ditto_cosim.protocol import isa
 from ditto_cosim.protocol.errors import RequestError
 from ditto_cosim.protocol.isa import DType, TensorSpec
 from ditto_cosim.protocol.messages import RunSpec
-from ditto_cosim.protocol.program import Command
 from support.isa_programs import program_of
 
 CASES: list[dict[str, Any]] = json.loads(
@@ -116,18 +115,21 @@ def test_verify_reports_an_error_planted_in_any_command(op: str, monkeypatch: py
 
     honest = verify()
     assert honest.bit_identical, str(honest.first_difference)
-    vector, layer = machine._vector, machine._layer
+    layer = machine._layer
 
     def spoiled_layer(*args: Any) -> Any:
-        accumulators, *rest = layer(*args)
-        return _spoiled((accumulators,))[0], *rest
+        return _spoiled((layer(*args),))[0]
 
-    def spoiled_vector(step: int, command: Command, values: Any) -> Any:
-        if command.op != ("recall" if kept else op):  # what stands beside it in its program
-            return vector(step, command, values)
-        return _spoiled(vector(step, command, values))
+    def spoiled(act: Act) -> Act:
+        make = act.make
+        if make is None or act.command.op != (
+            "recall" if kept else op
+        ):  # what stands beside it in its program
+            return act
+        return act._replace(make=lambda operands, step: _spoiled(make(operands, step)))
 
-    monkeypatch.setattr(machine, "_vector", spoiled_vector)
+    acts = {step_class: tuple(map(spoiled, acts)) for step_class, acts in machine.acts.items()}
+    monkeypatch.setattr(machine, "acts", acts)
     monkeypatch.setattr(machine, "_layer", spoiled_layer)
     found = verify().first_difference
     assert isinstance(found, Difference)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,13 @@ import torch
 from ditto_cosim.device.backends.base import Backend
 from ditto_cosim.device.execution.blocks import BlockLayer
 from ditto_cosim.device.execution.layers import Layer
-from ditto_cosim.device.execution.machine import Machine
+from ditto_cosim.device.execution.machine import Machine, Make
 from ditto_cosim.device.kernels import slots, vector
 from ditto_cosim.device.kernels.portable import PortableKernels
 from ditto_cosim.host.compiler.quantize import Policy
 from ditto_cosim.host.reference.golden import Difference, Verifier
 from ditto_cosim.protocol.hardware import Mode
-from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS, ISA, LAYER_OPS, Attrs
+from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS, ISA, LAYER_OPS
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
 from ditto_cosim.protocol.program import Command
 from ditto_cosim.protocol.tensors import Array
@@ -196,35 +196,28 @@ def test_exactness_verify_reports_an_error_planted_in(op: str, monkeypatch: pyte
             return (spoil(accumulators) if self.command.name == command.name else accumulators), cycles
 
         monkeypatch.setattr(kind, "run", run_layer)
-    elif op == "quantize":
-        quantize = vector.quantize
-
-        def spoiled_quantize(x: Array, attrs: Attrs, step: int, state: Any, where: str) -> Any:
-            q, params = quantize(x, attrs, step, state, where)
-            return (np.where(spoil(q) > q, q ^ 1, q), params) if command.name in where else (q, params)
-
-        monkeypatch.setattr(vector, "quantize", spoiled_quantize)
-    elif op in ("keep", "recall"):
-        own = Machine._vector
-
-        def run_vector(self: Machine, step: int, executed: Command, values: Mapping[int, Array]) -> Any:
-            results = own(self, step, executed, values)
-            if executed.name != command.name:
-                return results
-            if op == "keep":
-                slot = str(command.attrs["slot"])
-                self.kept[slot] = spoil(self.kept[slot])
-            return tuple(map(spoil, results))
-
-        monkeypatch.setattr(Machine, "_vector", run_vector)
     else:
-        execute = vector.execute
+        resolve = Machine._resolve
 
-        def spoiled_execute(executed: str, operands: Sequence[Array], attrs: Attrs, where: str) -> Any:
-            results = execute(executed, operands, attrs, where)
-            return (spoil(results[0]), *results[1:]) if repr(command.name) in where else results
+        def spoiled_resolve(self: Machine, resolved: Command) -> Make | None:
+            make = resolve(self, resolved)
+            if make is None or (resolved.op, resolved.name) != (op, command.name):
+                return make
 
-        monkeypatch.setattr(vector, "execute", spoiled_execute)
+            def spoiled(operands: Sequence[Array], step: int) -> tuple[Array, ...]:
+                results = make(operands, step)
+                if op == "keep":
+                    slot = str(command.attrs["slot"])
+                    self.kept[slot] = spoil(self.kept[slot])
+                    return results
+                if op == "quantize":
+                    q = results[0]
+                    return np.where(spoil(q) > q, q ^ 1, q), results[1]
+                return (spoil(results[0]), *results[1:])
+
+            return spoiled
+
+        monkeypatch.setattr(Machine, "_resolve", spoiled_resolve)
 
     if name == RELU:
         found_by, program = relu_denoiser.run(verify=True).verifier, relu_denoiser.compiled().program

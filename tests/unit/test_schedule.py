@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -17,7 +17,15 @@ from ditto_cosim.device.designs.base import load_design
 from ditto_cosim.device.pricing.recorded import RecordColumns, price_run
 from ditto_cosim.device.timing import schedule as scheduling
 from ditto_cosim.device.timing.lane import tile_times, weight_load_cycles
-from ditto_cosim.device.timing.schedule import dense_cycles, lane_cycles, resplit, schedule, work_cycles
+from ditto_cosim.device.timing.schedule import (
+    dense_cycles,
+    describe,
+    lane_cycles,
+    resplit,
+    schedule,
+    step_cycles,
+    work_cycles,
+)
 from ditto_cosim.host.reference import lanes as golden
 from ditto_cosim.protocol.hardware import SLOTS_PER_CYCLE, Geometry
 from ditto_cosim.protocol.record import RunInfo, Work, layer_work, split_k
@@ -82,6 +90,11 @@ def test_work_cycles_equal_the_lane_model_and_golden(
         in_numpy = work_cycles(geometry, tiles, work, slots[None], adders)
     for name in ("total", "busy", "starved", "weight_load", "encode", "imbalance"):
         assert getattr(in_numpy, name) == getattr(found, name), name
+    plan = schedule(geometry, tiles, work, adders)
+    total, busy, load, encode, used = step_cycles(describe(plan, split_k(work.k, geometry.k_max)), slots)
+    idle = total - used * plan.column_tiles // tiles
+    at_once = (total, busy, total - busy - load, load, encode, idle)
+    assert at_once == tuple(int(getattr(found, f.name)[0]) for f in fields(found))
 
 
 @settings(deadline=None)

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ditto_cosim.device.kernels import native, slots
-from ditto_cosim.device.kernels.base import Kernels
+from ditto_cosim.device.kernels.base import Before, Kernels
 from ditto_cosim.device.kernels.portable import PortableKernels
 from ditto_cosim.device.kernels.slots import (
     Windows,
@@ -151,6 +152,48 @@ def test_slots_compiled_counter_matches_numpy(
     np.testing.assert_array_equal(
         counter(current, reference, rule), FORMS[0].count_rows(current, reference, rule)
     )
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.lists(st.integers(1, 300), min_size=1, max_size=3),
+    st.sampled_from(["twos4", "mag4"]),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+def test_slots_against_many_references_are_those_against_each(
+    chains: int, chain: int, lengths: list[int], rule: LowRule, transposed: bool, seed: int
+) -> None:
+    """Rows, one value, the row before: by both forms, and by counting each against what it stands for."""
+    rng = np.random.default_rng(seed)
+    rows, splits, value = chains * chain, tuple(lengths), int(rng.integers(-128, 128))
+    current, other = rng.integers(-128, 128, (2, rows, sum(splits)), np.int8)
+    if transposed:
+        current, other = np.asfortranarray(current), np.asfortranarray(other)
+    before = spatial_reference(current, chains, value)
+    explicit = np.stack([_slots_of(current, r, splits, rule) for r in (other, np.int8(value), before)])
+    for form in FORMS:
+        slots, totals = form.count_against(current, (other, value, Before(chain, value)), splits, rule)
+        assert slots.dtype == np.uint16
+        np.testing.assert_array_equal(slots, explicit)
+        np.testing.assert_array_equal(totals.sum(1), current.size)
+        np.testing.assert_array_equal(totals[:, 1] + 2 * totals[:, 2], slots.sum((1, 2)))
+        np.testing.assert_array_equal(totals[:, 0], [(current == r).sum() for r in (other, value, before)])
+
+
+def _slots_of(
+    current: npt.NDArray[np.int8],
+    reference: npt.NDArray[np.int8] | np.int8,
+    splits: tuple[int, ...],
+    rule: LowRule,
+) -> npt.NDArray[np.int64]:
+    """Element by element, as the rule is written."""
+    d = current.astype(np.int64) - reference
+    low = (d >= -8) & (d <= 7) if rule == "twos4" else np.abs(d) <= 15
+    slots = np.where(d == 0, 0, np.where(low, 1, 2))
+    return np.stack([part.sum(1) for part in np.split(slots, np.cumsum(splits)[:-1], axis=1)])
 
 
 def test_slots_compiled_counter_knows_every_difference() -> None:
