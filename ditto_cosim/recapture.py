@@ -72,7 +72,7 @@ def recapture(directory: Path, denoiser: torch.nn.Module, step: int, layers: lis
     )  # asked, not completed
     if not 0 <= step <= last:
         raise AnalysisError(f"{directory}: no step {step}; the run has steps 0…{last}")
-    first = recorded_inputs(directory, 0)
+    first = recorded_inputs(directory, record.program, 0)
     made = constants_of(record.program, denoiser, first, record.info, directory)
     constants = {n: _array(t) for n, t in made.items()}
     spec = RunSpec(backend="model", chip=info.chip, design=info.design)
@@ -81,7 +81,7 @@ def recapture(directory: Path, denoiser: torch.nn.Module, step: int, layers: lis
     try:
         for at in range(step + 1):
             keeper.wanted = frozenset(layers) if at == step else frozenset()
-            inputs = {n: _array(t) for n, t in recorded_inputs(directory, at).items()}
+            inputs = {n: _array(t) for n, t in recorded_inputs(directory, record.program, at).items()}
             machine.step(at, inputs, observe="none", timed=True, on_layer=_ignore, on_value=_ignore)
     finally:
         machine.close()

@@ -192,6 +192,17 @@ def test_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
         connect("tcp://127.0.0.1:1", alone)
 
 
+def test_keys_that_others_may_add_to_are_refused(tmp_path: Path) -> None:
+    """Whoever may write there admits whom he likes."""
+    security.make_keys(tmp_path / "keys", "bob")
+    (tmp_path / "keys" / "hosts").chmod(0o777)
+    with (
+        pytest.raises(AssertionError, match="others may write to it"),
+        running("tcp://127.0.0.1:*", tmp_path / "log", "--keys", str(tmp_path / "keys")),
+    ):
+        pass
+
+
 def test_secret_keys_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
     written = security.make_keys(tmp_path / "keys", "bob")
     for path in written:
