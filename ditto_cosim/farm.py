@@ -191,8 +191,10 @@ def _try(ways: _Ways, run: Planned, directory: Path) -> Done:
 
 def _trusted(options: Sequence[str]) -> list[str]:
     """What the farm's own options say of the backend, for a resumed run to hold its record against."""
-    joined = [f"--backend={b}" for a, b in pairwise(options) if a == "--backend"]
-    return [o for o in (*joined, *options) if o.startswith("--backend=") and ":" in o]
+    both = "--backend", "--cross-check"
+    named = [b for a, b in pairwise(options) if a in both]
+    named += [o.partition("=")[2] for o in options if o.partition("=")[0] in both]
+    return [word for name in named if ":" in name for word in ("--backend", name)]
 
 
 def _summary(text: str) -> dict[str, Any]:

@@ -11,10 +11,10 @@ What this file does not do: run RTL (`sim_harness/recorded.py` replays what this
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -24,6 +24,7 @@ from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host.analysis.replay import AnalysisError, constants_of, recorded_inputs
 from ditto_cosim.host.pipeline.run import INPUTS
+from ditto_cosim.host.recipe import recipe_of
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RunRecord
@@ -92,10 +93,10 @@ def recorded_denoiser(record: RunRecord) -> torch.nn.Module:
     """The network that made a run, loaded as the run loaded it where its record says how."""
     from ditto_cosim.host.pipeline.models import load_denoiser, load_model
 
-    recipe = record.info.extra.get("recipe")
-    if not isinstance(recipe, Mapping):
+    recipe = recipe_of(record)
+    if recipe is None:
         return load_denoiser(record.info.model)
-    return load_model(recipe.get("folder") or recipe["model"], **dict(recipe.get("options", {}))).denoiser
+    return load_model(recipe.folder or recipe.model, **msgspec.structs.asdict(recipe.options)).denoiser
 
 
 def sample(captures: list[Capture], rows: int = 24, columns: int = 40) -> list[Capture]:

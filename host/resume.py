@@ -10,89 +10,46 @@ of the user's own, is followed where the user names that code too. What this fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 
 from ditto_cosim.host.compiler.cache import Cache
-from ditto_cosim.host.compiler.quantize import Choice, Observer
 from ditto_cosim.host.generation import Outcome, Watcher, generate_run
 from ditto_cosim.host.pipeline.models import Wish, load_model
 from ditto_cosim.host.pipeline.run import ResumeError
+from ditto_cosim.host.recipe import recipe_of
 from ditto_cosim.host.report.prices import Prices
 from ditto_cosim.protocol.record import RunRecord
-
-
-class _Settings(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Of `generation.PLAIN_SETTINGS`."""
-
-    verify: bool = False
-    verify_sample: int = 0
-    connect_to: str | None = None
-    keys: str | None = None
-    rtl_layers: tuple[str, ...] = ()
-    cross_check: str = ""
-
-
-class _Options(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Of `load_model`."""
-
-    dtype: str = ""
-    lora: tuple[str, ...] = ()
-    controlnet: str = ""
-    quantized: str = ""
-    scheduler: str = ""
-
-
-class _Recipe(msgspec.Struct):
-    """What `generation.recipe_of` leaves in a record."""
-
-    model: str
-    folder: str | None
-    wish: dict[str, Any]
-    backend: str
-    chip: str
-    design: str
-    command: str
-    scales: str | None
-    policy: Choice
-    observer: Observer
-    settings: _Settings
-    options: _Options = msgspec.field(default_factory=_Options)
-    cache: dict[str, Any] | Literal["icc", "reuse"] | None = None
-    plan: str = ""
-    fp32: bool = False
 
 
 def resume_run(
     directory: Path,
     *,
-    backend: str = "",
+    trusted: Collection[str] = (),
     watcher: Watcher | None = None,
     connect_to: str = "",
     keys: Path | None = None,
     appraise: Callable[[Path], Prices] | None = None,
 ) -> Outcome:
     """The rest of a run and everything it leaves, the same as if it had never been interrupted. A device is found where the
-    run found it, unless another address is given. `backend` says again which code of one's own computes the layers, where the
-    run had such."""
+    run found it, unless another address is given. `trusted` says again which code of the user's own computes the
+    layers, where the run had such."""
     record = RunRecord(directory)
-    recipe = record.info.extra.get("recipe")
-    if not isinstance(recipe, Mapping):
+    asked = recipe_of(record)
+    if asked is None:
         raise ResumeError(
             f"{directory}: its record does not say how it was made; only runs of `ditto generate` can be resumed"
         )
     try:
-        asked = msgspec.convert(recipe, _Recipe)
         Wish(**asked.wish)  # names
         wish, cache = msgspec.convert(asked.wish, Wish), Cache.of(asked.cache)
     except (msgspec.ValidationError, TypeError) as error:
         raise ResumeError(f"{directory}: its recipe cannot be read ({error}); run it again") from None
     code = [name for name in (asked.backend, asked.settings.cross_check) if ":" in name]
-    if unnamed := [name for name in code if name != backend]:
+    if unnamed := [name for name in code if name not in trusted]:
         raise ResumeError(
             f"{directory}: its layers are computed by code that is not ours, {unnamed[0]}; "
             f"if you trust it, say so: ditto resume {directory} --backend {unnamed[0]}"

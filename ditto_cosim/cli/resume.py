@@ -18,9 +18,11 @@ def resume(
         Path | None, typer.Option(help="Keys for a device on another machine (`ditto keys`)")
     ] = None,
     backend: Annotated[
-        str,
-        typer.Option(help="For a run on a backend of your own: name that code again, records may be others'"),
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            help="For a run on a backend of your own: name it again, since a record may be anybody's"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")] = False,
 ) -> None:
     """Go on with a run that was interrupted, behind its last whole step: the same picture, cycles and report.
@@ -37,6 +39,6 @@ def resume(
 
         with watching(as_json) as watcher:
             outcome = resume_run(
-                run, backend=backend, watcher=watcher, connect_to=connect, keys=keys, appraise=appraise
+                run, trusted=backend or (), watcher=watcher, connect_to=connect, keys=keys, appraise=appraise
             )
         tell(outcome, as_json, say)
