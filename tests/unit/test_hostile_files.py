@@ -219,6 +219,17 @@ def test_hostile_chip_in_a_record_is_a_sentence(name: str, value: object) -> Non
         Chip.from_description({**tiny.description, name: value}, "record")
 
 
+@pytest.mark.parametrize(
+    "data", [b"\xff\xfea = 1", b"\x00", b"a = " + b"[" * 100_000, b"extends = 'it.toml'"]
+)
+def test_hostile_chip_and_design_files_are_a_sentence(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "it.toml").write_bytes(data)
+    with pytest.raises(ChipError, match=r"it\.toml"):
+        load_chip(tmp_path / "it.toml")
+    with pytest.raises(DesignError, match=r"it\.toml"):
+        load_design(tmp_path / "it.toml")
+
+
 def test_hostile_design_in_a_record_is_a_sentence() -> None:
     itc = load_design("itc")
     assert Design.from_description(itc.description, "record") == itc
