@@ -190,15 +190,23 @@ def test_commands_killed_two_hundred_times_lose_nothing(commands: Commands, tmp_
 
     rng, kills, zygote = random.Random(200), 0, commands.zygote
 
-    def killed(took_s: float, function: str, *arguments: object) -> bool:
-        """Whether the job was killed before its end."""
-        child = zygote.start(function, *arguments)
-        time.sleep(rng.random() * took_s)
+    def killed(cpu_s: float, function: str, *arguments: object) -> bool:
+        """Whether the job was killed before its end: behind a random share of its work, however slow the machine is now."""
+        child, at = zygote.start(function, *arguments), rng.random() * cpu_s
+        while child.spent_s() < at:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.05)
         child.kill()
         return child.wait() == -9
 
+    def cost_s(function: str, *arguments: object) -> float:
+        """Of the processor, from begin to end."""
+        child = zygote.start(function, *arguments)
+        assert child.wait() == 0, zygote.log.read_text()[-3000:]
+        return child.cpu_s
+
     calm = tmp_path / "calm"
-    took_s = finished(zygote, "ditto", "generate", *GENERATE, "-o", str(calm))
+    cpu_s = cost_s("ditto", "generate", *GENERATE, "-o", str(calm))
     lives = 0
     while kills < COMMAND_KILLS * 6 // 10:
         run = tmp_path / f"run{lives}"
@@ -210,10 +218,10 @@ def test_commands_killed_two_hundred_times_lose_nothing(commands: Commands, tmp_
         for _ in range(8):
             if (run / "run.json").exists():
                 done = len(RunRecord(run))
-                kills += killed(took_s, "ditto", "resume", str(run), "--json")
+                kills += killed(cpu_s, "ditto", "resume", str(run), "--json")
                 assert len(RunRecord(run)) >= done
             else:
-                kills += killed(took_s, "ditto", "generate", *GENERATE, "-o", str(run))
+                kills += killed(cpu_s, "ditto", "generate", *GENERATE, "-o", str(run))
             print(f"{kills} kills, {run.name}", flush=True)
         if not (run / "run.json").exists():
             finished(zygote, "ditto", "generate", *GENERATE, "-o", str(run))
@@ -224,29 +232,29 @@ def test_commands_killed_two_hundred_times_lose_nothing(commands: Commands, tmp_
     calibrate = ("calibrate", "fashion-ddpm", "--steps", "3", "--batch", "1", "-o", str(scales))
     sweep = ("sweep", str(calm), "--json", "-o", str(plot))
     for target, arguments in ((scales, calibrate), (plot, sweep)):
-        took_s = finished(zygote, "ditto", *arguments)
+        cpu_s = cost_s("ditto", *arguments)
         expected = target.read_bytes()
         before = kills
         while kills < before + COMMAND_KILLS // 10:
-            kills += killed(took_s, "ditto", *arguments)
+            kills += killed(cpu_s, "ditto", *arguments)
             assert target.read_bytes() == expected
 
     page = tmp_path / "page"
     small = tmp_path / "small"
     with LocalDevice(["--backend", "model", "--chip", "tiny"]) as device:
         finished(zygote, "generate", device.link.address, str(small), False)
-    took_s = finished(zygote, "report", str(small), str(page))
+    cpu_s = cost_s("report", str(small), str(page))
     texts = {p.name: p.read_bytes() for p in page.iterdir()}
     before = kills
     while kills < before + COMMAND_KILLS // 10:
-        kills += killed(took_s, "report", str(small), str(page))
+        kills += killed(cpu_s, "report", str(small), str(page))
         assert {p.name: p.read_bytes() for p in page.iterdir() if UNFINISHED not in p.name} == texts
 
     weights = tmp_path / "weights"
-    took_s = finished(zygote, "train", str(tmp_path / "calm-weights"), 3)
+    cpu_s = cost_s("train", str(tmp_path / "calm-weights"), 3)
     before, steps = kills, 0
     while kills < before + COMMAND_KILLS // 10:
-        kills += killed(took_s, "train", str(weights), 1000)
+        kills += killed(cpu_s, "train", str(weights), 1000)
         if (weights / "checkpoint.pt").exists():
             now = torch.load(weights / "checkpoint.pt", weights_only=True)["step"]
             assert now >= steps
