@@ -23,8 +23,8 @@ from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host.analysis.replay import AnalysisError, constants_of, recorded_inputs
+from ditto_cosim.host.pipeline.recipe import recipe_of
 from ditto_cosim.host.pipeline.run import INPUTS
-from ditto_cosim.host.recipe import recipe_of
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.messages import RunSpec
 from ditto_cosim.protocol.record import RunRecord

@@ -19,8 +19,8 @@ import msgspec
 from ditto_cosim.host.compiler.cache import Cache
 from ditto_cosim.host.generation import Outcome, Watcher, generate_run
 from ditto_cosim.host.pipeline.models import Wish, load_model
+from ditto_cosim.host.pipeline.recipe import recipe_of
 from ditto_cosim.host.pipeline.run import ResumeError
-from ditto_cosim.host.recipe import recipe_of
 from ditto_cosim.host.report.prices import Prices
 from ditto_cosim.protocol.record import RunRecord
 

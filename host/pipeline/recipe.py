@@ -38,7 +38,7 @@ class _Options(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     scheduler: str = ""
 
 
-class Recipe(msgspec.Struct):
+class RunRecipe(msgspec.Struct):
     """What `generation.recipe_of` leaves in a record."""
 
     model: str
@@ -58,12 +58,12 @@ class Recipe(msgspec.Struct):
     fp32: bool = False
 
 
-def recipe_of(record: RunRecord) -> Recipe | None:
+def recipe_of(record: RunRecord) -> RunRecipe | None:
     """The recipe, or a `ResumeError` if what stands there is none."""
     found = record.info.extra.get("recipe")
     if found is None:
         return None
     try:
-        return msgspec.convert(found, Recipe)
+        return msgspec.convert(found, RunRecipe)
     except msgspec.ValidationError as error:
         raise ResumeError(f"{record.directory}: its recipe cannot be read ({error}); run it again") from None
