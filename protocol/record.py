@@ -360,7 +360,8 @@ class RunWriter:
         (directory / OUTCOME).unlink(missing_ok=True)
         shelf.clear(directory)
         for beside in directory.glob(f"*/{RUN}"):  # streams and parts of an older run
-            beside.unlink()
+            if not beside.parent.is_symlink():
+                beside.unlink()
         self._write(RUN, {"version": RECORD_VERSION, "info": asdict(info)})
 
     @classmethod

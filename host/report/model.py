@@ -212,6 +212,14 @@ class RunReport:
         return cls(**made)
 
 
+def inside(directory: Path, path: str) -> Path:
+    """A file of a run, by a path that somebody else may have written: what lies elsewhere is nobody's to show."""
+    file = directory / path
+    if not file.resolve().is_relative_to(directory.resolve()):
+        raise ReportError(f"report: {path!r} is not in {directory}; pictures are named relative to the run")
+    return file
+
+
 def load_report(directory: Path) -> RunReport:
     """The report a run left in its directory."""
     path = directory / "report.json"
@@ -222,7 +230,10 @@ def load_report(directory: Path) -> RunReport:
             )
         raise ReportError(f"{directory}: no report.json here; give the directory a run was written to")
     try:
-        return RunReport.from_json(path.read_text(encoding="utf-8"))
+        report = RunReport.from_json(path.read_text(encoding="utf-8"))
+        for picture in (*report.images, *report.fp32, *(name for _, name in report.strip)):
+            inside(directory, picture)
+        return report
     except (UnicodeDecodeError, ReportError) as error:
         raise ReportError(f"{path}: {error}") from None
 
