@@ -186,6 +186,20 @@ def test_resume_of_a_damaged_record_is_refused_in_a_sentence(half: Session, tmp_
         RunRecord(half.directory)
 
 
+def test_resume_takes_no_outputs_that_the_program_does_not_make(half: Session) -> None:
+    finished = journal.read(half.directory, 1)
+    (name,) = finished.outputs
+    for outputs in (
+        {name: finished.outputs[name][:, :, :1]},
+        {name: finished.outputs[name].astype(np.float64)},
+        {"other": finished.outputs[name]},
+        {},
+    ):
+        journal.write(half.directory, dataclasses.replace(finished, outputs=outputs))
+        with pytest.raises(ResumeError, match="step 1 left"):
+            half.run(resume=True)
+
+
 def test_full_disk_names_the_path_and_leaves_nothing_half(
     half: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
