@@ -156,7 +156,7 @@ def _try(ways: _Ways, run: Planned, directory: Path) -> Done:
     while attempt < ways.attempts:
         attempt += 1
         if resumes:
-            arguments = ["resume", str(directory), *_trusted(run.options), "--json"]
+            arguments = ["resume", str(directory), *trusted(run.options), "--json"]
         else:
             chosen = [
                 "--model",
@@ -189,7 +189,7 @@ def _try(ways: _Ways, run: Planned, directory: Path) -> Done:
     )
 
 
-def _trusted(options: Sequence[str]) -> list[str]:
+def trusted(options: Sequence[str]) -> list[str]:
     """What the farm's own options say of the backend, for a resumed run to hold its record against."""
     both = "--backend", "--cross-check"
     named = [b for a, b in pairwise(options) if a in both]

@@ -14,6 +14,7 @@ import msgspec
 
 from ditto_cosim.host.compiler.quantize import Choice, Observer
 from ditto_cosim.host.pipeline.run import ResumeError
+from ditto_cosim.protocol.errors import printable
 from ditto_cosim.protocol.record import RunRecord
 
 
@@ -64,6 +65,7 @@ def recipe_of(record: RunRecord) -> RunRecipe | None:
     if found is None:
         return None
     try:
-        return msgspec.convert(found, RunRecipe)
+        recipe = msgspec.convert(found, RunRecipe)
+        return msgspec.structs.replace(recipe, command=printable(recipe.command))
     except msgspec.ValidationError as error:
         raise ResumeError(f"{record.directory}: its recipe cannot be read ({error}); run it again") from None
