@@ -86,7 +86,7 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
         layers=_layers(columns, times[own.name]),
         elsewhere=[_elsewhere(columns, load_chip(name), own) for name in chip_names() if name != chip.name],
         series=_series(columns, chip, own) if full or extent <= SERIES_LAYER_STEPS else None,
-        what_if=_what_if(run, own, jobs=0 if full else 1) if full or extent <= GRID_LAYER_STEPS else [],
+        what_if=_what_if(run, columns, own, jobs=0 if full else 1) if full or extent <= GRID_LAYER_STEPS else [],
         two_arrays=_two_arrays(columns, chip, own),
     )
 
@@ -196,8 +196,8 @@ def _most(step: StepMoments, room: str) -> list[int]:
     return found
 
 
-def _what_if(run: Path, own: Design, jobs: int) -> list[WhatIf]:
-    fitting = designs_for(RunRecord(run).program)
+def _what_if(run: Path, columns: RecordColumns, own: Design, jobs: int) -> list[WhatIf]:
+    fitting = designs_for(columns.program)
     names = [n for n in dict.fromkeys(("itc", "ditto", own.name)) if n in fitting]
     base = Base((run,))
     chip, _ = base.own(run)
@@ -214,8 +214,7 @@ def _what_if(run: Path, own: Design, jobs: int) -> list[WhatIf]:
         if buffer_mb:
             settings["buffer.megabytes"] = buffer_mb
         wanted.append(base.candidate(run, settings))
-    records = {run: RecordColumns.load(RunRecord(run))}
-    priced = dict(workers.each(price, records, wanted, jobs=jobs))
+    priced = dict(workers.each(price, {run: columns}, wanted, jobs=jobs))
     return [
         WhatIf(
             design=c.design.name,

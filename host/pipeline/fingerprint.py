@@ -78,6 +78,8 @@ def _reading(module: nn.Module, forward: Callable[..., Any], of_tensor: Callable
 LIBRARIES = frozenset({"diffusers", "torch", "transformers"})
 """Whose classes a lasting reading takes: a version says what their code is, and their code is read as well."""
 _OF_PYTHON = frozenset({"builtins", "collections", "enum", "functools", "types", "typing"})
+_OF_A_PROCESS = frozenset({("diffusers.utils.hub_utils", "SESSION_ID")})
+"""Names whose values are drawn anew in every process, for its downloads."""
 
 
 def lasting(module: nn.Module, forward: Callable[..., Any]) -> str | None:
@@ -287,6 +289,8 @@ class _LastingWalk(_Walk):
         """Every name of a module, and of the classes that are defined there: with a patched one it is another module."""
         self._modules.add(home.__name__)
         for name, thing in sorted(vars(home).items()):
+            if (home.__name__, name) in _OF_A_PROCESS:
+                continue
             if isinstance(thing, type) and thing.__module__ == home.__name__:
                 for member, value in sorted(vars(thing).items()):
                     self._named((name, member), value)

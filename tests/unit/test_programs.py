@@ -6,6 +6,9 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +71,17 @@ def test_second_session_compiles_nothing(kept: Path, monkeypatch: pytest.MonkeyP
     assert len([f for f in kept.iterdir() if f.is_dir()]) == 1
     monkeypatch.setattr(denoiser, "capture_call", None)
     assert torch.equal(images(unet()), first)
+
+
+def test_another_process_has_the_same_key() -> None:
+    told = "from tests.unit.test_programs import *; module = unet(); print(lasting(module, module.forward))"
+    root = Path(__file__).parents[2]
+    paths = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "PYTHONHASHSEED": "7"}
+    other = subprocess.run(
+        [sys.executable, "-c", told], cwd=root, env=paths, capture_output=True, text=True, check=True
+    )
+    module = unet()
+    assert other.stdout.strip() == lasting(module, module.forward) != "None"
 
 
 def test_damaged_program_is_made_again(kept: Path) -> None:
