@@ -86,7 +86,9 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
         layers=_layers(columns, times[own.name]),
         elsewhere=[_elsewhere(columns, load_chip(name), own) for name in chip_names() if name != chip.name],
         series=_series(columns, chip, own) if full or extent <= SERIES_LAYER_STEPS else None,
-        what_if=_what_if(run, columns, own, jobs=0 if full else 1) if full or extent <= GRID_LAYER_STEPS else [],
+        what_if=_what_if(run, columns, own, jobs=0 if full else 1)
+        if full or extent <= GRID_LAYER_STEPS
+        else [],
         two_arrays=_two_arrays(columns, chip, own),
     )
 

@@ -32,7 +32,7 @@ from support.wire_harness import serving
 SPEC = RunSpec(backend="model", chip="tiny", design="ditto")
 
 
-RECIPE = {
+RECIPE: dict[str, Any] = {
     **dict.fromkeys(("folder", "scales", "cache"), None),
     "model": "nobody",
     "wish": {},

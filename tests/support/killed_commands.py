@@ -3,17 +3,25 @@
 
 from __future__ import annotations
 
+import importlib
+from unittest import mock
+
+import diffusers
 import transformers  # noqa: F401
-from diffusers import (  # loaded when they are asked for, not with the package
-    AutoPipelineForText2Image,  # noqa: F401
-    DDIMPipeline,  # noqa: F401
-    UNet2DModel,  # noqa: F401
-)
 
 from ditto_cosim import appraisal
-from ditto_cosim.cli import generate, models, resume, sweep  # noqa: F401
-from ditto_cosim.host.report import charts, html, timeline  # noqa: F401
 from support.killed_jobs import *  # noqa: F403
 
+for name in ("AutoPipelineForText2Image", "DDIMPipeline", "UNet2DModel"):
+    getattr(diffusers, name)  # loaded when it is asked for, not with the package
+for name in (
+    "cli.generate",
+    "cli.models",
+    "cli.resume",
+    "cli.sweep",
+    "host.report.charts",
+    "host.report.html",
+):
+    importlib.import_module(f"ditto_cosim.{name}")
 appraisal.GRID_LAYER_STEPS = appraisal.SERIES_LAYER_STEPS = 0
-appraisal.WELL_KNOWN = ("itc", "ditto")
+mock.patch.object(appraisal, "WELL_KNOWN", ("itc", "ditto")).start()

@@ -95,6 +95,8 @@ def test_hostile_description_is_a_sentence(tmp_path: Path, text: str) -> None:
         (("program", "values", 0), [[1.5, 2], "f32"]),
         (("program", "values", 0), [[1, 2], "\x1b[31m"]),
         (("program", "commands"), None),
+        (("program", "skip_summation"), [True]),
+        (("program", "static_inputs"), "x"),
         (("program",), []),
         (("steps",), None),
         (("seed",), "\x1b[31m"),
