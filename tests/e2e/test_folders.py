@@ -227,6 +227,16 @@ def pickled(folder: Path) -> None:
     path.unlink()
 
 
+def own_pipeline(folder: Path) -> None:
+    (folder / "pipeline.py").write_text(OWNED)
+    index(folder, _class_name=["pipeline", "Evil"])
+
+
+def own_denoiser(folder: Path) -> None:
+    (folder / "unet" / "evil.py").write_text(OWNED)
+    index(folder, unet=["evil", "Evil"])
+
+
 def deep(name: str) -> Any:
     return lambda folder: (folder / name).write_text("[" * 100_000)
 
@@ -234,8 +244,8 @@ def deep(name: str) -> Any:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda f: ((f / "pipeline.py").write_text(OWNED), index(f, _class_name=["pipeline", "Evil"])),
-        lambda f: ((f / "unet" / "evil.py").write_text(OWNED), index(f, unet=["evil", "Evil"])),
+        own_pipeline,
+        own_denoiser,
         lambda f: index(f, unet=["subprocess", "Popen"]),
         lambda f: index(f, unet=[1, 2]),
         lambda f: index(f, _class_name="Nothing"),
