@@ -24,6 +24,7 @@ from ditto_cosim.device.process import (
     limit_memory,
     log_to_stderr,
     machine_bytes,
+    many_descriptors,
     stop_on_signals,
 )
 from ditto_cosim.device.serving.front import Front
@@ -142,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ditto device: {error}", file=sys.stderr)
         return 2
     nursery = Nursery(work, prepare)
+    many_descriptors()
     front = Front(nursery, limits, parent_pid=options.parent_pid)
     try:
         address = front.bind(options.bind, options.keys)

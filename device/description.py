@@ -57,10 +57,14 @@ def read(kind: str, folder: str, name: str | Path, error: type[DittoError], dept
                 f"{kind} {text!r}: neither a preset ({', '.join(known)}) nor a TOML file that exists"
                 f"{did_you_mean(path.stem, known)}"
             )
-        source, found, where, beside = path.read_text(encoding="utf-8"), path.stem, text, path.parent
+        try:
+            source = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as wrong:
+            raise error(f"{text}: not TOML, which is text in UTF-8 ({wrong})") from None
+        found, where, beside = path.stem, text, path.parent
     try:
         values = tomllib.loads(source)
-    except tomllib.TOMLDecodeError as wrong:
+    except (tomllib.TOMLDecodeError, RecursionError) as wrong:
         raise error(f"{where}: not TOML ({wrong})") from None
     base = values.pop("extends", None)
     if base is None:

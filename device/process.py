@@ -56,6 +56,14 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
+def many_descriptors() -> None:
+    """As many as this user may have, within reason: every connection of a host's, or of a stranger's, takes one."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if most == resource.RLIM_INFINITY else min(most, 65_536)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(now, wanted), most))
+
+
 def limit_memory(more_bytes: int) -> None:
     """From now on this process may take so much more; beyond, allocations fail here instead of in somebody else. If the
     whole machine runs out, this process goes before others."""

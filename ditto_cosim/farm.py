@@ -25,8 +25,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 from ditto_cosim import workers
 from ditto_cosim.protocol.errors import DittoError
@@ -100,7 +103,7 @@ def farm(
     for run in planned:
         kept = run.directory / KEPT
         if kept.is_file():
-            yield replace(Done(**json.loads(kept.read_text(encoding="utf-8"))), status="kept")
+            yield replace(_kept(kept), status="kept")
         else:
             waiting.append(run)
     jobs = jobs or (max(1, workers.cores() // 2) if on == "local" else 0)
@@ -113,6 +116,15 @@ def farm(
         if done.status == "done":
             write_text(directory / KEPT, json.dumps(asdict(done)))
         yield done
+
+
+def _kept(path: Path) -> Done:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Done)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise FarmError(
+            f"{path}: not what a farm leaves ({error}); remove it, and that run is made again"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +156,7 @@ def _try(ways: _Ways, run: Planned, directory: Path) -> Done:
     while attempt < ways.attempts:
         attempt += 1
         if resumes:
-            arguments = ["resume", str(directory), "--json"]
+            arguments = ["resume", str(directory), *trusted(run.options), "--json"]
         else:
             chosen = [
                 "--model",
@@ -175,6 +187,14 @@ def _try(ways: _Ways, run: Planned, directory: Path) -> Done:
     return Done(
         run.model, run.seed, str(run.directory), named, attempt, spent, summary, said if status else ""
     )
+
+
+def trusted(options: Sequence[str]) -> list[str]:
+    """What the farm's own options say of the backend, for a resumed run to hold its record against."""
+    both = "--backend", "--cross-check"
+    named = [b for a, b in pairwise(options) if a in both]
+    named += [o.partition("=")[2] for o in options if o.partition("=")[0] in both]
+    return [word for name in named if ":" in name for word in ("--backend", name)]
 
 
 def _summary(text: str) -> dict[str, Any]:

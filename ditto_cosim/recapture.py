@@ -11,10 +11,10 @@ What this file does not do: run RTL (`sim_harness/recorded.py` replays what this
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -23,6 +23,7 @@ from ditto_cosim.device.backends.base import Backend, Gemm, GemmResult
 from ditto_cosim.device.chips import load_chip
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host.analysis.replay import AnalysisError, constants_of, recorded_inputs
+from ditto_cosim.host.pipeline.recipe import recipe_of
 from ditto_cosim.host.pipeline.run import INPUTS
 from ditto_cosim.protocol.hardware import Geometry
 from ditto_cosim.protocol.messages import RunSpec
@@ -72,7 +73,7 @@ def recapture(directory: Path, denoiser: torch.nn.Module, step: int, layers: lis
     )  # asked, not completed
     if not 0 <= step <= last:
         raise AnalysisError(f"{directory}: no step {step}; the run has steps 0…{last}")
-    first = recorded_inputs(directory, 0)
+    first = recorded_inputs(directory, record.program, 0)
     made = constants_of(record.program, denoiser, first, record.info, directory)
     constants = {n: _array(t) for n, t in made.items()}
     spec = RunSpec(backend="model", chip=info.chip, design=info.design)
@@ -81,7 +82,7 @@ def recapture(directory: Path, denoiser: torch.nn.Module, step: int, layers: lis
     try:
         for at in range(step + 1):
             keeper.wanted = frozenset(layers) if at == step else frozenset()
-            inputs = {n: _array(t) for n, t in recorded_inputs(directory, at).items()}
+            inputs = {n: _array(t) for n, t in recorded_inputs(directory, record.program, at).items()}
             machine.step(at, inputs, observe="none", timed=True, on_layer=_ignore, on_value=_ignore)
     finally:
         machine.close()
@@ -92,10 +93,10 @@ def recorded_denoiser(record: RunRecord) -> torch.nn.Module:
     """The network that made a run, loaded as the run loaded it where its record says how."""
     from ditto_cosim.host.pipeline.models import load_denoiser, load_model
 
-    recipe = record.info.extra.get("recipe")
-    if not isinstance(recipe, Mapping):
+    recipe = recipe_of(record)
+    if recipe is None:
         return load_denoiser(record.info.model)
-    return load_model(recipe.get("folder") or recipe["model"], **dict(recipe.get("options", {}))).denoiser
+    return load_model(recipe.folder or recipe.model, **msgspec.structs.asdict(recipe.options)).denoiser
 
 
 def sample(captures: list[Capture], rows: int = 24, columns: int = 40) -> list[Capture]:

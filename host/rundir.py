@@ -64,8 +64,10 @@ def clear_run(directory: Path) -> None:
     clear(directory)
     for pattern in LEFT:
         for path in directory.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     for beside in directory.glob(f"*/{RUN}"):  # streams and parts
+        if beside.parent.is_symlink():  # another's
+            continue
         clear_run(beside.parent)
         if not any(beside.parent.iterdir()):
             beside.parent.rmdir()

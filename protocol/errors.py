@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import ClassVar
+from typing import Any, ClassVar
 
 _SETTINGS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EADDRINUSE}
 """What the machine, not the program, ran out of or forbids, though no file is named."""
@@ -225,3 +225,12 @@ def revive(kind: str, message: str, state: str = "") -> DittoError:
 def printable(text: str) -> str:
     """Text of somebody else's as a terminal may show it: control characters spelled out, lines kept."""
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def printable_within(value: Any) -> Any:
+    """Plain data of somebody else's with every text in it as a terminal may show it."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(k): printable_within(v) for k, v in value.items()}
+    return [printable_within(v) for v in value] if isinstance(value, list) else value

@@ -45,6 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
     try:
+        unfinished.unlink(missing_ok=True)  # a link, which somebody might have put there
         yield unfinished
         unfinished.replace(path)
     except OSError as error:

@@ -25,6 +25,9 @@ COPY_BELOW_BYTES = 1 << 16
 """Shorter frames are cheaper to copy into the socket than to keep alive until it has sent them."""
 MESSAGES_AT_ONCE = 64
 """Taken from one socket before the others, and what waits to be sent, have their turn."""
+HANDSHAKE_S = 5
+"""A connection that has not said by then that it speaks ZeroMQ, and whose it is, is closed: whoever holds open as many as a
+process may have keeps others out for so long at most."""
 
 
 Outgoing = Sequence[Any]
@@ -165,6 +168,7 @@ class Sockets:
         raw.setsockopt(zmq.RCVHWM, receive_most)
         raw.setsockopt(zmq.LINGER, 500)
         raw.setsockopt(zmq.MAXMSGSIZE, frame_bytes)
+        raw.setsockopt(zmq.HANDSHAKE_IVL, 1000 * HANDSHAKE_S)
         _ipv6(raw, address)
         return Socket(raw)
 

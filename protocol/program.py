@@ -225,12 +225,12 @@ class Program:
             program = cls(
                 values=tuple(TensorSpec(_shape(shape), _dtype(dtype)) for shape, dtype in data["values"]),
                 inputs=_names(data["inputs"]),
-                static_inputs=frozenset(data["static_inputs"]),
+                static_inputs=_texts(data["static_inputs"]),
                 constants=_names(data["constants"]),
                 outputs=_names(data["outputs"]),
                 commands=tuple(_command(*c) for c in data["commands"]),
-                skip_difference=frozenset(data["skip_difference"]),
-                skip_summation=frozenset(data["skip_summation"]),
+                skip_difference=_texts(data["skip_difference"]),
+                skip_summation=_texts(data["skip_summation"]),
                 period=_period(data.get("period", 1)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -279,6 +279,12 @@ def _names(mapping: Any) -> dict[str, int]:
     if not all(isinstance(k, str) and type(v) is int for k, v in mapping.items()):
         raise IsaError("program: names map strings to value numbers")
     return dict(mapping)
+
+
+def _texts(names: Any) -> frozenset[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise IsaError("program: names of inputs and layers are strings")
+    return frozenset(names)
 
 
 def _period(period: Any) -> int:

@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.protocol import shelf
-from ditto_cosim.protocol.errors import DittoError, IsaError, printable
+from ditto_cosim.protocol.errors import DittoError, IsaError, printable, printable_within
 from ditto_cosim.protocol.files import replacing, sweep, write_text
 from ditto_cosim.protocol.hardware import MODES, Mode
 from ditto_cosim.protocol.isa import Convolution
@@ -345,6 +345,8 @@ class RunInfo:
             design=printable(info.design),
             backend=printable(info.backend),
             low_rule=printable(info.low_rule),
+            chip_description=printable_within(info.chip_description),
+            design_description=printable_within(info.design_description),
         )
 
 
@@ -358,7 +360,8 @@ class RunWriter:
         (directory / OUTCOME).unlink(missing_ok=True)
         shelf.clear(directory)
         for beside in directory.glob(f"*/{RUN}"):  # streams and parts of an older run
-            beside.unlink()
+            if not beside.parent.is_symlink():
+                beside.unlink()
         self._write(RUN, {"version": RECORD_VERSION, "info": asdict(info)})
 
     @classmethod

@@ -185,7 +185,7 @@ def make_keys(directory: Path, host: str) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     os.chmod(directory, 0o700)
     hosts = directory / "hosts"
-    hosts.mkdir(exist_ok=True)
+    hosts.mkdir(mode=0o700, exist_ok=True)
     written: list[Path] = []
     if not (directory / "device.key_secret").exists():
         written += _make_pair(directory, "device")
@@ -217,6 +217,17 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
     return public, secret
 
 
+def _check_folder(folder: Path) -> None:
+    """Whoever may write there admits whom he likes."""
+    with contextlib.suppress(FileNotFoundError):
+        found = folder.stat()
+        if found.st_uid not in (0, os.geteuid()) or stat.S_IMODE(found.st_mode) & 0o002:
+            raise SecurityError(
+                f"{folder} belongs to another user, or others may write to it, and the keys there are admitted; "
+                "chmod 700 it"
+            )
+
+
 class Gate:
     """Admits hosts whose public key lies in `KEYS/hosts`; everybody else is refused before a message is
     read. Keys that are added or removed count from the next `refresh`."""
@@ -226,6 +237,8 @@ class Gate:
         if secret is None:
             raise SecurityError(f"{keys / 'device.key_secret'} holds no secret key")
         self._hosts = keys / "hosts"
+        for folder in (keys, self._hosts):
+            _check_folder(folder)
         self._seen = self._state()
         self._admitted = self._keys()
         self._authenticator = ThreadAuthenticator(context)

@@ -103,11 +103,15 @@ class Chip:
         try:
             parts = {"geometry": Geometry, "dram": DramConfig, "dma": DmaPolicy}
             made = {k: kind(**values[k]) for k, kind in parts.items()}
-            return cls(**{**values, **made})
-        except (KeyError, TypeError, ValueError) as error:
+            chip = cls(**{**values, **made})
+            _parse(chip_settings(chip), chip.name, where)  # within the limits of a file
+        except ChipError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, GeometryError) as error:
             raise ChipError(
                 f"{where}: the chip described there is none of this version's ({error})"
             ) from None
+        return chip
 
 
 _DRAM_TYPES: Mapping[str, type] = {"mapping": str, "refresh": bool}

@@ -178,6 +178,7 @@ class Design:
         return dense, sparse
 
 
+MOST = 2**31
 _TYPES: Mapping[str, Any] = {
     "title": str,
     "datapath": str,
@@ -231,8 +232,8 @@ def _design(name: str, values: Mapping[str, Any], where: str) -> Design:
             f"{where}: base_mode = 'temporal', but the first step has no differences; expected original or spatial"
         )
     for field in ("multipliers", "outlier_multipliers", "power_watts"):
-        if values.get(field, 1) < (field == "multipliers"):
-            raise DesignError(f"{where}: {field} = {values[field]!r} must be positive")
+        if not (field == "multipliers") <= values.get(field, 1) < MOST:
+            raise DesignError(f"{where}: {field} = {values[field]!r} must be positive, and below {MOST}")
     if (values["datapath"] == "outlier") != (values.get("outlier_multipliers", 0) > 0):
         raise DesignError(f"{where}: datapath outlier and outlier_multipliers belong together")
     given = dict(values)

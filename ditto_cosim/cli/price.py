@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ditto_cosim.cli.output import emit
+from ditto_cosim.protocol.files import replacing
 
 if TYPE_CHECKING:
     from ditto_cosim.device.chips import Chip
@@ -471,7 +472,7 @@ def _baseline(columns: RecordColumns) -> Design:
 
 def _write_lines(path: Path, lines: Iterable[str]) -> dict[str, Any]:
     written = 0
-    with path.open("w", encoding="utf-8") as file:
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for line in lines:
             file.write(line + "\n")
             written += 1

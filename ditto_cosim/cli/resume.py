@@ -17,6 +17,12 @@ def resume(
     keys: Annotated[
         Path | None, typer.Option(help="Keys for a device on another machine (`ditto keys`)")
     ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For a run on a backend of your own: name it again, since a record may be anybody's"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables")] = False,
 ) -> None:
     """Go on with a run that was interrupted, behind its last whole step: the same picture, cycles and report.
@@ -32,5 +38,7 @@ def resume(
         from ditto_cosim.host.resume import resume_run
 
         with watching(as_json) as watcher:
-            outcome = resume_run(run, watcher=watcher, connect_to=connect, keys=keys, appraise=appraise)
+            outcome = resume_run(
+                run, trusted=backend or (), watcher=watcher, connect_to=connect, keys=keys, appraise=appraise
+            )
         tell(outcome, as_json, say)

@@ -70,7 +70,10 @@ def trace(
     stop = path.stop(layer)
     found = None
     if replay:
-        found = replayed(path, stop, output or run / "trace.vcd", LaneReference(), chunk)
+        waveform = output or run / "trace.vcd"
+        if output is None and waveform.is_symlink():  # of somebody else's run
+            waveform.unlink()
+        found = replayed(path, stop, waveform, LaneReference(), chunk)
     viewer = ""
     if found is not None and view and not as_json:
         from ditto_cosim.sim_harness.viewer import open_viewer

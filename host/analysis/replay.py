@@ -23,8 +23,8 @@ from ditto_cosim.host.compiler.lower import lower
 from ditto_cosim.host.compiler.points import quantization_points
 from ditto_cosim.host.compiler.quantize import Grid
 from ditto_cosim.host.pipeline.run import INPUTS
-from ditto_cosim.host.reference.golden import Golden
-from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.host.reference.golden import Golden, as_tensor
+from ditto_cosim.protocol.errors import DittoError, IsaError
 from ditto_cosim.protocol.hardware import LowRule, Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import RunInfo, RunRecord
@@ -35,17 +35,21 @@ class AnalysisError(DittoError):
     """A run that cannot be analysed; the message says what is missing or does not match."""
 
 
-def recorded_inputs(directory: Path, step: int) -> dict[str, Tensor]:
-    """The denoiser's inputs in one step of a recorded run."""
+def recorded_inputs(directory: Path, program: Program, step: int) -> dict[str, Tensor]:
+    """The denoiser's inputs in one step of a recorded run, as its program takes them."""
     name = INPUTS.format(step)
     try:
-        shelf = Shelf(directory)
-        return {key: torch.from_numpy(array) for key, array in shelf.arrays(name).items()}
+        found = Shelf(directory).arrays(name)
+        for key, value in program.inputs.items():
+            as_tensor(found[key], program.values[value], key)
+        return {key: torch.from_numpy(array) for key, array in found.items()}
     except FileNotFoundError:
         raise AnalysisError(
             f"{directory}: {name} is missing; record the run again with this version"
         ) from None
-    except (ValueError, TypeError) as error:
+    except KeyError as error:
+        raise AnalysisError(f"{directory}: {name} has no input {error}, which the program takes") from None
+    except (ValueError, TypeError, IsaError) as error:
         raise AnalysisError(f"{directory}: {name}: {error}") from None
 
 
@@ -137,11 +141,11 @@ def analyze_run(
     steps = list(record)
     if not steps:
         raise AnalysisError(f"{directory}: the run has no whole step; run at least one")
-    first = recorded_inputs(directory, steps[0].step)
+    first = recorded_inputs(directory, record.program, steps[0].step)
     constants = constants_of(record.program, denoiser, first, record.info)
     golden, analyzer = Golden(record.program, constants), Analyzer(record.program, constants)
     for done, step in enumerate(steps, start=1):
-        inputs = recorded_inputs(directory, step.step)
+        inputs = recorded_inputs(directory, record.program, step.step)
         analyzer.on_inputs(inputs)
         golden.step(step.step, inputs, partial(analyzer.on_value, step.step))
         if progress is not None:

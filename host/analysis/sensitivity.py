@@ -79,7 +79,7 @@ def sensitivities(
     if not len(record):
         raise AnalysisError(f"{directory}: the run has no whole step; run at least one")
     chosen = sorted({round(i * (len(record) - 1) / max(steps - 1, 1)) for i in range(steps)})
-    inputs = {step: recorded_inputs(directory, step) for step in chosen}
+    inputs = {step: recorded_inputs(directory, record.program, step) for step in chosen}
     captured = captured_again(denoiser, inputs[chosen[0]], record.info)
     with torch.no_grad():
         exact = {s: _output(fx.Interpreter(captured.module), captured, i) for s, i in inputs.items()}

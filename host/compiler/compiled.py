@@ -78,7 +78,15 @@ class Compiled:
             return cls(program, constants, grids, int(metadata["steps"]))
         except FileNotFoundError:
             raise QuantizationError(f"{path}: no such file; `ditto compile` makes one") from None
-        except (SafetensorError, KeyError, TypeError, ValueError, IsaError) as error:
+        except (
+            SafetensorError,
+            KeyError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            RecursionError,
+            IsaError,
+        ) as error:
             raise QuantizationError(
                 f"{path}: not a compiled denoiser ({type(error).__name__}: {error})"
             ) from None

@@ -163,7 +163,10 @@ class Factors:
             return cls(metadata["model"], metadata["method"], layers, json.loads(metadata["about"]))
         except FileNotFoundError:
             raise FactorsError(f"{path}: no such file; `ditto factor` makes one") from None
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (
+            *(SafetensorError, KeyError, TypeError, ValueError, AttributeError),
+            *(OverflowError, RecursionError),
+        ) as error:
             raise FactorsError(f"{path}: not a file of factors ({type(error).__name__}: {error})") from None
 
 

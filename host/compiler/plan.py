@@ -211,7 +211,7 @@ def load_plan(path: Path) -> FormatPlan:
         return _plan_of(json.loads(path.read_text(encoding="utf-8")), path)
     except FileNotFoundError:
         raise PlanError(f"{path}: no such file; `ditto calibrate MODEL --plan sq_dm` makes one") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise PlanError(f"{path}: not a format plan ({type(error).__name__}: {error})") from None
 
 

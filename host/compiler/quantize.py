@@ -436,7 +436,7 @@ def load_grids(path: Path) -> dict[str, Grid]:
         raise QuantizationError(
             f"{path}: no such file of scales; `ditto calibrate MODEL` makes one"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise QuantizationError(f"{path}: not a file of scales ({_gist(error)})") from None
     if not grids:
         raise QuantizationError(f"{path}: holds no scale; `ditto calibrate MODEL` makes a file of them")
@@ -452,6 +452,12 @@ def load_grids(path: Path) -> dict[str, Grid]:
             )
         if not all(-128 <= z <= 127 for z in grid.zero_points):
             raise QuantizationError(f"{path}: {name} has zero points {grid.zero_points}, expected −128…127")
+        if list(grid.starts) != sorted(grid.starts) or not all(0 <= s <= 1 for s in grid.starts):
+            raise QuantizationError(
+                f"{path}: {name} has clusters that start at {grid.starts}; expected rising shares of a run, 0…1"
+            )
+        if not 1 <= grid.hysteresis < math.inf:
+            raise QuantizationError(f"{path}: {name} has hysteresis {grid.hysteresis}, expected 1 or more")
         if grid.policy not in get_args(Policy):
             raise QuantizationError(
                 f"{path}: {name} has policy {grid.policy!r}, expected one of {', '.join(get_args(Policy))}"

@@ -22,6 +22,7 @@ from torch import nn
 
 from ditto_cosim.host.compiler.quantize import load_quantized
 from ditto_cosim.host.pipeline.accelerate import SCALES_FILE, find_parts
+from ditto_cosim.host.pipeline.checkpoints import missing_weights
 from ditto_cosim.protocol.errors import DittoError
 
 FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
@@ -303,17 +304,33 @@ def _from_folder(folder: Path) -> Any:
     diffusers_logging.disable_progress_bar()
     options: dict[str, Any] = {"low_cpu_mem_usage": False, "use_safetensors": True, **_variant(folder)}
     try:
-        if (folder / "model_index.json").is_file():
-            return diffusers.DiffusionPipeline.from_pretrained(folder, **options)
-        kind = json.loads((folder / "config.json").read_text()).get("_class_name", "")
-        made = getattr(diffusers, kind, None)
-        if made is None or not hasattr(made, "from_pretrained"):
-            raise ModelError(f"{folder}: its config names no class of diffusers ({kind!r})")
-        from ditto_cosim.host.pipeline.bare import BarePipeline
-
-        return BarePipeline.around(made.from_pretrained(folder, **options))
-    except (OSError, ValueError) as error:
+        with missing_weights() as missing:
+            if (folder / "model_index.json").is_file():
+                loaded = diffusers.DiffusionPipeline.from_pretrained(folder, **options)
+            else:
+                loaded = _bare(folder, options)
+    except DittoError:
+        raise
+    except Exception as error:  # whatever these libraries raise for a folder that is not what they wrote
         raise ModelError(f"{folder}: not a folder that save_pretrained wrote ({_line(error)})") from error
+    if missing:
+        raise ModelError(
+            f"{folder}: weights are missing, and would be random numbers ({missing[0][:300]}); save the model again"
+        )
+    return loaded
+
+
+def _bare(folder: Path, options: Mapping[str, Any]) -> Any:
+    """A denoiser without a pipeline."""
+    import diffusers
+
+    kind = json.loads((folder / "config.json").read_text()).get("_class_name", "")
+    made = getattr(diffusers, kind, None)
+    if made is None or not hasattr(made, "from_pretrained"):
+        raise ModelError(f"{folder}: its config names no class of diffusers ({kind!r})")
+    from ditto_cosim.host.pipeline.bare import BarePipeline
+
+    return BarePipeline.around(made.from_pretrained(folder, **options))
 
 
 def _variant(folder: Path) -> dict[str, str]:
@@ -332,7 +349,7 @@ def _with_controlnet(pipe: Any, folder: str) -> Any:
     from diffusers import AutoPipelineForText2Image, ControlNetModel
 
     try:
-        net = ControlNetModel.from_pretrained(folder, low_cpu_mem_usage=False)
+        net = ControlNetModel.from_pretrained(folder, low_cpu_mem_usage=False, use_safetensors=True)
         return _silent(AutoPipelineForText2Image.from_pipe(pipe, controlnet=net))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder}: no ControlNet for {type(pipe).__name__} ({_line(error)})") from error
@@ -346,8 +363,11 @@ def _add_loras(pipe: Any, adapters: Sequence[str]) -> None:
         path, _, scale = adapter.rpartition(":") if re.search(r":[0-9.]+$", adapter) else (adapter, "", "1")
         where, name = Path(path), f"lora{at}"
         named = {"weight_name": where.name} if where.is_file() else {}
+        if named and where.suffix != ".safetensors":
+            raise ModelError(f"{adapter}: adapters are read from safetensors files alone")
         try:
-            pipe.load_lora_weights(where.parent if named else where, adapter_name=name, **named)
+            from_where = where.parent if named else where
+            pipe.load_lora_weights(from_where, adapter_name=name, use_safetensors=True, **named)
             scales[name] = float(scale)
             pipe.set_adapters(list(scales), list(scales.values()))
         except (OSError, ValueError, ImportError, KeyError) as error:

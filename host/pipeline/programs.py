@@ -87,10 +87,15 @@ def load(key: str) -> CallProgram | None:
         return None
     try:
         told = json.loads((folder / _CALL).read_text())
+        if told.pop("seal") != _seal(key, told):
+            raise ValueError("damaged")
         compiled = Compiled.load(folder / _PROGRAM)
         dtypes = tuple(getattr(torch, name) for name in told["dtypes"])
         program = CallProgram(compiled, {}, tuple(told["outputs"]), result_from(told["result"]), dtypes)
-    except (DittoError, OSError, ValueError, KeyError, TypeError, AttributeError, ImportError):
+    except (
+        *(DittoError, OSError, ValueError, KeyError, TypeError, AttributeError),
+        *(ImportError, RecursionError),
+    ):
         shutil.rmtree(folder, ignore_errors=True)
         return None
     with contextlib.suppress(OSError):
@@ -112,11 +117,16 @@ def keep(key: str, program: CallProgram) -> None:
 
     def write(folder: Path) -> None:
         program.compiled.save(folder / _PROGRAM)
-        (folder / _CALL).write_text(json.dumps(told))
+        (folder / _CALL).write_text(json.dumps({**told, "seal": _seal(key, told)}))
 
     with contextlib.suppress(OSError, DittoError):
         publish(_folder() / key, write)
         _sweep(ALL_BYTES)
+
+
+def _seal(key: str, told: Mapping[str, Any]) -> str:
+    """Of what is kept beside a program's file, which has its own."""
+    return digest(key, json.dumps(told, sort_keys=True))
 
 
 def _folder() -> Path:

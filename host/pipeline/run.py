@@ -29,7 +29,7 @@ from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.messages import LayerReport, Observe, RunSpec
 from ditto_cosim.protocol.record import RUN, RunInfo, RunRecord, RunWriter
 from ditto_cosim.protocol.shelf import pack
-from ditto_cosim.protocol.tensors import Array
+from ditto_cosim.protocol.tensors import NUMPY_TYPES, Array
 
 __all__ = [
     "INPUTS",
@@ -290,6 +290,13 @@ class Run:
                     f"{self._past.directory}: in step {step} the pipeline asks with another {name!r} than was recorded. "
                     "Model, seed, settings or library versions are not those of the run; run it again from the start."
                 )
+        program = self.compiled.program
+        specs = {name: program.values[value] for name, value in program.outputs.items()}
+        found = {n: (a.shape, a.dtype) for n, a in finished.outputs.items()}
+        if found != {n: (s.shape, NUMPY_TYPES[s.dtype]) for n, s in specs.items()}:
+            raise ResumeError(
+                f"{self._past.directory}: step {step} left {found}, the program makes {specs}; run it again from the start"
+            )
         for report in finished.state.reports:
             self._layer(report)
         self.seen.totals = finished.state.totals

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from platformdirs import user_cache_path
 
 from ditto_cosim.host.report import summary
-from ditto_cosim.host.report.model import ReportError, RunReport
+from ditto_cosim.host.report.model import ReportError, RunReport, inside
 from ditto_cosim.host.report.prices import Prices
 from ditto_cosim.host.report.sections import sections
 from ditto_cosim.host.report.sections.base import Shown
@@ -101,7 +101,7 @@ def page_data(report: RunReport, prices: Prices | None) -> dict[str, Any]:
 
 def picture(directory: Path, path: str) -> str:
     """A picture as an address that holds it."""
-    file = directory / path
+    file = inside(directory, path)
     if not file.is_file():
         raise ReportError(
             f"report: picture {path!r} is not in {directory}; pictures are named relative to the run"

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.protocol.errors import DittoError, printable
+from ditto_cosim.protocol.errors import DittoError, printable_within
 from ditto_cosim.protocol.hardware import MODES
 from ditto_cosim.protocol.messages import LayerReport
 from ditto_cosim.protocol.record import RUN, RunRecord
@@ -187,7 +187,7 @@ class RunReport:
     def from_json(cls, text: str) -> RunReport:
         """The inverse of `to_json`, for text of unknown origin: anything malformed is a `ReportError`."""
         try:
-            data = _shown(json.loads(text))
+            data = printable_within(json.loads(text))
         except (ValueError, RecursionError) as error:
             raise ReportError(f"report: not JSON ({error})") from None
         if not isinstance(data, dict):
@@ -207,7 +207,20 @@ class RunReport:
         size = len(made["steps"]), len(made["names"])
         if any(made[name].shape != size for name, kind in known.items() if kind == "I64"):
             raise ReportError(f"report: figures of layers are not {size[0]} steps of {size[1]} layers")
+        by_name = [a for n in ("unit_cycles", "stall_cycles", "traffic_bytes") for a in made[n].values()]
+        if any(array.shape != size for array in by_name) or len(made["ops"]) != size[1]:
+            raise ReportError(f"report: figures by name are not {size[0]} steps of {size[1]} layers")
+        if made["clock_hz"] < 1 or made.get("period", 1) < 1:
+            raise ReportError("report: clock and period are positive numbers")
         return cls(**made)
+
+
+def inside(directory: Path, path: str) -> Path:
+    """A file of a run, by a path that somebody else may have written: what lies elsewhere is nobody's to show."""
+    file = directory / path
+    if not file.resolve().is_relative_to(directory.resolve()):
+        raise ReportError(f"report: {path!r} is not in {directory}; pictures are named relative to the run")
+    return file
 
 
 def load_report(directory: Path) -> RunReport:
@@ -220,18 +233,12 @@ def load_report(directory: Path) -> RunReport:
             )
         raise ReportError(f"{directory}: no report.json here; give the directory a run was written to")
     try:
-        return RunReport.from_json(path.read_text(encoding="utf-8"))
+        report = RunReport.from_json(path.read_text(encoding="utf-8"))
+        for picture in (*report.images, *report.fp32, *(name for _, name in report.strip)):
+            inside(directory, picture)
+        return report
     except (UnicodeDecodeError, ReportError) as error:
         raise ReportError(f"{path}: {error}") from None
-
-
-def _shown(value: Any) -> Any:
-    """Strings as a terminal may be given them."""
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, dict):
-        return {printable(k): _shown(v) for k, v in value.items()}
-    return [_shown(v) for v in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

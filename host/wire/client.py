@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -35,7 +36,14 @@ from ditto_cosim.host.wire import products
 from ditto_cosim.host.wire.link import DEAD_S, Link, Pending
 from ditto_cosim.protocol import codec
 from ditto_cosim.protocol import messages as m
-from ditto_cosim.protocol.errors import DeviceError, DeviceLostError, DittoError, LinkError, UnknownRunError
+from ditto_cosim.protocol.errors import (
+    DeviceError,
+    DeviceLostError,
+    DittoError,
+    LinkError,
+    RequestError,
+    UnknownRunError,
+)
 from ditto_cosim.protocol.hardware import Mode
 from ditto_cosim.protocol.program import Program
 from ditto_cosim.protocol.record import StepRecord
@@ -216,6 +224,14 @@ def connect(
     return _Elsewhere(address, keys, timeout_s, dead_s)
 
 
+def _checked(spec: m.RunSpec) -> m.RunSpec:
+    """Types are checked when a message is read, and what cannot be read is taken for damage and asked for again."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(spec), m.RunSpec)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise RequestError(f"a run cannot be opened: {error}") from None
+
+
 class RemoteRun:
     """One run on a device. One step at a time; several runs may step at once from several threads."""
 
@@ -229,7 +245,7 @@ class RemoteRun:
     ) -> None:
         self.program = program
         self._device = device
-        self._spec = spec
+        self._spec = _checked(spec)
         self._constants = dict(constants)
         self._keys = {name: key_of(name, array) for name, array in constants.items()}
         self._done = list(after)

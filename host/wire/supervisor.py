@@ -157,6 +157,8 @@ class LocalDevice(Device):
         log_directory = run_directory or self._directory
         log_directory.mkdir(parents=True, exist_ok=True)
         self.log_path = log_directory / LOG
+        if self.log_path.is_symlink():  # of somebody else's run; the log is not to end up where it leads
+            self.log_path.unlink()
         self._keeps_log = run_directory is not None
         self._started = 0
         self._process: DeviceProcess | None = None

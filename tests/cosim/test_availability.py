@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -34,6 +38,20 @@ def test_pongs_come_within_a_second_under_attack(device: Running, attack: str) -
     assert front.num_threads() < 20
     with after(device.address) as host, host.open_run(*chain(2)) as run:
         run_steps(run, 1)
+
+
+def test_strangers_who_hold_connections_open_keep_nobody_out_for_long(tmp_path: Path) -> None:
+    """Sixty who say nothing, at a device that may hold a few more than forty."""
+    with running("tcp://127.0.0.1:*", tmp_path / "log") as device, contextlib.ExitStack() as held:
+        resource.prlimit(device.process.pid, resource.RLIMIT_NOFILE, (64, 64))
+        port = int(device.address.rpartition(":")[2])
+        for _ in range(60):
+            held.enter_context(socket.create_connection(("127.0.0.1", port)))
+        front = psutil.Process(device.process.pid)
+        while front.num_fds() < 64:
+            time.sleep(0.01)
+        with connect(device.address, timeout_s=15.0):
+            pass
 
 
 def after(address: str) -> Device:

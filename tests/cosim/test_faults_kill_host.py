@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import pytest
 
 from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol.files import UNFINISHED
+from ditto_cosim.protocol.kept import cache_dir
 from ditto_cosim.protocol.record import RunRecord
 from support.zygote import Zygote
 
@@ -152,10 +154,26 @@ def test_killed_writers_leave_whole_files(place: Place, tmp_path: Path) -> None:
 GENERATE = ("--backend", "model", "--chip", "tiny", "--steps", "3", "--seed", "4", "--verify", "--json")
 
 
+@dataclass
+class Commands:
+    zygote: Zygote
+    programs: Path
+    """Where these commands, and no others, keep compiled programs."""
+
+
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    with Zygote("support.killed_commands", tmp_path_factory.mktemp("commands") / "log") as zygote:
-        yield zygote
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    folder = tmp_path_factory.mktemp("commands")
+    own, shared = folder / "cache", cache_dir("programs").parent
+    own.mkdir()
+    for kind in shared.iterdir() if shared.is_dir() else ():
+        if kind.name != "programs":
+            (own / kind.name).symlink_to(kind)  # compiled code
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DITTO_PROGRAMS", "on")
+        patch.setenv("DITTO_CACHE", str(own))
+        with Zygote("support.killed_commands", folder / "log") as zygote:
+            yield Commands(zygote, own / "programs")
 
 
 def kept(directory: Path) -> tuple[object, ...]:
@@ -166,64 +184,77 @@ def kept(directory: Path) -> tuple[object, ...]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(4 * 3600)  # each of two hundred commands loads PyTorch, or is killed while it does
-def test_commands_killed_two_hundred_times_lose_nothing(commands: Zygote, tmp_path: Path) -> None:
+@pytest.mark.timeout(4 * 3600)  # two hundred commands, most of them to their end
+def test_commands_killed_two_hundred_times_lose_nothing(commands: Commands, tmp_path: Path) -> None:
     import torch
 
-    rng, kills = random.Random(200), 0
+    rng, kills, zygote = random.Random(200), 0, commands.zygote
 
-    def killed(took_s: float, function: str, *arguments: object) -> bool:
-        """Whether the job was killed before its end."""
-        child = commands.start(function, *arguments)
-        time.sleep(rng.random() * took_s)
+    def killed(cpu_s: float, function: str, *arguments: object) -> bool:
+        """Whether the job was killed before its end: behind a random share of its work, however slow the machine is now."""
+        child, at = zygote.start(function, *arguments), rng.random() * cpu_s
+        while child.spent_s() < at:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.05)
         child.kill()
         return child.wait() == -9
 
+    def cost_s(function: str, *arguments: object) -> float:
+        """Of the processor, from begin to end."""
+        child = zygote.start(function, *arguments)
+        assert child.wait() == 0, zygote.log.read_text()[-3000:]
+        return child.cpu_s
+
     calm = tmp_path / "calm"
-    took_s = finished(commands, "ditto", "generate", *GENERATE, "-o", str(calm))
+    cpu_s = cost_s("ditto", "generate", *GENERATE, "-o", str(calm))
     lives = 0
     while kills < COMMAND_KILLS * 6 // 10:
         run = tmp_path / f"run{lives}"
         lives += 1
+        if lives % 2:
+            shutil.rmtree(
+                commands.programs, ignore_errors=True
+            )  # it is compiled, and kept, between kills too
         for _ in range(8):
             if (run / "run.json").exists():
                 done = len(RunRecord(run))
-                kills += killed(took_s, "ditto", "resume", str(run), "--json")
+                kills += killed(cpu_s, "ditto", "resume", str(run), "--json")
                 assert len(RunRecord(run)) >= done
             else:
-                kills += killed(took_s, "ditto", "generate", *GENERATE, "-o", str(run))
+                kills += killed(cpu_s, "ditto", "generate", *GENERATE, "-o", str(run))
+            print(f"{kills} kills, {run.name}", flush=True)
         if not (run / "run.json").exists():
-            finished(commands, "ditto", "generate", *GENERATE, "-o", str(run))
-        finished(commands, "ditto", "resume", str(run), "--json")
+            finished(zygote, "ditto", "generate", *GENERATE, "-o", str(run))
+        finished(zygote, "ditto", "resume", str(run), "--json")
         assert kept(run) == kept(calm)
 
     scales, plot = tmp_path / "scales.json", tmp_path / "sweep.png"
     calibrate = ("calibrate", "fashion-ddpm", "--steps", "3", "--batch", "1", "-o", str(scales))
     sweep = ("sweep", str(calm), "--json", "-o", str(plot))
     for target, arguments in ((scales, calibrate), (plot, sweep)):
-        took_s = finished(commands, "ditto", *arguments)
+        cpu_s = cost_s("ditto", *arguments)
         expected = target.read_bytes()
         before = kills
         while kills < before + COMMAND_KILLS // 10:
-            kills += killed(took_s, "ditto", *arguments)
+            kills += killed(cpu_s, "ditto", *arguments)
             assert target.read_bytes() == expected
 
     page = tmp_path / "page"
     small = tmp_path / "small"
     with LocalDevice(["--backend", "model", "--chip", "tiny"]) as device:
-        finished(commands, "generate", device.link.address, str(small), False)
-    took_s = finished(commands, "report", str(small), str(page))
+        finished(zygote, "generate", device.link.address, str(small), False)
+    cpu_s = cost_s("report", str(small), str(page))
     texts = {p.name: p.read_bytes() for p in page.iterdir()}
     before = kills
     while kills < before + COMMAND_KILLS // 10:
-        kills += killed(took_s, "report", str(small), str(page))
+        kills += killed(cpu_s, "report", str(small), str(page))
         assert {p.name: p.read_bytes() for p in page.iterdir() if UNFINISHED not in p.name} == texts
 
     weights = tmp_path / "weights"
-    took_s = finished(commands, "train", str(tmp_path / "calm-weights"), 3)
+    cpu_s = cost_s("train", str(tmp_path / "calm-weights"), 3)
     before, steps = kills, 0
     while kills < before + COMMAND_KILLS // 10:
-        kills += killed(took_s, "train", str(weights), 1000)
+        kills += killed(cpu_s, "train", str(weights), 1000)
         if (weights / "checkpoint.pt").exists():
             now = torch.load(weights / "checkpoint.pt", weights_only=True)["step"]
             assert now >= steps

@@ -20,6 +20,7 @@ from ditto_cosim.host.pipeline import journal
 from ditto_cosim.host.pipeline.run import Generation, Recording, ResumeError, Run, Settings
 from ditto_cosim.host.resume import resume_run
 from ditto_cosim.host.wire.client import connect
+from ditto_cosim.host.zoo import ZooError
 from ditto_cosim.protocol import files
 from ditto_cosim.protocol.errors import StorageError
 from ditto_cosim.protocol.messages import LayerReport, RunSpec
@@ -29,6 +30,20 @@ from support.small_denoiser import STEPS, small
 from support.wire_harness import serving
 
 SPEC = RunSpec(backend="model", chip="tiny", design="ditto")
+
+
+RECIPE: dict[str, Any] = {
+    **dict.fromkeys(("folder", "scales", "cache"), None),
+    "model": "nobody",
+    "wish": {},
+    "backend": "model",
+    "chip": "tiny",
+    "design": "ditto",
+    "command": "",
+    "policy": "auto",
+    "observer": "mse",
+    "settings": {},
+}
 
 
 class Stopped(Exception):
@@ -171,6 +186,20 @@ def test_resume_of_a_damaged_record_is_refused_in_a_sentence(half: Session, tmp_
         RunRecord(half.directory)
 
 
+def test_resume_takes_no_outputs_that_the_program_does_not_make(half: Session) -> None:
+    finished = journal.read(half.directory, 1)
+    (name,) = finished.outputs
+    for outputs in (
+        {name: finished.outputs[name][:, :, :1]},
+        {name: finished.outputs[name].astype(np.float64)},
+        {"other": finished.outputs[name]},
+        {},
+    ):
+        journal.write(half.directory, dataclasses.replace(finished, outputs=outputs))
+        with pytest.raises(ResumeError, match="step 1 left"):
+            half.run(resume=True)
+
+
 def test_full_disk_names_the_path_and_leaves_nothing_half(
     half: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,13 +262,33 @@ def test_resume_without_a_recipe_is_a_sentence(half: Session, tmp_path: Path) ->
         resume_run(half.directory)
     path = half.directory / "run.json"
     run = json.loads(path.read_text())
-    for recipe in ({"wish": {"steps": 3}}, {"wish": {"colour": 3}}, {"wish": None}):
-        run["info"]["extra"]["recipe"] = recipe
+    for name, value in (
+        *(("wish", {"colour": 3}), ("wish", None), ("wish", {"steps": "\x1b[31m"}), ("model", 10**30)),
+        *(("design", -1), ("settings", {"more": 1}), ("cache", 3), ("options", {"lora": 3})),
+    ):
+        run["info"]["extra"]["recipe"] = {**RECIPE, name: value}
         path.write_text(json.dumps(run))
         with pytest.raises(ResumeError, match="its recipe cannot be read"):
             resume_run(half.directory)
     with pytest.raises(RecordError, match=r"no run\.json"):
         resume_run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("code", ["evil:Backend", "rtl:/tmp/evil,contract.py:Contract"])
+@pytest.mark.parametrize("how", ["backend", "cross_check"])
+def test_resume_follows_a_record_to_no_code_that_the_user_does_not_name(
+    half: Session, code: str, how: str
+) -> None:
+    path = half.directory / "run.json"
+    run = json.loads(path.read_text())
+    told = {"backend": code} if how == "backend" else {"settings": {"cross_check": code}}
+    run["info"]["extra"]["recipe"] = {**RECIPE, **told}
+    path.write_text(json.dumps(run))
+    for trusted in ([], ["other:Backend"]):
+        with pytest.raises(ResumeError, match="code that is not ours"):
+            resume_run(half.directory, trusted=trusted)
+    with pytest.raises(ZooError, match="nobody"):  # the next thing that is looked at
+        resume_run(half.directory, trusted=[code])
 
 
 def test_new_run_in_an_old_directory_is_a_new_run(half: Session) -> None:

@@ -12,6 +12,7 @@ import pytest
 import zmq
 
 from ditto_cosim.host.wire.client import connect
+from ditto_cosim.host.wire.supervisor import LocalDevice
 from ditto_cosim.protocol import codec, security
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import DeviceLostError, RequestError, SecurityError
@@ -190,6 +191,29 @@ def test_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
     (alone / "bob.key_secret").chmod(0o640)
     with pytest.raises(SecurityError, match="others may read; chmod 600 it"):
         connect("tcp://127.0.0.1:1", alone)
+
+
+def test_log_of_a_device_follows_no_link(tmp_path: Path) -> None:
+    """The run's directory may have come from elsewhere (`ditto resume`)."""
+    precious, run = tmp_path / "thesis.txt", tmp_path / "run"
+    precious.write_text("ten years")
+    run.mkdir()
+    (run / "device.log").symlink_to(precious)
+    with LocalDevice(["--backend", "model"], run_directory=run):
+        pass
+    assert precious.read_text() == "ten years"
+    assert (run / "device.log").is_file()
+
+
+def test_keys_that_others_may_add_to_are_refused(tmp_path: Path) -> None:
+    """Whoever may write there admits whom he likes."""
+    security.make_keys(tmp_path / "keys", "bob")
+    (tmp_path / "keys" / "hosts").chmod(0o777)
+    with (
+        pytest.raises(AssertionError, match="others may write to it"),
+        running("tcp://127.0.0.1:*", tmp_path / "log", "--keys", str(tmp_path / "keys")),
+    ):
+        pass
 
 
 def test_secret_keys_are_readable_by_their_owner_alone(tmp_path: Path) -> None:

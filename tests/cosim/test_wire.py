@@ -267,6 +267,14 @@ def test_spec_that_cannot_be_served_is_refused(address: str, spec: m.RunSpec, er
         device.open_run(*chain(2), spec)
 
 
+def test_spec_of_the_wrong_types_is_refused_before_it_is_sent(address: str) -> None:
+    """It cannot be read, so the device would take it for damage and ask for it again, and again."""
+    wrong = RunSpec(design=7)  # type: ignore[arg-type]  # the mistake
+    says = r"Expected `str`, got `int` - at `\$\.design`"
+    with serving(address), connect(address) as device, pytest.raises(RequestError, match=says):
+        device.open_run(*chain(2), wrong)
+
+
 def test_other_tile_is_refused_naming_both(address: str) -> None:
     other = Geometry(lanes=3, columns=4).digest
     says = rf"expects tile {other}, backend 'model' has [0-9a-f]{{16}}"

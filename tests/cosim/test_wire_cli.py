@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from ditto_cosim.cli import root
 from ditto_cosim.host.wire.client import connect
+from support.typed import ditto
 from support.wire_programs import chain, inputs_of
 
 
@@ -68,3 +69,14 @@ def test_conform_prints_its_findings() -> None:
     result = CliRunner().invoke(root, ["conform", "support.wire_harness:StuckBackend"])
     assert result.exit_code == 1
     assert "does not conform" in result.output
+
+
+@pytest.mark.long
+def test_bench_wire_keeps_its_keys() -> None:
+    found = json.loads(ditto("bench", "wire", "--quick", "--json").stdout)
+    assert found["process_per_run"].keys() >= {"us_per_command", "mib_per_run"}
+    assert found["pong_p99_s_under_attack"] == max(found["pong_p99_s_by_attack"].values())
+    assert found["added_us_per_command"] > 0
+    assert [row["bytes"] for row in found["throughput"]][3:5] == [1 << 16, 1 << 20]
+    for row in found["throughput"]:
+        assert row["ratio"] == pytest.approx(row["wire_bytes_per_s"] / row["raw_bytes_per_s"])

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from ditto_cosim.host.compiler.compiled import Compiled
 from ditto_cosim.host.pipeline.models import ModelError, Wish, load_model
@@ -26,6 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pipe.save_pretrained(place / "sd")
     pipe.to(torch.float16).save_pretrained(place / "sd-fp16", variant="fp16", max_shard_size="30KB")
     build("unet").save_pretrained(place / "bare")
+    DDPMPipeline(build("unet"), DDPMScheduler()).save_pretrained(place / "plain")
     Image.effect_noise((16, 16), 60).convert("RGB").save(place / "first.png")
     (place / "prompts.txt").write_text("a cat\n\na dog\n")
     return place
@@ -197,6 +201,76 @@ def test_folders_say_what_is_missing(folders: Any, tmp_path: Path) -> None:
                 "generate", "--backend", "model", "--steps", "1", "-o", tmp_path, *words, status=2
             ).stderr
         ), says
+
+
+OWNED = "raise SystemExit('this folder ran its own code')\n"
+
+
+def index(folder: Path, **changes: Any) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def config(folder: Path, **changes: Any) -> None:
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def weights(folder: Path, change: Any) -> None:
+    (path,) = (folder / "unet").glob("*.safetensors")
+    save_file(change(load_file(path)), path, {"format": "pt"})
+
+
+def pickled(folder: Path) -> None:
+    (path,) = (folder / "unet").glob("*.safetensors")
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+
+
+def own_pipeline(folder: Path) -> None:
+    (folder / "pipeline.py").write_text(OWNED)
+    index(folder, _class_name=["pipeline", "Evil"])
+
+
+def own_denoiser(folder: Path) -> None:
+    (folder / "unet" / "evil.py").write_text(OWNED)
+    index(folder, unet=["evil", "Evil"])
+
+
+def deep(name: str) -> Any:
+    return lambda folder: (folder / name).write_text("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        own_pipeline,
+        own_denoiser,
+        lambda f: index(f, unet=["subprocess", "Popen"]),
+        lambda f: index(f, unet=[1, 2]),
+        lambda f: index(f, _class_name="Nothing"),
+        lambda f: (f / "model_index.json").write_text("[]"),
+        deep("model_index.json"),
+        deep("unet/config.json"),
+        lambda f: config(f, layers_per_block="x"),
+        pickled,
+        lambda f: weights(f, lambda t: {n: x for n, x in t.items() if n != "conv_in.weight"}),
+        lambda f: weights(f, lambda t: {n: x[:1] if n == "conv_in.weight" else x for n, x in t.items()}),
+        lambda f: (f / "scheduler" / "scheduler_config.json").write_text('{"num_train_timesteps": "x"}'),
+    ],
+)
+def test_folders_that_were_made_to_hurt_are_a_sentence(folders: Any, tmp_path: Path, spoil: Any) -> None:
+    """No code of theirs is run, nothing is unpickled, and no weight that is missing is a random number."""
+    shutil.copytree(folders / "plain", tmp_path / "hostile")
+    spoil(tmp_path / "hostile")
+    with pytest.raises(ModelError, match="hostile: "):
+        load_model(str(tmp_path / "hostile"))
+
+
+def test_adapters_are_not_unpickled(folders: Any, tmp_path: Path) -> None:
+    torch.save({"unet.to_q.lora_A.weight": torch.ones(4, 4)}, tmp_path / "adapter.bin")
+    with pytest.raises(ModelError, match="adapters are read from safetensors files alone"):
+        load_model(str(folders / "sd"), lora=[str(tmp_path / "adapter.bin")])
 
 
 def test_folders_refuse_arguments_by_name(folders: Any) -> None:

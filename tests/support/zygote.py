@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -29,15 +30,22 @@ class Child:
 
     pid: int
     zygote: Zygote
+    cpu_s: float = 0.0
+    """What it took of the processor, once it has been waited for."""
+
+    def spent_s(self) -> float:
+        """What it has taken of the processor so far; infinite if it has ended."""
+        ended, spent_s = _spent(self.pid)
+        return math.inf if ended else spent_s
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
 
     def wait(self, timeout_s: float = 600.0) -> int:
         """Exit status, −number if a signal ended it."""
-        status = int(self.zygote.ask({"wait": self.pid, "timeout_s": timeout_s}))
+        status, self.cpu_s = json.loads(self.zygote.ask({"wait": self.pid, "timeout_s": timeout_s}))
         assert status != 999, f"child {self.pid} did not end within {timeout_s:g} s"
-        return status
+        return int(status)
 
 
 class Zygote:
@@ -79,16 +87,24 @@ class Zygote:
             self._process.wait()
 
 
-def _wait(pid: int, timeout_s: float) -> int:
+def _spent(pid: int) -> tuple[bool, float]:
+    """Whether a process has ended, and what it took of the processor itself, its children left out."""
+    state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    user, system = int(numbers[10]), int(numbers[11])
+    return state == "Z", (user + system) / os.sysconf("SC_CLK_TCK")
+
+
+def _wait(pid: int, timeout_s: float) -> tuple[int, float]:
+    """Status and seconds of the processor."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            _, spent_s = _spent(pid)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), spent_s
         time.sleep(0.005)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return 999
+    return 999, 0.0
 
 
 def _child(function: Any, arguments: list[Any], log: str) -> None:
@@ -117,7 +133,7 @@ def main(module: str, log: str) -> None:
     for line in sys.stdin:
         question = json.loads(line)
         if "wait" in question:
-            print(_wait(question["wait"], question["timeout_s"]), flush=True)
+            print(json.dumps(_wait(question["wait"], question["timeout_s"])), flush=True)
             continue
         pid = os.fork()
         if pid == 0:

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ditto_cosim.cli import root
-from ditto_cosim.farm import FarmError, farm, plan
+from ditto_cosim.farm import FarmError, farm, plan, trusted
 
 STANDS_IN = """
 import json, sys
@@ -115,3 +115,10 @@ def test_farm_prints_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = json.loads(done.stdout)
     assert [r["seed"] for r in found["runs"]] == [0, 1]
     assert found["failed"] == 0
+
+
+def test_a_run_on_code_of_the_user_s_own_is_gone_on_with_by_its_name() -> None:
+    """Which `ditto resume` asks for, since a record may be anybody's."""
+    assert trusted(["--backend", "model", "--steps", "2"]) == []
+    said = ["--backend", "mine:Board", "--cross-check=rtl:/src,c.py:Contract"]
+    assert trusted(said) == ["--backend", "mine:Board", "--backend", "rtl:/src,c.py:Contract"]

@@ -95,6 +95,17 @@ def test_damaged_program_is_made_again(kept: Path) -> None:
     assert again.read_bytes() != bytes(data)
 
 
+def test_call_that_was_altered_is_no_program_s(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands beside the program, too: which results, of which type, in which class."""
+    first = images(unet())
+    (file,) = kept.rglob("call.json")
+    file.write_text(file.read_text().replace("float32", "float64"))
+    assert torch.equal(again := images(unet()), first)
+    assert again.dtype == first.dtype
+    file.write_text("[" * 100_000)
+    assert torch.equal(images(unet()), first)
+
+
 def key(module: Any, **more: Any) -> str | None:
     signature = inspect.signature(module.forward)
     call = Call.of(signature, (X, 9), more)

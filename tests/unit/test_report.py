@@ -344,6 +344,21 @@ def test_certificate_is_the_same_however_the_run_came_about(report: RunReport, t
     assert certificate(changed) != found
 
 
+def test_report_shows_no_file_from_elsewhere(report: RunReport, tmp_path: Path) -> None:
+    """A run that somebody else made, shown here and passed on, is not to carry a file of this machine's."""
+    run, secret = tmp_path / "run", tmp_path / "secret"
+    run.mkdir()
+    secret.write_text("the key")
+    (run / "link.png").symlink_to(secret)
+    for path in ("../secret", str(secret), "link.png"):
+        for hostile in (replace(report, images=(path,)), replace(report, strip=((0, path),))):
+            with pytest.raises(ReportError, match="is not in"):
+                write_report(hostile, run)
+            (run / "report.json").write_text(hostile.to_json())
+            with pytest.raises(ReportError, match="is not in"):
+                load_report(run)
+
+
 def test_report_names_a_missing_picture(report: RunReport, tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"picture 'gone\.png' is not in"):
         write_report(replace(report, images=("gone.png",)), tmp_path)

@@ -31,6 +31,19 @@ def a_run(directory: Path, steps: int = 3, outcome: dict[str, str] | None = None
     return directory
 
 
+def test_links_in_a_run_s_directory_lead_to_nobody_s_loss(tmp_path: Path) -> None:
+    """One that came from elsewhere may hold links; what they lead to is not the run's to remove."""
+    other, hostile = a_run(tmp_path / "other", outcome={}), a_run(tmp_path / "hostile")
+    (hostile / "part").symlink_to(other)
+    (hostile / "layers.d").symlink_to(other)
+    (hostile / "report.html").symlink_to(other / "run.json")
+    held = sorted(other.iterdir())
+    clear_run(hostile)
+    assert [p.name for p in hostile.iterdir()] == ["part"]
+    a_run(hostile)
+    assert sorted(other.iterdir()) == held
+
+
 def test_packed_run_is_one_file_and_the_same_record(tmp_path: Path) -> None:
     directory = a_run(tmp_path, outcome={})
     before = [step.to_frames() for step in RunRecord(directory)]
