@@ -228,9 +228,10 @@ def _cost(start: str | None, folder: Path) -> list[str]:
 
 
 def _fp32_distances(folder: Path) -> dict[tuple[int, int], dict[int, float]]:
-    """(pictures a seed, steps) -> seed -> Fréchet distance."""
+    """(pictures a seed, steps) -> seed -> Fréchet distance; nothing of a model that was not measured."""
     found: dict[tuple[int, int], dict[int, float]] = {}
-    for one in json.loads((folder / "quality.json").read_text())["measurements"]:
+    path = folder / "quality.json"
+    for one in json.loads(path.read_text())["measurements"] if path.is_file() else ():
         if "fp32" in one["series"]:
             distances = one["series"]["fp32"]["frechet_distance"]["by_seed"]
             found.setdefault((one["count"], one["steps"]), {}).update(

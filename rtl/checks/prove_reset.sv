@@ -29,7 +29,9 @@ bind tile prove_reset u_prove (
 
 bind dense_tile prove_reset u_prove (
   .clk_i, .rst_ni, .start_i,
-  .silent_i(!busy_o && weight_ready_o && !operand_ready_o && !result_valid_o && !streaming && !beat_valid_q && !sum_valid)
+  .silent_i(
+    !busy_o && weight_ready_o && !operand_ready_o && !result_valid_o && !streaming && !beat_valid_q && !sum_valid
+  )
 );
 
 bind sparse_tile prove_reset u_prove (
