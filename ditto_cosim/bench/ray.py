@@ -30,15 +30,18 @@ from ditto_cosim.protocol.record import RunInfo, RunWriter
 from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
 from ditto_cosim.study.workloads import workload_program
 
-COLUMNS, STACKS = (16, 32, 48, 64, 96, 128, 192, 256), (1, 2, 4)
+COLUMNS, STACKS, TILES = (16, 32, 64, 128, 256), (1, 2, 3, 4), (16, 24, 32, 40, 48, 56, 64, 77)
+STEPS = 100
+"""So many that a sweep takes much longer than its workers' start."""
 
 
 def measure(quick: bool = False) -> dict[str, Any]:
     workers.check("ray")
-    steps, columns = (2, COLUMNS[:2]) if quick else (12, COLUMNS)
+    steps, columns, tiles = (2, COLUMNS[:2], TILES[:1]) if quick else (STEPS, COLUMNS, TILES)
     axes = [
         Axis("tile.columns", columns),
         Axis("dram.stacks", STACKS),
+        Axis("tile.tiles", tiles),
         Axis("design", ("itc", "ditto")),
     ]
     figures: dict[str, Any] = {"steps": steps, "cores": workers.cores()}
@@ -47,7 +50,7 @@ def measure(quick: bool = False) -> dict[str, Any]:
         for on in ("local", "ray"):
             with workers.cluster(on) if on == "ray" else contextlib.nullcontext():
                 found: dict[str, Any] = {}
-                for jobs, name in ((1, "one_s"), (2, "two_s")):
+                for jobs, name in ((2, "two_s"), (1, "one_s")):  # what one learns here, two would be forked with
                     begun = time.perf_counter()
                     found[name] = explore(base, axes, ["cycles"], on=on, jobs=jobs).rows
                     figures[f"{on}_{name}"] = time.perf_counter() - begun
