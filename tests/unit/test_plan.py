@@ -235,7 +235,7 @@ def test_study_judges_every_claim_of_a_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["fashion-ddpm-relu", "cifar-ddpm-small-relu"])
 def test_sparsity_of_a_shipped_model_is_real_and_moves(model: str) -> None:
     """Half of the codes are zero, channels and steps differ, and who is aware of both gains from it."""
-    called = CliRunner().invoke(root, ["study", "sq_dm", "--model", model, "--steps", "10", "--json"])
+    called = CliRunner().invoke(root, ["study", "sq_dm", "--model", model, "--steps", "25", "--json"])
     assert called.exit_code == 0, called.output
     found = json.loads(called.stdout)
     sparsity = found["sparsity"]
