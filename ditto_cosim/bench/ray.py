@@ -50,7 +50,10 @@ def measure(quick: bool = False) -> dict[str, Any]:
         for on in ("local", "ray"):
             with workers.cluster(on) if on == "ray" else contextlib.nullcontext():
                 found: dict[str, Any] = {}
-                for jobs, name in ((2, "two_s"), (1, "one_s")):  # what one learns here, two would be forked with
+                for jobs, name in (
+                    (2, "two_s"),
+                    (1, "one_s"),
+                ):  # what one learns here, two would be forked with
                     begun = time.perf_counter()
                     found[name] = explore(base, axes, ["cycles"], on=on, jobs=jobs).rows
                     figures[f"{on}_{name}"] = time.perf_counter() - begun
