@@ -190,11 +190,16 @@ def _try(ways: _Ways, run: Planned, directory: Path) -> Done:
 
 
 def trusted(options: Sequence[str]) -> list[str]:
-    """What the farm's own options say of the backend, for a resumed run to hold its record against."""
-    both = "--backend", "--cross-check"
-    named = [b for a, b in pairwise(options) if a in both]
-    named += [o.partition("=")[2] for o in options if o.partition("=")[0] in both]
-    return [word for name in named if ":" in name for word in ("--backend", name)]
+    """What the farm's own options say of the backend and the device, for a resumed run to hold its record against."""
+
+    def said(*names: str) -> list[str]:
+        apart = [b for a, b in pairwise(options) if a in names]
+        return apart + [o.partition("=")[2] for o in options if o.partition("=")[0] in names and "=" in o]
+
+    code = [
+        word for name in said("--backend", "--cross-check") if ":" in name for word in ("--backend", name)
+    ]
+    return code + [word for address in said("--connect") for word in ("--connect", address)]
 
 
 def _summary(text: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@
 
 The recipe is in the record; recorded steps are answered from it, so the pipeline's own state comes back by itself, and the
 device goes on behind the last of them (`pipeline/run.py`). A record may come from anywhere: a recipe that names code, a backend
-of the user's own, is followed where the user names that code too. What this file does not do: compute or compare anything.
+of the user's own, or a device elsewhere is followed where the user names it too. What this file does not do: compute or compare
+anything.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ditto_cosim.host.pipeline.recipe import recipe_of
 from ditto_cosim.host.pipeline.run import ResumeError
 from ditto_cosim.host.report.prices import Prices
 from ditto_cosim.protocol.record import RunRecord
+from ditto_cosim.protocol.security import is_local
 
 
 def resume_run(
@@ -34,8 +36,8 @@ def resume_run(
     keys: Path | None = None,
     appraise: Callable[[Path], Prices] | None = None,
 ) -> Outcome:
-    """The rest of a run and everything it leaves, the same as if it had never been interrupted. A device is found where the
-    run found it, unless another address is given. `trusted` says again which code of the user's own computes the
+    """The rest of a run and everything it leaves, the same as if it had never been interrupted. A device on this machine is
+    found where the run found it; another machine's is named again. `trusted` says again which code of the user's own computes the
     layers, where the run had such."""
     record = RunRecord(directory)
     asked = recipe_of(record)
@@ -53,6 +55,12 @@ def resume_run(
         raise ResumeError(
             f"{directory}: its layers are computed by code that is not ours, {unnamed[0]}; "
             f"if you trust it, say so: ditto resume {directory} --backend {unnamed[0]}"
+        )
+    device = asked.settings.connect_to
+    if device and not connect_to and not is_local(device):
+        raise ResumeError(
+            f"{directory}: its device was at {device}, which would be given the model's weights; "
+            f"if you trust it, say so: ditto resume {directory} --connect {device}"
         )
     settings = {name: value for name, value in msgspec.structs.asdict(asked.settings).items() if value}
     if connect_to:

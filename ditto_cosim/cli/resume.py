@@ -12,7 +12,8 @@ import typer
 def resume(
     run: Annotated[Path, typer.Argument(help="Directory of the run")],
     connect: Annotated[
-        str, typer.Option(help="Address of a device; default: where the run found its own")
+        str,
+        typer.Option(help="Address of a device; default: where the run found its own, if on this machine"),
     ] = "",
     keys: Annotated[
         Path | None, typer.Option(help="Keys for a device on another machine (`ditto keys`)")

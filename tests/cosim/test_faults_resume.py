@@ -291,6 +291,25 @@ def test_resume_follows_a_record_to_no_code_that_the_user_does_not_name(
         resume_run(half.directory, trusted=[code])
 
 
+def test_resume_sends_nothing_to_an_address_that_a_record_alone_names(half: Session) -> None:
+    """With a model's folder in its recipe, and keys beside it, it would be given that model's weights."""
+    path = half.directory / "run.json"
+    run = json.loads(path.read_text())
+    for address, asked in (
+        ("tcp://192.0.2.7:5555", True),
+        ("tcp://127.0.0.1:5555", False),
+        ("ipc:///tmp/d", False),
+    ):
+        run["info"]["extra"]["recipe"] = {**RECIPE, "settings": {"connect_to": address, "keys": "keys"}}
+        path.write_text(json.dumps(run))
+        with pytest.raises(
+            ResumeError if asked else ZooError, match="its device was at" if asked else "nobody"
+        ):
+            resume_run(half.directory)
+    with pytest.raises(ZooError, match="nobody"):
+        resume_run(half.directory, connect_to="tcp://192.0.2.7:5555")
+
+
 def test_new_run_in_an_old_directory_is_a_new_run(half: Session) -> None:
     with pytest.raises(Stopped):
         half.run(stop_at=(1, 0))

@@ -122,3 +122,4 @@ def test_a_run_on_code_of_the_user_s_own_is_gone_on_with_by_its_name() -> None:
     assert trusted(["--backend", "model", "--steps", "2"]) == []
     said = ["--backend", "mine:Board", "--cross-check=rtl:/src,c.py:Contract"]
     assert trusted(said) == ["--backend", "mine:Board", "--backend", "rtl:/src,c.py:Contract"]
+    assert trusted(["--connect", "tcp://far:5"]) == ["--connect", "tcp://far:5"]
