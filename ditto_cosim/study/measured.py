@@ -45,7 +45,9 @@ def measure(
             run = Path(room) / "run"
             tell(f"{model}: a run on the model backend")
             loaded = load_model(model)
-            generate_run(loaded, Wish(steps, seed, prompt=next(iter(loaded.prompts), "")), run, backend="model")
+            generate_run(
+                loaded, Wish(steps, seed, prompt=next(iter(loaded.prompts), "")), run, backend="model"
+            )
             tell(f"{model}: its analysis")
             figures = analyze_run(run, load_denoiser(model)).figures()
         rows.append(row_of(model, seed, figures))
