@@ -68,7 +68,7 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
     known = [n for n in WELL_KNOWN if n in fitting] or BLOCK_SCALED
     names = dict.fromkeys((*known, *(fitting if full else ())))
     designs = {own.name: own, **{n: load_design(n) for n in names if n != own.name}}
-    times = {name: price_run(columns, chip, design) for name, design in designs.items()}
+    times = {name: price_run(columns, chip, design, judge=False) for name, design in designs.items()}
     extent = len(columns.program.layers) * len(columns.steps)
     size = area(chip, own)
     return Prices(
@@ -163,7 +163,7 @@ def _layers(columns: RecordColumns, time: RunTime) -> list[LayerPrice]:
 def _elsewhere(columns: RecordColumns, chip: Chip, own: Design) -> Elsewhere:
     fitting = designs_for(columns.program)
     against = load_design("itc" if "itc" in fitting else BLOCK_SCALED[0])
-    base, mine = price_run(columns, chip, against), price_run(columns, chip, own)
+    base, mine = (price_run(columns, chip, design, judge=False) for design in (against, own))
     return Elsewhere(
         chip=chip.name,
         speedup=base.total_cycles / max(mine.total_cycles, 1),

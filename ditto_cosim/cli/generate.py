@@ -196,7 +196,7 @@ def generate(
     plan = plan or plan_for(design)
     with quiet(as_json or silent) as say:
         say(f"loading {model}")
-        from ditto_cosim.appraisal import appraise
+        from ditto_cosim.apart import appraise_apart
         from ditto_cosim.host.generation import generate_run
         from ditto_cosim.host.pipeline.models import Wish, load_model, prompts_of
 
@@ -248,7 +248,7 @@ def generate(
                 cross_check=cross_check,
                 overwrite=overwrite,
                 fp32=fp32,
-                appraise=appraise,
+                appraise=appraise_apart,
             )
         tell(outcome, as_json, say, silent)
 

@@ -178,7 +178,7 @@ class Encoder:
     def _rows(self, d: I16, by_row: bool) -> RowCounts:
         """Explicit rows, K last."""
         nonzero, full = self._marks(d.reshape(-1, d.shape[-1]))
-        some, many = np.count_nonzero(nonzero), np.count_nonzero(full)
+        some, many = int(np.count_nonzero(nonzero)), int(np.count_nonzero(full))
         chunks = None
         if by_row:
             slots = nonzero.view(np.uint8) + full.view(np.uint8)
@@ -226,8 +226,9 @@ def _wide(operand: Tensor) -> I16:
 
 def _sum(counts: npt.NDArray[np.uint8]) -> I64:
     """Counts of at most 2, summed over the last axis."""
-    narrow = np.uint16 if 2 * counts.shape[-1] < 1 << 16 else np.int64  # four times as fast
-    return counts.sum(-1, dtype=narrow).astype(np.int64)
+    narrow: Any = np.uint16 if 2 * counts.shape[-1] < 1 << 16 else np.int64  # four times as fast
+    found: I64 = counts.sum(-1, dtype=narrow).astype(np.int64)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
