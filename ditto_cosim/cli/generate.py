@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def generate(
-    how: Annotated[str, typer.Argument(hidden=True)] = "",
+    how: Annotated[str, typer.Argument(hidden=True, metavar="sample=K")] = "",
     model: Annotated[
         str,
         typer.Option(
