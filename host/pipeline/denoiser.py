@@ -16,6 +16,7 @@ import functools
 import inspect
 import logging
 import math
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -28,8 +29,8 @@ from torch import nn
 from ditto_cosim.host.compiler.arguments import Call, describe, put_together, take_apart
 from ditto_cosim.host.compiler.cache import Cache, plan_of
 from ditto_cosim.host.compiler.calibrate import Calibrator
-from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, as_fp32, capture_call
-from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, as_fp32
+from ditto_cosim.host.compiler.compiled import Compiled, capture_to_lower, compile_denoiser
 from ditto_cosim.host.compiler.factors import Factors
 from ditto_cosim.host.compiler.plan import PLANS, FormatPlan, draft
 from ditto_cosim.host.compiler.points import quantization_points
@@ -43,6 +44,8 @@ log = logging.getLogger("ditto.host")
 
 STREAMS = 4
 """Runs of one structure that differ in static inputs; beyond it, the inputs that differ are taken as varying."""
+HELD_VALUES = 8
+"""Of inputs that are constants of a program, before a word is said of it."""
 TRAJECTORY_BYTES = 256 * 2**20
 """Of a calibration's inputs, kept so that a changed module can be calibrated again."""
 
@@ -408,7 +411,7 @@ class Acceleration:
         for captured in known:
             if captured.holds(call.tensors):
                 return captured
-        known.append(capture_call(self.module, self.original, call, static_inputs=self._static_inputs))
+        known.append(capture_to_lower(self.module, self.original, call, static_inputs=self._static_inputs))
         return known[-1]
 
     def _program(self, call: Call) -> CallProgram:
@@ -441,6 +444,12 @@ class Acceleration:
         grids = self._grids_for(captured, call)
         compiled = compile_denoiser(captured, grids, steps=self._steps, plan=plan, formats=formats)
         dtypes = self._result_dtypes(call, captured)
+        if captured.held and len(known) == HELD_VALUES:
+            log.warning(
+                "%s decide what the denoiser computes and have had %d values: each is compiled anew",
+                ", ".join(captured.held),
+                HELD_VALUES,
+            )
         known.append(CallProgram(compiled, captured.held, captured.outputs, captured.result, dtypes))
         if kept is not None and grids == self.grids:
             programs.keep(kept, known[-1])
@@ -623,8 +632,11 @@ def _accelerated(kind: Any) -> type[nn.Module]:
         acceleration = self.__dict__.get("_acceleration")
         if acceleration is None:  # made from the class, not by accelerate
             return kind.forward(self, *args, **kwargs)
+        if "torch._dynamo" in sys.modules:  # inside torch.compile, perhaps: there is nothing of it to compile
+            return torch.compiler.disable(acceleration.__call__)(*args, **kwargs)
         return acceleration(*args, **kwargs)
 
+    forward._torchdynamo_disable = True
     names = {
         "forward": forward,
         "__module__": kind.__module__,

@@ -106,10 +106,10 @@ def refuse_unfaithful(module: nn.Module) -> None:
                 f"take it away (pipe.{'unet' if not name else '…'}.disable_cache() for a cache, and "
                 "ask for accelerate(cache=…) instead)"
             )
-        offload = part.__dict__.get("_hf_hook")
-        if offload is not None and getattr(offload, "offload", False):
+        if _offloads(part.__dict__.get("_hf_hook")):
             raise UnfaithfulError(
-                f"{where} is offloaded; remove the hook first (accelerate.hooks.remove_hook_from_module)"
+                f"{where} is offloaded; remove the hook first (pipe.remove_all_hooks(), or "
+                f"accelerate.hooks.remove_hook_from_module)"
             )
         if name:
             for held in _HOOKS:
@@ -127,6 +127,12 @@ def refuse_unfaithful(module: nn.Module) -> None:
                 raise UnfaithfulError(
                     f"{where} has weights on the meta device, that is none; load them first"
                 )
+
+
+def _offloads(hook: Any) -> bool:
+    """Whether a hook of the library accelerate moves weights when the module is called."""
+    inside = (hook, *getattr(hook, "hooks", ()))
+    return any(getattr(h, "offload", False) or type(h).__name__ == "CpuOffload" for h in inside)
 
 
 def _trains(part: nn.Module) -> bool:

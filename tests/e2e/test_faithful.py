@@ -704,3 +704,33 @@ def test_faithful_verdict_tells_what_caching_leaves_out_apart() -> None:
     assert set(verdict.snr_by_step) == {0}
     assert set(verdict.increment_snr_by_step) == {2}
     assert verdict.increment_snr_db < 25 < verdict.snr_db
+
+
+# --- what decides shapes ---------------------------------------------------------------------------------------------------
+
+
+class Picking(nn.Module):
+    """Goes on with the tokens that are open, by whatever name; places its rows where numbers say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, sample: torch.Tensor, timestep: Any, which: torch.Tensor, places: Any = None) -> Any:
+        found = self.first(sample)[:, which]
+        if places is not None:
+            found = torch.zeros_like(sample).index_copy(1, places, found)
+        return self.second(found)
+
+
+def test_faithful_to_numbers_and_masks_that_decide_shapes_whatever_they_are_called() -> None:
+    which = torch.tensor([True, False, True, True])
+    places = torch.tensor([2, 0, 3])
+    samples = [torch.randn(2, 4, 8) for _ in range(3)]
+    calls = [{"sample": s, "timestep": 9 - i, "which": which} for i, s in enumerate(samples)]
+    more = {"which": which.roll(1), "places": places}
+    module, live, opened = accelerated(Picking().eval(), [*calls, {**calls[0], **more}])
+    for call in calls:
+        for others in ({}, more, {"which": ~which}):
+            assert fidelity(module, live, **{**call, **others}) > FAITHFUL_DB - 5
+    assert opened.programs == 3

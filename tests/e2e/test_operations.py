@@ -284,3 +284,48 @@ def test_capture_leaves_what_a_module_keeps_for_itself() -> None:
     assert module.kept is None
     assert module.helper.kept is None
     assert module(torch.ones(2, 8)).isfinite().all()
+
+
+class Remembering(nn.Module):
+    """Does something else when it is called again, as hand-made caches of activations do."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first, self.kind = nn.Linear(8, 8), kind
+        self.calls = 0
+        self.before: Any = None
+        self.tables: dict[int, torch.Tensor] = {}
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.first(sample)
+        if self.kind == "counts":
+            self.calls += 1
+            return found * 2 if self.calls % 3 == 0 else found
+        if self.kind == "reuses":
+            found, self.before = found if self.before is None else found + self.before, found
+        elif self.kind == "shows":
+            self.tables[0] = found.softmax(-1)
+        elif 8 not in self.tables:
+            self.tables[8] = torch.arange(8.0)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("counts", "keeps calls from one call to the next, and its result depends on it"),
+        ("reuses", "keeps before from one call to the next"),
+        ("shows", "keeps its own activations in tables for others to read"),
+    ],
+)
+def test_capture_refuses_what_a_module_keeps_from_call_to_call(kind: str, words: str) -> None:
+    module = Remembering(kind).eval()
+    with pytest.raises(CaptureError, match=words):
+        capture(module, {"sample": torch.randn(2, 8)})
+    assert (module.calls, module.before, module.tables) == (0, None, {})
+
+
+def test_capture_lets_a_module_remember_a_table() -> None:
+    module = Remembering("looks up").eval()
+    capture(module, {"sample": torch.randn(2, 8)})
+    assert module.tables == {}
