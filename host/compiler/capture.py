@@ -23,7 +23,14 @@ import torch
 from torch import nn
 from torch.export.graph_signature import InputKind, OutputKind
 
-from ditto_cosim.host.compiler.arguments import TIME_NAMES, ArgumentError, Call, Structure, put_together, take_apart
+from ditto_cosim.host.compiler.arguments import (
+    TIME_NAMES,
+    ArgumentError,
+    Call,
+    Structure,
+    put_together,
+    take_apart,
+)
 from ditto_cosim.host.compiler.decompose import DECOMPOSITIONS, take_graph_apart
 from ditto_cosim.host.compiler.quantize import Grid, input_grid
 from ditto_cosim.host.compiler.specialize import held_constant, specialize
@@ -136,7 +143,7 @@ def _silent() -> Iterator[None]:
     """Inside, export keeps to itself the graph that it had made when it fails, which it prints otherwise."""
     from torch.export import _trace  # as late as export itself
 
-    with mock.patch.object(_trace, "print", lambda *_, **__: None, create=True):
+    with mock.patch.object(_trace, "print", create=True):
         yield
 
 

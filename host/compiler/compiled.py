@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ditto_cosim.host.compiler.cache import CachePlan
 from ditto_cosim.host.compiler.arguments import TIME_NAMES, Call
+from ditto_cosim.host.compiler.cache import CachePlan
 from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, capture_call
 from ditto_cosim.host.compiler.lower import UnsupportedError, lower
 from ditto_cosim.host.compiler.plan import FormatPlan

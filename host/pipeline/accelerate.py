@@ -113,6 +113,10 @@ def accelerate(
         raise TargetError(
             f"{taken[0] or 'this module'} is accelerated already; change its `settings` instead"
         )
+    if scripted := [name for name, module in found.items() if isinstance(module, torch.jit.ScriptModule)]:
+        raise TargetError(
+            f"{scripted[0] or 'this module'} is TorchScript, whose code cannot be followed; give the module that it was made from"
+        )
     spec = RunSpec(
         backend=backend, chip=chip, design=design, rtl_layers=list(rtl_layers), cross_check=cross_check
     )
