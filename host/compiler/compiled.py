@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,16 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
+from ditto_cosim.host.compiler.arguments import TIME_NAMES, Call
 from ditto_cosim.host.compiler.cache import CachePlan
-from ditto_cosim.host.compiler.capture import Captured
-from ditto_cosim.host.compiler.lower import lower
+from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, capture_call
+from ditto_cosim.host.compiler.lower import UnsupportedError, lower
 from ditto_cosim.host.compiler.plan import FormatPlan
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, grids_of
 from ditto_cosim.host.compiler.seal import seal_of
-from ditto_cosim.protocol.errors import IsaError
+from ditto_cosim.protocol.errors import DittoError, IsaError
 from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.program import Program
 
@@ -99,6 +101,35 @@ def wire_array(tensor: torch.Tensor) -> npt.NDArray[np.generic]:
     """An input as the program takes it: truth values are bytes."""
     array: npt.NDArray[np.generic] = tensor.detach().contiguous().numpy()
     return array.view(np.int8) if array.dtype == np.bool_ else array
+
+
+def capture_to_lower(
+    denoiser: nn.Module,
+    forward: Callable[..., Any],
+    call: Call,
+    *,
+    static_inputs: frozenset[str] = STATIC_INPUTS,
+) -> Captured:
+    """The call as a graph that lowers: whole numbers that say where tokens lie, and truth values, are constants of it if it does
+    not without. They are those of this call alone (`Captured.held`)."""
+    captured = capture_call(denoiser, forward, call, static_inputs=static_inputs)
+    layout = frozenset(
+        name.partition(".")[0]
+        for name in captured.inputs
+        if not call.tensors[name].is_floating_point() and name.partition(".")[0] not in TIME_NAMES
+    )
+    if not layout:
+        return captured
+    try:
+        lower(captured, None)
+    except UnsupportedError as error:
+        try:
+            held = capture_call(denoiser, forward, call, static_inputs=static_inputs, hold=layout)
+            lower(held, None)
+        except DittoError:
+            raise error from None  # what is missing is missing either way
+        return held
+    return captured
 
 
 def compile_denoiser(
