@@ -139,7 +139,11 @@ def parameters(geometry: AnyGeometry) -> dict[str, int]:
             "KMax": geometry.k_max,
             "NMax": geometry.n_max,
         }
+    deep = (
+        {"PeStages": geometry.pe_stages} if geometry.pe_stages > 1 else {}
+    )  # RTL of a user's own may have one
     return {
+        **deep,
         "Lanes": geometry.lanes,
         "Columns": geometry.columns,
         "EncodeWidth": geometry.encode_width,

@@ -15,7 +15,15 @@ from pathlib import Path
 
 from ditto_cosim.toolchain import BuildError
 
-DESIGN = ("ditto_pkg.sv", "encoder.sv", "slot_buffer.sv", "pe_array.sv", "lane.sv", "tile.sv")
+DESIGN = (
+    "ditto_pkg.sv",
+    "encoder.sv",
+    "slot_buffer.sv",
+    "pe_array.sv",
+    "pe_pipeline.sv",
+    "lane.sv",
+    "tile.sv",
+)
 CHECKS = ("checks/hold_checks.sv", "checks/element_checks.sv", "checks/lane_checks.sv")
 ARRAYS: dict[str, tuple[str, ...]] = {
     "sparse_tile": (
