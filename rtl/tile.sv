@@ -130,10 +130,10 @@ module tile
       busy_q    <= 1'b0;
       bank_q    <= 1'b0;
       refused_o <= 1'b0;
-    end else if (heard) begin
-      refused_o    <= !legal;
-      busy_q       <= legal;
-      bank_q       <= bank_q ^ (swap_i && (WeightBanks > 1) && legal);
+    end else if (start) begin
+      refused_o    <= 1'b0;
+      busy_q       <= 1'b1;
+      bank_q       <= bank_q ^ (swap_i && (WeightBanks > 1));
       mode_q       <= mode_e'(mode_i);
       rows_q       <= rows_i;
       k_q          <= k_i;
@@ -142,6 +142,8 @@ module tile
     end else if (busy_q) begin
       if (&idle) busy_q <= 1'b0;
       else cycle_q <= cycle_q + CycleWidth'(1);
+    end else if (heard) begin
+      refused_o <= 1'b1;
     end
   end
 

@@ -174,6 +174,8 @@ def _sizes(geometry: AnyGeometry) -> dict[str, int]:
         "DITTO_COLUMNS": geometry.columns,
         "DITTO_ENCODE_WIDTH": geometry.encode_width,
         "DITTO_WEIGHT_BANKS": geometry.weight_banks,
+        "DITTO_K_MAX": geometry.k_max,
+        "DITTO_BLOCKS": geometry.blocks_max,
     }
 
 

@@ -38,7 +38,17 @@ ARRAYS: dict[str, tuple[str, ...]] = {
 """SQ-DM's modules that are built, each with what it is made of, the parts before their wholes."""
 PROOFS = tuple(
     f"checks/prove_{name}.sv"
-    for name in ("encoder", "pe", "slot_buffer", "reset", "start", "framer", "accumulator", "detector")
+    for name in (
+        "encoder",
+        "pe",
+        "pipeline",
+        "slot_buffer",
+        "reset",
+        "start",
+        "framer",
+        "accumulator",
+        "detector",
+    )
 )
 VIEW = "checks/pe_view.sv"
 WAIVERS = "waivers.vlt"

@@ -41,7 +41,7 @@ module board_tile
   input  logic        write_valid_i,
   input  logic [31:0] address_i,
   input  logic [7:0]  write_data_i,
-  output logic [7:0]  read_data_o,
+  output logic [7:0]  read_data_o,   // of the address two cycles before
   input  logic [15:0] dropped_i
 );
 
@@ -85,6 +85,8 @@ module board_tile
   // Registers are written long before RUN, a byte at a time, so what follows from them may take some cycles.
   logic        run;
   logic        start;
+  logic        start_q;  // the tile's: operands are on their way a cycle before
+  logic        tile_busy;
   logic        narrow_q;
   logic [27:0] beats_due_q;
   logic [27:0] entries_due_q;
@@ -94,6 +96,11 @@ module board_tile
 
   assign run   = write_valid_i && region == RegionRegister && offset == 28'h17;
   assign start = run && fits_q && !busy_o;
+  assign busy_o = start_q || tile_busy;
+
+  always_ff @(posedge clk_i) begin : begins
+    start_q <= rst_ni && start;
+  end
 
   always_ff @(posedge clk_i) begin : check
     beats_q       <= KWidth'((k_q + 32'(EncodeWidth - 1)) >> ElementWidth);
@@ -116,8 +123,8 @@ module board_tile
       blocks_q   <= '0;
       reference_q <= '0;
     end else begin
-      was_busy_q <= busy_o;
-      if (busy_o && !was_busy_q) passes_q <= passes_q + 32'd1;
+      was_busy_q <= tile_busy;
+      if (tile_busy && !was_busy_q) passes_q <= passes_q + 32'd1;
       if (run) refused_q <= !start;
       if (write_valid_i && region == RegionRegister && offset < 28'h18) begin
         unique case (offset[4:2])
@@ -183,8 +190,8 @@ module board_tile
     .WeightBanks(WeightBanks), .PeStages(PeStages)
   ) u_tile (
     .clk_i, .rst_ni,
-    .start_i(start), .swap_i(1'b1), .mode_i(mode_q[1:0]), .rows_i(rows_q[RowWidth-1:0]), .k_i(k_q[KWidth-1:0]),
-    .blocks_i(blocks_q[BlockWidth-1:0]), .busy_o, .refused_o(tile_refused), .cycle_o(cycles),
+    .start_i(start_q), .swap_i(1'b1), .mode_i(mode_q[1:0]), .rows_i(rows_q[RowWidth-1:0]), .k_i(k_q[KWidth-1:0]),
+    .blocks_i(blocks_q[BlockWidth-1:0]), .busy_o(tile_busy), .refused_o(tile_refused), .cycle_o(cycles),
     .weight_valid_i(weight_valid_q), .weight_ready_o(), .weight_block_i(weight_block_q),
     .weight_k_i(KWidth'(weight_k_q)), .weight_i(weight_row_q),
     .operand_valid_i(operand_valid), .operand_ready_o(operand_ready), .current_i(current), .reference_i(reference),
@@ -222,43 +229,35 @@ module board_tile
     assign write_beat    = offset[ElementWidth+:BeatWidth];
     assign mine = write_valid_i && !busy_o && 28'(offset >> (ElementWidth + BeatWidth)) == 28'(l);
 
-    // A beat waits in a register for the encoder; the next one is fetched when it goes. Between passes the first one is
-    // fetched again and again, so that it is there with the start.
+    // A beat waits in a register for the encoder, the next one at the memories' outputs. Between passes the first one goes both
+    // steps again and again, so that it is there when the tile starts.
     logic [15:0]              lane_rows_q;
-    logic [15:0]              rows_left_q;
-    logic [KWidth-1:0]        beats_left_q;
+    logic [27:0]              lane_beats_q;
+    logic [27:0]              beats_left_q;
     logic [BeatWidth-1:0]     fetch_q;
     logic                     beat_valid_q;
-    logic                     fetches;
+    logic                     moves;
 
-    assign fetches = !beat_valid_q || operand_ready[l];
+    assign moves = !beat_valid_q || operand_ready[l];
 
-    always_ff @(posedge clk_i) begin : count_rows
-      lane_rows_q <= 16'((rows_q + 32'(Lanes - 1 - l)) >> LaneShift);
+    always_ff @(posedge clk_i) begin : count_beats
+      lane_rows_q  <= 16'((rows_q + 32'(Lanes - 1 - l)) >> LaneShift);
+      lane_beats_q <= lane_rows_q * 28'(beats_q);
     end
 
     always_ff @(posedge clk_i) begin : fetch
       if (!rst_ni) begin
         beat_valid_q <= 1'b0;
-        rows_left_q  <= '0;
       end else if (start) begin
-        rows_left_q  <= beats_q == KWidth'(1) && lane_rows_q != '0 ? lane_rows_q - 16'd1 : lane_rows_q;
-        beats_left_q <= beats_q == KWidth'(1) ? beats_q : beats_q - KWidth'(1);
+        beats_left_q <= lane_beats_q;
         fetch_q      <= BeatWidth'(1);
-        beat_valid_q <= lane_rows_q != '0;
       end else if (!busy_o) begin
         fetch_q      <= '0;
         beat_valid_q <= 1'b0;
-      end else if (fetches) begin
-        beat_valid_q <= rows_left_q != '0;
-        if (rows_left_q != '0) begin
-          fetch_q      <= fetch_q + BeatWidth'(1);
-          beats_left_q <= beats_left_q - KWidth'(1);
-          if (beats_left_q == KWidth'(1)) begin
-            beats_left_q <= beats_q;
-            rows_left_q  <= rows_left_q - 16'd1;
-          end
-        end
+      end else if (moves) begin
+        fetch_q      <= fetch_q + BeatWidth'(1);
+        beat_valid_q <= beats_left_q != '0;
+        if (beats_left_q != '0) beats_left_q <= beats_left_q - 28'd1;
       end
     end
 
@@ -266,6 +265,8 @@ module board_tile
     for (genvar e = 0; e < EncodeWidth; e++) begin : gen_element
       logic [7:0] current_memory   [OperandBeats];
       logic [7:0] reference_memory [OperandBeats];
+      logic [7:0] next_current_q;
+      logic [7:0] next_reference_q;
       logic [7:0] current_q;
       logic [7:0] reference_byte_q;
       logic       written;
@@ -275,14 +276,16 @@ module board_tile
       always_ff @(posedge clk_i) begin : operands
         if (written && region == RegionCurrent) current_memory[write_beat] <= write_data_i;
         if (written && region == RegionReference) reference_memory[write_beat] <= write_data_i;
-        if (fetches) begin
-          current_q        <= current_memory[fetch_q];
-          reference_byte_q <= reference_memory[fetch_q];
+        if (moves) begin
+          next_current_q   <= current_memory[fetch_q];
+          next_reference_q <= reference_memory[fetch_q];
+          current_q        <= next_current_q;
+          reference_byte_q <= reference_q[8] ? next_reference_q : reference_q[7:0];
         end
       end
 
       assign current[l*EncodeWidth+e]   = current_q;
-      assign reference[l*EncodeWidth+e] = reference_q[8] ? reference_byte_q : reference_q[7:0];
+      assign reference[l*EncodeWidth+e] = reference_byte_q;
     end
 
     // Every result is taken in the cycle in which it is offered.
@@ -323,7 +326,7 @@ module board_tile
   end
 
   ////////////////////////////////////////////////////
-  // Reads: the byte of the address of the cycle before //
+  // Reads: a word in one cycle, its byte in the next //
   ////////////////////////////////////////////////////
 
   logic [3:0]           read_region_q;
@@ -387,12 +390,12 @@ module board_tile
     register_q    <= region == RegionIdentity ? identity_word[8*offset[1:0]+:8] : register_word[8*offset[1:0]+:8];
   end
 
-  always_comb begin : select
+  always_ff @(posedge clk_i) begin : select
     unique case (read_region_q)
-      RegionRegister, RegionIdentity: read_data_o = register_q;
-      RegionResult, RegionResult24: read_data_o = result_byte[result_lane_q];
-      RegionReport: read_data_o = report_byte[report_lane_q];
-      default: read_data_o = '0;
+      RegionRegister, RegionIdentity: read_data_o <= register_q;
+      RegionResult, RegionResult24: read_data_o <= result_byte[result_lane_q];
+      RegionReport: read_data_o <= report_byte[report_lane_q];
+      default: read_data_o <= '0;
     endcase
   end
 
