@@ -108,7 +108,7 @@ module lane
   end
 
   encoder #(
-    .EncodeWidth(EncodeWidth), .KMax(KMax), .Mag4(Mag4), .Scatter(PeStages > 1 && EncodeWidth > 4)
+    .EncodeWidth(EncodeWidth), .KMax(KMax), .Mag4(Mag4), .Scatter(PeStages > 1)
   ) u_encoder (
     .clk_i, .rst_ni,
     .original_i(mode_i == ModeOriginal), .k_i,

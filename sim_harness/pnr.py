@@ -14,7 +14,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,12 @@ def load_board(name: str) -> Board:
     if not path.is_file():
         raise BuildError(f"board {name!r} is unknown; known: {', '.join(boards())}, or give a TOML file")
     try:
-        return Board(name=path.stem, **tomllib.loads(path.read_text()))
+        board = Board(name=path.stem, **tomllib.loads(path.read_text()))
     except (TypeError, tomllib.TOMLDecodeError) as error:
         raise BuildError(f"board {path}: {error}") from None
+    if board.chip.endswith(".toml"):  # lies where the board's file says, seen from there
+        return replace(board, chip=str((path.parent / board.chip).resolve()))
+    return board
 
 
 def place_and_route(
