@@ -104,9 +104,6 @@ module tile
 
   localparam int unsigned Blocks = NMax / Columns;
 
-  logic                  heard;
-  logic                  legal;
-  logic [RowWidth:0]     rows_end;
   logic                  start;
   logic                  busy_q;
   logic                  bank_q;
@@ -117,13 +114,16 @@ module tile
   logic [CycleWidth-1:0] cycle_q;
   logic [Lanes-1:0]      idle;
 
-  assign rows_end = {1'b0, rows_i} + (RowWidth + 1)'(Lanes - 1);  // a lane's row counter goes so far
-  assign legal   = mode_i != 2'd3 && k_i != '0 && 32'(k_i) <= KMax && blocks_i != '0 && 32'(blocks_i) <= Blocks
-                   && !rows_end[RowWidth];
-  assign heard   = start_i && !busy_q;
-  assign start   = heard && legal;
+  assign start   = start_i && !busy_q;
   assign busy_o  = busy_q;
   assign cycle_o = cycle_q;
+
+  // Whether the tile can take this start; lanes count rows so far that the last of them must not wrap.
+  function automatic logic can_take();
+    automatic logic [RowWidth:0] rows_end = {1'b0, rows_i} + (RowWidth + 1)'(Lanes - 1);
+    return mode_i != 2'd3 && k_i != '0 && 32'(k_i) <= KMax && blocks_i != '0 && 32'(blocks_i) <= Blocks
+           && !rows_end[RowWidth];
+  endfunction
 
   always_ff @(posedge clk_i) begin : pass
     if (!rst_ni) begin
@@ -131,19 +131,17 @@ module tile
       bank_q    <= 1'b0;
       refused_o <= 1'b0;
     end else if (start) begin
-      refused_o    <= 1'b0;
-      busy_q       <= 1'b1;
-      bank_q       <= bank_q ^ (swap_i && (WeightBanks > 1));
+      refused_o    <= !can_take();
+      busy_q       <= can_take();
+      bank_q       <= bank_q ^ (swap_i && (WeightBanks > 1) && can_take());
       mode_q       <= mode_e'(mode_i);
-      rows_q       <= rows_i;
+      rows_q       <= can_take() ? rows_i : '0;  // lanes start all the same, and have nothing to do
       k_q          <= k_i;
       last_block_q <= blocks_i - BlockWidth'(1);
       cycle_q      <= '0;
     end else if (busy_q) begin
       if (&idle) busy_q <= 1'b0;
       else cycle_q <= cycle_q + CycleWidth'(1);
-    end else if (heard) begin
-      refused_o <= 1'b1;
     end
   end
 
@@ -154,7 +152,10 @@ module tile
   logic load_bank;
   logic load;
 
-  assign load = weight_valid_i && weight_ready_o && 32'(weight_k_i) < KMax && 32'(weight_block_i) < Blocks;
+  always_comb begin : place
+    load = 1'b0;
+    if (weight_valid_i && weight_ready_o) load = 32'(weight_k_i) < KMax && 32'(weight_block_i) < Blocks;
+  end
 
   assign weight_ready_o = (WeightBanks > 1) || !busy_q;
   assign load_bank = (WeightBanks > 1) && !bank_q;

@@ -36,7 +36,7 @@ from .detector import DetectorBench
 from .regression import SETS, Bench, Reference, Report, random_cases, run_cases
 
 SETS.setdefault("tall", Geometry(lanes=1, columns=2, encode_width=8, k_max=1024, n_max=4))
-COVERAGE_SETS = ("tiny", "mag4_banks", "wide", "tall")
+COVERAGE_SETS = ("tiny", "mag4_banks", "wide", "tall", "ecp5")
 
 _HIGH = r"\[(1[1-9]|[23][0-9])\]$"
 EXCUSED: tuple[tuple[str, str], ...] = (

@@ -122,6 +122,10 @@ PROPERTIES: tuple[Property, ...] = (
     ),
     Property("slot_buffer_words", _WORDS, "prove_slot_buffer", "EncodeWidth=4 KMax=16"),
     Property("encoder_element", f"{_ANY_ELEMENT}; rows of any length", "prove_encoder", "EncodeWidth=4 KMax=1024"),
+    Property(
+        "encoder_element_scatter", "the same of the append as prefix sums", "prove_encoder",
+        "EncodeWidth=4 KMax=1024 Scatter=1",
+    ),
     Property("encoder_element_mag4", "the same with |d| ≤ 15 low", "prove_encoder", "EncodeWidth=4 KMax=1024 Mag4=1"),
 )  # fmt: skip
 

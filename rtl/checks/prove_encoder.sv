@@ -9,6 +9,7 @@ module prove_encoder
   parameter int unsigned EncodeWidth = 4,
   parameter int unsigned KMax        = 16,
   parameter bit          Mag4        = 1'b0,
+  parameter bit          Scatter     = 1'b0,
   localparam int unsigned GroupWords = 2 * EncodeWidth / SlotsPerWord,
   localparam int unsigned GroupAddrWidth = $clog2(KMax / EncodeWidth)
 ) (
@@ -32,7 +33,7 @@ module prove_encoder
   logic [KWidth-1:0]         row_full;
 
   encoder #(
-    .EncodeWidth(EncodeWidth), .KMax(KMax), .Mag4(Mag4)
+    .EncodeWidth(EncodeWidth), .KMax(KMax), .Mag4(Mag4), .Scatter(Scatter)
   ) u_encoder (
     .clk_i, .rst_ni, .original_i, .k_i, .open_i, .valid_i, .ready_o(ready), .current_i, .reference_i,
     .group_valid_o(group_valid), .group_addr_o(group_addr), .group_o(group),

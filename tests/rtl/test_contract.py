@@ -62,7 +62,7 @@ def test_rtl_equals_model_on_every_row(model: LaneReference, name: str, rows: in
     check()
 
 
-@pytest.mark.parametrize("name", ["tiny", "mag4_banks", "wide"])
+@pytest.mark.parametrize("name", ["tiny", "mag4_banks", "wide", "deep_banks"])
 def test_rtl_equals_model_on_the_directed_cases(model: LaneReference, name: str) -> None:
     report = Report(0)
     found = run_cases(
