@@ -34,7 +34,7 @@ from ditto_cosim.host.compiler.arguments import (
 from ditto_cosim.host.compiler.decompose import DECOMPOSITIONS, take_graph_apart
 from ditto_cosim.host.compiler.quantize import Grid, input_grid
 from ditto_cosim.host.compiler.specialize import held_constant, specialize
-from ditto_cosim.host.compiler.state import ALIKE, Kept, StateError, refuse_state, untouched
+from ditto_cosim.host.compiler.state import ALIKE, Remembered, StateError, refuse_state, untouched
 from ditto_cosim.protocol.errors import DittoError
 
 STATIC_INPUTS = frozenset(
@@ -121,7 +121,7 @@ class _Flat(nn.Module):
     """Gives every denoiser one call: tensors in, tensors out."""
 
     def __init__(
-        self, inner: nn.Module, forward: Callable[..., Any], call: Call, result: _Result, kept: Kept
+        self, inner: nn.Module, forward: Callable[..., Any], call: Call, result: _Result, kept: Remembered
     ) -> None:
         super().__init__()
         self.inner = inner
@@ -169,7 +169,7 @@ def _specialized(
     steady: frozenset[str],
     wanted: frozenset[str],
     refusal: CaptureError,
-    kept: Kept,
+    kept: Remembered,
 ) -> tuple[torch.export.ExportedProgram, dict[str, torch.Tensor]]:
     """The module with those inputs as constants, taken out of `inputs`, that decide its shapes; they must be `steady`, so that a
     program for each of their values is a few."""
