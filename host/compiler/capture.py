@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -140,11 +141,16 @@ class _Flat(nn.Module):
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Inside, export keeps to itself the graph that it had made when it fails, which it prints otherwise."""
+    """Inside, export keeps to itself what it prints and logs when it fails: the graph so far, the shapes that did not fit."""
     from torch.export import _trace  # as late as export itself
 
-    with mock.patch.object(_trace, "print", create=True):
-        yield
+    shapes = logging.getLogger("torch._subclasses.fake_tensor")
+    before, shapes.disabled = shapes.disabled, True
+    try:
+        with mock.patch.object(_trace, "print", create=True):
+            yield
+    finally:
+        shapes.disabled = before
 
 
 def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:
@@ -240,7 +246,7 @@ def capture_call(
 ) -> Captured:
     """Capture one call of `forward`, a method of `denoiser`."""
     kind = type(denoiser).__name__
-    wanted = frozenset(n for n in call.tensors if n.partition(".")[0] in hold)
+    wanted = frozenset(n for n, t in call.tensors.items() if t.is_complex() or n.partition(".")[0] in hold)
     static = frozenset(n for n in call.tensors if n.partition(".")[0] in static_inputs)
     steady = static | {
         n
