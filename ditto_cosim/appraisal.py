@@ -47,8 +47,8 @@ WELL_KNOWN = ("itc", "diffy", "cambricon_d", "ditto", "ditto_plus", "ideal_ditto
 BLOCK_SCALED = ("fp16_dense", "int4_dense", "sq_dm")
 """Those of a program with block-scaled layers, the first what others are held against."""
 TILES, BANDWIDTHS, BUFFERS_MB = (0.5, 1.0, 2.0), (0.5, 1.0, 2.0), (0.0, 192.0)
-GRID_LAYER_STEPS, SERIES_LAYER_STEPS = 5000, 1000
-"""Up to so many layers × steps, the grid and a step in transactions take a few seconds and are made unasked."""
+GRID_LAYER_STEPS, SERIES_LAYERS = 5000, 200
+"""Up to so many layers × steps, and layers, the grid and a step in transactions take a few seconds and are made unasked."""
 BINS = 240
 SERIES_STEP = 2
 """Of the steps that are there, the first in which Defo's decisions stand."""
@@ -68,7 +68,7 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
     known = [n for n in WELL_KNOWN if n in fitting] or BLOCK_SCALED
     names = dict.fromkeys((*known, *(fitting if full else ())))
     designs = {own.name: own, **{n: load_design(n) for n in names if n != own.name}}
-    times = {name: price_run(columns, chip, design) for name, design in designs.items()}
+    times = {name: price_run(columns, chip, design, judge=False) for name, design in designs.items()}
     extent = len(columns.program.layers) * len(columns.steps)
     size = area(chip, own)
     return Prices(
@@ -85,7 +85,7 @@ def appraise(run: Path, *, full: bool = False) -> Prices:
         designs=[_design(chip, designs[name], time) for name, time in times.items()],
         layers=_layers(columns, times[own.name]),
         elsewhere=[_elsewhere(columns, load_chip(name), own) for name in chip_names() if name != chip.name],
-        series=_series(columns, chip, own) if full or extent <= SERIES_LAYER_STEPS else None,
+        series=_series(columns, chip, own) if full or len(columns.program.layers) <= SERIES_LAYERS else None,
         what_if=_what_if(run, columns, own, jobs=0 if full else 1)
         if full or extent <= GRID_LAYER_STEPS
         else [],
@@ -163,7 +163,7 @@ def _layers(columns: RecordColumns, time: RunTime) -> list[LayerPrice]:
 def _elsewhere(columns: RecordColumns, chip: Chip, own: Design) -> Elsewhere:
     fitting = designs_for(columns.program)
     against = load_design("itc" if "itc" in fitting else BLOCK_SCALED[0])
-    base, mine = price_run(columns, chip, against), price_run(columns, chip, own)
+    base, mine = (price_run(columns, chip, design, judge=False) for design in (against, own))
     return Elsewhere(
         chip=chip.name,
         speedup=base.total_cycles / max(mine.total_cycles, 1),

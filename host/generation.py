@@ -15,6 +15,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -192,6 +193,8 @@ def generate_run(
         (name, run) for name, first in ended.items() if first is not None for run in (first, *first.others)
     ]
 
+    complete = [r for r in seen.reports if r.step < seen.steps]
+    priced = _begun(appraise, directory) if appraise is not None and complete else None
     tiles = {step: _drawn(pipe, guess) for step, guess in _chosen(guesses).items()}
     names = _save(directory, pictures, tiles)
     own: list[Any] = []
@@ -205,7 +208,6 @@ def generate_run(
         name: seen.totals[name] for name in ("own_lane_cycles", "lane_cycles") if name in seen.totals
     }
     run = {"design": design, "chip": chip, "backend": backend, "seed": wish.seed}
-    complete = [r for r in seen.reports if r.step < seen.steps]
     report = None
     if complete:
         report = reports.RunReport.of(
@@ -228,13 +230,14 @@ def generate_run(
             host_us=host_times(seen, complete),
             **run,
         )
-        if appraise is not None:
+        reports.write_figures(report, directory)
+        if priced is not None:
             watcher.say("pricing it under other designs")
             try:
-                save_prices(appraise(directory), directory)
+                save_prices(priced.result(), directory)
             except DittoError as error:
                 watcher.say(f"not priced: {error}")
-        reports.write_report(report, directory)
+        reports.write_page(report, directory)
     summary: dict[str, Any] = {
         "model": model.name,
         **run,
@@ -254,6 +257,14 @@ def generate_run(
         "phases": phases(asked, seen.clock),
     }
     return Outcome(summary, seen, report, pictures, failure)
+
+
+def _begun(appraise: Callable[[Path], Prices], directory: Path) -> Future[Prices]:
+    """The run's prices under way, beside what comes next."""
+    with_one = ThreadPoolExecutor(1, "prices")
+    begun = with_one.submit(appraise, directory)
+    with_one.shutdown(wait=False)
+    return begun
 
 
 def _plan_of(model: LoadedModel, plan: str) -> Path | str | None:

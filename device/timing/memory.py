@@ -58,21 +58,19 @@ class Memory:
             return at
         since = -(-at * 1000 // self.clock_mhz)
         channel, bank, row = self.config.decode(requests_of([payload])[0])
-        done = since
-        for number in np.unique(channel):
-            mine = channel == number
-            banks, rows = bank[mine], row[mine]
-            if self.stepwise:
-                edges = np.arange(len(banks) + 1)
-            else:
-                turns = np.flatnonzero((np.diff(banks) != 0) | (np.diff(rows) != 0)) + 1
-                edges = np.concatenate([[0], turns, [len(banks)]])
-            of_channel = self.channels[number]
-            for start, end in pairwise(edges.tolist()):
-                last = self._burst(
-                    of_channel, int(banks[start]), int(rows[start]), end - start, payload.write, since
-                )
-                done = max(done, last)
+        order = np.argsort(
+            channel, kind="stable"
+        )  # channels are independent; each takes its own in order of asking
+        places = np.stack([channel, bank, row])[:, order]
+        starts = np.ones(len(order), bool)
+        if not self.stepwise:
+            starts[1:] = (places[:, 1:] != places[:, :-1]).any(axis=0)
+        edges, done = [*np.flatnonzero(starts).tolist(), len(order)], since
+        for (number, of_bank, of_row), (start, end) in zip(
+            places[:, starts].T.tolist(), pairwise(edges), strict=True
+        ):
+            last = self._burst(self.channels[number], of_bank, of_row, end - start, payload.write, since)
+            done = max(done, last)
         return -(-done * self.clock_mhz // 1000)
 
     def _burst(self, ch: _Channel, bank: int, row: int, count: int, write: bool, since: int) -> int:

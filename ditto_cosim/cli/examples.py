@@ -15,7 +15,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "ditto generate --backend model --batch 8 --design ditto_plus --chip edge",
         "ditto generate --model ./my-model --steps 20 --seed 3 --output runs/mine",
         "ditto generate --rtl-dir mine --verify",
-        "ditto generate --model fashion-ddpm-relu --design sq_dm --scheduler heun --steps 10",
+        "ditto generate --design sq_dm --scheduler heun --steps 10",
     ),
     "resume": ("ditto resume runs/mine", "ditto resume runs/mine --connect tcp://10.0.0.7:5590 --keys keys"),
     "farm": (

@@ -13,7 +13,7 @@ import typer
 
 from ditto_cosim.cli import completion
 from ditto_cosim.cli.output import emit
-from ditto_cosim.names import check_names, check_plan, plan_for
+from ditto_cosim.names import check_model, check_names, check_plan, model_for, plan_for, prompt_for
 from ditto_cosim.protocol.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 
 
 def generate(
-    how: Annotated[str, typer.Argument(hidden=True)] = "",
+    how: Annotated[str, typer.Argument(hidden=True, metavar="sample=K")] = "",
     model: Annotated[
         str,
         typer.Option(
-            help="A model that ships (`ditto models`), or a folder that save_pretrained wrote",
+            help="A model that ships (`ditto models`), or a folder that save_pretrained wrote  "
+            "[default: the best that fits, emoji-sd]",
             autocompletion=completion.models,
         ),
-    ] = "fashion-ddpm",
+    ] = "",
     backend: Annotated[
         str,
         typer.Option(
@@ -46,7 +47,7 @@ def generate(
     chip: Annotated[
         str,
         typer.Option(
-            help="A chip (`ditto chips`) or a TOML file  [default: paper_twin; on a board tiny]",
+            help="A chip (`ditto chips`) or a TOML file  [default: paper_twin; on a board ecp5, on the simulated one tiny]",
             autocompletion=completion.chips,
         ),
     ] = "",
@@ -169,7 +170,9 @@ def generate(
     Writes into the output directory: picture-N.png, strip.png (how the picture emerges), report.html, report.json,
     timeline.pftrace (for ui.perfetto.dev) and the run's record, which `ditto price`, `compare` and `analyze` read.
     """
-    chip = chip or ("tiny" if backend == "board" else "paper_twin")
+    if not chip:
+        on_board = "tiny" if board == "sim" else "ecp5"
+        chip = on_board if backend == "board" else "paper_twin"
     if board and backend != "board":
         raise typer.BadParameter(
             f"a board computes with --backend board, not {backend}", param_hint="--board"
@@ -192,11 +195,16 @@ def generate(
     if not connect:
         check_names(chip, design, backend, cross_check)
         check_plan(plan, design)
+    plan, prompted = plan or plan_for(design), bool(prompt or prompt_file)
+    if not model:
+        model = model_for(chip, plan, prompted=prompted, labelled=bool(label), cached=bool(cache))
+        prompt = prompt if prompted else prompt_for(model)
+    check_model(model, prompted or bool(prompt), label or ())
+    if not connect:
         start_ahead(offers(backend, cross_check))
-    plan = plan or plan_for(design)
     with quiet(as_json or silent) as say:
-        say(f"loading {model}")
-        from ditto_cosim.appraisal import appraise
+        say(f'loading {model}, "{prompt}"' if prompt else f"loading {model}")
+        from ditto_cosim.apart import appraise_apart
         from ditto_cosim.host.generation import generate_run
         from ditto_cosim.host.pipeline.models import Wish, load_model, prompts_of
 
@@ -248,7 +256,7 @@ def generate(
                 cross_check=cross_check,
                 overwrite=overwrite,
                 fp32=fp32,
-                appraise=appraise,
+                appraise=appraise_apart,
             )
         tell(outcome, as_json, say, silent)
 

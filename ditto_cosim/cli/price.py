@@ -122,7 +122,7 @@ def compare(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             help="Directory that `ditto generate` wrote; several: what fewer steps, caching or 4 bits save and what they cost",
         ),
     ],

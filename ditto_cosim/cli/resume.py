@@ -35,11 +35,16 @@ def resume(
 
     with quiet(as_json) as say:
         say(f"resuming {run}")
-        from ditto_cosim.appraisal import appraise
+        from ditto_cosim.apart import appraise_apart
         from ditto_cosim.host.resume import resume_run
 
         with watching(as_json) as watcher:
             outcome = resume_run(
-                run, trusted=backend or (), watcher=watcher, connect_to=connect, keys=keys, appraise=appraise
+                run,
+                trusted=backend or (),
+                watcher=watcher,
+                connect_to=connect,
+                keys=keys,
+                appraise=appraise_apart,
             )
         tell(outcome, as_json, say)

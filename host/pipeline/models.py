@@ -161,14 +161,15 @@ class LoadedModel:
 
     def for_wish(self, wish: Wish) -> LoadedModel:
         """The model in the pipeline that the wish needs: from a picture, into a mask, along a ControlNet."""
-        from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
-
-        auto = AutoPipelineForInpainting if wish.mask_image else AutoPipelineForImage2Image
         if (
             not (wish.init_image or wish.mask_image)
             or "image" in inspect.signature(self.pipe.__call__).parameters
         ):
             return self
+        # They import every pipeline there is, which takes a second or two: only who needs one waits.
+        from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
+
+        auto = AutoPipelineForInpainting if wish.mask_image else AutoPipelineForImage2Image
         try:
             pipe = auto.from_pipe(self.pipe)
         except ValueError as error:

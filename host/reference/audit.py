@@ -160,10 +160,10 @@ class Audit:
             what = "counts of channels" if met.channels is None else "none"
             return Discrepancy(step, f"{where}, counts by channel", what, "those of 4-bit products alone")
         if subop.channels is not None and met.channels is not None:
-            return _check_channels(step, where, subop.channels, met.channels.numpy())
-        if subop.slots is None:
+            return _check_channels(step, where, subop.channels, met.channels)
+        if subop.slots is None or met.slots is None:
             return None
-        slots = met.slots.numpy()
+        slots = met.slots
         if (subop.slots != slots).any():
             chunk, row = (int(i) for i in np.argwhere(subop.slots != slots)[0])
             return Discrepancy(
@@ -191,11 +191,8 @@ class Audit:
     def _lane_cycles(self, record: LayerRecord) -> int:
         assert self._geometry is not None
         works = layer_work(self.program, record.layer, record.mode)
-        original = record.mode == "original"
         return sum(
-            lane_cycles(
-                self._geometry, self._tiles, work, None if original else met.slots.numpy(), self._adders
-            )
+            lane_cycles(self._geometry, self._tiles, work, met.slots, self._adders)
             for work, met in zip(works, self._met[record.layer][record.mode], strict=True)
         )
 
@@ -271,6 +268,7 @@ def _geometry(facts: Facts) -> Geometry | None:
             k_max=int(facts["k_max"]),
             n_max=int(facts["n_max"]),
             weight_banks=int(facts["weight_banks"]),
+            pe_stages=int(facts.get("pe_stages", 1)),  # what records had before there was a choice
         )
     except (KeyError, ValueError, GeometryError):
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an encoder meets in a layer's operands, in every mode: golden's own count of slots and classes, in torch.
+"""What an encoder meets in a layer's operands, in every mode: golden's own count of slots and classes.
 
 Written from the text of `protocol/isa.py` (rows of a layer), `protocol/record.py` (works, chunks) and
 `protocol/hardware.py` (what is low), and from nothing else; the device counts the same by itself.
@@ -10,15 +10,19 @@ Written from the text of `protocol/isa.py` (rows of a layer), `protocol/record.p
     anchor's operand (linear_increment, which has no other mode), or 0.
 
 A convolution's rows are never made: what row (i, j) meets is a sum over its window of what its pixels meet, cut
-where a chunk of K ends. What this file does not do: values (`golden.py`), cycles (`lanes.py`).
+where a chunk of K ends. Counts are NumPy's, whose comparisons and sums of small integers take a sixth of torch's time.
+What this file does not do: values (`golden.py`), cycles (`lanes.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
@@ -29,18 +33,22 @@ from ditto_cosim.protocol.isa import BLOCK_LAYER_OPS, Convolution, ints
 from ditto_cosim.protocol.program import Command
 from ditto_cosim.protocol.record import split_k
 
+I16 = npt.NDArray[np.int16]
+I64 = npt.NDArray[np.int64]
+Marks = npt.NDArray[np.bool_]
+
 
 @dataclass(frozen=True, slots=True)
 class RowCounts:
     """One work of a layer in a mode."""
 
-    slots: Tensor
-    """[chunks, groups × rows] int64"""
+    slots: I64 | None
+    """[chunks, groups × rows]; None in original mode, where every element makes two, and of codes"""
     zero: int
     low: int
     full: int
-    channels: Tensor | None = None
-    """[2, channels] int64 of a product of 4-bit codes: those other than 0; the same, as often as windows meet them."""
+    channels: I64 | None = None
+    """[2, channels] of a product of 4-bit codes: those other than 0; the same, as often as windows meet them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +130,18 @@ class Encoder:
         found = []
         sides = 2 if command.op == "matmul" and mode == "temporal" and not command.attrs["static_b"] else 1
         for side in range(sides):
-            rows = now.arrays[side]
-            reference: Tensor | int = now.zero_point
+            d = _wide(now.arrays[side])
             if mode == "temporal" and command.op == "linear_increment":
-                reference = now.arrays[1]
-            elif mode == "temporal" and "reference" in command.attrs:
-                reference = 0
-            elif mode == "temporal":
+                d -= _wide(now.arrays[1])
+            elif mode == "temporal" and "reference" not in command.attrs:
                 assert before is not None
-                reference = before.arrays[side]
+                d -= _wide(before.arrays[side])
             elif mode == "spatial":
-                reference = torch.cat([torch.full_like(rows[:, :1], now.zero_point), rows[:, :-1]], 1)
-            found.append(
-                self._rows(rows.short() - (reference if isinstance(reference, int) else reference.short()))
-            )
+                d[:, 1:] -= d[:, :-1].copy()
+                d[:, 0] -= now.zero_point
+            elif mode == "original" and now.zero_point:
+                d -= now.zero_point
+            found.append(self._rows(d, by_row=mode != "original"))
         return tuple(found)
 
     def _block(self, command: Command, codes: Tensor, weight: Tensor) -> RowCounts:
@@ -159,54 +165,70 @@ class Encoder:
             elements = out.numel() * len(marks) * weight[0].numel()
         some = int(met.sum())
         if command.attrs["format"] == "mxint8":
-            return RowCounts(torch.zeros(0), elements - some, 0, some)
-        channels = torch.stack([by_channel, met]).to(torch.int64)
-        return RowCounts(torch.zeros(0), elements - some, some, 0, channels)
+            return RowCounts(None, elements - some, 0, some)
+        channels = torch.stack([by_channel, met]).to(torch.int64).numpy()
+        return RowCounts(None, elements - some, some, 0, channels)
 
-    def _marks(self, d: Tensor) -> tuple[Tensor, Tensor]:
+    def _marks(self, d: I16) -> tuple[Marks, Marks]:
         """Of differences: not zero; neither zero nor low."""
         if self.rule == "twos4":
-            return d != 0, (d < -8) | (d > 7)
-        return d != 0, d.abs() > 15
+            return d != 0, (d + np.int16(8)).view(np.uint16) > 15  # −8 … 7; what is below wraps around
+        return d != 0, np.abs(d) > 15
 
-    def _rows(self, d: Tensor) -> RowCounts:
+    def _rows(self, d: I16, by_row: bool) -> RowCounts:
         """Explicit rows, K last."""
         nonzero, full = self._marks(d.reshape(-1, d.shape[-1]))
-        slots = nonzero.byte() + full.byte()
-        lengths = list(split_k(d.shape[-1], self.k_max))
-        chunks = torch.stack([c.sum(1) for c in torch.split(slots, lengths, dim=1)])
-        some, many = int(nonzero.sum()), int(full.sum())
-        return RowCounts(chunks, d.numel() - some, some - many, many)
+        some, many = int(np.count_nonzero(nonzero)), int(np.count_nonzero(full))
+        chunks = None
+        if by_row:
+            slots = nonzero.view(np.uint8) + full.view(np.uint8)
+            ends = np.cumsum((0, *split_k(d.shape[-1], self.k_max)))
+            chunks = np.stack([_sum(slots[:, a:b]) for a, b in pairwise(ends)])
+        return RowCounts(chunks, d.size - some, some - many, many)
 
     def _conv2d(
         self, command: Command, mode: Mode, now: LayerOperands, before: LayerOperands | None, weight: Tensor
     ) -> RowCounts:
-        picture, kernel = now.arrays[0].short(), (weight.shape[2], weight.shape[3])
+        picture, kernel = _wide(now.arrays[0]), (weight.shape[2], weight.shape[3])
         stride = ints(command.attrs, "stride")
         windows = _Windows(kernel, (stride[0], stride[1]), (picture.shape[1], picture.shape[2]))
         k = kernel[0] * kernel[1] * picture.shape[3]
         if mode == "spatial":
-            d = torch.zeros_like(picture)
+            d = np.zeros_like(picture)
             d[:, :, stride[1] :] = picture[:, :, stride[1] :] - picture[:, :, : -stride[1]]
         elif mode == "temporal":
             assert before is not None
-            d = picture - before.arrays[0].short()
+            d = picture - _wide(before.arrays[0])
         else:
-            d = picture - now.zero_point
-        nonzero, full = (mark.byte() for mark in self._marks(d))
-        slots = windows.sums(nonzero + full, split_k(k, self.k_max))
+            d = picture - np.int16(now.zero_point)
+        nonzero, full = (mark.view(np.uint8) for mark in self._marks(d))
+        slots = windows.sums(nonzero + full, (k,) if mode == "original" else split_k(k, self.k_max))
         some = windows.sums(nonzero, (k,))
         if mode == "spatial":  # the first window of a line follows the last one of the line above
             first = windows.column(picture, 0)
             last = windows.column(picture, windows.out[1] - 1)
-            above = torch.cat([torch.full_like(last[:, :1], now.zero_point), last[:, :-1]], 1)
-            edge = self._rows(first - above)
+            above = np.concatenate([np.full_like(last[:, :1], now.zero_point), last[:, :-1]], 1)
+            edge = self._rows(first - above, by_row=True)
+            assert edge.slots is not None
             shape = (len(picture), windows.out[0])
             slots[..., 0] = edge.slots.reshape(-1, *shape)
-            some[0, ..., 0] = self._marks(first - above)[0].sum(-1)
-        elements, met = some.numel() * k, int(some.sum())
+            some[0, ..., 0] = np.count_nonzero(first - above, axis=-1)
+        elements, met = some.size * k, int(some.sum())
         many = int(slots.sum()) - met
-        return RowCounts(slots.reshape(len(slots), -1), elements - met, met - many, many)
+        by_row = None if mode == "original" else slots.reshape(len(slots), -1)
+        return RowCounts(by_row, elements - met, met - many, many)
+
+
+def _wide(operand: Tensor) -> I16:
+    """A copy in which differences have room."""
+    return operand.numpy().astype(np.int16, order="C")
+
+
+def _sum(counts: npt.NDArray[np.uint8]) -> I64:
+    """Counts of at most 2, summed over the last axis."""
+    narrow: Any = np.uint16 if 2 * counts.shape[-1] < 1 << 16 else np.int64  # four times as fast
+    found: I64 = counts.sum(-1, dtype=narrow).astype(np.int64)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,24 +256,24 @@ class _Windows:
             slice(v, v + sw * (wide - 1) + 1, sw),
         )
 
-    def column(self, picture: Tensor, j: int) -> Tensor:
+    def column(self, picture: I16, j: int) -> I16:
         """The windows in column j as rows [B, Ho, K], elements in the order (u, v, c)."""
         parts = [picture[self.pixels(p)][:, :, j] for p in range(self.kernel[0] * self.kernel[1])]
-        return torch.cat(parts, -1)
+        return np.concatenate(parts, -1)
 
-    def sums(self, marks: Tensor, chunks: tuple[int, ...]) -> Tensor:
-        """Marks [B, H, W, C] summed over every window, chunk of K by chunk of K: int64 [chunks, B, Ho, Wo]."""
-        channels, whole = marks.shape[-1], marks.sum(-1)
+    def sums(self, marks: npt.NDArray[np.uint8], chunks: tuple[int, ...]) -> I64:
+        """Marks [B, H, W, C] summed over every window, chunk of K by chunk of K: [chunks, B, Ho, Wo]."""
+        channels, whole = marks.shape[-1], _sum(marks)
         found, begin = [], 0
         for length in chunks:
             end = begin + length
-            total = torch.zeros_like(whole[self.pixels(0)])
+            total = np.zeros_like(whole[self.pixels(0)])
             for position, low, high in _cuts(begin, end, channels):
-                part = whole if (low, high) == (0, channels) else marks[..., low:high].sum(-1)
+                part = whole if (low, high) == (0, channels) else _sum(marks[..., low:high])
                 total += part[self.pixels(position)]
             found.append(total)
             begin = end
-        return torch.stack(found)
+        return np.stack(found)
 
 
 def _cuts(begin: int, end: int, channels: int) -> Iterator[tuple[int, int, int]]:

@@ -13,7 +13,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ditto_cosim.host.reference.golden import Array, Difference, Golden, VerifyError, as_tensor, difference_of
+from ditto_cosim.host.reference.golden import (
+    Array,
+    Difference,
+    Golden,
+    VerifyError,
+    as_array,
+    as_tensor,
+    difference_of,
+)
 from ditto_cosim.protocol.program import Program, StepClass
 
 
@@ -88,7 +96,7 @@ class SampledVerifier:
         results = self._golden.execute(command, self._step, [self._seen[v] for v in command.operands])
         for result, golden in zip(command.results, results, strict=True):
             self.values_checked += 1
-            device = self._seen[result]
+            device = self._seen[result].numpy()
             self.first_difference = difference_of(
                 device, golden, self._step, index, command.op, command.name, result
             )
@@ -106,7 +114,7 @@ class SampledVerifier:
         program = self._golden.program
         for name, value in program.outputs.items():
             what = f"output {name!r} of step {self._step}, as delivered,"
-            device = as_tensor(outputs[name], program.values[value], what)
+            device = as_array(outputs[name], program.values[value], what)
             self.delivered_checked += 1
             self.first_difference = difference_of(
                 device, self._seen[value], self._step, len(program.commands), "delivered output", name, value

@@ -22,6 +22,8 @@ __all__ = [
     "load_report",
     "print_report",
     "write_csv",
+    "write_figures",
+    "write_page",
     "write_report",
 ]
 
@@ -31,21 +33,30 @@ def write_report(report: RunReport, directory: Path) -> tuple[Path, ...]:
 
     Prices that lie there (`prices.json`) are in the page.
     """
-    from ditto_cosim.host.report import certificate, columns, html, timeline  # drawing is slow to import
-    from ditto_cosim.host.report.prices import load_prices
+    return (*write_figures(report, directory), write_page(report, directory))
+
+
+def write_figures(report: RunReport, directory: Path) -> tuple[Path, ...]:
+    """All of it but the page: what needs no prices."""
+    from ditto_cosim.host.report import certificate, columns, timeline  # slow to import
 
     directory.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "report.json": report.to_json(),
-        "report.html": html.render(report, directory, load_prices(directory)),
-        certificate.CERTIFICATE: certificate.as_json(report),
-    }
+    texts = {"report.json": report.to_json(), certificate.CERTIFICATE: certificate.as_json(report)}
     for name, text in texts.items():
         write_text(directory / name, text)
     with replacing(directory / timeline.TIMELINE) as unfinished:
         unfinished.write_bytes(timeline.trace(report))
     written = (*texts, timeline.TIMELINE)
     return (*(directory / name for name in written), columns.write_parquet(report, directory))
+
+
+def write_page(report: RunReport, directory: Path) -> Path:
+    """`report.html`, with the prices that lie there."""
+    from ditto_cosim.host.report import html  # drawing is slow to import
+    from ditto_cosim.host.report.prices import load_prices
+
+    write_text(directory / "report.html", html.render(report, directory, load_prices(directory)))
+    return directory / "report.html"
 
 
 def write_csv(report: RunReport, directory: Path) -> Path:

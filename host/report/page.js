@@ -187,7 +187,7 @@
       out.replaceChildren();
       for (const point of here) {
         const line = element("tr", "", out);
-        element("td", point.design, line);
+        element("td", point.title, line);
         for (const text of [number.format(point.cycles), (1e3 * point.cycles / RUN.clock_hz).toFixed(3), itc ? (itc.cycles / point.cycles).toFixed(2) : "",
           (point.energy_pj / 1e9).toFixed(1), itc ? (point.energy_pj / itc.energy_pj).toFixed(2) : ""]) element("td", text, line).className = "n";
       }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ditto_cosim.protocol.errors import DittoError
+from ditto_cosim.protocol.suggest import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -267,4 +268,5 @@ def find(name: str) -> ZooModel:
     except KeyError:
         raise ZooError(
             f"{name!r} is neither a folder nor a model of the zoo, which has {', '.join(models())}"
+            f"{did_you_mean(name, models())}"
         ) from None

@@ -98,7 +98,13 @@ def test_generate_refuses_bad_input_in_a_sentence(tmp_path: Path) -> None:
         (("--chip", "no-such-chip"), "paper_twin"),
         (("--design", "no-such-design"), "ditto_plus"),
         (("--backend", "no-such-backend"), "model"),
-        (("--label", "3"), "class labels"),
+        (
+            ("--model", "fashion-ddpm", "--label", "3"),
+            "fashion-ddpm takes no class labels (--label); fashion-dit does",
+        ),
+        (("--label", "99"), "fashion-dit: class label 99 is outside 0…9"),
+        (("--model", "emojisd"), "did you mean 'emoji-sd'"),
+        (("--model", "emoji-sd"), "needs a prompt"),
         (("--model", str(tmp_path)), "not a folder that save_pretrained wrote"),
     ]:
         backend = () if "--backend" in arguments else ("--backend", "model")

@@ -24,6 +24,8 @@ def generate(backend: str, directory: Path, kill_after_steps: tuple[int, ...] = 
         "-c",
         "from ditto_cosim.cli import main; main()",
         "generate",
+        "--model",
+        "fashion-ddpm",
         "--json",
         "--verify",
     ]

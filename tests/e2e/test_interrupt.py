@@ -34,6 +34,8 @@ def test_interrupt_stops_host_and_device_and_marks_the_run(
             "-c",
             command,
             "generate",
+            "--model",
+            "fashion-ddpm",
             "--backend",
             "model",
             "--steps",

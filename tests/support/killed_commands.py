@@ -23,5 +23,6 @@ for name in (
     "host.report.html",
 ):
     importlib.import_module(f"ditto_cosim.{name}")
-appraisal.GRID_LAYER_STEPS = appraisal.SERIES_LAYER_STEPS = 0
+appraisal.GRID_LAYER_STEPS = appraisal.SERIES_LAYERS = 0
+mock.patch("ditto_cosim.apart.appraise_apart", appraisal.appraise).start()
 mock.patch.object(appraisal, "WELL_KNOWN", ("itc", "ditto")).start()

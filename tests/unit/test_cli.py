@@ -25,6 +25,7 @@ from ditto_cosim.cli.examples import EXAMPLES
 from ditto_cosim.device.chips import chip_names, load_chip
 from ditto_cosim.device.designs.base import design_names, load_design
 from ditto_cosim.host.pipeline.models import ModelError, Wish, load_model
+from ditto_cosim.names import check_model, model_for, prompt_for
 
 DITTO = [sys.executable, "-c", "from ditto_cosim.cli import main; main()"]
 
@@ -277,3 +278,25 @@ def test_doctor_every_finding_that_is_not_well_has_a_remedy() -> None:
         f.what for f in found
     }
     assert all(f.remedy for f in found if f.state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("asked", "model"),
+    [
+        ({}, "emoji-sd"),
+        ({"labelled": True}, "fashion-dit"),
+        ({"cached": True}, "fashion-dit"),
+        ({"plan": "sq_dm"}, "fashion-ddpm-relu"),
+        ({"chip": "tiny"}, "fashion-ddpm"),
+        ({"chip": "tiny", "prompted": True}, "emoji-sd"),
+        ({"chip": "a chip of a device elsewhere"}, "emoji-sd"),
+    ],
+)
+def test_who_names_no_model_gets_the_best_that_takes_what_is_asked_for(
+    asked: dict[str, Any], model: str
+) -> None:
+    usual = {"chip": "paper_twin", "plan": "", "prompted": False, "labelled": False, "cached": False}
+    words = {**usual, **asked}
+    assert model_for(**words) == model
+    prompted = bool(words["prompted"] or prompt_for(model))
+    check_model(model, prompted, (3,) if words["labelled"] else ())

@@ -15,7 +15,8 @@ def section(shown: Shown) -> Section | None:
     prices = shown.prices
     if prices is None:
         return None
-    points = [msgspec.to_builtins(p) for p in prices.what_if]
+    titles = {d.name: d.title for d in prices.designs}
+    points = [{**msgspec.to_builtins(p), "title": titles.get(p.design, p.design)} for p in prices.what_if]
     tiles = sorted({p.tiles for p in prices.what_if})
     data = json.dumps(points, separators=(",", ":")).replace("<", "\\u003c")
     return Section(
