@@ -203,8 +203,8 @@ def test_a_mask_given_as_truth_values_is_not_added() -> None:
 
 
 def test_lower_names_everything_that_is_missing_at_once() -> None:
-    module = Between(lambda m, x: torch.cumsum(x, 1) + m.first(x.sort(-1).values) + torch.cumsum(x, 2))
-    with pytest.raises(UnsupportedError, match=r"aten.cumsum.*aten.sort"):
+    module = Between(lambda m, x: torch.cumprod(x, 1) + m.first(x.sort(-1).values) + torch.cumprod(x, 2))
+    with pytest.raises(UnsupportedError, match=r"aten.cumprod.*aten.sort"):
         lower(capture(module.eval(), {"sample": torch.randn(2, 6, 8)}), None)
 
 
