@@ -2,12 +2,14 @@
 """Real sizes: seconds and peak memory of every phase, from a small UNet to Stable Diffusion's, against fp32 in the same run.
 
 Each rung runs in a host process of its own, with random weights and the rtl and model backends' devices beside it; fp32
-weights are dropped when the program is made. The quick ladder stops where a laptop stops. Linux only (/proc).
+weights are dropped when the program is made. The quick ladder stops where a laptop stops, the whole one where memory ends:
+a rung that would not fit says what it needs. Linux only (/proc).
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import statistics
 import subprocess
@@ -21,9 +23,11 @@ from typing import Any
 import torch
 
 from ditto_cosim.bench.memory import family, status_bytes
+from ditto_cosim.host.compiler.arguments import take_apart
 from ditto_cosim.host.compiler.calibrate import Calibrator
 from ditto_cosim.host.compiler.capture import capture
 from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.zoo import build_denoiser, example_inputs
 
 STEPS = 3
 BACKENDS = ("model", "rtl")
@@ -35,7 +39,7 @@ class Rung:
 
     name: str
     workload: str
-    """A model of the zoo."""
+    """A model of the zoo, or `sdxl`."""
     latents: int | None = None
     """Side of its input, if not the published one."""
     quick: bool = False
@@ -47,7 +51,25 @@ LADDER = (
     Rung("dit-xl-2", "dit"),
     Rung("sd-v1.4-32", "sdm", 32),
     Rung("sd-v1.4-64", "sdm", 64),
+    Rung("sdxl-32", "sdxl", 32),
 )
+SDXL: dict[str, Any] = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 2,
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+"""Stable Diffusion XL's UNet as published, 2.57 G parameters: none of the paper's workloads, so not in the zoo."""
+MEMORY_OVER_WEIGHTS = 1.9
+"""What a rung may hold at most, in fp32 weights: the weights, their int8 copies on both sides, and what calibration sees."""
 
 
 def measure(quick: bool, names: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -80,6 +102,8 @@ def table(figures: Mapping[str, Any]) -> str:
 
 
 def _in_its_own_process(rung: Rung) -> dict[str, Any]:
+    if short := _too_large(rung):
+        return {"name": rung.name, "error": short}
     made = subprocess.run(
         [sys.executable, "-m", "ditto_cosim.bench.size", rung.name],
         capture_output=True,
@@ -91,6 +115,20 @@ def _in_its_own_process(rung: Rung) -> dict[str, Any]:
         return {"name": rung.name, "error": said[-1]}
     found: dict[str, Any] = json.loads(made.stdout.splitlines()[-1])
     return found
+
+
+def _too_large(rung: Rung) -> str:
+    """Why a rung would not fit into the memory that is free; empty if it does."""
+    weights = sum(p.numel() for p in _denoiser(rung, "meta").parameters()) * 4
+    needed, free = weights * MEMORY_OVER_WEIGHTS, _available_bytes()
+    if needed <= free:
+        return ""
+    return f"needs about {needed / 2**30:.0f} GiB of memory, {free / 2**30:.0f} GiB are free"
+
+
+def _available_bytes() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
 
 
 def run_rung(rung: Rung) -> dict[str, Any]:
@@ -121,12 +159,13 @@ def run_rung(rung: Rung) -> dict[str, Any]:
 
 def _compile(rung: Rung) -> tuple[Compiled, dict[str, torch.Tensor], dict[str, Any]]:
     """The program with its inputs and what making it cost; the module and its fp32 weights are left behind."""
-    denoiser, inputs = _model(rung)
+    denoiser, arguments = _model(rung)
+    inputs, _ = take_apart(arguments)
     phases: dict[str, float] = {}
     with torch.no_grad():
-        denoiser(**inputs)
-        fp32_s = statistics.median(_timed(lambda: denoiser(**inputs))[0] for _ in range(STEPS))
-    phases["capture"], captured = _timed(lambda: capture(denoiser, inputs, extra={"return_dict": False}))
+        denoiser(**arguments)
+        fp32_s = statistics.median(_timed(lambda: denoiser(**arguments))[0] for _ in range(STEPS))
+    phases["capture"], captured = _timed(lambda: capture(denoiser, arguments, extra={"return_dict": False}))
     calibrator = Calibrator(captured)
     phases["calibrate"], _ = _timed(lambda: calibrator.observe(inputs))
     grids = calibrator.grids(observer="minmax")
@@ -141,19 +180,39 @@ def _compile(rung: Rung) -> tuple[Compiled, dict[str, torch.Tensor], dict[str, A
     return compiled, inputs, found
 
 
-def _model(rung: Rung) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-    import inspect
+def _denoiser(rung: Rung, device: str = "cpu") -> torch.nn.Module:
+    if rung.workload != "sdxl":
+        return build_denoiser(rung.workload, device)
+    from diffusers import UNet2DConditionModel
 
-    from ditto_cosim.host.zoo import build_denoiser, example_inputs
+    with torch.device(device):
+        module: torch.nn.Module = UNet2DConditionModel(**SDXL).eval()
+    return module
 
+
+def _model(rung: Rung) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """A denoiser with random weights, and the arguments of one call."""
     torch.manual_seed(0)
-    denoiser = build_denoiser(rung.workload)
+    denoiser = _denoiser(rung)
+    if rung.workload == "sdxl":
+        side, times = rung.latents or SDXL["sample_size"], 6 * SDXL["addition_time_embed_dim"]
+        pooled = SDXL["projection_class_embeddings_input_dim"] - times
+        conditions = {"text_embeds": torch.randn(1, pooled), "time_ids": torch.full((1, 6), 256.0)}
+        return denoiser, {
+            "sample": torch.randn(1, 4, side, side),
+            "timestep": torch.tensor([500]),
+            "encoder_hidden_states": torch.randn(1, 77, SDXL["cross_attention_dim"]),
+            "added_cond_kwargs": conditions,
+        }
     positional, named = example_inputs(rung.workload)
-    inputs = {**dict(zip(inspect.signature(denoiser.forward).parameters, positional, strict=False)), **named}
+    arguments = {
+        **dict(zip(inspect.signature(denoiser.forward).parameters, positional, strict=False)),
+        **named,
+    }
     if rung.latents is not None:
-        name = next(iter(inputs))
-        inputs[name] = inputs[name][..., : rung.latents, : rung.latents].contiguous()
-    return denoiser, inputs
+        name = next(iter(arguments))
+        arguments[name] = arguments[name][..., : rung.latents, : rung.latents].contiguous()
+    return denoiser, arguments
 
 
 def _steps(compiled: Compiled, inputs: Mapping[str, torch.Tensor], backend: str) -> tuple[float, float, int]:

@@ -200,7 +200,7 @@ class Call:
     """One call of a module."""
 
     tensors: Mapping[str, torch.Tensor]
-    """As programs take them, on the host: float32, int64 or bool."""
+    """As programs take them, on the host: float32, int64 or bool; complex64 as their constants alone."""
     given: tuple[torch.Tensor, ...]
     """The same as the caller gave them."""
     structure: Structure
@@ -221,7 +221,7 @@ class Call:
                 raise ArgumentError(
                     f"input {name!r} asks for gradients, which the device does not compute; call under torch.no_grad()"
                 )
-        return cls({n: plain(n, t) for n, t in found.items()}, tuple(found.values()), structure)
+        return cls({n: plain(t) for n, t in found.items()}, tuple(found.values()), structure)
 
     @property
     def key(self) -> Hashable:
@@ -259,11 +259,11 @@ class Call:
         return forward(*args, **kwargs, **named)
 
 
-def plain(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor as programs take it: float32, int64 or bool, on the host."""
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as programs take it, on the host: float32, int64 or bool, or complex64 as a constant."""
     found = tensor.detach()
-    if found.is_complex():
-        raise ArgumentError(f"input {name!r} is {tensor.dtype}; expected real numbers (torch.view_as_real)")
+    if found.is_complex():  # a table of turns: a constant of the program
+        return found.to("cpu" if found.device.type != "meta" else "meta", torch.complex64)
     if found.is_floating_point():
         return found.to("cpu" if found.device.type != "meta" else "meta", torch.float32)
     if found.dtype is not torch.bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from ditto_cosim.host.compiler.arguments import (
 from ditto_cosim.host.compiler.decompose import DECOMPOSITIONS, take_graph_apart
 from ditto_cosim.host.compiler.quantize import Grid, input_grid
 from ditto_cosim.host.compiler.specialize import held_constant, specialize
-from ditto_cosim.host.compiler.state import ALIKE, Kept, StateError, refuse_state, untouched
+from ditto_cosim.host.compiler.state import ALIKE, Remembered, StateError, refuse_state, untouched
 from ditto_cosim.protocol.errors import DittoError
 
 STATIC_INPUTS = frozenset(
@@ -121,7 +122,7 @@ class _Flat(nn.Module):
     """Gives every denoiser one call: tensors in, tensors out."""
 
     def __init__(
-        self, inner: nn.Module, forward: Callable[..., Any], call: Call, result: _Result, kept: Kept
+        self, inner: nn.Module, forward: Callable[..., Any], call: Call, result: _Result, kept: Remembered
     ) -> None:
         super().__init__()
         self.inner = inner
@@ -140,11 +141,16 @@ class _Flat(nn.Module):
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Inside, export keeps to itself the graph that it had made when it fails, which it prints otherwise."""
+    """Inside, export keeps to itself what it prints and logs when it fails: the graph so far, the shapes that did not fit."""
     from torch.export import _trace  # as late as export itself
 
-    with mock.patch.object(_trace, "print", create=True):
-        yield
+    shapes = logging.getLogger("torch._subclasses.fake_tensor")
+    before, shapes.disabled = shapes.disabled, True
+    try:
+        with mock.patch.object(_trace, "print", create=True):
+            yield
+    finally:
+        shapes.disabled = before
 
 
 def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:
@@ -169,7 +175,7 @@ def _specialized(
     steady: frozenset[str],
     wanted: frozenset[str],
     refusal: CaptureError,
-    kept: Kept,
+    kept: Remembered,
 ) -> tuple[torch.export.ExportedProgram, dict[str, torch.Tensor]]:
     """The module with those inputs as constants, taken out of `inputs`, that decide its shapes; they must be `steady`, so that a
     program for each of their values is a few."""
@@ -240,7 +246,7 @@ def capture_call(
 ) -> Captured:
     """Capture one call of `forward`, a method of `denoiser`."""
     kind = type(denoiser).__name__
-    wanted = frozenset(n for n in call.tensors if n.partition(".")[0] in hold)
+    wanted = frozenset(n for n, t in call.tensors.items() if t.is_complex() or n.partition(".")[0] in hold)
     static = frozenset(n for n in call.tensors if n.partition(".")[0] in static_inputs)
     steady = static | {
         n

@@ -36,12 +36,10 @@ def swapped(x: Tensor, first: int, second: int) -> Tensor:
 def take_along(x: Tensor, index: Tensor, dim: int | None = None) -> Tensor:
     if dim is None:
         return x.flatten().gather(0, index.flatten())
-    shape = list(torch.broadcast_shapes(*(t.narrow(dim, 0, 1).shape for t in (x, index))))
-    sides = []
-    for t in (x, index):
-        shape[dim] = t.shape[dim]
-        sides.append(t.expand(shape))
-    return sides[0].gather(dim, sides[1])
+    dim %= x.dim()
+    shape = [max(a, b) for a, b in zip(x.shape, index.shape, strict=True)]
+    wide, places = (t.expand([*shape[:dim], t.shape[dim], *shape[dim:][1:]]) for t in (x, index))
+    return wide.gather(dim, places)
 
 
 # --- places -------------------------------------------------------------------------------------------------------------
@@ -131,13 +129,13 @@ def _whole(x: Tensor, y: Any) -> bool:
 
 def remainder(x: Tensor, y: Any) -> Tensor:
     wide = x.to(torch.float32)
-    found = wide - torch.floor(wide / y) * y
+    found: Tensor = wide - torch.floor(wide / y) * y
     return found.to(torch.int64) if _whole(x, y) else found
 
 
 def fmod(x: Tensor, y: Any) -> Tensor:
     wide = x.to(torch.float32)
-    found = wide - torch.trunc(wide / y) * y
+    found: Tensor = wide - torch.trunc(wide / y) * y
     return found.to(torch.int64) if _whole(x, y) else found
 
 
@@ -237,19 +235,22 @@ def pooled(x: Tensor, size: Sizes) -> Tensor:
 
 
 def gru(*arguments: Any) -> Any:
-    from torch._decomp import decompositions  # PyTorch's own, step by step
-
-    return decompositions.gru_impl(*arguments)
+    return _steps().gru_impl(*arguments)
 
 
 def lstm(x: Tensor, start: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, *how: Any) -> Any:
+    steps = _steps()
+    grouped = steps.gather_params(weights, has_biases, start[0].shape[2] != start[1].shape[2])
+    begins = list(zip(*start, strict=True))
+    out, ends = steps._rnn_helper(x, begins, grouped, has_biases, *how, steps.one_layer_lstm)
+    return out, *(torch.stack(states) for states in zip(*ends, strict=True))
+
+
+def _steps() -> Any:
+    """PyTorch's own recurrent layers, step by step; imported by whoever has one."""
     from torch._decomp import decompositions
 
-    grouped = decompositions.gather_params(weights, has_biases, start[0].shape[2] != start[1].shape[2])
-    begins = list(zip(*start, strict=True))
-    layer = decompositions.one_layer_lstm
-    out, ends = decompositions._rnn_helper(x, begins, grouped, has_biases, *how, layer)
-    return out, *(torch.stack(states) for states in zip(*ends, strict=True))
+    return decompositions
 
 
 _aten = torch.ops.aten

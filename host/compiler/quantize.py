@@ -101,7 +101,7 @@ class Grid:
         bounds: list[int] = []
         keep: list[int] = []
         for i, start in enumerate(self.starts):
-            bound = round(start * steps)
+            bound = math.ceil(start * steps - 1e-9)  # the first step at that share of the run or behind it
             if bounds and bound <= bounds[-1]:
                 keep[-1] = i
             elif bound < max(steps, 1) or not bounds:

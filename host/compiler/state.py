@@ -36,7 +36,7 @@ class StateError(DittoError):
     """A module whose result depends on its calls before, or that keeps what others read."""
 
 
-class Kept:
+class Remembered:
     """The attributes of a module, its parts and their helpers, and what is in the containers under them."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -87,9 +87,9 @@ class Kept:
 
 
 @contextmanager
-def untouched(module: nn.Module) -> Iterator[Kept]:
+def untouched(module: nn.Module) -> Iterator[Remembered]:
     """The module and its helpers as they were: what they keep for the next call during a capture is nothing to compute with."""
-    kept = Kept(module)
+    kept = Remembered(module)
     try:
         yield kept
     finally:
@@ -98,7 +98,7 @@ def untouched(module: nn.Module) -> Iterator[Kept]:
 
 
 def refuse_state(
-    name: str, call: Callable[..., Sequence[torch.Tensor]], tensors: Sequence[torch.Tensor], kept: Kept
+    name: str, call: Callable[..., Sequence[torch.Tensor]], tensors: Sequence[torch.Tensor], kept: Remembered
 ) -> None:
     """Raises if what a call of these tensors leaves behind changes a later one, or holds what this one computed."""
     if any(t.is_meta for t in tensors):
@@ -125,7 +125,7 @@ def refuse_state(
 
 
 def _call_from(
-    kept: Kept, call: Callable[..., Sequence[torch.Tensor]], tensors: Sequence[torch.Tensor]
+    kept: Remembered, call: Callable[..., Sequence[torch.Tensor]], tensors: Sequence[torch.Tensor]
 ) -> tuple[list[torch.Tensor], Mapping[str, list[torch.Tensor]]]:
     """Results of a call that meets what was there at first, and what it leaves behind."""
     kept.put_back()

@@ -833,3 +833,23 @@ def test_faithful_says_that_inputs_go_beyond_what_was_calibrated(caplog: pytest.
     module(torch.ones(64, 8) * 40, 800)
     (said,) = [r.getMessage() for r in caplog.records if r.name == "ditto.host"]
     assert "made from other inputs: sample reaches 40 (it saw" in said
+
+
+def test_faithful_to_rotations_that_are_given_as_complex_numbers() -> None:
+    class Rotating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(8, 8)
+
+        def forward(self, sample: torch.Tensor, turns: torch.Tensor) -> Any:
+            pairs = torch.view_as_complex(self.first(sample).unflatten(-1, (4, 2)))
+            return torch.view_as_real(pairs * turns).flatten(-2)
+
+    calls = [
+        {"sample": torch.randn(2, 5, 8), "turns": torch.polar(torch.ones(5, 4), torch.randn(5, 4))}
+        for _ in range(2)
+    ]
+    module, live, opened = accelerated(Rotating().eval(), calls)
+    for call in calls:
+        assert fidelity(module, live, **call) > FAITHFUL_DB
+    assert len(opened.runs) == 2

@@ -203,8 +203,8 @@ def test_a_mask_given_as_truth_values_is_not_added() -> None:
 
 
 def test_lower_names_everything_that_is_missing_at_once() -> None:
-    module = Between(lambda m, x: torch.cumsum(x, 1) + m.first(x.sort(-1).values) + torch.cumsum(x, 2))
-    with pytest.raises(UnsupportedError, match=r"aten.cumsum.*aten.sort"):
+    module = Between(lambda m, x: torch.cumprod(x, 1) + m.first(x.sort(-1).values) + torch.cumprod(x, 2))
+    with pytest.raises(UnsupportedError, match=r"aten.cumprod.*aten.sort"):
         lower(capture(module.eval(), {"sample": torch.randn(2, 6, 8)}), None)
 
 
@@ -361,3 +361,28 @@ def test_capture_lets_a_module_remember_a_table() -> None:
     module = Remembering("looks up").eval()
     capture(module, {"sample": torch.randn(2, 8)})
     assert module.tables == {}
+
+
+class Deciding(nn.Module):
+    """Fails in export in two ways that export has much to say about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.first(sample)
+        if len(sample) == 3:
+            return found * torch.ones(5)
+        return found if found.sum() > 0 else -found
+
+
+@pytest.mark.parametrize(("rows", "words"), [(3, "broadcast"), (2, "depends on what sample hold")])
+def test_capture_says_one_sentence_and_prints_nothing(
+    rows: int, words: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(CaptureError, match=words):
+        capture(Deciding().eval(), {"sample": torch.randn(rows, 8)})
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]

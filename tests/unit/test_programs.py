@@ -69,7 +69,7 @@ def images(module: Any) -> torch.Tensor:
 def test_second_session_compiles_nothing(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = images(unet())
     assert len([f for f in kept.iterdir() if f.is_dir()]) == 1
-    monkeypatch.setattr(denoiser, "capture_call", None)
+    monkeypatch.setattr(denoiser, "capture_to_lower", None)
     assert torch.equal(images(unet()), first)
 
 

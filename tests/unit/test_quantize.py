@@ -79,6 +79,15 @@ def test_quantize_clusters_follow_the_steps() -> None:
     assert len(scales) == 1
 
 
+def test_quantize_a_run_of_few_steps_keeps_the_cluster_that_its_steps_lie_in() -> None:
+    grid = Grid("clustered", (1.0, 2.0, 4.0), (0, 0, 0), (0.0, 0.5, 2 / 3))
+    chosen = {steps: (grid.attrs(steps)["scales"], grid.attrs(steps).get("bounds")) for steps in (1, 2, 3, 6)}
+    assert chosen[1][0] == (1.0,)
+    assert chosen[2] == ((1.0, 2.0), (0, 1))
+    assert chosen[3] == ((1.0, 4.0), (0, 2))
+    assert chosen[6] == ((1.0, 2.0, 4.0), (0, 3, 4))
+
+
 @given(st.integers(1, 60), st.lists(st.floats(0, 0.99), min_size=1, max_size=6))
 def test_quantize_bounds_always_rise_from_zero(steps: int, starts: list[float]) -> None:
     begins = (0.0, *sorted(starts))
