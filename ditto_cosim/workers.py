@@ -96,9 +96,14 @@ _mine: tuple[Any, Any] = (None, None)
 def _begin(function: Any, state: Any, threads: int) -> None:
     global _mine
     _mine = function, state
+    _settle(threads)
+
+
+def _settle(threads: int) -> None:
+    """A process whose state stays as it is until the last job."""
     limit_threads(threads)
     keep_memory()
-    gc.freeze()  # what was there before the fork stays
+    gc.freeze()
     gc.set_threshold(*SELDOM)
 
 
@@ -161,7 +166,7 @@ class _Worker:
     """One core somewhere."""
 
     def __init__(self, function: Any, state: Any) -> None:
-        limit_threads(1)
+        _settle(1)
         self._function, self._state = function, state
 
     def do(self, item: Any) -> Any:

@@ -29,8 +29,10 @@ ENCODE_FLUSH_CYCLES = 3
 """f: cycles between a row's last beat and the first cycle in which its slots can be replayed."""
 FILL_CYCLES = 0
 """Cycles between the first of a pass and the first in which a beat can be taken."""
-DRAIN_CYCLES = 2
-"""Cycles between a pass's last `done` and its end: the last word is multiplied, its result taken."""
+DRAIN_CYCLES = 1
+"""Cycles from the end of the last word's stages in the PEs to the end of the pass: its result is taken."""
+DEEP_PE_STAGES = 5
+"""Of a word through PEs that an FPGA can clock: read, hold, multiply, add, accumulate."""
 TILE_ABI_VERSION = 4
 """Version of the C interface between the driver's shared library and `sim_harness`."""
 
@@ -60,6 +62,8 @@ class Geometry:
     low_rule: LowRule = "twos4"
     weight_banks: int = 1
     """1: weights load before the rows run. 2: the next pass's weights load meanwhile."""
+    pe_stages: int = 1
+    """Cycles of a word in the PEs: 1 simulates fastest, 5 is what an FPGA can clock."""
 
     def __post_init__(self) -> None:
         limits = {
@@ -86,6 +90,8 @@ class Geometry:
             raise GeometryError(
                 f"geometry: k_max = {self.k_max} is less than two beats of encode_width = {self.encode_width}"
             )
+        if self.pe_stages not in (1, DEEP_PE_STAGES):
+            raise GeometryError(f"geometry: pe_stages = {self.pe_stages!r} is neither 1 nor {DEEP_PE_STAGES}")
         if self.low_rule not in ("twos4", "mag4"):
             raise GeometryError(f"geometry: low_rule = {self.low_rule!r} is neither 'twos4' nor 'mag4'")
 
@@ -170,5 +176,6 @@ GEOMETRIES: dict[str, Geometry] = {
     "paper_lane": Geometry(lanes=1, columns=128, n_max=512),
     "edge": Geometry(lanes=4, columns=64, n_max=512),
     "tiny": Geometry(lanes=2, columns=8, encode_width=4, k_max=256, n_max=64),
+    "ecp5": Geometry(lanes=4, columns=8, encode_width=4, k_max=256, n_max=64, pe_stages=DEEP_PE_STAGES),
 }
 """Tiles that are built and tested; `cosim` is the fastest to simulate."""

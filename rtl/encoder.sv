@@ -17,6 +17,7 @@ module encoder
   parameter int unsigned EncodeWidth = 8,
   parameter int unsigned KMax        = 1024,
   parameter bit          Mag4        = 1'b0,  // low rule: 0 = twos4 (-8 ... 7), 1 = mag4 (|d| <= 15)
+  parameter bit          Scatter     = 1'b0,  // append as gates like it: same window, a simulator takes its time
   localparam int unsigned GroupSlots = 2 * EncodeWidth,
   localparam int unsigned GroupWords = GroupSlots / SlotsPerWord,
   localparam int unsigned GroupAddrWidth = $clog2(KMax / EncodeWidth)
@@ -142,6 +143,35 @@ module encoder
     full_q = full_sum;
   endfunction
 
+  // The same with nothing that waits for the element before: positions are prefix sums, in log2 E steps, and every entry looks
+  // for the element that covers it. On an even position a full element has its high nibble, whichever of its two it is.
+  function automatic void scatter();
+    automatic logic [PosWidth-1:0] place [EncodeWidth];  // slots of the beat up to and with this element
+    automatic logic [KWidth-1:0]   full_sum = full_q;
+    for (int unsigned e = 0; e < EncodeWidth; e++) begin
+      place[e] = PosWidth'(slots_q[e]);
+      full_sum = full_sum + KWidth'(slots_q[e][1]);
+    end
+    for (int unsigned d = 1; d < EncodeWidth; d = 2 * d) begin
+      for (int unsigned e = EncodeWidth - 1; e >= d; e--) place[e] = place[e] + place[e-d];
+    end
+    for (int unsigned i = 0; i < WindowSlots; i++) begin
+      automatic logic [15:0] found = '0;
+      automatic logic        met = 1'b0;
+      for (int unsigned e = 0; e < EncodeWidth; e++) begin
+        automatic logic [PosWidth-1:0] behind = fill_q + place[e];
+        automatic logic covers = (slots_q[e] != 8'd0 && behind == PosWidth'(i + 1))
+                                 || (slots_q[e][1] && behind == PosWidth'(i + 2));
+        automatic logic hi = slots_q[e][1] && i % 2 == 0;
+        if (covers) found = found | {SlotKWidth'(e), hi ? magnitude_q[e][7:4] : magnitude_q[e][3:0], sign_q[e][0], hi};
+        met = met || covers;
+      end
+      if (met) window_q[i] = found | {beat_k_q, 6'd0};
+    end
+    fill_q = fill_q + place[EncodeWidth-1];
+    full_q = full_sum;
+  endfunction
+
   function automatic void clear_rest();
     for (int unsigned i = 0; i < GroupSlots; i++) begin
       if (PosWidth'(i) >= fill_q) window_q[i] = '0;
@@ -175,7 +205,8 @@ module encoder
       flush_q       <= beat_valid_q && beat_last_q;
 
       if (beat_valid_q) begin
-        append();
+        if (Scatter) scatter();
+        else append();
         if (fill_q[PosWidth-1]) begin
           form_group();
           group_valid_o <= 1'b1;

@@ -16,6 +16,7 @@ module lane
   parameter int unsigned Blocks      = 4,
   parameter bit          Mag4        = 1'b0,
   parameter int unsigned WeightBanks = 1,
+  parameter int unsigned PeStages    = 1,  // 1: pe_array, 5: pe_pipeline
   parameter int unsigned FirstRow    = 0,
   parameter int unsigned RowStride   = 1
 ) (
@@ -92,7 +93,9 @@ module lane
   logic                replaying;
   logic [RowWidth-1:0] encode_row_q;
 
-  assign idle_o = !replaying && !word_valid && !result_valid_o;
+  logic                in_flight;
+
+  assign idle_o = !replaying && !word_valid && !in_flight && !result_valid_o;
 
   always_ff @(posedge clk_i) begin : rows
     if (!rst_ni) begin
@@ -105,7 +108,7 @@ module lane
   end
 
   encoder #(
-    .EncodeWidth(EncodeWidth), .KMax(KMax), .Mag4(Mag4)
+    .EncodeWidth(EncodeWidth), .KMax(KMax), .Mag4(Mag4), .Scatter(PeStages > 1)
   ) u_encoder (
     .clk_i, .rst_ni,
     .original_i(mode_i == ModeOriginal), .k_i,
@@ -127,17 +130,34 @@ module lane
     .replaying_o(replaying), .busy_o, .starved_o, .stalled_o
   );
 
-  pe_array #(
-    .Columns(Columns), .KMax(KMax), .Blocks(Blocks), .WeightBanks(WeightBanks)
-  ) u_pe_array (
-    .clk_i, .rst_ni,
-    .weight_valid_i, .weight_bank_i, .weight_block_i, .weight_k_i, .weight_i,
-    .active_bank_i, .word_valid_i(word_valid), .word_ready_o(word_ready), .word_i(word),
-    .word_first_i(word_first), .word_last_i(word_last), .word_block_i(word_block), .word_row_i(word_row),
-    .row_done_i(row_done),
-    .enc_done_i(enc_done), .done_i(done), .zero_i(zero), .low_i(low), .full_i(full),
-    .result_valid_o, .result_ready_i, .result_o, .result_row_o, .result_block_o, .result_last_o,
-    .enc_done_o, .done_o, .zero_o, .low_o, .full_o
-  );
+  if (PeStages == 1) begin : gen_array
+    assign in_flight = 1'b0;
+
+    pe_array #(
+      .Columns(Columns), .KMax(KMax), .Blocks(Blocks), .WeightBanks(WeightBanks)
+    ) u_pe_array (
+      .clk_i, .rst_ni,
+      .weight_valid_i, .weight_bank_i, .weight_block_i, .weight_k_i, .weight_i,
+      .active_bank_i, .word_valid_i(word_valid), .word_ready_o(word_ready), .word_i(word),
+      .word_first_i(word_first), .word_last_i(word_last), .word_block_i(word_block), .word_row_i(word_row),
+      .row_done_i(row_done),
+      .enc_done_i(enc_done), .done_i(done), .zero_i(zero), .low_i(low), .full_i(full),
+      .result_valid_o, .result_ready_i, .result_o, .result_row_o, .result_block_o, .result_last_o,
+      .enc_done_o, .done_o, .zero_o, .low_o, .full_o
+    );
+  end else begin : gen_pipeline
+    pe_pipeline #(
+      .Columns(Columns), .KMax(KMax), .Blocks(Blocks), .WeightBanks(WeightBanks)
+    ) u_pe_pipeline (
+      .clk_i, .rst_ni,
+      .weight_valid_i, .weight_bank_i, .weight_block_i, .weight_k_i, .weight_i,
+      .active_bank_i, .word_valid_i(word_valid), .word_ready_o(word_ready), .word_i(word),
+      .word_first_i(word_first), .word_last_i(word_last), .word_block_i(word_block), .word_row_i(word_row),
+      .row_done_i(row_done),
+      .enc_done_i(enc_done), .done_i(done), .zero_i(zero), .low_i(low), .full_i(full), .in_flight_o(in_flight),
+      .result_valid_o, .result_ready_i, .result_o, .result_row_o, .result_block_o, .result_last_o,
+      .enc_done_o, .done_o, .zero_o, .low_o, .full_o
+    );
+  end
 
 endmodule

@@ -5,6 +5,8 @@
 // own operand stream and its own result stream, and a result is tagged with its row and column block.
 // Weights: with one bank they load while no pass runs; with two they load at any time into the bank the running pass
 // does not read, and `swap_i` at the start of a pass makes that bank the active one.
+// A start that no tile can take (mode 3, K or blocks beyond what it holds or none, rows that would wrap) starts nothing and
+// is told by `refused_o` until the next start; a weight row that has no place is dropped.
 // What it does not do: choose references, gather operands from memory, add partial sums of a split K.
 
 module tile
@@ -17,6 +19,7 @@ module tile
   parameter int unsigned NMax        = 512,
   parameter int unsigned LowRule     = 0,  // 0 = twos4 (-8 ... 7), 1 = mag4 (|d| <= 15)
   parameter int unsigned WeightBanks = 1,
+  parameter int unsigned PeStages    = 1,  // 5: what an FPGA can clock
   localparam int unsigned Operands   = Lanes * EncodeWidth,
   localparam int unsigned Results    = Lanes * Columns
 ) (
@@ -31,6 +34,7 @@ module tile
   input  logic [KWidth-1:0]     k_i,
   input  logic [BlockWidth-1:0] blocks_i,  // column blocks of C columns
   output logic                  busy_o,
+  output logic                  refused_o, // the last start was none: mode 3, K, blocks or rows that no tile can take
   output logic [CycleWidth-1:0] cycle_o,   // cycles since the pass began; stands still when it is over
 
   // Weight load: one row of C weights per cycle, to every lane
@@ -90,11 +94,19 @@ module tile
   if (WeightBanks < 1 || WeightBanks > 2) begin : gen_weight_banks
     $error("tile: WeightBanks = %0d is neither 1 nor 2", WeightBanks);
   end
+  if (PeStages != 1 && PeStages != 5) begin : gen_pe_stages
+    $error("tile: PeStages = %0d is neither 1 nor 5", PeStages);
+  end
 
   ////////////////////////////////////////////////////
   // Pass                                           //
   ////////////////////////////////////////////////////
 
+  localparam int unsigned Blocks = NMax / Columns;
+
+  logic                  heard;
+  logic                  legal;
+  logic [RowWidth:0]     rows_end;
   logic                  start;
   logic                  busy_q;
   logic                  bank_q;
@@ -105,15 +117,21 @@ module tile
   logic [CycleWidth-1:0] cycle_q;
   logic [Lanes-1:0]      idle;
 
-  assign start   = start_i && !busy_q;
+  assign rows_end = {1'b0, rows_i} + (RowWidth + 1)'(Lanes - 1);  // a lane's row counter goes so far
+  assign legal   = mode_i != 2'd3 && k_i != '0 && 32'(k_i) <= KMax && blocks_i != '0 && 32'(blocks_i) <= Blocks
+                   && !rows_end[RowWidth];
+  assign heard   = start_i && !busy_q;
+  assign start   = heard && legal;
   assign busy_o  = busy_q;
   assign cycle_o = cycle_q;
 
   always_ff @(posedge clk_i) begin : pass
     if (!rst_ni) begin
-      busy_q <= 1'b0;
-      bank_q <= 1'b0;
+      busy_q    <= 1'b0;
+      bank_q    <= 1'b0;
+      refused_o <= 1'b0;
     end else if (start) begin
+      refused_o    <= 1'b0;
       busy_q       <= 1'b1;
       bank_q       <= bank_q ^ (swap_i && (WeightBanks > 1));
       mode_q       <= mode_e'(mode_i);
@@ -124,6 +142,8 @@ module tile
     end else if (busy_q) begin
       if (&idle) busy_q <= 1'b0;
       else cycle_q <= cycle_q + CycleWidth'(1);
+    end else if (heard) begin
+      refused_o <= 1'b1;
     end
   end
 
@@ -132,6 +152,9 @@ module tile
   ////////////////////////////////////////////////////
 
   logic load_bank;
+  logic load;
+
+  assign load = weight_valid_i && weight_ready_o && 32'(weight_k_i) < KMax && 32'(weight_block_i) < Blocks;
 
   assign weight_ready_o = (WeightBanks > 1) || !busy_q;
   assign load_bank = (WeightBanks > 1) && !bank_q;
@@ -142,13 +165,13 @@ module tile
 
   for (genvar l = 0; l < Lanes; l++) begin : gen_lane
     lane #(
-      .Columns(Columns), .EncodeWidth(EncodeWidth), .KMax(KMax), .Blocks(NMax / Columns), .Mag4(LowRule == 1),
-      .WeightBanks(WeightBanks), .FirstRow(l), .RowStride(Lanes)
+      .Columns(Columns), .EncodeWidth(EncodeWidth), .KMax(KMax), .Blocks(Blocks), .Mag4(LowRule == 1),
+      .WeightBanks(WeightBanks), .PeStages(PeStages), .FirstRow(l), .RowStride(Lanes)
     ) u_lane (
       .clk_i, .rst_ni,
       .start_i(start), .mode_i(mode_q), .rows_i(rows_q), .k_i(k_q), .last_block_i(last_block_q),
       .active_bank_i(bank_q), .cycle_i(cycle_q), .idle_o(idle[l]),
-      .weight_valid_i(weight_valid_i && weight_ready_o), .weight_bank_i(load_bank),
+      .weight_valid_i(load), .weight_bank_i(load_bank),
       .weight_block_i, .weight_k_i, .weight_i,
       .operand_valid_i(operand_valid_i[l]), .operand_ready_o(operand_ready_o[l]),
       .current_i(current_i[l*EncodeWidth+:EncodeWidth]), .reference_i(reference_i[l*EncodeWidth+:EncodeWidth]),

@@ -139,7 +139,11 @@ def parameters(geometry: AnyGeometry) -> dict[str, int]:
             "KMax": geometry.k_max,
             "NMax": geometry.n_max,
         }
+    deep = (
+        {"PeStages": geometry.pe_stages} if geometry.pe_stages > 1 else {}
+    )  # RTL of a user's own may have one
     return {
+        **deep,
         "Lanes": geometry.lanes,
         "Columns": geometry.columns,
         "EncodeWidth": geometry.encode_width,
@@ -170,6 +174,8 @@ def _sizes(geometry: AnyGeometry) -> dict[str, int]:
         "DITTO_COLUMNS": geometry.columns,
         "DITTO_ENCODE_WIDTH": geometry.encode_width,
         "DITTO_WEIGHT_BANKS": geometry.weight_banks,
+        "DITTO_K_MAX": geometry.k_max,
+        "DITTO_BLOCKS": geometry.blocks_max,
     }
 
 

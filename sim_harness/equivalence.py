@@ -20,16 +20,23 @@ from .mutants import Mutant, one
 from .sources import ARRAYS, DESIGN, rtl_dir
 
 SHAPES: dict[str, tuple[str, ...]] = {
-    "encoder": ("EncodeWidth=4 KMax=16 Mag4=0", "EncodeWidth=4 KMax=16 Mag4=1"),
+    "encoder": (
+        "EncodeWidth=4 KMax=16 Mag4=0",
+        "EncodeWidth=4 KMax=16 Mag4=1",
+        "EncodeWidth=4 KMax=16 Scatter=1",
+    ),
     "slot_buffer": ("EncodeWidth=4 KMax=16",),
+    "pe_pipeline": ("Columns=2 KMax=4 Blocks=2 WeightBanks=1", "Columns=2 KMax=4 Blocks=2 WeightBanks=2"),
     "pe_array": ("Columns=2 KMax=4 Blocks=2 WeightBanks=1", "Columns=2 KMax=4 Blocks=2 WeightBanks=2"),
     "lane": (
         "Columns=1 EncodeWidth=4 KMax=8 Blocks=2",
         "Columns=1 EncodeWidth=4 KMax=8 Blocks=2 WeightBanks=2",
+        "Columns=1 EncodeWidth=4 KMax=8 Blocks=2 PeStages=5",
     ),
     "tile": (
         "Lanes=2 Columns=1 EncodeWidth=4 KMax=8 NMax=2",
         "Lanes=1 Columns=1 EncodeWidth=4 KMax=8 NMax=2 WeightBanks=2",
+        "Lanes=1 Columns=1 EncodeWidth=4 KMax=8 NMax=2 PeStages=5",
     ),
     "sparse_encoder": ("EncodeWidth=4 KMax=32 BlockSize=16",),
     "sparse_pe_array": ("Columns=1 KMax=32 Blocks=2 BlockSize=16",),

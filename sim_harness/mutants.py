@@ -53,7 +53,7 @@ KINDS: dict[str, str] = {
 }
 """Kinds of mistakes, and what each does."""
 
-FILES = ("encoder.sv", "slot_buffer.sv", "pe_array.sv", "lane.sv", "tile.sv")
+FILES = ("encoder.sv", "slot_buffer.sv", "pe_array.sv", "pe_pipeline.sv", "lane.sv", "tile.sv")
 ARRAY_FILES = tuple(
     f"sq_dm/{name}.sv"
     for name in (

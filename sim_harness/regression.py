@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ditto_cosim.protocol.hardware import GEOMETRIES, Geometry, LowRule, Mode
+from ditto_cosim.protocol.hardware import DEEP_PE_STAGES, GEOMETRIES, Geometry, LowRule, Mode
 
 from .build import BuildOptions
 from .captures import Capture, save_captures
@@ -40,12 +40,16 @@ SETS: dict[str, Geometry] = {
         lanes=1, columns=4, encode_width=8, k_max=64, n_max=12, low_rule="mag4", weight_banks=2
     ),
     "wide": Geometry(lanes=3, columns=8, encode_width=16, k_max=128, n_max=16),
+    "ecp5": GEOMETRIES["ecp5"],
+    "deep_banks": Geometry(
+        lanes=1, columns=4, encode_width=8, k_max=64, n_max=4, weight_banks=2, pe_stages=DEEP_PE_STAGES
+    ),
     "cosim": GEOMETRIES["cosim"],
     "paper_lane": GEOMETRIES["paper_lane"],
     "edge": GEOMETRIES["edge"],
 }
-"""Geometries the regression builds; the first three are small and run with the RTL's assertions."""
-CHECKED = ("tiny", "mag4_banks", "wide")
+"""Geometries the regression builds; the first five are small and run with the RTL's assertions."""
+CHECKED = ("tiny", "mag4_banks", "wide", "ecp5", "deep_banks")
 _CHECKED_MULTIPLIERS = 128
 """A chip of the user's up to this size is checked too."""
 

@@ -10,6 +10,7 @@ _SMALL: dict[str, dict[str, int]] = {
     "encoder": {"EncodeWidth": 4, "KMax": 16},
     "slot_buffer": {"EncodeWidth": 4, "KMax": 16},
     "pe_array": {"Columns": 2, "KMax": 16, "Blocks": 2},
+    "pe_pipeline": {"Columns": 2, "KMax": 16, "Blocks": 2},
     "lane": {"Columns": 2, "EncodeWidth": 4, "KMax": 16, "Blocks": 2},
     "tile": {"Lanes": 1, "Columns": 2, "EncodeWidth": 4, "KMax": 16, "NMax": 4},
 }

@@ -15,7 +15,15 @@ from pathlib import Path
 
 from ditto_cosim.toolchain import BuildError
 
-DESIGN = ("ditto_pkg.sv", "encoder.sv", "slot_buffer.sv", "pe_array.sv", "lane.sv", "tile.sv")
+DESIGN = (
+    "ditto_pkg.sv",
+    "encoder.sv",
+    "slot_buffer.sv",
+    "pe_array.sv",
+    "pe_pipeline.sv",
+    "lane.sv",
+    "tile.sv",
+)
 CHECKS = ("checks/hold_checks.sv", "checks/element_checks.sv", "checks/lane_checks.sv")
 ARRAYS: dict[str, tuple[str, ...]] = {
     "sparse_tile": (
@@ -30,7 +38,17 @@ ARRAYS: dict[str, tuple[str, ...]] = {
 """SQ-DM's modules that are built, each with what it is made of, the parts before their wholes."""
 PROOFS = tuple(
     f"checks/prove_{name}.sv"
-    for name in ("encoder", "pe", "slot_buffer", "reset", "start", "framer", "accumulator", "detector")
+    for name in (
+        "encoder",
+        "pe",
+        "pipeline",
+        "slot_buffer",
+        "reset",
+        "start",
+        "framer",
+        "accumulator",
+        "detector",
+    )
 )
 VIEW = "checks/pe_view.sv"
 WAIVERS = "waivers.vlt"

@@ -14,6 +14,8 @@ namespace {
 constexpr int64_t kLanes = DITTO_LANES;
 constexpr int64_t kColumns = DITTO_COLUMNS;
 constexpr int64_t kBeat = DITTO_ENCODE_WIDTH;
+constexpr int64_t kMost = DITTO_K_MAX;  // elements of a row
+constexpr int64_t kBlocks = DITTO_BLOCKS;
 
 struct Feed {  // where a lane's operand stream stands
   const int8_t* current;
@@ -89,6 +91,14 @@ class Tile : public Model {
         if (kChecked && !ports_->weight_ready_o) throw RtlBroken{"weights are refused while no pass runs"};
         tick();
         load.advance();
+      }
+      if (dice_.attacks() && dice_.chance(2)) {  // a row that has no place stays out
+        disturb();
+        ports_->weight_valid_i = 1;
+        ports_->weight_block_i = dice_.below(kBlocks);
+        ports_->weight_k_i = kMost;
+        if (dice_.chance(2) && kBlocks < 4095) ports_->weight_block_i = kBlocks, ports_->weight_k_i = 0;
+        tick();
       }
       ports_->weight_valid_i = 0;
       swap_next_ = DITTO_WEIGHT_BANKS > 1;
@@ -197,8 +207,8 @@ class Tile : public Model {
 
   // Every port that a driver reads, for comparing two tiles.
   uint64_t fingerprint() const {
-    return hash_of(ports_->busy_o, ports_->cycle_o, ports_->weight_ready_o, ports_->operand_ready_o, ports_->result_valid_o,
-                   ports_->result_o, ports_->result_row_o, ports_->result_block_o, ports_->result_last_o, ports_->enc_done_o,
+    return hash_of(ports_->busy_o, ports_->refused_o, ports_->cycle_o, ports_->weight_ready_o, ports_->operand_ready_o,
+                   ports_->result_valid_o, ports_->result_o, ports_->result_row_o, ports_->result_block_o, ports_->result_last_o, ports_->enc_done_o,
                    ports_->done_o, ports_->zero_o, ports_->low_o, ports_->full_o, ports_->busy_cycles_o,
                    ports_->starved_cycles_o, ports_->stalled_cycles_o);
   }
@@ -246,6 +256,7 @@ class Tile : public Model {
       text += buffer;
     };
     line("busy_o", -1, ports_->busy_o);
+    line("refused_o", -1, ports_->refused_o);
     line("cycle_o", -1, ports_->cycle_o);
     line("mode_i", -1, ports_->mode_i);
     line("rows_i", -1, ports_->rows_i);
@@ -376,6 +387,28 @@ class Tile : public Model {
     }
   }
 
+  // A start of so many rows that any tile can take.
+  void ask(int64_t rows) {
+    ports_->start_i = 1;
+    ports_->mode_i = dice_.below(3);
+    ports_->rows_i = rows;
+    ports_->k_i = 1 + dice_.below(kMost);
+    ports_->blocks_i = 1 + dice_.below(kBlocks);
+  }
+
+  // Makes it one that none can.
+  void spoil() {
+    switch (dice_.below(5)) {
+      case 0: ports_->mode_i = 3; break;
+      case 1: ports_->k_i = dice_.chance(2) ? 0 : kMost + 1 + dice_.below((1 << 11) - kMost - 1); break;
+      case 2: ports_->k_i = kMost + 1; break;
+      case 3: ports_->blocks_i = dice_.chance(2) || kBlocks > 4094 ? 0 : kBlocks + 1; break;
+      default:
+        if (kLanes == 1) ports_->mode_i = 3;  // one lane counts as far as its port
+        else ports_->rows_i = (1 << 24) - 1 - dice_.below(kLanes - 1);
+    }
+  }
+
   void begin(const DittoPass& pass) {
     if (dice_.attacks()) {
       for (uint64_t cycle = dice_.below(4); cycle > 0; --cycle) {
@@ -385,8 +418,7 @@ class Tile : public Model {
       }
       if (dice_.chance(3)) {  // a pass of no rows is over after one cycle
         disturb();
-        ports_->start_i = 1;
-        ports_->rows_i = 0;
+        ask(0);
         ports_->swap_i = 0;
         tick();
         ports_->start_i = 0;
@@ -395,6 +427,15 @@ class Tile : public Model {
         ports_->start_i = 0;
         tick();
         expect_silence("after a pass of no rows");
+      }
+      while (dice_.chance(2)) {  // what no tile can take starts nothing, and is told
+        disturb();
+        ask(1 + dice_.below(100));
+        spoil();
+        tick();
+        ports_->start_i = 0;
+        expect_silence("after a start that no tile can take");
+        if (!ports_->refused_o) throw RtlBroken{"a start that no tile can take was not refused"};
       }
       disturb();
       ports_->weight_valid_i = 0;
@@ -413,7 +454,7 @@ class Tile : public Model {
     tick();
     ports_->start_i = 0;
     swap_next_ = false;
-    if (kChecked && (!ports_->busy_o || ports_->cycle_o != 0)) throw RtlBroken{"a start was not heard, or cycle_o is not 0"};
+    if (kChecked && (!ports_->busy_o || ports_->refused_o || ports_->cycle_o != 0)) throw RtlBroken{"a start was not heard, or cycle_o is not 0"};
   }
 
   // The reset that cuts a pass off.

@@ -28,7 +28,7 @@ from ditto_cosim.protocol.hardware import LOW_RULE_CODES, MODE_CODES, Geometry
 from ditto_cosim.protocol.record import split_k
 
 BAUD = 12_000_000
-MAGIC, STREAM_VERSION = 0x4F545444, 1
+MAGIC, STREAM_VERSION = 0x4F545444, 2
 REGISTER, WEIGHT, CURRENT, REFERENCE, RESULT, REPORT, RESULT24, IDENTITY = (
     region << 28 for region in (0x0, 0x1, 0x2, 0x3, 0x4, 0x5, 0x6, 0xF)
 )
@@ -87,17 +87,17 @@ def choose_port(wanted: str) -> str:
 
 def identify(link: BoardLink) -> Identity:
     """Reads what the board is; raises if it is none of ours."""
-    raw = link.read(IDENTITY, 56)
+    raw = link.read(IDENTITY, 60)
     link.finish()
-    magic, version, *words = struct.unpack("<14I", raw)
+    magic, version, *words = struct.unpack("<15I", raw)
     if magic != MAGIC or version != STREAM_VERSION:
         raise ParametersError(
             f"board: {link.port} speaks version {version} of the stream, this host version {STREAM_VERSION}; load "
             "a bitstream of this release"
         )
-    lanes, columns, width, k_max, n_max, rule, banks, beats, depth, window, low, high = words
+    lanes, columns, width, k_max, n_max, rule, banks, beats, depth, window, low, high, stages = words
     names = {code: name for name, code in LOW_RULE_CODES.items()}
-    geometry = Geometry(lanes, columns, width, k_max, n_max, names[rule], banks)
+    geometry = Geometry(lanes, columns, width, k_max, n_max, names[rule], banks, stages)
     return Identity(geometry, beats, depth, window, f"{high:08x}{low:08x}")
 
 

@@ -133,6 +133,7 @@ _FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
         "n_max": int,
         "low_rule": str,
         "weight_banks": int,
+        "pe_stages": int,
         "tiles": int,
     },
     "buffer": {

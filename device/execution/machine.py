@@ -142,6 +142,7 @@ class Machine:
             "encode_width": tile.encode_width,
             "n_max": tile.n_max,
             "weight_banks": tile.weight_banks,
+            "pe_stages": tile.pe_stages,
         }
 
     # --- one step ---------------------------------------------------------------------------------------------------------

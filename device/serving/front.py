@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from ditto_cosim.device.serving.nursery import SLOTS, Beat, Birth, Death, Nursery
+from ditto_cosim.device.serving.nursery import SLOTS, WHERE, Beat, Birth, Death, Nursery
 from ditto_cosim.protocol import codec, security
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import (
@@ -32,7 +32,7 @@ from ditto_cosim.protocol.errors import (
     SecurityError,
     describe,
 )
-from ditto_cosim.protocol.loop import REAL, Loop, Socket, World
+from ditto_cosim.protocol.loop import REAL, TICK_S, Loop, Socket, World
 from ditto_cosim.protocol.tensors import Buffer
 from ditto_cosim.protocol.version import check_peer
 
@@ -42,7 +42,8 @@ HELLO_BYTES = 4096
 MESSAGES_TO_A_HOST = 100_000
 MESSAGES_FROM_A_HOST = 64
 STUCK_S = 30.0
-"""A worker whose loop has not come round for so long holds the interpreter's lock in foreign code, and is killed."""
+"""A worker whose loop has not come round for so long holds the interpreter's lock in foreign code, and is killed. The front
+counts its own ticks, so that a machine that slept, or was overloaded, kills nobody."""
 SILENT_S = 1.5
 """A host that has no run and says nothing for so long makes room for another if the device is full."""
 TOMBSTONE_S = 120.0
@@ -61,6 +62,9 @@ class _Session:
     """Its CURVE public key; empty without keys."""
     endpoint: str
     born_at: float
+    beat_at: float = 0.0
+    quiet_s: float = 0.0
+    """Since the worker's last beat, that the front was awake."""
     back: Socket | None = None
     """Towards the worker, if the host's messages pass through here."""
     unheard_bytes: int = 0
@@ -82,6 +86,7 @@ class Front:
         self._first = _first_limits(limits)
         self._sessions: dict[bytes, _Session] = {}
         self._born = 0
+        self._ticked_at = world.now()
         self._sockets = world.sockets()
         self._loop = Loop(world, self._tick)
         self._gate: security.Gate | None = None
@@ -299,17 +304,21 @@ class Front:
     # --- time -----------------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
+        awake_s = min(now - self._ticked_at, 2 * TICK_S)
+        self._ticked_at = now
         for identity, session in list(self._sessions.items()):
             if session.ended:
                 self._tell(identity, session)
-                if now - session.ended_at > TOMBSTONE_S:
+                if not session.ended_at:
+                    self._nursery.kill(session.number)
+                elif now - session.ended_at > TOMBSTONE_S:
                     self._forget(identity, session)
-            elif now - self._nursery.slate.last_beat(session.slot).now > STUCK_S:
+            elif self._is_stuck(session, awake_s):
                 session.ended = (
                     f"the process that served this host did not answer for {STUCK_S:g} s and was killed; it was computing "
                     f"{self._nursery.slate.last_doing(session.slot) or 'nothing it told of'}"
                 )
-                self._nursery.kill(session.number)
+                self._nursery.kill(session.number, WHERE)  # its last word; the next tick kills
         if self._gate is not None and self._gate.refresh():
             for identity, session in list(self._sessions.items()):
                 if not session.ended and not self._gate.admits(session.key):
@@ -319,6 +328,12 @@ class Front:
         if self._parent_pid is not None and os.getppid() != self._parent_pid:
             log.warning("parent process is gone", extra={"fields": {"parent": self._parent_pid}})
             self._loop.stop()
+
+    def _is_stuck(self, session: _Session, awake_s: float) -> bool:
+        beat_at = self._nursery.slate.last_beat(session.slot).now
+        session.quiet_s = session.quiet_s + awake_s if beat_at == session.beat_at else 0.0
+        session.beat_at = beat_at
+        return session.quiet_s > STUCK_S
 
     def _shut_down(self) -> None:
         living = {s.number for s in self._sessions.values() if not s.ended}

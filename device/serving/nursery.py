@@ -9,6 +9,7 @@ does not do: know what a worker does.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import logging
 import mmap
@@ -26,6 +27,8 @@ from ditto_cosim.device.process import die_with_parent
 
 log = logging.getLogger("ditto.device")
 
+WHERE = signal.SIGUSR1
+"""A worker that gets it writes to the device's log what its threads are doing, even if one holds the interpreter's lock."""
 SLOTS = 256
 SLOT_BYTES = 512
 _BEAT = struct.Struct("<ddH")
@@ -190,6 +193,7 @@ def _be(birth: Birth, work: Callable[[Birth, Slate], int], slate: Slate) -> None
     try:
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
+        faulthandler.register(WHERE)
         os.setsid()  # schedulers that share cores by session share them between hosts
         die_with_parent()
         status = work(birth, slate)

@@ -3,18 +3,18 @@
 RTL proves it.
 
 Contract. Row r of a pass belongs to lane r mod R; below, r counts a lane's own rows. A row has s slots;
-there are K elements, B column blocks, E elements a beat; cycle 0 is the first of the pass.
+there are K elements, B column blocks, E elements a beat, P stages in the PEs; cycle 0 is the first of the pass.
     enc_done[r] = max(enc_done[r−1], done[r−2]) + ⌈K/E⌉ + ENCODE_FLUSH_CYCLES      (two slot banks)
     done[r]     = max(done[r−1], enc_done[r]) + B · max(1, ⌈s/4⌉)
-    pass        = the largest done + DRAIN_CYCLES;    loading weights = K cycles a column block
+    pass        = the largest done + P + DRAIN_CYCLES;    loading weights = K cycles a column block
 A lane's first row starts at FILL_CYCLES; every cycle before the lane's last `done` is busy (a word of four
 slots taken) or starved (no encoded row waiting).
 
 With stalls (`stalled_times`) three things differ. A row's ⌈K/E⌉ beats pass in the first cycles, from its
-start on, in which the operand is valid. A block's last word waits in the multiplier until the result
-register is free: until the result before it has been accepted, which needs a cycle in which the receiver is
-ready. Cycles so waited are stalled; the lane takes no word in them. Then busy + starved + stalled = done of
-the lane's last row.
+start on, in which the operand is valid. A block's last word waits at the last of the P stages until the
+result register is free: until the result before it has been accepted, which needs a cycle in which the
+receiver is ready. Meanwhile all stages stand still. Cycles so waited are stalled; the lane takes no word in
+them. Then busy + starved + stalled = done of the lane's last row.
 
 What it does not do: products (backends), schedules of several passes (`schedule.py`), or weights loaded
 behind rows.
@@ -82,6 +82,11 @@ def row_words(slots: npt.NDArray[np.integer]) -> I64:
     return np.maximum(1, -(-slots.astype(np.int64) // SLOTS_PER_CYCLE))
 
 
+def outside_cycles(geometry: Geometry) -> int:
+    """Fill and drain of a pass: what it takes beside its rows."""
+    return FILL_CYCLES + geometry.pe_stages + DRAIN_CYCLES
+
+
 def _encode_cycles(k: int, geometry: Geometry) -> int:
     return -(-k // geometry.encode_width) + ENCODE_FLUSH_CYCLES
 
@@ -118,7 +123,8 @@ def tile_times(slots: npt.NDArray[np.integer], k: int, n: int, geometry: Geometr
             work[lane::lanes], _encode_cycles(k, geometry)
         )
         busy[lane], last[lane] = work[lane::lanes].sum(), done[lane::lanes][-1]
-    return TileTimes(enc_done, done, busy, last - busy, np.zeros_like(busy), int(last.max()) + DRAIN_CYCLES)
+    cycles = int(last.max()) + geometry.pe_stages + DRAIN_CYCLES
+    return TileTimes(enc_done, done, busy, last - busy, np.zeros_like(busy), cycles)
 
 
 def _nth(cycles: npt.NDArray[np.intp], start: int, count: int) -> int:
@@ -129,6 +135,34 @@ def _nth(cycles: npt.NDArray[np.intp], start: int, count: int) -> int:
             f"the recorded ports end before the pass does: {count} cycles from {start} on are missing"
         )
     return int(cycles[at])
+
+
+class _Holds:
+    """When a lane's PEs stood still, waiting for the receiver of their results."""
+
+    def __init__(self) -> None:
+        self._holds: list[tuple[int, int]] = []  # (first cycle, behind the last), one behind another
+
+    def add(self, first: int, behind: int, now: int) -> None:
+        """One more; those before `now` are asked for no more."""
+        self._holds = [hold for hold in self._holds if hold[1] > now]
+        if behind > first:
+            self._holds.append((first, behind))
+
+    def behind(self, start: int, count: int) -> int:
+        """The cycle behind the count-th from `start` on in which the PEs move."""
+        at = start
+        for first, behind in self._holds:
+            if at + count <= first:
+                break
+            if behind > at:
+                count -= max(0, first - at)
+                at = behind
+        return at + count
+
+    def within(self, start: int, end: int) -> int:
+        """Cycles from `start` to before `end` in which they stood still."""
+        return sum(max(0, min(behind, end) - max(first, start)) for first, behind in self._holds)
 
 
 def stalled_times(
@@ -150,23 +184,25 @@ def stalled_times(
         offered = np.flatnonzero(operand_valid[lane])
         ready = np.flatnonzero(result_ready[lane])
         encoded, replayed, replayed_before = FILL_CYCLES, 0, FILL_CYCLES
-        free = 0  # first cycle in which the next word can be taken
+        holds = _Holds()
+        free = 0  # first cycle in which the next word can be taken, if the PEs move
         accepted = 0  # cycle in which the result before was accepted
-        waited_last = 0
         for row in range(lane, m, lanes):
             start = max(encoded, replayed_before)
             encoded = _nth(offered, start, beats) + 1 + ENCODE_FLUSH_CYCLES
             replayed_before = replayed
             for block in range(blocks):
                 begin = max(free, encoded) if block == 0 else free
-                starved[lane] += begin - free
-                replayed = begin + int(words[row])
-                free = max(replayed, accepted)
-                waited_last = free - replayed
-                stalled[lane] += waited_last
-                accepted = _nth(ready, free + 1, 1)
+                replayed = holds.behind(begin, int(words[row]))
+                held = holds.within(free, replayed)
+                stalled[lane] += held
+                starved[lane] += replayed - free - held - int(words[row])
+                free = replayed
+                last_stage = holds.behind(replayed, geometry.pe_stages - 1)
+                leaves = max(last_stage, accepted)
+                holds.add(last_stage, leaves, free)
+                accepted = _nth(ready, leaves + 1, 1)
             busy[lane] += blocks * words[row]
             enc_done[row], done[row] = encoded, replayed
-        stalled[lane] -= waited_last  # after the last `done`
         end = max(end, accepted + 1)
     return TileTimes(enc_done, done, busy, starved, stalled, end)

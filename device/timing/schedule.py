@@ -29,10 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ditto_cosim.device.kernels.native import kernels
+from ditto_cosim.device.timing.lane import outside_cycles
 from ditto_cosim.protocol.hardware import (
-    DRAIN_CYCLES,
     ENCODE_FLUSH_CYCLES,
-    FILL_CYCLES,
     SLOTS_PER_CYCLE,
     Geometry,
 )
@@ -291,7 +290,7 @@ def describe(plan: Schedule, chunk: tuple[int, ...]) -> I64:
                 geometry.lanes,
                 geometry.weight_banks,
                 SLOTS_PER_CYCLE,
-                FILL_CYCLES + DRAIN_CYCLES,
+                outside_cycles(geometry),
             ),
             *(*chunk, *encode, *edges[0], *edges[1], *edges[2], *passes),
         ],
@@ -308,7 +307,7 @@ def _of_chunks(plan: Schedule, chunk: I64, slots: npt.NDArray[np.integer[Any]] |
     parts: npt.NDArray[Any] = np.zeros(1, np.int64)  # of what; groups, row tiles, steps
     for blocks in plan.passes(max(plan.block_shares)):
         done, busy, encoded = of_pass(blocks)
-        run = done + np.int64(FILL_CYCLES + DRAIN_CYCLES)
+        run = done + np.int64(outside_cycles(geometry))
         load = chunk * blocks
         waited: I64 | np.int64 = load.sum()
         if geometry.weight_banks == 2:

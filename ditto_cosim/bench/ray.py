@@ -30,7 +30,8 @@ from ditto_cosim.protocol.record import RunInfo, RunWriter
 from ditto_cosim.study.synthetic import PUBLISHED, synthetic_step
 from ditto_cosim.study.workloads import workload_program
 
-COLUMNS, STACKS, TILES = (16, 32, 64, 128, 256), (1, 2, 3, 4), (16, 24, 32, 40, 48, 56, 64, 77)
+COLUMNS, STACKS = (16, 32, 64, 128, 256), (1, 2, 3, 4)
+TILES = (16, 20, 24, 28, 32, 36, 40, 48, 56, 64, 72, 77)
 STEPS = 100
 """So many that a sweep takes much longer than its workers' start."""
 

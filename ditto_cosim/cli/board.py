@@ -67,7 +67,10 @@ def check(
     board: Annotated[
         str, typer.Argument(help="Serial number, port or `sim`; the only board if left out.")
     ] = "",
-    chip: Chip = "tiny",
+    chip: Annotated[
+        str,
+        typer.Option(help="Chip whose tile the board holds.  [default: ecp5, of the simulated board tiny]"),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Who the board is, and a product of every mode held to the model, with what crossed the line."""
@@ -79,7 +82,7 @@ def check(
     from ditto_cosim.device.chips import load_chip
     from ditto_cosim.protocol.hardware import MODES
 
-    described = load_chip(chip)
+    described = load_chip(chip or ("tiny" if board == "sim" else "ecp5"))
     backend, model = BoardBackend(described, board), ModelBackend(described)
     rng = np.random.default_rng(0)
     rows = []

@@ -47,7 +47,7 @@ def generate(
     chip: Annotated[
         str,
         typer.Option(
-            help="A chip (`ditto chips`) or a TOML file  [default: paper_twin; on a board tiny]",
+            help="A chip (`ditto chips`) or a TOML file  [default: paper_twin; on a board ecp5, on the simulated one tiny]",
             autocompletion=completion.chips,
         ),
     ] = "",
@@ -170,7 +170,9 @@ def generate(
     Writes into the output directory: picture-N.png, strip.png (how the picture emerges), report.html, report.json,
     timeline.pftrace (for ui.perfetto.dev) and the run's record, which `ditto price`, `compare` and `analyze` read.
     """
-    chip = chip or ("tiny" if backend == "board" else "paper_twin")
+    if not chip:
+        on_board = "tiny" if board == "sim" else "ecp5"
+        chip = on_board if backend == "board" else "paper_twin"
     if board and backend != "board":
         raise typer.BadParameter(
             f"a board computes with --backend board, not {backend}", param_hint="--board"

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ditto_cosim.device.execution.machine import Machine
 from ditto_cosim.host.compiler.arguments import ArgumentError, Call, take_apart
 from ditto_cosim.host.compiler.calibrate import Calibrator
-from ditto_cosim.host.compiler.capture import Captured, CaptureError, capture_call
-from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser, wire_array
+from ditto_cosim.host.compiler.capture import CaptureError
+from ditto_cosim.host.compiler.compiled import Compiled, capture_to_lower, compile_denoiser, wire_array
 from ditto_cosim.host.compiler.lower import UnsupportedError, lower
 from ditto_cosim.host.reference.golden import Verifier
 from ditto_cosim.protocol.errors import DittoError
@@ -81,7 +81,8 @@ def check(
     except ArgumentError as error:
         return CoverageReport(name, False, False, False, (_sentence(error),))
     try:
-        captured = _captured(module, call)
+        captured = capture_to_lower(module, module.forward, call)
+        lower(captured, None)
     except UnsupportedError as error:
         return CoverageReport(name, True, False, False, tuple(sorted(error.missing)))
     except CaptureError as error:
@@ -108,25 +109,6 @@ def check(
     return CoverageReport(
         name, True, True, not missing, missing, round(snr_db, 1), len(program.layers), len(program.commands)
     )
-
-
-def _captured(module: nn.Module, call: Call) -> Captured:
-    """The call as a graph that lowers; whole numbers that stay are constants of it where it asks for known indices."""
-    static = frozenset(n.partition(".")[0] for n in call.tensors if not varies(n))
-    captured = capture_call(module, module.forward, call, static_inputs=static)
-    try:
-        lower(captured, None)
-    except UnsupportedError:
-        layout = frozenset(
-            n.partition(".")[0]
-            for n, t in call.tensors.items()
-            if not varies(n) and not t.is_floating_point()
-        )
-        if not layout:
-            raise
-        captured = capture_call(module, module.forward, call, static_inputs=static, hold=layout)
-        lower(captured, None)
-    return captured
 
 
 def _run(compiled: Compiled, steps: list[dict[str, Tensor]], backend: str) -> tuple[Tensor, str]:

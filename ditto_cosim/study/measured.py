@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 KEPT = "measured_models.json"
-MODELS = ("fashion-ddpm", "fashion-dit", "cifar-ddpm-small")
+MODELS = ("fashion-ddpm", "fashion-dit", "cifar-ddpm-small", "emoji-sd")
 
 MEASURED_OF: Mapping[str, str] = {
     "C01": "temporal_cosine",
@@ -34,7 +34,7 @@ MEASURED_OF: Mapping[str, str] = {
 def measure(
     models: Iterable[str], steps: int, seed: int, tell: Callable[[str], None] = lambda _: None
 ) -> list[dict[str, Any]]:
-    """One run of each model; 0 steps: its own number."""
+    """One run of each model, of the first prompt that it knows; 0 steps: its own number."""
     from ditto_cosim.host.analysis.replay import analyze_run
     from ditto_cosim.host.generation import generate_run
     from ditto_cosim.host.pipeline.models import Wish, load_denoiser, load_model
@@ -44,7 +44,10 @@ def measure(
         with TemporaryDirectory() as room:
             run = Path(room) / "run"
             tell(f"{model}: a run on the model backend")
-            generate_run(load_model(model), Wish(steps, seed), run, backend="model")
+            loaded = load_model(model)
+            generate_run(
+                loaded, Wish(steps, seed, prompt=next(iter(loaded.prompts), "")), run, backend="model"
+            )
             tell(f"{model}: its analysis")
             figures = analyze_run(run, load_denoiser(model)).figures()
         rows.append(row_of(model, seed, figures))

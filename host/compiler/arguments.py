@@ -26,6 +26,8 @@ from ditto_cosim.protocol.errors import DittoError
 
 TIMES = frozenset({"timestep", "timesteps"})
 """Arguments whose numbers are taken as tensors: they change every step."""
+TIME_NAMES = TIMES | {"t", "timestep_ratio", "time_step", "sigma", "sigmas"}
+"""What denoisers call the time of a step."""
 _VALUES = (
     type(None),
     bool,

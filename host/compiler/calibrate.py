@@ -7,7 +7,7 @@ What this file does not do: choose grids from the histograms (`quantize.py`).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -60,6 +60,7 @@ class Calibrator:
         """Point -> the weights that its tensor meets, as [outputs, channels, positions], where factors may be put on them."""
         self.channels: dict[str, Channels] = {}
         """Graph node -> what was seen of its channels."""
+        self.observed = 0
 
     def observe(self, inputs: Inputs) -> torch.Tensor:
         """One fp32 evaluation; returns the denoiser's own result, the first if there are several."""
@@ -84,7 +85,27 @@ class Calibrator:
             results = watch.run(*self.captured.interpreter_args(inputs))
         for point, histogram in seen.items():
             self.histograms[point].append(histogram)
+        self.observed += 1
         return tuple(results)
+
+    def lay_over(self, begins: Sequence[int]) -> None:
+        """Has generations that began at these observations count as one, each step beside those at the same share of a run."""
+        places = _places(begins, self.observed)
+        if places == list(range(self.observed)):
+            return
+        self.histograms = {p: _merged(seen, places) for p, seen in self.histograms.items() if seen}
+        for channels in self.channels.values():
+            channels.lay_over(places)
+        self.observed = len(set(places))
+
+    def join(self, other: Calibrator) -> None:
+        """Takes what another form of the same denoiser was seen to do, step by step."""
+        self.channels.clear()  # seen for one of several forms alone
+        for point, seen in other.histograms.items():
+            own = self.histograms.get(point, [])
+            counts = len(own), len(seen)
+            places = [i * max(counts) // n for n in counts for i in range(n)]
+            self.histograms[point] = _merged([*own, *seen], places)
 
     def grids(
         self,
@@ -154,6 +175,20 @@ class Calibrator:
             )
             found |= dict.fromkeys(points, with_factors)
         return found
+
+
+def _places(begins: Sequence[int], count: int) -> list[int]:
+    """For each of so many observations, its step in the longest of the generations that begin there."""
+    edges = sorted({0, *begins, count})
+    lengths = [last - first for first, last in pairwise(edges)]
+    return [i * max(lengths) // n for n in lengths for i in range(n)]
+
+
+def _merged(seen: Sequence[Histogram], places: Sequence[int]) -> list[Histogram]:
+    parts: dict[int, list[Histogram]] = {}
+    for histogram, place in zip(seen, places, strict=True):
+        parts.setdefault(place, []).append(histogram)
+    return [part[0] if len(part) == 1 else Histogram.merge(part) for _, part in sorted(parts.items())]
 
 
 def _weights(captured: Captured) -> dict[str, tuple[torch.Tensor, int]]:

@@ -16,17 +16,25 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 from torch.export.graph_signature import InputKind, OutputKind
 
-from ditto_cosim.host.compiler.arguments import ArgumentError, Call, Structure, put_together, take_apart
+from ditto_cosim.host.compiler.arguments import (
+    TIME_NAMES,
+    ArgumentError,
+    Call,
+    Structure,
+    put_together,
+    take_apart,
+)
 from ditto_cosim.host.compiler.decompose import DECOMPOSITIONS, take_graph_apart
 from ditto_cosim.host.compiler.quantize import Grid, input_grid
 from ditto_cosim.host.compiler.specialize import held_constant, specialize
+from ditto_cosim.host.compiler.state import ALIKE, Kept, StateError, refuse_state, untouched
 from ditto_cosim.protocol.errors import DittoError
 
 STATIC_INPUTS = frozenset(
@@ -52,10 +60,6 @@ STATIC_INPUTS = frozenset(
     }
 )
 """Arguments that diffusers' pipelines keep constant during one generation; what is inside them, too."""
-
-
-ALIKE = 1e-3
-"""Of the norm of a result: how far two orders of the same fp32 operations may lie apart."""
 
 
 class CaptureError(DittoError):
@@ -109,18 +113,23 @@ class _Result:
 
     outputs: tuple[str, ...] = ()
     structure: Structure
+    left: frozenset[str] = frozenset()
+    """What the module has kept of it."""
 
 
 class _Flat(nn.Module):
     """Gives every denoiser one call: tensors in, tensors out."""
 
-    def __init__(self, inner: nn.Module, forward: Callable[..., Any], call: Call, result: _Result) -> None:
+    def __init__(
+        self, inner: nn.Module, forward: Callable[..., Any], call: Call, result: _Result, kept: Kept
+    ) -> None:
         super().__init__()
         self.inner = inner
 
         def flat(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
             found, result.structure = take_apart(call.invoke(forward, tensors))
             result.outputs = ("sample",) if len(found) == 1 else tuple(found)
+            result.left |= kept.changed().keys()  # export puts attributes back by itself
             return tuple(found.values())
 
         self._flat = flat
@@ -130,30 +139,16 @@ class _Flat(nn.Module):
 
 
 @contextmanager
-def _untouched(module: nn.Module) -> Iterator[None]:
-    """The module and its helpers as they were: what they keep for the next call during a capture is nothing to compute with."""
-    before = {part: dict(part.__dict__) for part in module.modules()}
-    helpers = {
-        id(value): (value, dict(vars(value)))
-        for attributes in before.values()
-        for value in attributes.values()
-        if hasattr(value, "__dict__") and not isinstance(value, nn.Module | torch.Tensor | type | ModuleType)
-    }
-    try:
+def _silent() -> Iterator[None]:
+    """Inside, export keeps to itself the graph that it had made when it fails, which it prints otherwise."""
+    from torch.export import _trace  # as late as export itself
+
+    with mock.patch.object(_trace, "print", create=True):
         yield
-    finally:
-        for owner, attributes in (*before.items(), *helpers.values()):
-            owner.__dict__.clear()
-            owner.__dict__.update(attributes)
-        for kind in {type(part) for part in before}:
-            for kept in [
-                clear for name in dir(kind) if (clear := getattr(getattr(kind, name), "cache_clear", None))
-            ]:
-                kept()
 
 
 def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.export.ExportedProgram:
-    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), _silent():
         exported: torch.export.ExportedProgram = torch.export.export(
             module, tuple(inputs.values()), strict=False
         )
@@ -163,23 +158,28 @@ def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.expo
         made = node.meta.get("val")
         if isinstance(made, torch.Tensor) and not all(type(size) is int for size in made.shape):
             raise CaptureError(f"{node.target} makes as many values as its input says")
+        if node.op == "call_function" and "functorch" in str(getattr(node.target, "__module__", "")):
+            raise CaptureError("torch.func (vmap, grad) leaves no operations that a program could have")
     return exported
 
 
 def _specialized(
     module: nn.Module,
     inputs: dict[str, torch.Tensor],
-    static_inputs: frozenset[str],
+    steady: frozenset[str],
     wanted: frozenset[str],
     refusal: CaptureError,
+    kept: Kept,
 ) -> tuple[torch.export.ExportedProgram, dict[str, torch.Tensor]]:
-    """The module with those inputs as constants, taken out of `inputs`, that decide its shapes."""
+    """The module with those inputs as constants, taken out of `inputs`, that decide its shapes; they must be `steady`, so that a
+    program for each of their values is a few."""
     names, tensors = tuple(inputs), tuple(inputs.values())
+    kept.put_back()
     try:
         graph, asked = specialize(module, tensors, names)
     except Exception as error:  # a module may fail in any way when it is run in another than its own
         raise refusal from error
-    if varying := asked - static_inputs:
+    if varying := asked - steady:
         raise CaptureError(
             f"what it computes depends on what {', '.join(sorted(varying))} hold, which changes between steps; {refusal}"
         )
@@ -188,6 +188,7 @@ def _specialized(
         exported = _export(held_constant(graph, tensors, names, frozenset(held)), inputs)
     except Exception as error:
         raise refusal from error
+    kept.put_back()
     _refuse_another(module, tensors, exported, inputs, sorted(held))
     return exported, held
 
@@ -241,12 +242,17 @@ def capture_call(
     kind = type(denoiser).__name__
     wanted = frozenset(n for n in call.tensors if n.partition(".")[0] in hold)
     static = frozenset(n for n in call.tensors if n.partition(".")[0] in static_inputs)
+    steady = static | {
+        n
+        for n, t in call.tensors.items()
+        if "mask" in n or (not t.is_floating_point() and n.partition(".")[0] not in TIME_NAMES)
+    }
     inputs = dict(call.tensors)
     decided: dict[str, torch.Tensor] = {}
     result = _Result()
-    with as_fp32(denoiser), warnings.catch_warnings(), _untouched(denoiser):
+    with as_fp32(denoiser), warnings.catch_warnings(), untouched(denoiser) as kept:
         warnings.simplefilter("ignore")  # export warns about its own internals; nothing a user could act on
-        module = _Flat(denoiser, forward, call, result)
+        module = _Flat(denoiser, forward, call, result, kept)
         try:
             if wanted:
                 raise CaptureError(f"{', '.join(sorted(wanted))} are to be constants")
@@ -258,7 +264,12 @@ def capture_call(
                 f"torch.export refused {kind} with inputs "
                 f"{ {n: tuple(t.shape) for n, t in inputs.items()} }: {type(error).__name__}: {_gist(error)}"
             )
-            exported, decided = _specialized(module, inputs, static, wanted, refusal)
+            exported, decided = _specialized(module, inputs, steady, wanted, refusal, kept)
+        if result.left:
+            try:
+                refuse_state(kind, module, list(call.tensors.values()), kept)
+            except StateError as error:
+                raise CaptureError(str(error)) from None
     names = tuple(inputs)
 
     signature = exported.graph_signature

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +15,16 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
+from ditto_cosim.host.compiler.arguments import TIME_NAMES, Call
 from ditto_cosim.host.compiler.cache import CachePlan
-from ditto_cosim.host.compiler.capture import Captured
-from ditto_cosim.host.compiler.lower import lower
+from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, capture_call
+from ditto_cosim.host.compiler.lower import UnsupportedError, lower
 from ditto_cosim.host.compiler.plan import FormatPlan
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, grids_of
-from ditto_cosim.protocol.errors import IsaError
+from ditto_cosim.host.compiler.seal import seal_of
+from ditto_cosim.protocol.errors import DittoError, IsaError
 from ditto_cosim.protocol.files import replacing
 from ditto_cosim.protocol.program import Program
 
@@ -38,25 +40,28 @@ class Compiled:
     grids: Mapping[str, Grid]
     steps: int
     """Steps of the run it was compiled for; only step clusters depend on it."""
+    seal: str = ""
+    """Of the file that it was read from."""
 
     @cached_property
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """The constants as NumPy views."""
         return {name: tensor.numpy() for name, tensor in self.constants.items()}
 
-    def save(self, path: Path) -> None:
-        """One safetensors file; program and grids are JSON in its metadata."""
+    def save(self, path: Path) -> str:
+        """One safetensors file, its seal; program and grids are JSON in its metadata."""
         metadata = {
             "format": FORMAT,
             "program": json.dumps(self.program.to_dict()),
             "grids": json.dumps({name: asdict(grid) for name, grid in self.grids.items()}),
             "steps": str(self.steps),
         }
-        metadata["digest"] = _digest(metadata, self.constants)
+        metadata["digest"] = seal_of(metadata, self.constants)
         with replacing(path) as unfinished:
             save_file(
                 {name: t.contiguous().clone() for name, t in self.constants.items()}, unfinished, metadata
             )
+        return metadata["digest"]
 
     @classmethod
     def load(cls, path: Path) -> Compiled:
@@ -69,13 +74,13 @@ class Compiled:
                         f"{path}: not a compiled denoiser (format {metadata.get('format')!r})"
                     )
                 constants = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            if metadata.get("digest") != _digest(metadata, constants):
+            if metadata.get("digest") != seal_of(metadata, constants):
                 raise QuantizationError(
                     f"{path}: damaged, its content is not what was written (checksum); compile it again"
                 )
             program = Program.from_dict(json.loads(metadata["program"]))
             grids = grids_of(json.loads(metadata["grids"]))
-            return cls(program, constants, grids, int(metadata["steps"]))
+            return cls(program, constants, grids, int(metadata["steps"]), metadata["digest"])
         except FileNotFoundError:
             raise QuantizationError(f"{path}: no such file; `ditto compile` makes one") from None
         except (
@@ -98,6 +103,35 @@ def wire_array(tensor: torch.Tensor) -> npt.NDArray[np.generic]:
     return array.view(np.int8) if array.dtype == np.bool_ else array
 
 
+def capture_to_lower(
+    denoiser: nn.Module,
+    forward: Callable[..., Any],
+    call: Call,
+    *,
+    static_inputs: frozenset[str] = STATIC_INPUTS,
+) -> Captured:
+    """The call as a graph that lowers: whole numbers that say where tokens lie, and truth values, are constants of it if it does
+    not without. They are those of this call alone (`Captured.held`)."""
+    captured = capture_call(denoiser, forward, call, static_inputs=static_inputs)
+    layout = frozenset(
+        name.partition(".")[0]
+        for name in captured.inputs
+        if not call.tensors[name].is_floating_point() and name.partition(".")[0] not in TIME_NAMES
+    )
+    if not layout:
+        return captured
+    try:
+        lower(captured, None)
+    except UnsupportedError as error:
+        try:
+            held = capture_call(denoiser, forward, call, static_inputs=static_inputs, hold=layout)
+            lower(held, None)
+        except DittoError:
+            raise error from None  # what is missing is missing either way
+        return held
+    return captured
+
+
 def compile_denoiser(
     captured: Captured,
     grids: Mapping[str, Grid],
@@ -117,15 +151,3 @@ def compile_denoiser(
 def _storage(tensor: torch.Tensor) -> int:
     """Where a tensor's values are; constants are copies, so that editing the module changes no program."""
     return tensor.untyped_storage().data_ptr()
-
-
-def _digest(metadata: Mapping[str, str], constants: Mapping[str, torch.Tensor]) -> str:
-    """Of everything in a file but itself."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(metadata.keys() - {"digest"}):
-        digest.update(f"{name}={metadata[name]}".encode())
-    for name in sorted(constants):
-        tensor = constants[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

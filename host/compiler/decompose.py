@@ -3,7 +3,7 @@
 
 Attention becomes two matrix products and a softmax; every convolution a `conv2d`: of height 1, over frames laid side by side
 in the channels, or with zeros between the pixels; contractions become `matmul`. What this file does not do: name operations
-that only the accelerator lacks (`rules/`), or know of grids.
+that only the accelerator lacks (`rules/`), or know of grids. What other operations are made of stands in `composed.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
+
+from ditto_cosim.host.compiler.composed import COMPOSED
 
 Sizes = Sequence[int]
 
@@ -353,6 +355,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _aten.lerp.Tensor: lerp,
     _aten.addcmul.default: addcmul,
     _aten.addcdiv.default: addcdiv,
+    **COMPOSED,
 }
 """As `ExportedProgram.run_decompositions` takes them, too."""
 
@@ -381,10 +384,20 @@ def take_graph_apart(graph: fx.Graph) -> bool:
                     known[part] = copy = graph.node_copy(part, known.__getitem__)
                     copy.meta = {**node.meta, "val": part.meta["val"]}
                 elif part.op == "output":
-                    node.replace_all_uses_with(known[part.args[0]])
+                    _put_in_place(node, part.args[0], known)
         graph.erase_node(node)
     graph.eliminate_dead_code()
     return True
+
+
+def _put_in_place(node: fx.Node, made: Any, known: dict[fx.Node, fx.Node]) -> None:
+    """What an operation's parts made, in place of its result, or of each of its results."""
+    if isinstance(made, fx.Node):
+        node.replace_all_uses_with(known[made])
+        return
+    for user in list(node.users):  # several results are had by number
+        user.replace_all_uses_with(known[made[user.args[1]]])
+        user.graph.erase_node(user)
 
 
 def _traced(node: fx.Node) -> fx.Graph:

@@ -21,10 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from ditto_cosim.host.compiler.seal import seal_of
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.files import replacing
 
-FORMAT = "ditto-factors-1"
+FORMAT = "ditto-factors-2"
 RUN_FACTORS = "factors.safetensors"
 """Those of a run, beside its record."""
 
@@ -134,6 +135,7 @@ class Factors:
             "about": json.dumps(dict(self.about)),
             "layers": json.dumps(told),
         }
+        metadata["digest"] = seal_of(metadata, tensors)
         with replacing(path) as unfinished:
             save_file({n: t.contiguous() for n, t in tensors.items()}, unfinished, metadata)
 
@@ -145,19 +147,23 @@ class Factors:
                 metadata: dict[str, Any] = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
                     raise FactorsError(f"{path}: not a file of factors (format {metadata.get('format')!r})")
-                told = json.loads(metadata["layers"])
-                layers = {
-                    name: LayerFactors(
-                        file.get_tensor(f"{name}.A"),
-                        file.get_tensor(f"{name}.A_scale"),
-                        file.get_tensor(f"{name}.B"),
-                        file.get_tensor(f"{name}.B_scale"),
-                        tuple(map(float, of["h_scales"])),
-                        str(of["digest"]),
-                        tuple(map(float, of["channels"])),
-                    )
-                    for name, of in told.items()
-                }
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            if metadata.get("digest") != seal_of(metadata, tensors):
+                raise FactorsError(
+                    f"{path}: damaged, its content is not what was written (checksum); make them again with `ditto factor`"
+                )
+            layers = {
+                name: LayerFactors(
+                    tensors[f"{name}.A"],
+                    tensors[f"{name}.A_scale"],
+                    tensors[f"{name}.B"],
+                    tensors[f"{name}.B_scale"],
+                    tuple(map(float, of["h_scales"])),
+                    str(of["digest"]),
+                    tuple(map(float, of["channels"])),
+                )
+                for name, of in json.loads(metadata["layers"]).items()
+            }
             for name, f in layers.items():
                 _check(path, name, f)
             return cls(metadata["model"], metadata["method"], layers, json.loads(metadata["about"]))

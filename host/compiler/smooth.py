@@ -42,6 +42,13 @@ class Channels:
         self.high.append(flat.amax(1).clamp(min=0))
         self.power.append(flat.square().mean(1))
 
+    def lay_over(self, places: Sequence[int]) -> None:
+        """Has observations at one place count as one."""
+        steps = [[i for i, at in enumerate(places) if at == place] for place in sorted(set(places))]
+        self.low = [torch.stack([self.low[i] for i in step]).amin(0) for step in steps]
+        self.high = [torch.stack([self.high[i] for i in step]).amax(0) for step in steps]
+        self.power = [torch.stack([self.power[i] for i in step]).mean(0) for step in steps]
+
     def extremes(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Of these steps."""
         return torch.stack(self.low[first:last]).amin(0), torch.stack(self.high[first:last]).amax(0)

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ditto_cosim.host.compiler.arguments import TIME_NAMES
 from ditto_cosim.host.compiler.cache import METHODS, Cache
 from ditto_cosim.host.compiler.capture import Captured
 from ditto_cosim.host.compiler.compiled import Compiled
@@ -40,7 +41,6 @@ SCALES_FILE = "ditto_scales.json"
 CALIBRATION_STEPS = 20
 DENOISERS = ("unet", "transformer")
 """Names under which pipelines keep a denoiser, whatever its class."""
-_TIMES = frozenset({"t", "timestep", "timesteps", "timestep_ratio", "time_step", "sigma", "sigmas"})
 _NO_DENOISERS = ("adapter", "controlnet", "encoder", "guider", "scheduler", "vae", "vqgan", "vqvae")
 PARTS = {"vae": "vae.decoder", "vqvae": "vqvae.decoder", "movq": "movq.decoder"}
 """Components whose own call pipelines do not use -> the module inside that does the work."""
@@ -112,6 +112,10 @@ def accelerate(
     if taken := [name for name, module in found.items() if isinstance(module, AcceleratedDenoiser)]:
         raise TargetError(
             f"{taken[0] or 'this module'} is accelerated already; change its `settings` instead"
+        )
+    if scripted := [name for name, module in found.items() if isinstance(module, torch.jit.ScriptModule)]:
+        raise TargetError(
+            f"{scripted[0] or 'this module'} is TorchScript, whose code cannot be followed; give the module that it was made from"
         )
     spec = RunSpec(
         backend=backend, chip=chip, design=design, rtl_layers=list(rtl_layers), cross_check=cross_check
@@ -272,7 +276,7 @@ def _part(target: Any, name: str, modules: Mapping[str, nn.Module]) -> nn.Module
 def _takes_time(name: str, module: nn.Module) -> bool:
     if any(word in name for word in _NO_DENOISERS):
         return False
-    return bool(_TIMES & inspect.signature(module.forward).parameters.keys())
+    return bool(TIME_NAMES & inspect.signature(module.forward).parameters.keys())
 
 
 def _recording(record: Recording | None, part: str, at: int) -> Recording | None:

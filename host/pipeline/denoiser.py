@@ -16,6 +16,7 @@ import functools
 import inspect
 import logging
 import math
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -28,13 +29,14 @@ from torch import nn
 from ditto_cosim.host.compiler.arguments import Call, describe, put_together, take_apart
 from ditto_cosim.host.compiler.cache import Cache, plan_of
 from ditto_cosim.host.compiler.calibrate import Calibrator
-from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, as_fp32, capture_call
-from ditto_cosim.host.compiler.compiled import Compiled, compile_denoiser
+from ditto_cosim.host.compiler.capture import STATIC_INPUTS, Captured, as_fp32
+from ditto_cosim.host.compiler.compiled import Compiled, capture_to_lower, compile_denoiser
 from ditto_cosim.host.compiler.factors import Factors
 from ditto_cosim.host.compiler.plan import PLANS, FormatPlan, draft
 from ditto_cosim.host.compiler.points import quantization_points
 from ditto_cosim.host.compiler.quantize import Grid, QuantizationError, serves
 from ditto_cosim.host.pipeline import fingerprint, programs
+from ditto_cosim.host.pipeline.moments import Moment, Reach, begins_by_form, steps_of
 from ditto_cosim.host.pipeline.programs import CallProgram
 from ditto_cosim.host.pipeline.run import Generation, Recording, Settings
 from ditto_cosim.host.reference.golden import TORCH_DTYPES
@@ -43,6 +45,8 @@ log = logging.getLogger("ditto.host")
 
 STREAMS = 4
 """Runs of one structure that differ in static inputs; beyond it, the inputs that differ are taken as varying."""
+HELD_VALUES = 8
+"""Of inputs that are constants of a program, before a word is said of it."""
 TRAJECTORY_BYTES = 256 * 2**20
 """Of a calibration's inputs, kept so that a changed module can be calibrated again."""
 
@@ -94,6 +98,8 @@ class _Stage:
     """A risen timestep ended the generation before after one step."""
     upwards: bool = False
     """It did so twice in a row: the sampler's time rises."""
+    told: bool = False
+    """That its inputs go beyond what was calibrated."""
 
 
 class Acceleration:
@@ -142,6 +148,10 @@ class Acceleration:
         self._choice: dict[str, Any] | None = None
         """How grids were chosen here; None: they were given."""
         self._trajectory: list[Call] = []
+        self._moments: list[Moment] = []
+        """Every call of the last calibration."""
+        self._reach = Reach()
+        """The numbers that its inputs held."""
         self._outgrown = False
         """The module has changed since its scales were given."""
         self._released = False
@@ -212,6 +222,7 @@ class Acceleration:
         fingerprint.refuse_unfaithful(self.module)
         self._seal()
         self._calibrators, self._trajectory = [], []
+        self._moments, self._reach = [], Reach()
 
     def abandon_calibration(self) -> None:
         """As if it had never been started."""
@@ -224,7 +235,9 @@ class Acceleration:
             raise QuantizationError(
                 "calibration saw no denoiser call; run the pipeline between start and stop"
             )
-        self.grids, self._choice = _grids(calibrators, choice), choice
+        self.grids, self._choice = _grids(calibrators, self._moments, choice), choice
+        if self._timesteps() is None:
+            self._steps = steps_of(self._moments)
         self.clipped = calibrators[0].clipped(self.grids)
         self._outgrown = False
         self._programs.clear()
@@ -240,6 +253,8 @@ class Acceleration:
     def _calibrate(self, call: Call) -> Any:
         assert self._calibrators is not None
         calibrator = _of(self._calibrators, self._capture(call))
+        self._moments.append(Moment(self._calibrators.index(calibrator), _timestep(call), self._timesteps()))
+        self._reach.add(call.tensors)
         held = sum(t.nbytes for c in self._trajectory for t in c.tensors.values())
         if held < TRAJECTORY_BYTES:
             copies = {n: t.clone() for n, t in call.tensors.items()}
@@ -263,10 +278,19 @@ class Acceleration:
             stage = self._stages.setdefault(threading.get_ident(), _Stage())
             if self._begins(stage, _timestep(call)):
                 self._end(stage)
+                stage.told = False
                 self._check(thoroughly=True)
             else:
                 self._check(thoroughly=False)
             stage.fresh = False
+            follows = all(grid.policy == "dynamic" for grid in (self.grids or {}).values())
+            if not (stage.told or follows) and (beyond := self._reach.beyond(call.tensors)):
+                stage.told = True
+                log.warning(
+                    "these scales were made from other inputs: %s; values beyond them are cut off, so calibrate with what is "
+                    "to be run (accelerate(…, calibration=…)), or take policy='dynamic'",
+                    ", ".join(beyond),
+                )
             stage.active = stream = self._stream(stage, call)
             program, step = stream.program, stream.run.seen.steps
             period = program.compiled.program.period
@@ -399,16 +423,19 @@ class Acceleration:
     def _calibrated_again(self, choice: dict[str, Any]) -> dict[str, Grid]:
         """Grids of the changed module, from the trajectory of its first calibration."""
         calibrators: list[Calibrator] = []
-        for call in self._trajectory:
-            _of(calibrators, self._capture(call)).observe_all(call.tensors)
-        return _grids(calibrators, choice)
+        moments: list[Moment] = []
+        for call, moment in zip(self._trajectory, self._moments, strict=False):
+            calibrator = _of(calibrators, self._capture(call))
+            calibrator.observe_all(call.tensors)
+            moments.append(replace(moment, form=calibrators.index(calibrator)))
+        return _grids(calibrators, moments, choice)
 
     def _capture(self, call: Call) -> Captured:
         known = self._captured.setdefault(call.key, [])
         for captured in known:
             if captured.holds(call.tensors):
                 return captured
-        known.append(capture_call(self.module, self.original, call, static_inputs=self._static_inputs))
+        known.append(capture_to_lower(self.module, self.original, call, static_inputs=self._static_inputs))
         return known[-1]
 
     def _program(self, call: Call) -> CallProgram:
@@ -441,6 +468,12 @@ class Acceleration:
         grids = self._grids_for(captured, call)
         compiled = compile_denoiser(captured, grids, steps=self._steps, plan=plan, formats=formats)
         dtypes = self._result_dtypes(call, captured)
+        if captured.held and len(known) == HELD_VALUES:
+            log.warning(
+                "%s decide what the denoiser computes and have had %d values: each is compiled anew",
+                ", ".join(captured.held),
+                HELD_VALUES,
+            )
         known.append(CallProgram(compiled, captured.held, captured.outputs, captured.result, dtypes))
         if kept is not None and grids == self.grids:
             programs.keep(kept, known[-1])
@@ -556,6 +589,7 @@ class Acceleration:
         made._kind = self._kind
         made._own_forward = copy.deepcopy(self._own_forward, memo)
         made._choice, made._trajectory, made._steps = self._choice, list(self._trajectory), self._steps
+        made._moments, made._reach = list(self._moments), self._reach
         made._thorough = self._thorough
         return made
 
@@ -623,8 +657,11 @@ def _accelerated(kind: Any) -> type[nn.Module]:
         acceleration = self.__dict__.get("_acceleration")
         if acceleration is None:  # made from the class, not by accelerate
             return kind.forward(self, *args, **kwargs)
+        if "torch._dynamo" in sys.modules:  # inside torch.compile, perhaps: there is nothing of it to compile
+            return torch.compiler.disable(acceleration.__call__)(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch leaves it so
         return acceleration(*args, **kwargs)
 
+    forward._torchdynamo_disable = True  # type: ignore[attr-defined]  # what `disable` marks its functions with
     names = {
         "forward": forward,
         "__module__": kind.__module__,
@@ -701,13 +738,14 @@ def _of(calibrators: list[Calibrator], captured: Captured) -> Calibrator:
     return calibrators[-1]
 
 
-def _grids(calibrators: list[Calibrator], choice: dict[str, Any]) -> dict[str, Grid]:
+def _grids(
+    calibrators: list[Calibrator], moments: Sequence[Moment], choice: dict[str, Any]
+) -> dict[str, Grid]:
+    for form, begins in begins_by_form(moments).items():
+        calibrators[form].lay_over(begins)
     first, *others = calibrators
-    if others:
-        first.channels.clear()  # seen for one of several forms alone
     for other in others:
-        for point, histograms in other.histograms.items():
-            first.histograms.setdefault(point, []).extend(histograms)
+        first.join(other)
     return first.grids(**choice)
 
 

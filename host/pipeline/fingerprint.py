@@ -31,6 +31,12 @@ from ditto_cosim.protocol.errors import DittoError
 DEPTH = 8
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_READ = (list, dict, set, tuple, torch.Tensor, nn.Module, np.ndarray)
+"""What a function may find under a name of its module, and somebody may change."""
+_UNPATCHED = frozenset({"abc", "builtins", "collections", "ditto_cosim", "torch", "typing"})
+"""Libraries whose classes are taken as they are; a patched method of any other is another denoiser."""
+_MET: dict[int, types.FunctionType] = {}
+"""Functions by what tells them apart, kept so that no other takes its place."""
 _IGNORED = frozenset(
     {
         *_HOOKS,
@@ -106,10 +112,10 @@ def refuse_unfaithful(module: nn.Module) -> None:
                 f"take it away (pipe.{'unet' if not name else '…'}.disable_cache() for a cache, and "
                 "ask for accelerate(cache=…) instead)"
             )
-        offload = part.__dict__.get("_hf_hook")
-        if offload is not None and getattr(offload, "offload", False):
+        if _offloads(part.__dict__.get("_hf_hook")):
             raise UnfaithfulError(
-                f"{where} is offloaded; remove the hook first (accelerate.hooks.remove_hook_from_module)"
+                f"{where} is offloaded; remove the hook first (pipe.remove_all_hooks(), or "
+                f"accelerate.hooks.remove_hook_from_module)"
             )
         if name:
             for held in _HOOKS:
@@ -127,6 +133,12 @@ def refuse_unfaithful(module: nn.Module) -> None:
                 raise UnfaithfulError(
                     f"{where} has weights on the meta device, that is none; load them first"
                 )
+
+
+def _offloads(hook: Any) -> bool:
+    """Whether a hook of the library accelerate moves weights when the module is called."""
+    inside = (hook, *getattr(hook, "hooks", ()))
+    return any(getattr(h, "offload", False) or type(h).__name__ == "CpuOffload" for h in inside)
 
 
 def _trains(part: nn.Module) -> bool:
@@ -162,6 +174,7 @@ class _Walk:
         self.found: list[Any] = []
         self._of_tensor = of_tensor
         self._seen: set[int] = set()
+        self._kinds: set[type] = set()
 
     def visit(self, thing: Any, depth: int) -> None:
         found = self.found
@@ -205,6 +218,7 @@ class _Walk:
     def _module(self, module: nn.Module, depth: int) -> None:
         self._seen.add(id(module))
         self.found.append(getattr(type(module).forward, "__code__", None))
+        self._methods(type(module), depth)
         state = module.__dict__
         for name, value in state.items():
             if name not in _IGNORED:
@@ -217,6 +231,35 @@ class _Walk:
             self.found.append(name)
             self.visit(part, 0)
 
+    def _methods(self, kind: type, depth: int) -> None:
+        """Which functions a class has now, and what those that nobody released read of their module."""
+        if kind in self._kinds:
+            return
+        self._kinds.add(kind)
+        for base in kind.__mro__:
+            if base.__module__.partition(".")[0] in _UNPATCHED:
+                continue
+            for name, function in vars(base).items():
+                if isinstance(function, types.FunctionType):
+                    _MET[id(function)] = function
+                    self.found.append((name, id(function)))
+                    self._globals(function, depth)
+
+    def _globals(self, function: types.FunctionType, depth: int) -> None:
+        """The values that a function of somebody's own finds under names of its module; what it calls is looked at in turn."""
+        if _released_function(function):
+            return
+        for name in function.__code__.co_names:
+            held = function.__globals__.get(name)
+            if isinstance(held, types.FunctionType):
+                if id(held) not in self._seen:
+                    self._seen.add(id(held))
+                    self.found.append((name, held.__code__))
+                    self._globals(held, depth)
+            elif type(held) in _PLAIN or isinstance(held, _READ):
+                self.found.append(name)
+                self.visit(held, depth)
+
     def _object(self, thing: Any, depth: int) -> None:
         if isinstance(thing, types.MethodType):
             self.visit(thing.__func__, depth)
@@ -227,6 +270,7 @@ class _Walk:
         elif isinstance(thing, types.FunctionType):
             self._seen.add(id(thing))
             self.found.append(thing.__code__)
+            self._globals(thing, depth)
             self.visit((thing.__defaults__, thing.__kwdefaults__), depth)
             for cell in thing.__closure__ or ():
                 try:
@@ -242,6 +286,7 @@ class _Walk:
         else:
             self._seen.add(id(thing))
             self.found.append(getattr(type(thing).__call__, "__code__", None) if callable(thing) else None)
+            self._methods(type(thing), depth)
             self.visit(vars(thing), depth)
 
 
@@ -268,6 +313,12 @@ class _LastingWalk(_Walk):
         if isinstance(thing, types.FunctionType) and not _released_function(thing):
             raise _FleetingError(thing.__qualname__)
         super()._object(thing, depth)
+
+    def _methods(self, kind: type, depth: int) -> None:
+        """Their code is read by name."""
+
+    def _globals(self, function: types.FunctionType, depth: int) -> None:
+        """Nobody's own function comes so far."""
 
     def _class(self, kind: type) -> None:
         for base in kind.__mro__:

@@ -6,8 +6,8 @@
     keep(key, program)
 
 A key covers the module's weights, state and code (`fingerprint.lasting`), the call's shapes and structure, scales, formats, and
-our own sources; a file that was altered or cut is no program. $DITTO_PROGRAMS=off keeps none. What this file does not do: make
-programs, or know when one is stale within a process (`denoiser.py`).
+our own sources; a file that was altered, cut or another key's is no program. $DITTO_PROGRAMS=off keeps none. What this file does
+not do: make programs, or know when one is stale within a process (`denoiser.py`).
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ def load(key: str) -> CallProgram | None:
         if told.pop("seal") != _seal(key, told):
             raise ValueError("damaged")
         compiled = Compiled.load(folder / _PROGRAM)
+        if compiled.seal != told["program"]:
+            raise ValueError("another's")
         dtypes = tuple(getattr(torch, name) for name in told["dtypes"])
         program = CallProgram(compiled, {}, tuple(told["outputs"]), result_from(told["result"]), dtypes)
     except (
@@ -116,8 +118,8 @@ def keep(key: str, program: CallProgram) -> None:
     }
 
     def write(folder: Path) -> None:
-        program.compiled.save(folder / _PROGRAM)
-        (folder / _CALL).write_text(json.dumps({**told, "seal": _seal(key, told)}))
+        about = {**told, "program": program.compiled.save(folder / _PROGRAM)}
+        (folder / _CALL).write_text(json.dumps({**about, "seal": _seal(key, about)}))
 
     with contextlib.suppress(OSError, DittoError):
         publish(_folder() / key, write)
@@ -125,7 +127,7 @@ def keep(key: str, program: CallProgram) -> None:
 
 
 def _seal(key: str, told: Mapping[str, Any]) -> str:
-    """Of what is kept beside a program's file, which has its own."""
+    """Of what is kept beside a program's file; the file's own is part of it, so that neither goes with another."""
     return digest(key, json.dumps(told, sort_keys=True))
 
 

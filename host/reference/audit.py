@@ -268,6 +268,7 @@ def _geometry(facts: Facts) -> Geometry | None:
             k_max=int(facts["k_max"]),
             n_max=int(facts["n_max"]),
             weight_banks=int(facts["weight_banks"]),
+            pe_stages=int(facts.get("pe_stages", 1)),  # what records had before there was a choice
         )
     except (KeyError, ValueError, GeometryError):
         return None

@@ -6,7 +6,7 @@ Written from the contract's text (the header of `device/timing/schedule.py`) and
 
     row      enc[r]  = max(enc[r−1], done[r−2]) + ⌈chunk ÷ E⌉ + ENCODE_FLUSH_CYCLES
              done[r] = max(done[r−1], enc[r]) + blocks × max(1, ⌈slots ÷ 4⌉)          r counts a lane's own rows
-    pass     FILL_CYCLES + the slowest lane's last done + DRAIN_CYCLES
+    pass     FILL_CYCLES + the slowest lane's last done + stages of the PEs + DRAIN_CYCLES
     weights  chunk × blocks cycles before each pass; with two banks only what the previous pass does not hide
     tile     all passes of its groups and its chunks of K, one after another;  work: its slowest tile
 
@@ -104,7 +104,7 @@ def _of_chunks(geometry: Geometry, grid: BlockGrid, work: Work, chunks: I64, slo
     by_group = np.zeros((work.groups, len(rows_of)), np.int64)
     for width in chunks_of(blocks, _up(blocks * geometry.columns, geometry.n_max)):
         load = chunks * width
-        run = _pass(words, there, width, encode, geometry.lanes)  # [chunks, groups, tiles]
+        run = _pass(words, there, width, encode, geometry)  # [chunks, groups, tiles]
         waited = np.broadcast_to(load[:, None, None], run.shape).copy()
         if geometry.weight_banks == 2:
             waited[1:] = np.maximum(waited[1:] - run[:-1], 0)
@@ -119,8 +119,9 @@ def _shares(count: int, parts: int) -> list[tuple[int, int]]:
     return list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
 
 
-def _pass(words: I64, there: npt.NDArray[np.bool_], blocks: int, encode: I64, lanes: int) -> I64:
+def _pass(words: I64, there: npt.NDArray[np.bool_], blocks: int, encode: I64, geometry: Geometry) -> I64:
     """[chunks, groups, tiles] of [chunks, groups, tiles, rows], where `there` is one; row r of a tile goes to lane r mod R."""
+    lanes = geometry.lanes
     *kept, rows = words.shape
     enc = np.full((*kept, lanes), FILL_CYCLES, np.int64)
     done, before = np.zeros_like(enc), np.zeros_like(enc)
@@ -132,5 +133,5 @@ def _pass(words: I64, there: npt.NDArray[np.bool_], blocks: int, encode: I64, la
         before[..., own] = np.where(is_row, done[..., own], before[..., own])
         enc[..., own] = np.where(is_row, encoded, enc[..., own])
         done[..., own] = np.where(is_row, ended, done[..., own])
-    slowest: I64 = done.max(axis=-1) + DRAIN_CYCLES
+    slowest: I64 = done.max(axis=-1) + geometry.pe_stages + DRAIN_CYCLES
     return slowest

@@ -13,6 +13,7 @@ module board #(
   parameter int unsigned NMax         = 64,
   parameter int unsigned LowRule      = 0,
   parameter int unsigned WeightBanks  = 1,
+  parameter int unsigned PeStages     = 1,
   parameter int unsigned OperandBeats = 2048,
   parameter int unsigned ResultDepth  = 1024,
   parameter logic [63:0] Digest       = 64'd0
@@ -69,7 +70,7 @@ module board #(
 
   board_tile #(
     .Lanes(Lanes), .Columns(Columns), .EncodeWidth(EncodeWidth), .KMax(KMax), .NMax(NMax), .LowRule(LowRule),
-    .WeightBanks(WeightBanks), .OperandBeats(OperandBeats), .ResultDepth(ResultDepth), .Window(Window), .Digest(Digest)
+    .WeightBanks(WeightBanks), .PeStages(PeStages), .OperandBeats(OperandBeats), .ResultDepth(ResultDepth), .Window(Window), .Digest(Digest)
   ) u_board_tile (
     .clk_i, .rst_ni, .busy_o(tile_busy), .write_valid_i(write_valid), .address_i(address), .write_data_i(write_data),
     .read_data_o(tile_data), .dropped_i(dropped)

@@ -14,7 +14,7 @@
 //   0x00 MODE  0x04 ROWS  0x08 K  0x0c BLOCKS  0x10 REFERENCE: bit 8 memory, bits 7:0 constant  0x14 RUN (any write)
 //   0x18 STATUS: bit 0 a pass runs, bit 1 the last RUN was refused   0x1c CYCLES of the last pass   0x20 PASSES run
 //   0x24 DROPPED frames   0x40 + 16 * lane: BUSY, STARVED, STALLED of the last pass
-// A RUN that the tile cannot take (K, blocks or mode out of range, more rows than the memories hold) is refused.
+// A RUN that does not fit (more rows than the memories hold, or what the tile refuses) starts nothing.
 // What it does not do: know frames (engine), split K, add partial sums.
 
 module board_tile
@@ -28,6 +28,7 @@ module board_tile
   parameter int unsigned NMax         = 64,
   parameter int unsigned LowRule      = 0,
   parameter int unsigned WeightBanks  = 1,
+  parameter int unsigned PeStages     = 1,
   parameter int unsigned OperandBeats = 2048,
   parameter int unsigned ResultDepth  = 1024,
   parameter int unsigned Window       = 4,
@@ -40,11 +41,10 @@ module board_tile
   input  logic        write_valid_i,
   input  logic [31:0] address_i,
   input  logic [7:0]  write_data_i,
-  output logic [7:0]  read_data_o,
+  output logic [7:0]  read_data_o,   // of the address two cycles before
   input  logic [15:0] dropped_i
 );
 
-  localparam int unsigned Blocks = NMax / Columns;
   localparam int unsigned ColumnWidth = $clog2(Columns);
   localparam int unsigned ElementWidth = $clog2(EncodeWidth);
   localparam int unsigned KIndexWidth = $clog2(KMax);
@@ -53,7 +53,7 @@ module board_tile
   localparam int unsigned LaneShift = $clog2(Lanes);
   localparam int unsigned LaneWidth = Lanes > 1 ? LaneShift : 1;
   localparam logic [31:0] Magic = 32'h4f54_5444;  // "DTTO"
-  localparam logic [31:0] StreamVersion = 32'd1;
+  localparam logic [31:0] StreamVersion = 32'd2;
 
   if ((1 << ColumnWidth) != Columns || (1 << LaneShift) != Lanes || Columns < 2) begin : gen_powers
     $error("board_tile: Lanes = %0d and Columns = %0d must be powers of two (Columns at least 2)", Lanes, Columns);
@@ -77,49 +77,65 @@ module board_tile
   logic [31:0] k_q;
   logic [31:0] blocks_q;
   logic [31:0] reference_q;
-  logic        refused_q;
+  logic        refused_q;  // by this module; what else the tile cannot take it refuses itself
+  logic        tile_refused;
+  logic        was_busy_q;
   logic [31:0] passes_q;
 
+  // Registers are written long before RUN, a byte at a time, so what follows from them may take some cycles.
   logic        run;
   logic        start;
-  logic        fits;
-  logic        fits_q;  // registers are written long before RUN, a byte at a time
-  logic [31:0] beats;
-  logic [15:0] lane_rows;
+  logic        start_q;  // the tile's: operands are on their way a cycle before
+  logic        tile_busy;
+  logic        narrow_q;
+  logic [27:0] beats_due_q;
+  logic [27:0] entries_due_q;
+  logic        fits_q;
+  logic [KWidth-1:0] beats_q;  // of a row
+  logic [15:0] most_rows_q;  // of a lane
 
-  assign run       = write_valid_i && region == RegionRegister && offset == 28'h17;
-  assign beats     = (k_q + 32'(EncodeWidth - 1)) >> ElementWidth;
-  assign lane_rows = 16'((rows_q + 32'(Lanes - 1)) >> LaneShift);
-  assign fits      = mode_q < 32'd3 && k_q != '0 && k_q <= 32'(KMax) && blocks_q != '0 && blocks_q <= 32'(Blocks)
-                     && rows_q != '0 && rows_q[31:15] == '0
-                     && lane_rows * beats[15:0] <= 32'(OperandBeats)
-                     && lane_rows * blocks_q[15:0] <= 32'(ResultDepth);
-  assign start     = run && fits_q && !busy_o;
+  assign run   = write_valid_i && region == RegionRegister && offset == 28'h17;
+  assign start = run && fits_q && !busy_o;
+  assign busy_o = start_q || tile_busy;
+
+  always_ff @(posedge clk_i) begin : begins
+    start_q <= rst_ni && start;
+  end
 
   always_ff @(posedge clk_i) begin : check
-    fits_q <= fits;
+    beats_q       <= KWidth'((k_q + 32'(EncodeWidth - 1)) >> ElementWidth);
+    most_rows_q   <= 16'((rows_q + 32'(Lanes - 1)) >> LaneShift);
+    narrow_q      <= mode_q[31:2] == '0 && k_q[31:KWidth] == '0 && blocks_q[31:BlockWidth] == '0
+                     && rows_q != '0 && rows_q[31:15] == '0;
+    beats_due_q   <= most_rows_q * 28'(beats_q);
+    entries_due_q <= most_rows_q * 28'(blocks_q[BlockWidth-1:0]);
+    fits_q        <= narrow_q && beats_due_q <= 28'(OperandBeats) && entries_due_q <= 28'(ResultDepth);
   end
 
   always_ff @(posedge clk_i) begin : registers
     if (!rst_ni) begin
-      refused_q <= 1'b0;
-      passes_q  <= '0;
-      mode_q    <= '0;
-      rows_q    <= '0;
-      k_q       <= '0;
-      blocks_q  <= '0;
+      refused_q  <= 1'b0;
+      was_busy_q <= 1'b0;
+      passes_q   <= '0;
+      mode_q     <= '0;
+      rows_q     <= '0;
+      k_q        <= '0;
+      blocks_q   <= '0;
       reference_q <= '0;
-    end else if (write_valid_i && region == RegionRegister && offset < 28'h18) begin
+    end else begin
+      was_busy_q <= tile_busy;
+      if (tile_busy && !was_busy_q) passes_q <= passes_q + 32'd1;
       if (run) refused_q <= !start;
-      if (start) passes_q <= passes_q + 32'd1;
-      unique case (offset[4:2])
-        3'd0: mode_q[8*offset[1:0]+:8]      <= write_data_i;
-        3'd1: rows_q[8*offset[1:0]+:8]      <= write_data_i;
-        3'd2: k_q[8*offset[1:0]+:8]         <= write_data_i;
-        3'd3: blocks_q[8*offset[1:0]+:8]    <= write_data_i;
-        3'd4: reference_q[8*offset[1:0]+:8] <= write_data_i;
-        default: ;
-      endcase
+      if (write_valid_i && region == RegionRegister && offset < 28'h18) begin
+        unique case (offset[4:2])
+          3'd0: mode_q[8*offset[1:0]+:8]      <= write_data_i;
+          3'd1: rows_q[8*offset[1:0]+:8]      <= write_data_i;
+          3'd2: k_q[8*offset[1:0]+:8]         <= write_data_i;
+          3'd3: blocks_q[8*offset[1:0]+:8]    <= write_data_i;
+          3'd4: reference_q[8*offset[1:0]+:8] <= write_data_i;
+          default: ;
+        endcase
+      end
     end
   end
 
@@ -171,11 +187,11 @@ module board_tile
   /* verilator lint_off PINCONNECTEMPTY */  // results come in order, and weights only between passes
   tile #(
     .Lanes(Lanes), .Columns(Columns), .EncodeWidth(EncodeWidth), .KMax(KMax), .NMax(NMax), .LowRule(LowRule),
-    .WeightBanks(WeightBanks)
+    .WeightBanks(WeightBanks), .PeStages(PeStages)
   ) u_tile (
     .clk_i, .rst_ni,
-    .start_i(start), .swap_i(1'b1), .mode_i(mode_q[1:0]), .rows_i(rows_q[RowWidth-1:0]), .k_i(k_q[KWidth-1:0]),
-    .blocks_i(blocks_q[BlockWidth-1:0]), .busy_o, .cycle_o(cycles),
+    .start_i(start_q), .swap_i(1'b1), .mode_i(mode_q[1:0]), .rows_i(rows_q[RowWidth-1:0]), .k_i(k_q[KWidth-1:0]),
+    .blocks_i(blocks_q[BlockWidth-1:0]), .busy_o(tile_busy), .refused_o(tile_refused), .cycle_o(cycles),
     .weight_valid_i(weight_valid_q), .weight_ready_o(), .weight_block_i(weight_block_q),
     .weight_k_i(KWidth'(weight_k_q)), .weight_i(weight_row_q),
     .operand_valid_i(operand_valid), .operand_ready_o(operand_ready), .current_i(current), .reference_i(reference),
@@ -213,34 +229,35 @@ module board_tile
     assign write_beat    = offset[ElementWidth+:BeatWidth];
     assign mine = write_valid_i && !busy_o && 28'(offset >> (ElementWidth + BeatWidth)) == 28'(l);
 
-    // A beat waits in a register for the encoder; the next one is fetched when it goes.
-    logic [31:0]              rows_left_q;
-    logic [31:0]              beats_left_q;
+    // A beat waits in a register for the encoder, the next one at the memories' outputs. Between passes the first one goes both
+    // steps again and again, so that it is there when the tile starts.
+    logic [15:0]              lane_rows_q;
+    logic [27:0]              lane_beats_q;
+    logic [27:0]              beats_left_q;
     logic [BeatWidth-1:0]     fetch_q;
     logic                     beat_valid_q;
-    logic                     fetches;
+    logic                     moves;
 
-    assign fetches = !beat_valid_q || operand_ready[l];
+    assign moves = !beat_valid_q || operand_ready[l];
+
+    always_ff @(posedge clk_i) begin : count_beats
+      lane_rows_q  <= 16'((rows_q + 32'(Lanes - 1 - l)) >> LaneShift);
+      lane_beats_q <= lane_rows_q * 28'(beats_q);
+    end
 
     always_ff @(posedge clk_i) begin : fetch
       if (!rst_ni) begin
         beat_valid_q <= 1'b0;
-        rows_left_q  <= '0;
       end else if (start) begin
-        rows_left_q  <= (rows_q + 32'(Lanes - 1 - l)) >> LaneShift;
-        beats_left_q <= beats;
+        beats_left_q <= lane_beats_q;
+        fetch_q      <= BeatWidth'(1);
+      end else if (!busy_o) begin
         fetch_q      <= '0;
         beat_valid_q <= 1'b0;
-      end else if (fetches) begin
-        beat_valid_q <= rows_left_q != '0;
-        if (rows_left_q != '0) begin
-          fetch_q      <= fetch_q + BeatWidth'(1);
-          beats_left_q <= beats_left_q - 32'd1;
-          if (beats_left_q == 32'd1) begin
-            beats_left_q <= beats;
-            rows_left_q  <= rows_left_q - 32'd1;
-          end
-        end
+      end else if (moves) begin
+        fetch_q      <= fetch_q + BeatWidth'(1);
+        beat_valid_q <= beats_left_q != '0;
+        if (beats_left_q != '0) beats_left_q <= beats_left_q - 28'd1;
       end
     end
 
@@ -248,6 +265,8 @@ module board_tile
     for (genvar e = 0; e < EncodeWidth; e++) begin : gen_element
       logic [7:0] current_memory   [OperandBeats];
       logic [7:0] reference_memory [OperandBeats];
+      logic [7:0] next_current_q;
+      logic [7:0] next_reference_q;
       logic [7:0] current_q;
       logic [7:0] reference_byte_q;
       logic       written;
@@ -257,14 +276,16 @@ module board_tile
       always_ff @(posedge clk_i) begin : operands
         if (written && region == RegionCurrent) current_memory[write_beat] <= write_data_i;
         if (written && region == RegionReference) reference_memory[write_beat] <= write_data_i;
-        if (fetches) begin
-          current_q        <= current_memory[fetch_q];
-          reference_byte_q <= reference_memory[fetch_q];
+        if (moves) begin
+          next_current_q   <= current_memory[fetch_q];
+          next_reference_q <= reference_memory[fetch_q];
+          current_q        <= next_current_q;
+          reference_byte_q <= reference_q[8] ? next_reference_q : reference_q[7:0];
         end
       end
 
       assign current[l*EncodeWidth+e]   = current_q;
-      assign reference[l*EncodeWidth+e] = reference_q[8] ? reference_byte_q : reference_q[7:0];
+      assign reference[l*EncodeWidth+e] = reference_byte_q;
     end
 
     // Every result is taken in the cycle in which it is offered.
@@ -305,7 +326,7 @@ module board_tile
   end
 
   ////////////////////////////////////////////////////
-  // Reads: the byte of the address of the cycle before //
+  // Reads: a word in one cycle, its byte in the next //
   ////////////////////////////////////////////////////
 
   logic [3:0]           read_region_q;
@@ -325,7 +346,7 @@ module board_tile
       26'd2: register_word = k_q;
       26'd3: register_word = blocks_q;
       26'd4: register_word = reference_q;
-      26'd6: register_word = {30'd0, refused_q, busy_o};
+      26'd6: register_word = {30'd0, refused_q || tile_refused, busy_o};
       26'd7: register_word = cycles;
       26'd8: register_word = passes_q;
       26'd9: register_word = {16'd0, dropped_i};
@@ -357,6 +378,7 @@ module board_tile
       26'd11: identity_word = 32'(Window);
       26'd12: identity_word = Digest[31:0];
       26'd13: identity_word = Digest[63:32];
+      26'd14: identity_word = 32'(PeStages);
       default: identity_word = '0;
     endcase
   end
@@ -368,12 +390,12 @@ module board_tile
     register_q    <= region == RegionIdentity ? identity_word[8*offset[1:0]+:8] : register_word[8*offset[1:0]+:8];
   end
 
-  always_comb begin : select
+  always_ff @(posedge clk_i) begin : select
     unique case (read_region_q)
-      RegionRegister, RegionIdentity: read_data_o = register_q;
-      RegionResult, RegionResult24: read_data_o = result_byte[result_lane_q];
-      RegionReport: read_data_o = report_byte[report_lane_q];
-      default: read_data_o = '0;
+      RegionRegister, RegionIdentity: read_data_o <= register_q;
+      RegionResult, RegionResult24: read_data_o <= result_byte[result_lane_q];
+      RegionReport: read_data_o <= report_byte[report_lane_q];
+      default: read_data_o <= '0;
     endcase
   end
 

@@ -36,9 +36,9 @@ module engine
   // Bytes of the tile and its registers
   input  logic        busy_i,
   output logic        write_valid_o,
-  output logic [31:0] address_o,  // of the byte written, or of the byte to be read in the next cycle
+  output logic [31:0] address_o,  // of the byte written, or of the byte to be read
   output logic [7:0]  write_data_o,
-  input  logic [7:0]  data_i
+  input  logic [7:0]  data_i      // of the address two cycles before
 );
 
   typedef enum logic [3:0] {
@@ -50,7 +50,6 @@ module engine
     StateKind,
     StateSeq,
     StateNonce,
-    StateFetch,
     StateData,
     StateDrop
   } state_e;
@@ -66,6 +65,19 @@ module engine
   logic                 session_q;
   logic                 repeated_q;
   logic [7:0]           answer_kind_q;
+
+  // Bytes that are read, on their way to the line: as many are asked for as there are places for them.
+  localparam int unsigned ReadDepth = 4;
+  localparam int unsigned ReadWidth = $clog2(ReadDepth);
+  logic [7:0]           fifo_q [ReadDepth];
+  logic [ReadWidth-1:0] put_q;
+  logic [ReadWidth-1:0] get_q;
+  logic [ReadWidth:0]   asked_q;   // for bytes that have not been answered yet
+  logic [ReadWidth:0]   held_q;
+  logic [15:0]          to_ask_q;
+  logic [1:0]           arrives_q;
+  logic                 asks;
+  logic                 gives;     // a byte to the line
 
   logic [7:0]  kind;
   logic [7:0]  seq;
@@ -88,8 +100,10 @@ module engine
   assign write_valid_o = state_q == StateWrite;
   assign write_data_o  = read_data_i;
   assign frame_done_o  = state_q == StateDrop;
+  assign asks          = state_q == StateData && to_ask_q != '0 && asked_q != (ReadWidth + 1)'(ReadDepth);
+  assign gives       = state_q == StateData && held_q != '0 && answer_ready_i;
 
-  always_comb begin : answers
+  always_comb begin : answer
     answer_valid_o = 1'b0;
     answer_o       = answer_kind_q;
     answer_last_o  = 1'b0;
@@ -107,12 +121,33 @@ module engine
         answer_last_o  = count_q[1:0] == 2'd3;
       end
       StateData: begin
-        answer_valid_o = 1'b1;
-        answer_o       = data_i;
+        answer_valid_o = held_q != '0;
+        answer_o       = fifo_q[get_q];
         answer_last_o  = count_q == 16'd1;
       end
       default: answer_valid_o = 1'b0;
     endcase
+  end
+
+  always_ff @(posedge clk_i) begin : reading
+    if (!rst_ni || state_q == StateDecide) begin
+      put_q     <= '0;
+      get_q     <= '0;
+      asked_q   <= '0;
+      held_q    <= '0;
+      arrives_q <= '0;
+      to_ask_q  <= {header_q[7], header_q[6]};
+    end else begin
+      arrives_q <= {arrives_q[0], asks};
+      asked_q   <= asked_q + (ReadWidth + 1)'(asks) - (ReadWidth + 1)'(gives);
+      held_q    <= held_q + (ReadWidth + 1)'(arrives_q[1]) - (ReadWidth + 1)'(gives);
+      if (asks) to_ask_q <= to_ask_q - 16'd1;
+      if (gives) get_q <= get_q + ReadWidth'(1);
+      if (arrives_q[1]) begin
+        fifo_q[put_q] <= data_i;
+        put_q         <= put_q + ReadWidth'(1);
+      end
+    end
   end
 
   always_ff @(posedge clk_i) begin : steps
@@ -180,7 +215,7 @@ module engine
 
         StateSeq: begin
           if (answer_ready_i) begin
-            state_q <= answer_last_o ? StateDrop : answer_kind_q == KindWelcome ? StateNonce : StateFetch;
+            state_q <= answer_last_o ? StateDrop : answer_kind_q == KindWelcome ? StateNonce : StateData;
             if (answer_kind_q == KindWelcome) count_q <= '0;
           end
         end
@@ -192,13 +227,13 @@ module engine
           end
         end
 
-        StateFetch: state_q <= StateData;
-
         StateData: begin
-          if (answer_ready_i) begin
+          if (asks) begin
             address_q <= address_q + (address_q[31:28] == RegionResult24 && address_q[1:0] == 2'd2 ? 32'd2 : 32'd1);
-            count_q   <= count_q - 16'd1;
-            state_q   <= answer_last_o ? StateDrop : StateFetch;
+          end
+          if (gives) begin
+            count_q <= count_q - 16'd1;
+            if (answer_last_o) state_q <= StateDrop;
           end
         end
 

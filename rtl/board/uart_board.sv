@@ -12,6 +12,7 @@ module uart_board #(
   parameter int unsigned NMax         = 64,
   parameter int unsigned LowRule      = 0,
   parameter int unsigned WeightBanks  = 1,
+  parameter int unsigned PeStages     = 1,
   parameter int unsigned OperandBeats = 2048,
   parameter int unsigned ResultDepth  = 1024,
   parameter int unsigned ClocksPerBit = 25,
@@ -52,7 +53,7 @@ module uart_board #(
 
   board #(
     .Lanes(Lanes), .Columns(Columns), .EncodeWidth(EncodeWidth), .KMax(KMax), .NMax(NMax), .LowRule(LowRule),
-    .WeightBanks(WeightBanks), .OperandBeats(OperandBeats), .ResultDepth(ResultDepth), .Digest(Digest)
+    .WeightBanks(WeightBanks), .PeStages(PeStages), .OperandBeats(OperandBeats), .ResultDepth(ResultDepth), .Digest(Digest)
   ) u_board (
     .clk_i, .rst_ni(rst_n), .rx_valid_i(rx_valid), .rx_data_i(rx_data),
     .tx_valid_o(tx_valid), .tx_ready_i(tx_ready), .tx_data_o(tx_data), .busy_o

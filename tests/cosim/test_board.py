@@ -23,6 +23,7 @@ from ditto_cosim.device.backends.base import Gemm
 from ditto_cosim.device.backends.board import REGISTER, BoardBackend, SerialPort, choose_port
 from ditto_cosim.device.backends.model import ModelBackend
 from ditto_cosim.device.chips import load_chip
+from ditto_cosim.device.timing.lane import tile_times
 from ditto_cosim.protocol.errors import BackendError, ParametersError, WatchdogError
 from ditto_cosim.sim_harness.board import SimulatedBoard
 
@@ -290,6 +291,20 @@ def test_board_hardware_refuses_what_its_tile_cannot_take(
     link.finish()
     assert struct.unpack("<I", status)[0] == 2
     assert before == after
+
+
+@pytest.mark.parametrize(("chip_name", "rows", "k"), [("ecp5", 37, 100), ("tiny", 1, 3), ("tiny", 40, 4)])
+def test_board_keeps_bits_and_cycles_of_the_contract(chip_name: str, rows: int, k: int) -> None:
+    chip, job = load_chip(chip_name), product(rows, k, 40, seed=7)
+    board = SimulatedBoard(chip.geometry)
+    backend = BoardBackend(chip, board.port)
+    try:
+        expected = ModelBackend(chip).gemm(job)
+        assert_same(backend.gemm(job), expected)
+        assert backend.cycles == tile_times(expected.slots[0], k, 40, chip.geometry).cycles
+    finally:
+        backend.close()
+        board.close()
 
 
 def test_board_name_makes_the_backend_for_one_board(simulated: SimulatedBoard) -> None:

@@ -183,81 +183,113 @@ def kept(directory: Path) -> tuple[object, ...]:
     return steps, (directory / "picture-0.png").read_bytes(), report["total_cycles"], report["verdict"]
 
 
-@pytest.mark.long
-@pytest.mark.timeout(4 * 3600)  # two hundred commands, most of them to their end
-def test_commands_killed_two_hundred_times_lose_nothing(commands: Commands, tmp_path: Path) -> None:
-    import torch
+@dataclass
+class Killer:
+    """Kills jobs behind a random share of their work, however slow the machine is now."""
 
-    rng, kills, zygote = random.Random(200), 0, commands.zygote
+    zygote: Zygote
+    rng: random.Random
+    kills: int = 0
+    cpu_s: float = 0.0
+    """Of the processor, that the job took when nobody killed it."""
 
-    def killed(cpu_s: float, function: str, *arguments: object) -> bool:
-        """Whether the job was killed before its end: behind a random share of its work, however slow the machine is now."""
-        child, at = zygote.start(function, *arguments), rng.random() * cpu_s
+    def spare(self, function: str, *arguments: object) -> None:
+        """Lets it come to its end."""
+        child = self.zygote.start(function, *arguments)
+        assert child.wait() == 0, self.zygote.log.read_text()[-3000:]
+        self.cpu_s = child.cpu_s
+
+    def kill(self, function: str, *arguments: object) -> None:
+        """Counts if it was killed before its end."""
+        child, at = self.zygote.start(function, *arguments), self.rng.random() * self.cpu_s
         while child.spent_s() < at:
             time.sleep(0.01)
-        time.sleep(rng.random() * 0.05)
+        time.sleep(self.rng.random() * 0.05)
         child.kill()
-        return child.wait() == -9
+        self.kills += child.wait() == -9
+        print(f"{self.kills} kills: {function} {' '.join(map(str, arguments[:1]))}", flush=True)
 
-    def cost_s(function: str, *arguments: object) -> float:
-        """Of the processor, from begin to end."""
-        child = zygote.start(function, *arguments)
-        assert child.wait() == 0, zygote.log.read_text()[-3000:]
-        return child.cpu_s
 
-    calm = tmp_path / "calm"
-    cpu_s = cost_s("ditto", "generate", *GENERATE, "-o", str(calm))
+@pytest.fixture
+def killer(commands: Commands) -> Killer:
+    return Killer(commands.zygote, random.Random(200))
+
+
+@pytest.fixture(scope="module")
+def calm(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A run that nobody killed, and what it took."""
+    run, spared = tmp_path_factory.mktemp("calm") / "run", Killer(commands.zygote, random.Random())
+    spared.spare("ditto", "generate", *GENERATE, "-o", str(run))
+    return run, spared.cpu_s
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3 * 3600)  # most of the commands come to their end, too
+def test_generate_and_resume_killed_again_and_again_lose_nothing(
+    commands: Commands, killer: Killer, calm: tuple[Path, float], tmp_path: Path
+) -> None:
+    expected, killer.cpu_s = kept(calm[0]), calm[1]
     lives = 0
-    while kills < COMMAND_KILLS * 6 // 10:
+    while killer.kills < COMMAND_KILLS * 6 // 10:
         run = tmp_path / f"run{lives}"
         lives += 1
-        if lives % 2:
-            shutil.rmtree(
-                commands.programs, ignore_errors=True
-            )  # it is compiled, and kept, between kills too
+        if lives % 2:  # it is compiled, and kept, between kills too
+            shutil.rmtree(commands.programs, ignore_errors=True)
         for _ in range(8):
             if (run / "run.json").exists():
                 done = len(RunRecord(run))
-                kills += killed(cpu_s, "ditto", "resume", str(run), "--json")
+                killer.kill("ditto", "resume", str(run), "--json")
                 assert len(RunRecord(run)) >= done
             else:
-                kills += killed(cpu_s, "ditto", "generate", *GENERATE, "-o", str(run))
-            print(f"{kills} kills, {run.name}", flush=True)
+                killer.kill("ditto", "generate", *GENERATE, "-o", str(run))
         if not (run / "run.json").exists():
-            finished(zygote, "ditto", "generate", *GENERATE, "-o", str(run))
-        finished(zygote, "ditto", "resume", str(run), "--json")
-        assert kept(run) == kept(calm)
+            finished(commands.zygote, "ditto", "generate", *GENERATE, "-o", str(run))
+        finished(commands.zygote, "ditto", "resume", str(run), "--json")
+        assert kept(run) == expected
 
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("command", ["calibrate", "sweep"])
+def test_file_that_a_killed_command_writes_is_whole(
+    command: str, killer: Killer, calm: tuple[Path, float], tmp_path: Path
+) -> None:
     scales, plot = tmp_path / "scales.json", tmp_path / "sweep.png"
-    calibrate = ("calibrate", "fashion-ddpm", "--steps", "3", "--batch", "1", "-o", str(scales))
-    sweep = ("sweep", str(calm), "--json", "-o", str(plot))
-    for target, arguments in ((scales, calibrate), (plot, sweep)):
-        cpu_s = cost_s("ditto", *arguments)
-        expected = target.read_bytes()
-        before = kills
-        while kills < before + COMMAND_KILLS // 10:
-            kills += killed(cpu_s, "ditto", *arguments)
-            assert target.read_bytes() == expected
+    target, arguments = {
+        "calibrate": (scales, ("fashion-ddpm", "--steps", "3", "--batch", "1", "-o", str(scales))),
+        "sweep": (plot, (str(calm[0]), "--json", "-o", str(plot))),
+    }[command]
+    killer.spare("ditto", command, *arguments)
+    expected = target.read_bytes()
+    while killer.kills < COMMAND_KILLS // 10:
+        killer.kill("ditto", command, *arguments)
+        assert target.read_bytes() == expected
 
-    page = tmp_path / "page"
-    small = tmp_path / "small"
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_page_that_a_killed_report_writes_is_whole(killer: Killer, tmp_path: Path) -> None:
+    page, small = tmp_path / "page", tmp_path / "small"
     with LocalDevice(["--backend", "model", "--chip", "tiny"]) as device:
-        finished(zygote, "generate", device.link.address, str(small), False)
-    cpu_s = cost_s("report", str(small), str(page))
+        finished(killer.zygote, "generate", device.link.address, str(small), False)
+    killer.spare("report", str(small), str(page))
     texts = {p.name: p.read_bytes() for p in page.iterdir()}
-    before = kills
-    while kills < before + COMMAND_KILLS // 10:
-        kills += killed(cpu_s, "report", str(small), str(page))
+    while killer.kills < COMMAND_KILLS // 10:
+        killer.kill("report", str(small), str(page))
         assert {p.name: p.read_bytes() for p in page.iterdir() if UNFINISHED not in p.name} == texts
 
-    weights = tmp_path / "weights"
-    cpu_s = cost_s("train", str(tmp_path / "calm-weights"), 3)
-    before, steps = kills, 0
-    while kills < before + COMMAND_KILLS // 10:
-        kills += killed(cpu_s, "train", str(weights), 1000)
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_training_killed_again_and_again_goes_on(killer: Killer, tmp_path: Path) -> None:
+    import torch
+
+    weights, steps = tmp_path / "weights", 0
+    killer.spare("train", str(tmp_path / "calm-weights"), 3)
+    while killer.kills < COMMAND_KILLS // 10:
+        killer.kill("train", str(weights), 1000)
         if (weights / "checkpoint.pt").exists():
             now = torch.load(weights / "checkpoint.pt", weights_only=True)["step"]
             assert now >= steps
             steps = now
     assert steps > 0
-    assert kills >= COMMAND_KILLS

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +17,14 @@ import numpy as np
 import psutil
 import pytest
 
+from ditto_cosim.device.serving.front import STUCK_S, Front, _Session
+from ditto_cosim.device.serving.nursery import WHERE, Beat, Slate
 from ditto_cosim.host.wire import link as link_module
 from ditto_cosim.host.wire.client import connect
 from ditto_cosim.protocol import codec, tensors
 from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol.errors import DeviceLostError, DittoError, QuotaError, WatchdogError
+from ditto_cosim.protocol.loop import TICK_S
 from ditto_cosim.protocol.program import Program
 from support.device_processes import Running, running
 from support.wire_harness import Given, run_steps, serving
@@ -114,6 +118,40 @@ def test_board_that_keeps_the_interpreters_lock_is_killed(tmp_path: Path, expect
             mine.step(0, inputs_of(mine.program, 0))
         with good.open_run(*chain()) as run:
             assert run_steps(run, STEPS, observe="all") == expected
+    assert "isolation_backends.py" in (tmp_path / "log").read_text(), "where it was stuck"
+
+
+class Kills:
+    """A nursery that only notes whom it is to kill."""
+
+    def __init__(self) -> None:
+        self.slate, self.killed = Slate(), list[tuple[int, int]]()
+
+    def kill(self, session: int, number: int = signal.SIGKILL) -> None:
+        self.killed.append((session, number))
+
+
+def test_a_machine_that_slept_kills_no_worker(tmp_path: Path) -> None:
+    """Behind an hour in which nothing ran the front ticks before the worker's loop has come round."""
+    nursery: Any = Kills()
+    front = Front(nursery, m.Limits())
+    front.bind(f"ipc://{tmp_path}/d")
+    try:
+        session = _Session(1, 0, "host", "", "ipc://x", 0.0, ended_at=0.0)
+        front._sessions[b"host"] = session
+        now = front._ticked_at
+        nursery.slate.beat(0, Beat(now, now, 1))
+        for later in (0.1, 3600.0, 3600.1, 3600.2):
+            front._tick(now + later)
+        assert not session.ended
+        for tick in range(round(STUCK_S / TICK_S) + 10):
+            front._tick(now + 3601 + tick * TICK_S)
+        assert "did not answer" in session.ended
+        assert nursery.killed[0] == (1, WHERE)
+        assert set(nursery.killed[1:]) == {(1, signal.SIGKILL)}
+        assert b"host" in front._sessions, "its death is still to be told"
+    finally:
+        front._close()
 
 
 def test_padding_beyond_reason_is_refused_before_it_is_allocated(tmp_path: Path, expected: Given) -> None:

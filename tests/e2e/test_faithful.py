@@ -704,3 +704,132 @@ def test_faithful_verdict_tells_what_caching_leaves_out_apart() -> None:
     assert set(verdict.snr_by_step) == {0}
     assert set(verdict.increment_snr_by_step) == {2}
     assert verdict.increment_snr_db < 25 < verdict.snr_db
+
+
+# --- what decides shapes ---------------------------------------------------------------------------------------------------
+
+
+class Picking(nn.Module):
+    """Goes on with the tokens that are open, by whatever name; places its rows where numbers say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, sample: torch.Tensor, timestep: Any, which: torch.Tensor, places: Any = None) -> Any:
+        found = self.first(sample)[:, which]
+        if places is not None:
+            found = torch.zeros_like(sample).index_copy(1, places, found)
+        return self.second(found)
+
+
+def test_faithful_to_numbers_and_masks_that_decide_shapes_whatever_they_are_called() -> None:
+    which = torch.tensor([True, False, True, True])
+    places = torch.tensor([2, 0, 3])
+    samples = [torch.randn(2, 4, 8) for _ in range(3)]
+    calls = [{"sample": s, "timestep": 9 - i, "which": which} for i, s in enumerate(samples)]
+    more = {"which": which.roll(1), "places": places}
+    module, live, opened = accelerated(Picking().eval(), [*calls, {**calls[0], **more}])
+    for call in calls:
+        for others in ({}, more, {"which": ~which}):
+            assert fidelity(module, live, **{**call, **others}) > FAITHFUL_DB - 5
+    assert opened.programs == 3
+
+
+# --- code and names ---
+
+
+SCALES = {"out": 1.0}
+
+
+def scaled(x: torch.Tensor) -> torch.Tensor:
+    return x * SCALES["out"]
+
+
+class Named(nn.Module):
+    """Reads names of its module, and calls a method of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+
+    def head(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def forward(self, sample: torch.Tensor) -> Any:
+        return self.head(scaled(self.first(sample)))
+
+
+def _other_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCALES, "out", -3.0)
+
+
+def _other_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Named, "head", lambda self, x: -x)
+
+
+def _other_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "scaled", lambda x: -2 * x)
+
+
+@pytest.mark.parametrize("change", [_other_name, _other_method, _other_function])
+def test_faithful_to_code_and_names_that_change(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, live, opened = accelerated(Named().eval(), [{"sample": torch.randn(4, 8)}])
+    sample = torch.randn(4, 8)
+    assert fidelity(module, live, sample=sample) > FAITHFUL_DB
+    change(monkeypatch)
+    assert fidelity(module, live, sample=sample) > FAITHFUL_DB
+    assert opened.programs == 2
+
+
+def test_faithful_inside_a_compiled_pipeline() -> None:
+    """torch.compile around an accelerated denoiser leaves the device's call alone."""
+    module, live, opened = accelerated(small(), [inputs()])
+    compiled = torch.compile(module, backend="eager")
+    with torch.no_grad():
+        assert snr_db(live(**inputs())[0], compiled(**inputs())[0]) > FAITHFUL_DB
+    assert len(opened.runs) == 1
+
+
+def test_faithful_refuses_torchscript() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(8, 8)))
+    with pytest.raises(TypeError, match="this module is TorchScript"):
+        accelerate(scripted, scales={}, open_run=Opened())
+
+
+# --- calibration -----------------------------------------------------------------------------------------------------------
+
+
+class Growing(nn.Module):
+    """Its inputs grow a hundredfold from step to step, so that every step needs a grid of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+
+    def forward(self, sample: torch.Tensor, timestep: Any) -> Any:
+        return self.first(sample)
+
+
+def _growing(step: int) -> dict[str, Any]:
+    return {"sample": (2 * torch.rand(64, 8) - 1) * 100.0**step, "timestep": 900 - 100 * step}
+
+
+@pytest.mark.parametrize("generations", [1, 3])
+def test_faithful_scales_of_a_step_are_met_in_that_step(generations: int) -> None:
+    """However many generations calibration saw, and without a scheduler to say how long one is."""
+    calls = [_growing(step) for _ in range(generations) for step in range(4)]
+    module, live, _ = accelerated(Growing().eval(), calls)
+    for step in range(4):
+        assert fidelity(module, live, **_growing(step)) > FAITHFUL_DB
+
+
+def test_faithful_says_that_inputs_go_beyond_what_was_calibrated(caplog: pytest.LogCaptureFixture) -> None:
+    module, _, _ = accelerated(Growing().eval(), [_growing(0), _growing(0)])
+    module(torch.ones(64, 8), 800)
+    assert not [r for r in caplog.records if r.name == "ditto.host"]
+    module.begin()
+    module(torch.ones(64, 8) * 40, 900)
+    module(torch.ones(64, 8) * 40, 800)
+    (said,) = [r.getMessage() for r in caplog.records if r.name == "ditto.host"]
+    assert "made from other inputs: sample reaches 40 (it saw" in said

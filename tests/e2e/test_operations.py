@@ -116,7 +116,39 @@ OPERATIONS = {
         functional.avg_pool2d(pictures(x), 3, 1) + functional.max_pool2d(pictures(x), 2, 2)
     ).mean() * functional.adaptive_avg_pool2d(pictures(x), 2),
     "glu": lambda m, x: functional.glu(x, -1),
+    "axes": lambda m, x: x.movedim(1, -1).swapaxes(1, 2) + torch.linalg.norm(x, dim=-1, keepdim=True),
+    "places": lambda m, x: (
+        x.max(-1).values[..., None] + x.argmin(1, keepdim=True) / 8 + x.cumsum(1)
+        + functional.one_hot(x.argmax(2), 8).float() + torch.bucketize(x, torch.tensor([-0.5, 0.0, 1.0])) / 4
+    ),
+    "log_softmax": lambda m, x: (40 * x).log_softmax(-1) / 40,
+    "parts of numbers": lambda m, x: (
+        torch.remainder(x, 0.7) + torch.fmod(x, 0.9) + torch.floor_divide(x, 0.5) + torch.frac(x) + torch.nan_to_num(x)
+    ),
+    "hyperbolic": lambda m, x: torch.sinh(x) - torch.cosh(x) + torch.asinh(x) + torch.hypot(x, m.rows) + torch.logaddexp(x, -x),
+    "patches": lambda m, x: (
+        functional.fold(2 * functional.unfold(pictures(x), 2, stride=2), 4, 2, stride=2)
+        + functional.unfold(pictures(x), 3, padding=1)[:, :3, :16].reshape(2, 3, 4, 4)
+    ),
+    "area": lambda m, x: functional.interpolate(pictures(x), (3, 5), mode="area"),
+    "bilinear form": lambda m, x: functional.bilinear(x, x, m.rows[:, :, None] * m.rows[:, None, :] / 8),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_recurrent_layers_are_unrolled(kind: str) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = getattr(nn, kind)(8, 4, batch_first=True, bidirectional=True)
+
+        def forward(self, sample: torch.Tensor) -> Any:
+            return self.inner(sample)[0]
+
+    torch.manual_seed(1)
+    found = check("recurrent", Recurrent(), {"sample": torch.randn(2, 3, 8)})
+    assert found.exact, found.missing
+    assert found.snr_db > 25
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -284,3 +316,48 @@ def test_capture_leaves_what_a_module_keeps_for_itself() -> None:
     assert module.kept is None
     assert module.helper.kept is None
     assert module(torch.ones(2, 8)).isfinite().all()
+
+
+class Remembering(nn.Module):
+    """Does something else when it is called again, as hand-made caches of activations do."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first, self.kind = nn.Linear(8, 8), kind
+        self.calls = 0
+        self.before: Any = None
+        self.tables: dict[int, torch.Tensor] = {}
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.first(sample)
+        if self.kind == "counts":
+            self.calls += 1
+            return found * 2 if self.calls % 3 == 0 else found
+        if self.kind == "reuses":
+            found, self.before = found if self.before is None else found + self.before, found
+        elif self.kind == "shows":
+            self.tables[0] = found.softmax(-1)
+        elif 8 not in self.tables:
+            self.tables[8] = torch.arange(8.0)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("counts", "keeps calls from one call to the next, and its result depends on it"),
+        ("reuses", "keeps before from one call to the next"),
+        ("shows", "keeps its own activations in tables for others to read"),
+    ],
+)
+def test_capture_refuses_what_a_module_keeps_from_call_to_call(kind: str, words: str) -> None:
+    module = Remembering(kind).eval()
+    with pytest.raises(CaptureError, match=words):
+        capture(module, {"sample": torch.randn(2, 8)})
+    assert (module.calls, module.before, module.tables) == (0, None, {})
+
+
+def test_capture_lets_a_module_remember_a_table() -> None:
+    module = Remembering("looks up").eval()
+    capture(module, {"sample": torch.randn(2, 8)})
+    assert module.tables == {}

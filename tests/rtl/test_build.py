@@ -112,6 +112,7 @@ ILLEGAL = {
     "k_max": (48, "KMax = 48 is not a power of two"),
     "n_max": (3, "NMax = 3 is not a multiple of Columns = 2"),
     "weight_banks": (3, "WeightBanks = 3 is neither 1 nor 2"),
+    "pe_stages": (3, "PeStages = 3 is neither 1 nor 5"),
 }
 
 

@@ -14,12 +14,12 @@ from ditto_cosim.protocol.hardware import DRAIN_CYCLES, ENCODE_FLUSH_CYCLES, Geo
 
 SHAPES = st.tuples(
     st.lists(st.integers(0, 400), min_size=1, max_size=30), st.integers(1, 256), st.integers(1, 64),
-    st.integers(1, 4), st.sampled_from([4, 8, 16]),
+    st.integers(1, 4), st.sampled_from([4, 8, 16]), st.sampled_from([1, 5]),
 )  # fmt: skip
 
 
-def geometry(lanes: int, width: int) -> Geometry:
-    return Geometry(lanes=lanes, columns=8, encode_width=width, k_max=256, n_max=64)
+def geometry(lanes: int, width: int, stages: int = 1) -> Geometry:
+    return Geometry(lanes=lanes, columns=8, encode_width=width, k_max=256, n_max=64, pe_stages=stages)
 
 
 def by_recurrence(slots: list[int], k: int, n: int, g: Geometry) -> tuple[list[int], list[int]]:
@@ -41,7 +41,9 @@ def stepped(
     beats_left, row_in, flush = -(-k // g.encode_width), 0, 0
     banks: list[int] = []  # encoded rows that wait or are being replayed
     words_left, blocks_left = 0, 0
-    at_pe: bool | None = None  # (is the last word of a block)
+    stages: list[bool | None] = [
+        None
+    ] * g.pe_stages  # words in the PEs, newest first: is it the last of a block
     result, row_out = False, 0
     enc_done: dict[int, int] = {}
     done: dict[int, int] = {}
@@ -54,13 +56,13 @@ def stepped(
                 enc_done[row_in] = t
                 row_in, beats_left = row_in + 1, -(-k // g.encode_width)
         taking = not flush and row_in < len(slots) and len(banks) < 2
-        hold = at_pe is True and result and not ready[t]
+        hold = stages[-1] is True and result and not ready[t]
         replaying = row_out < len(slots)
-        multiplied = None if hold else at_pe
+        multiplied = None if hold else stages[-1]
         if result and ready[t]:
             result = False
         if not hold:
-            at_pe = None
+            at_pe: bool | None = None
             if banks and not words_left and not blocks_left:
                 words_left, blocks_left = max(1, -(-slots[banks[0]] // 4)), -(-n // g.columns)
             if words_left:
@@ -75,6 +77,7 @@ def stepped(
                         row_out += 1
             elif replaying:
                 starved += 1
+            stages = [at_pe, *stages[:-1]]
         elif replaying:
             stalled += 1
         if multiplied:
@@ -83,31 +86,31 @@ def stepped(
             beats_left -= 1
             if not beats_left:
                 flush = ENCODE_FLUSH_CYCLES + 1
-        if row_out == len(slots) and at_pe is None and not result and multiplied is None:
+        if row_out == len(slots) and stages.count(None) == len(stages) and not result and multiplied is None:
             return {"enc_done": enc_done, "done": done, "cycles": t + 1, "counters": (busy, starved, stalled)}
     raise AssertionError("the ports ended before the lane did")
 
 
-Shape = tuple[list[int], int, int, int, int]
+Shape = tuple[list[int], int, int, int, int, int]
 
 
 @given(SHAPES)
 def test_lane_times_are_the_recurrence(shape: Shape) -> None:
-    slots, k, n, lanes, width = shape
-    g = geometry(lanes, width)
+    slots, k, n, lanes, width, stages = shape
+    g = geometry(lanes, width, stages)
     times = tile_times(np.array(slots), k, n, g)
     enc_done, done = by_recurrence(slots, k, n, g)
     assert times.enc_done.tolist() == enc_done
     assert times.done.tolist() == done
-    assert times.cycles == max(done) + DRAIN_CYCLES
+    assert times.cycles == max(done) + g.pe_stages + DRAIN_CYCLES
     lasts = [done[lane::lanes][-1] if lane < len(slots) else 0 for lane in range(lanes)]
     assert (times.busy + times.starved).tolist() == lasts
 
 
 @given(SHAPES)
 def test_lane_without_stalls_is_the_stalled_one_with_none(shape: Shape) -> None:
-    slots, k, n, lanes, width = shape
-    g = geometry(lanes, width)
+    slots, k, n, lanes, width, stages = shape
+    g = geometry(lanes, width, stages)
     times = tile_times(np.array(slots), k, n, g)
     always = np.ones((lanes, times.cycles + 2), np.uint8)
     again = stalled_times(np.array(slots), k, n, g, always, always)
@@ -120,9 +123,9 @@ def test_lane_without_stalls_is_the_stalled_one_with_none(shape: Shape) -> None:
 def test_lane_stalled_times_are_those_of_a_stepped_lane(
     shape: Shape, seed: int, offered: float, accepted: float
 ) -> None:
-    slots, k, n, _, width = shape
+    slots, k, n, _, width, stages = shape
     slots = slots[:6]
-    g = geometry(1, width)
+    g = geometry(1, width, stages)
     rng = np.random.default_rng(seed)
     length = 400 + 40 * tile_times(np.array(slots), k, n, g).cycles
     valid = (rng.random((1, length)) < offered).astype(np.uint8)

@@ -22,6 +22,7 @@ QUICK = ("pe_sum", "reset_silence", "tile_start")
 BUGS = (
     ("pe_sum", "pe_array.sv", "word_first_i ? '0 : '1", "word_first_i ? '1 : '1"),
     ("pe_sum", "pe_array.sv", "if (result_ready_i) result_valid_o <= 1'b0", "result_valid_o <= 1'b0"),
+    ("pipeline_sum", "pe_pipeline.sv", "shift_q <= high_q", "shift_q <= {word_q[2].hi, word_q[0].hi}"),
     ("reset_silence", "encoder.sv", "      beat_valid_q <= 1'b0;\n", ""),
     ("tile_start", "tile.sv", "start_i && !busy_q", "start_i"),
     (

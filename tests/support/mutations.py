@@ -39,7 +39,9 @@ class Mutant:
     """Why no port can show it; empty if one can."""
 
 
-ENCODER, BUFFER, PE, LANE, TILE = (f"{n}.sv" for n in ("encoder", "slot_buffer", "pe_array", "lane", "tile"))
+ENCODER, BUFFER, PE, PIPELINE, LANE, TILE = (
+    f"{n}.sv" for n in ("encoder", "slot_buffer", "pe_array", "pe_pipeline", "lane", "tile")
+)
 
 MUTANTS = (
     # encoder: differences and classes
@@ -119,19 +121,38 @@ MUTANTS = (
     Mutant("result valid dropped", PE, "if (result_ready_i) result_valid_o <= 1'b0", "result_valid_o <= 1'b0"),
     Mutant("last flag of the row", PE, "result_last_o  <= row_done_i", "result_last_o  <= word_last_i"),
     Mutant("block tag", PE, "result_block_o <= word_block_i", "result_block_o <= word_block_i ^ BlockWidth'(word_first_i)"),
+    # PEs in five stages
+    Mutant("a stage that does not wait", PIPELINE, "if (advance) hold_q <= read_q", "hold_q <= read_q"),
+    Mutant("results overwritten", PIPELINE, "!(valid_q[Stages] && tag_q[Stages].last && result_valid_o && !result_ready_i)",
+           "1'b1"),
+    Mutant("sign of the word behind", PIPELINE, "signed_nibble(word_q[s].sign", "signed_nibble(word_i[s].sign"),
+    Mutant("shifters a stage early", PIPELINE, "shift_q <= high_q", "shift_q <= {word_q[2].hi, word_q[0].hi}"),
+    Mutant("sums not cleared", PIPELINE, "tag_q[Stages].first ? 32'd0 : ", ""),
+    Mutant("weights of the other copy", PIPELINE, "addr = weight_valid_i ? load_addr : read_addr[2*p]", "addr = load_addr"),
+    Mutant("bank ignored by the stages", PIPELINE, "row |= 32'(bank) <<", "row |= 32'(1'b0) <<"),
+    Mutant("prefix sums a step short", ENCODER, "d < EncodeWidth; d = 2 * d", "d < EncodeWidth / 2; d = 2 * d"),
+    Mutant("high nibble on odd entries", ENCODER, "slots_q[e][1] && i % 2 == 0", "slots_q[e][1] && i % 2 == 1"),
     # lane
     Mutant("encoder open past the last row", LANE, "bank_free && encode_row_q < rows_i", "bank_free"),
     Mutant("encoder ignores the banks", LANE, "bank_free && encode_row_q < rows_i", "encode_row_q < rows_i"),
     Mutant("one row more", LANE, "encode_row_q < rows_i", "encode_row_q <= rows_i"),
     Mutant("encode row stride", LANE, "encode_row_q + RowWidth'(RowStride)",
            "encode_row_q + RowWidth'(RowStride) + RowWidth'(encode_row_q[2])"),
-    Mutant("idle before the result is taken", LANE, "!replaying && !word_valid && !result_valid_o",
-           "!replaying && !word_valid"),
+    Mutant("idle before the result is taken", LANE, "!in_flight && !result_valid_o", "!in_flight"),
+    Mutant("idle with words in the stages", LANE, "!word_valid && !in_flight && ", "!word_valid && "),
     Mutant("mode ignored", LANE, "mode_i == ModeOriginal", "mode_i == ModeSpatial"),
     # tile
     Mutant("first row of a lane", TILE, ".FirstRow(l)", ".FirstRow(0)"),
     Mutant("blocks off by one", TILE, "blocks_i - BlockWidth'(1)", "blocks_i"),
     Mutant("start while busy", TILE, "start_i && !busy_q", "start_i"),
+    Mutant("mode 3 heard", TILE, "mode_i != 2'd3 && ", ""),
+    Mutant("rows that are too long heard", TILE, "32'(k_i) <= KMax", "32'(k_i) <= KMax + 1"),
+    Mutant("rows of nothing heard", TILE, "k_i != '0 && ", ""),
+    Mutant("too many blocks heard", TILE, "32'(blocks_i) <= Blocks", "32'(blocks_i) <= Blocks + 1"),
+    Mutant("rows that wrap heard", TILE, "(RowWidth + 1)'(Lanes - 1)", "(RowWidth + 1)'(0)"),
+    Mutant("refused and changed", TILE, "end else if (start) begin", "end else if (heard) begin"),
+    Mutant("weights without a place loaded", TILE, "32'(weight_k_i) < KMax && ", ""),
+    Mutant("blocks without a place loaded", TILE, " && 32'(weight_block_i) < Blocks", ""),
     Mutant("bank not swapped", TILE, "swap_i && (WeightBanks > 1)", "swap_i && (WeightBanks > 2)"),
     Mutant("bank always swapped", TILE, "(swap_i && (WeightBanks > 1))",
            "((swap_i || rows_i != '0) && (WeightBanks > 1))"),

@@ -34,7 +34,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from ditto_cosim.device.core import StepResult
 from ditto_cosim.device.serving.front import Front
-from ditto_cosim.device.serving.nursery import Beat, Birth, Death, Slate
+from ditto_cosim.device.serving.nursery import WHERE, Beat, Birth, Death, Slate
 from ditto_cosim.device.serving.server import Server
 from ditto_cosim.host.wire.client import Device, RemoteRun
 from ditto_cosim.host.wire.link import Link
@@ -627,7 +627,7 @@ class SimNursery:
         self._sim.at(self._sim.rng.random() * 0.05, lambda: SimThread(worker, live, "worker"))
 
     def kill(self, session: int, number: int = 9) -> None:
-        if session in self.workers:
+        if session in self.workers and number != WHERE:
             worker, server = self.workers[session]
             if number == 9:
                 self.crash(session)

@@ -116,7 +116,7 @@ def _child(function: Any, arguments: list[Any], log: str) -> None:
         output = os.open(log, os.O_WRONLY | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        os.close(0)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         status = int(function(*arguments) or 0)
     except SystemExit as end:
         status = int(end.code or 0)

@@ -27,7 +27,7 @@ lanes = 8
 
 
 def test_presets_have_the_published_sizes() -> None:
-    assert chip_names() == ("edge", "paper", "paper_twin", "stonne", "tiny")
+    assert chip_names() == ("ecp5", "edge", "paper", "paper_twin", "stonne", "tiny")
     twin = load_chip("paper_twin")
     assert (twin.lanes, twin.geometry.columns, twin.multipliers) == (77, 128, 39_424)
     assert load_chip("paper").multipliers == 39_398
@@ -46,6 +46,7 @@ def test_presets_are_tiles_that_are_built() -> None:
     assert load_chip("paper_twin").geometry == GEOMETRIES["paper_lane"]
     assert load_chip("edge").geometry == GEOMETRIES["edge"]
     assert load_chip("tiny").geometry == GEOMETRIES["tiny"]
+    assert load_chip("ecp5").geometry == GEOMETRIES["ecp5"]
 
 
 def test_own_chip_loads_by_path(tmp_path: Path) -> None:

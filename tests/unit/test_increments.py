@@ -635,6 +635,10 @@ def test_increments_ranks_and_models_are_checked_before_anything_runs(tmp_path: 
         plan_of(Cache("icc", PERIOD), module, loaded)
     with pytest.raises(CacheError, match=r"UNet2DModel has \d+ convolutions: caching is for transformers"):
         plan_of(Cache("reuse"), build("unet"), None)
+    whole = (tmp_path / "f.safetensors").read_bytes()
+    (tmp_path / "g.safetensors").write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    with pytest.raises(FactorsError, match=r"damaged.*checksum"):
+        Factors.load(tmp_path / "g.safetensors")
     (tmp_path / "g.safetensors").write_bytes(b"nothing")
     with pytest.raises(FactorsError, match="not a file of factors"):
         Factors.load(tmp_path / "g.safetensors")

@@ -115,6 +115,21 @@ def test_call_that_was_altered_is_no_program_s(kept: Path, monkeypatch: pytest.M
     assert torch.equal(images(unet()), first)
 
 
+def test_program_of_another_key_is_none(kept: Path) -> None:
+    """Whole files in the wrong place: a kept program's alone, or with what stands beside it."""
+    first = images(unet())
+    (mine,) = (f.parent for f in kept.rglob("call.json"))
+    other: Any = unet()
+    with torch.no_grad():
+        other.conv_out.weight.mul_(2)
+    images(other)
+    (others,) = (f.parent for f in kept.rglob("call.json") if f.parent != mine)
+    for names in (("program.safetensors",), ("program.safetensors", "call.json")):
+        for name in names:
+            (mine / name).write_bytes((others / name).read_bytes())
+        assert torch.equal(images(unet()), first)
+
+
 def key(module: Any, **more: Any) -> str | None:
     signature = inspect.signature(module.forward)
     call = Call.of(signature, (X, 9), more)

@@ -39,7 +39,7 @@ BANKED = Geometry(lanes=1, columns=4, encode_width=4, k_max=16, n_max=8, weight_
 works = st.builds(Work, st.integers(1, 5), st.integers(1, 23), st.integers(1, 70), st.integers(1, 40))
 adder_counts = st.sampled_from([0, 1, 64, 10_000])
 """Of partial sums from different tiles; 0: K stays on one."""
-geometries = st.sampled_from([SMALL, WIDE])
+geometries = st.sampled_from([SMALL, WIDE, replace(SMALL, pe_stages=5)])
 tile_counts = st.integers(1, 9)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
@@ -248,6 +249,15 @@ def test_sweep_prints_points_and_front_and_draws_them(run: Path, tmp_path: Path)
     assert "vegaEmbed(" in page
     assert "tile tiles" in page
     assert "src=" not in page.split("<script>")[0]
+
+
+def test_a_plot_needs_no_input_stream(run: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "sweep.png"
+    ditto = f"{sys.executable} -c 'from ditto_cosim.cli import main; main()'"
+    shell = f"exec {ditto} sweep {run} --vary tile.tiles=1,4 -o {plot} --json <&- 2>&1"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert plot.stat().st_size > 1000
 
 
 def test_limits_that_nothing_meets_are_told_how_near_the_best_comes(run: Path, tmp_path: Path) -> None:

@@ -227,10 +227,6 @@ def _softmax(low: Builder, node: Node, x: Argument, dim: int, *_: Any) -> Argume
     return permuted(low, low.f32(Probabilities(*low.emit("softmax", turned))), back)
 
 
-def _log_softmax(low: Builder, node: Node, x: Argument, dim: int, *_: Any) -> Value:
-    return low.emit("log", low.f32(_softmax(low, node, x, dim)))[0]
-
-
 RULES: dict[str, Rule] = {
     **{f"aten.sum.{form}": _sum for form in ("default", "dim_IntList")},
     **{f"aten.mean.{form}": _mean for form in ("default", "dim")},
@@ -247,5 +243,4 @@ RULES: dict[str, Rule] = {
     "aten.batch_norm.default": _batch_norm,
     "aten._native_batch_norm_legit_no_training.default": _native_batch_norm,
     **dict.fromkeys(("aten.softmax.int", "aten._softmax.default", "aten._safe_softmax.default"), _softmax),
-    **dict.fromkeys(("aten.log_softmax.int", "aten._log_softmax.default"), _log_softmax),
 }
