@@ -16,14 +16,16 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ditto-cosim needs Python 3.11 or newer; say PYTHON=python3.x")'
 	$(PYTHON) -m venv $(VENV)
 
-# torch goes first and alone: asked for together with others, pip may choose another build of it.
+# torch goes first and alone: asked for together with others, pip may choose another build of it. Modules are compiled when they
+# are first imported: two thirds of what is installed never is, and compiling it takes longer than unpacking it.
+PIP_INSTALL = $(BIN)/pip install --quiet --no-compile
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(PIP_INSTALL) torch==2.13.0
+	$(PIP_INSTALL) --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
 install: $(VENV)/.installed ## the environment, without test tools
@@ -49,7 +51,7 @@ test: install-dev ## lint and all quick tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not long'
 
 test-long: install-dev ## soaks: full fuzz counts, kill storms, long regressions
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[synth]'
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[synth]'
 	$(BIN)/python -m pytest -m long
 	@$(MAKE) --no-print-directory coverage
 
@@ -74,7 +76,7 @@ lint-rtl: | $(VENV)/.installed-dev
 	$(BIN)/ditto rtl lint
 
 prove: install-dev ## proofs of the RTL: minutes
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[synth]'
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[synth]'
 	$(BIN)/ditto rtl prove
 
 bench: install-dev ## every benchmark, tables

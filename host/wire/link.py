@@ -47,6 +47,10 @@ SEND_MOST = 20
 DAMAGED_MOST = 50
 DAMAGED_GREETINGS_MOST = 8
 """Damaged messages in a row, before and after the device has greeted, until it is given up."""
+ACKS_A_WINDOW = 8
+"""Of a stream that fills it: a stream of many small values need not be acknowledged value by value."""
+MESSAGE_BYTES = 1024
+"""What the device counts a stream message for at least, besides its payload."""
 
 log = logging.getLogger("ditto.host")
 OnStream = Callable[[m.Stream, Buffer | None], None]
@@ -163,6 +167,7 @@ class Link:
 
     def finish(self, pending: Pending, on_stream: OnStream | None = None) -> tuple[m.Reply, list[Buffer]]:
         """Wait for the reply; stream messages go to `on_stream` as they come. Raises what the device reports."""
+        unacked = 0
         try:
             while True:
                 with self._lock:
@@ -183,8 +188,10 @@ class Link:
                 if on_stream is not None:
                     on_stream(*item)
                 pending.used += 1
-                run, seq = pending.key
-                self._post(codec.encode(m.Ack(run=run, seq=seq, received=pending.used)))
+                unacked += MESSAGE_BYTES + (0 if item[1] is None else memoryview(item[1]).nbytes)
+                if unacked * ACKS_A_WINDOW >= min(self._stream_bytes, self.limits.stream_bytes):
+                    self._ack(pending)
+                    unacked = 0
         finally:
             with self._lock:
                 self._pending.pop(pending.key, None)
@@ -392,8 +399,13 @@ class Link:
                 pending.queried_at = now
                 self._query(pending)
 
+    def _ack(self, pending: Pending) -> None:
+        run, seq = pending.key
+        self._post(codec.encode(m.Ack(run=run, seq=seq, received=pending.used)))
+
     def _query(self, pending: Pending) -> None:
         run, seq = pending.key
+        self._ack(pending)  # the device may be waiting for one that was lost
         self._post(codec.encode(m.Query(run=run, seq=seq, received=pending.arrived)))
 
     def _beat(self, now: float) -> None:
