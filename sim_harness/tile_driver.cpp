@@ -66,6 +66,7 @@ class Tile : public Model {
     ports_->start_i = 0;
     for (int64_t l = 0; l < kLanes; ++l) ports_->operand_valid_i[l] = 0;
     if (kChecked) expect_silence("out of reset");
+    if (kChecked && ports_->refused_o) throw RtlBroken{"out of reset a start is told as refused"};
     ports_->rst_ni = 1;
     const uint64_t quiet = kChecked ? 6 : 1;
     for (uint64_t cycle = 0; cycle < quiet; ++cycle) {
@@ -290,8 +291,8 @@ class Tile : public Model {
     ports_->swap_i = dice_.chance(2);
     ports_->start_i = ports_->busy_o && dice_.chance(2);
     ports_->weight_valid_i = ports_->rst_ni && !ports_->weight_ready_o && dice_.chance(2);
-    ports_->weight_block_i = dice_.below(1 << 12);
-    ports_->weight_k_i = dice_.below(1 << 11);
+    ports_->weight_block_i = dice_.below(dice_.chance(2) ? kBlocks : 1 << 12);
+    ports_->weight_k_i = dice_.below(dice_.chance(2) ? kMost : 1 << 11);
     for (int64_t c = 0; c < kColumns; ++c) ports_->weight_i[c] = dice_.next();
     for (int64_t l = 0; l < kLanes; ++l) {
       if (!ports_->result_valid_o[l]) ports_->result_ready_i[l] = dice_.chance(2);
