@@ -34,6 +34,7 @@ from ditto_cosim.protocol import messages as m
 from ditto_cosim.protocol import security
 from ditto_cosim.protocol.errors import DittoError
 from ditto_cosim.protocol.program import Program
+from ditto_cosim.protocol.streams import open_streams
 from ditto_cosim.protocol.tensors import Array
 
 DEFAULT_MACHINE = "ditto_cosim.device.execution.machine:Machine"
@@ -99,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    open_streams()
     options = parser().parse_args(argv)
     log_to_stderr(options.log_level)
     limits = msgspec.structs.replace(

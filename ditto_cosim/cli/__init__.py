@@ -28,6 +28,7 @@ from ditto_cosim.cli.completion import VARIABLE, start_completion
 from ditto_cosim.cli.examples import epilog_of
 from ditto_cosim.cli.plain_text import speak_ascii
 from ditto_cosim.protocol.errors import debugging, is_ours
+from ditto_cosim.protocol.streams import open_streams
 from ditto_cosim.protocol.suggest import did_you_mean
 
 GROUPS = ("Run", "Look", "Hardware", "Device", "Measure", "Help")
@@ -163,7 +164,7 @@ def _root(
 
 def main() -> None:
     """Entry point of the `ditto` script."""
-    _open_streams()
+    open_streams()
     signal.signal(signal.SIGTERM, _terminate)
     speak_ascii()
     if VARIABLE in os.environ:
@@ -187,15 +188,6 @@ def main() -> None:
         if ours:
             _end(f"error: {error}\n{_REPORT.format(command=shlex.join(['ditto', *sys.argv[1:]]))}", 3)
         _end(f"error: {error}", 2)
-
-
-def _open_streams() -> None:
-    """A stream that was closed (`ditto … <&-`) leads nowhere: else the next file takes its number."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 class _Terminated(KeyboardInterrupt):

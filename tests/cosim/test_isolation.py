@@ -7,6 +7,8 @@ import contextlib
 import re
 import secrets
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -119,6 +121,21 @@ def test_board_that_keeps_the_interpreters_lock_is_killed(tmp_path: Path, expect
         with good.open_run(*chain()) as run:
             assert run_steps(run, STEPS, observe="all") == expected
     assert "isolation_backends.py" in (tmp_path / "log").read_text(), "where it was stuck"
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_device_whose_streams_are_closed_serves(tmp_path: Path, expected: Given, closed: str) -> None:
+    address = f"ipc://{tmp_path}/d"
+    shell = (
+        f"exec {sys.executable} -m ditto_cosim.device --bind {address} --chip tiny --backend model {closed}"
+    )
+    with subprocess.Popen(["sh", "-c", shell], stdout=subprocess.DEVNULL) as device:
+        try:
+            with connect(address, dead_s=20.0) as host, host.open_run(*chain()) as run:
+                assert run_steps(run, STEPS, observe="all") == expected
+        finally:
+            device.terminate()
+        assert device.wait(15) == 0
 
 
 class Kills:
