@@ -12,7 +12,7 @@ from ditto_cosim.host.report.model import RunReport
 from ditto_cosim.host.report.prices import DesignPrice, Prices
 
 KNOBS = {
-    "weight_load": "a larger batch, so that more rows share the weights",
+    "weight_load": "a larger batch, so that more rows share the weights,",
     "vector": "more vector lanes",
     "dram": "more bandwidth, or a buffer that keeps previous outputs on the chip",
     "fill": "larger layers: a larger batch or model, or fewer tiles",
